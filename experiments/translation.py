@@ -1,0 +1,703 @@
+"""Machine translation with an encoder-decoder Transformer: train, translate, score, report.
+
+    python experiments/translation.py PRESET [--field value ...]
+
+PRESETS says what each preset reproduces; `experiments/README.md` has the commands, times and expected scores. The script
+reads from top to bottom: the config, the presets, `build` (pure: model, loss, optimizer), data, and `main`.
+"""
+
+import time
+
+PROCESS_BEGAN = time.time()
+
+import contextlib
+import dataclasses
+import difflib
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+import optax
+import tyro
+from flax import nnx
+from rich import box
+from rich.table import Table
+
+from lmx import losses, optimization
+from lmx.checkpoint import save_params
+from lmx.data.batches import TokenBatches, choose_buckets, evaluation_batches, prefetch
+from lmx.data.embedded import CONSTRUCTIONS, phrasebook
+from lmx.data.parallel import EncodedPairs, Pairs, encode_pairs, filter_pairs, read_pairs
+from lmx.data.files import read_lines
+from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig, count_parameters, training_flops
+from lmx.nn.attention import choose_kernel
+from lmx.report import write_report
+from lmx.run import EXIT_STOPPED, Run, duration, one_line_errors, peak_flops, write_json, write_jsonl
+from lmx.scoring.baselines import dictionary_translations, nearest_translations
+from lmx.scoring.translation import NUM_RESAMPLES, Score, chrf, detokenized_bleu, sentence_chrf, tokenized_bleu
+from lmx.sharding import MeshConfig, make_mesh, place_batch
+from lmx.text import (
+    PretokenizedTokenizer,
+    SentencePieceTokenizer,
+    Tokenizer,
+    detokenize_moses,
+    load_tokenizer,
+    undo_bpe,
+)
+from lmx.training import Params, born, compile_step, make_eval_step, make_train_step
+from lmx.translator import Search, Translation, Translator, load_tokenizers, save_tokenizers
+
+ROOT = Path(__file__).resolve().parent.parent
+PHRASEBOOK = "phrasebook"  # as a data location: the embedded grammar
+
+
+# ---- what can be chosen ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimization:
+    """How parameters are updated.
+
+    Attributes:
+        peak: highest learning rate.
+        warmup: updates until it is reached.
+        clip_norm: longest gradient; None does not clip.
+        average_decay: keeps an exponential average of the parameters and uses it for validation and test.
+    """
+
+    schedule: Literal["inverse-sqrt", "noam", "linear", "cosine", "constant"] = "inverse-sqrt"
+    peak: float = 5e-4
+    warmup: int = 4000
+    beta2: float = 0.98
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    clip_norm: float | None = None
+    label_smoothing: float = 0.1
+    average_decay: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """All choices of a translation experiment.
+
+    Attributes:
+        train, validation, test: sentence pairs: `train.{}.gz` or `train.en,train.de` (two files), a .tsv or .jsonl file,
+            `hub:ID:SPLIT`, or `phrasebook`.
+        source_language, target_language: as they stand in file names and records.
+        tokenized: the text is tokenised and BPE'd already; else SentencePiece reads it raw.
+        vocabulary: a trained tokenizer's file; None trains one on the training text.
+        vocab_size: pieces that SentencePiece learns.
+        joint: one vocabulary for both sides.
+        raw_reference: for tokenised text, the raw test reference that detokenised BLEU is scored against.
+        lowercase: scores ignore case.
+        published, published_made: the score to compare with, and how it was made.
+        max_length, max_ratio: training pairs with more tokens a side, or a higher ratio of lengths, are left out.
+        tokens_per_batch: rows times the longer side's padded length of one micro-batch.
+        accumulation: micro-batches an update.
+        num_buckets: batch shapes, each compiled once.
+        updates: training ends after so many.
+        patience: or after so many validations without a lower loss.
+        validate_every: updates between validations; 0 validates after each epoch.
+        bleu_every: of the validations, each so many-th also translates; 0 never.
+        bleu_sentences: of the validation set, the first so many are translated then.
+        average: parameters that are kept: the mean of this many checkpoints, of the last or of the best.
+        run: directory of the run.
+    """
+
+    train: str = PHRASEBOOK
+    validation: str = PHRASEBOOK
+    test: str = PHRASEBOOK
+    source_language: str = "en"
+    target_language: str = "de"
+    tokenized: bool = False
+    vocabulary: Path | None = None
+    vocab_size: int = 8000
+    joint: bool = True
+    raw_reference: str | None = None
+    lowercase: bool = False
+    published: float | None = None
+    published_made: str = ""
+    max_length: int = 128
+    max_ratio: float | None = None
+    model: Seq2SeqConfig = field(default_factory=lambda: Seq2SeqConfig(source_vocab_size=0, target_vocab_size=0))
+    optimization: Optimization = field(default_factory=Optimization)
+    tokens_per_batch: int = 4096
+    accumulation: int = 1
+    num_buckets: int = 8
+    updates: int = 100_000
+    patience: int | None = None
+    validate_every: int = 0
+    bleu_every: int = 1
+    bleu_sentences: int = 200
+    average: int = 1
+    average_of: Literal["last", "best"] = "last"
+    search: Search = field(default_factory=Search)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    run: Path = Path("runs/translation")
+    seed: int = 1
+    log_every: int = 50
+
+
+def _model(**sizes: Any) -> Seq2SeqConfig:
+    """Returns a model config whose vocabulary sizes the tokenizers will give."""
+    return Seq2SeqConfig(source_vocab_size=0, target_vocab_size=0, **sizes)
+
+
+MULTI30K = Config(
+    # Wu et al. 2021, "Good for Misconceived Reasons", the text-only tiny Transformer; FIELD's first recipe.
+    train="data/multi30k/bpe10k/train.{}.gz",
+    validation="data/multi30k/bpe10k/valid.{}.gz",
+    test="data/multi30k/bpe10k/test.2016.{}.gz",
+    raw_reference="data/multi30k/test_2016_flickr.de.gz",
+    tokenized=True,
+    lowercase=True,
+    published=41.02,
+    published_made="Wu et al. 2021: tokenised lowercase BLEU, beam 5, average of the last 10 epochs",
+    model=_model(
+        width=128,
+        feedforward_width=256,
+        num_heads=4,
+        num_encoder_layers=4,
+        num_decoder_layers=4,
+        dropout_rate=0.3,
+        unroll=4,
+        max_length=256,
+    ),
+    optimization=Optimization(peak=0.005, warmup=2000, clip_norm=25.0),
+    tokens_per_batch=4096,
+    accumulation=2,
+    updates=8000,
+    patience=10,
+    bleu_every=10,
+    average=10,
+    search=Search(beam_size=5, length_penalty="power", alpha=1.0),
+    run=Path("runs/multi30k"),
+)
+
+PRESETS: dict[str, tuple[str, Config]] = {
+    "phrasebook": (
+        "the embedded English-German grammar: minutes on two CPU cores",
+        Config(
+            vocabulary=ROOT / "tokenizers" / "phrasebook.model",
+            published=None,
+            max_length=48,
+            model=_model(
+                width=192,
+                feedforward_width=384,
+                num_heads=4,
+                num_encoder_layers=2,
+                num_decoder_layers=2,
+                dropout_rate=0.1,
+                unroll=2,
+                max_length=96,
+            ),
+            optimization=Optimization(schedule="cosine", peak=2e-3, warmup=150, clip_norm=1.0),
+            num_buckets=4,
+            updates=1200,
+            validate_every=200,
+            bleu_sentences=200,
+            average=2,
+            search=Search(beam_size=4),
+            run=Path("runs/phrasebook"),
+            log_every=25,
+        ),
+    ),
+    "multi30k": ("Multi30k En-De by the recipe of Wu et al. 2021: 41.02 tokenised lowercase BLEU", MULTI30K),
+    "multi30k-raw": (
+        "Multi30k En-De from raw text with SentencePiece: detokenised sacreBLEU",
+        replace(
+            MULTI30K,
+            train="data/multi30k/train.{}.gz",
+            validation="data/multi30k/val.{}.gz",
+            test="data/multi30k/test_2016_flickr.{}.gz",
+            raw_reference=None,
+            tokenized=False,
+            lowercase=False,
+            vocab_size=10_000,
+            published=None,
+            published_made="",
+            run=Path("runs/multi30k-raw"),
+        ),
+    ),
+}
+
+
+# ---- model, loss, optimizer ------------------------------------------------------------------------------------------
+
+
+class Parts(NamedTuple):
+    """What a config means: pure, and all that training, planning and tests need."""
+
+    build_model: Callable[[nnx.Rngs], Seq2Seq]
+    loss: Callable[[Params, Any, Any], dict[str, jax.Array]]
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+
+
+def build(config: Config, model: Seq2SeqConfig) -> Parts:
+    """Returns model, loss and optimizer of a config whose vocabulary sizes are known."""
+    definition = nnx.graphdef(nnx.eval_shape(lambda: Seq2Seq(model, rngs=nnx.Rngs(0))))
+    options = config.optimization
+
+    def loss(params: Params, batch: Any, key: Any) -> dict[str, jax.Array]:
+        network = nnx.merge(definition, params)
+        encoder_key, decoder_key = (None, None) if key is None else jax.random.split(key)
+        memory, _ = network.encode(batch["source"], key=encoder_key)
+        states, _ = network.decode(memory, batch["source"], batch["decoder_input"], key=decoder_key)
+        return losses.cross_entropy(
+            states,
+            network.output_table(),
+            batch["target"],
+            batch["target"] != model.pad_id,
+            vocab_size=model.target_vocab_size,
+            label_smoothing=options.label_smoothing,
+        )._asdict()
+
+    schedule = {
+        "inverse-sqrt": lambda: optimization.inverse_sqrt(options.peak, warmup=options.warmup),
+        "noam": lambda: optimization.noam(
+            model.width, warmup=options.warmup, factor=options.peak * (model.width * options.warmup) ** 0.5
+        ),
+        "linear": lambda: optimization.linear(options.peak, warmup=options.warmup, total=config.updates),
+        "cosine": lambda: optimization.cosine(options.peak, warmup=options.warmup, total=config.updates),
+        "constant": lambda: optimization.constant(options.peak, warmup=options.warmup),
+    }[options.schedule]()
+    optimizer = optimization.adam(
+        schedule,
+        beta2=options.beta2,
+        epsilon=options.epsilon,
+        weight_decay=options.weight_decay,
+        clip_norm=options.clip_norm,
+    )
+    return Parts(lambda rngs: Seq2Seq(model, rngs=rngs), loss, optimizer, schedule)
+
+
+# ---- data ------------------------------------------------------------------------------------------------------------
+
+
+def load_pairs(location: str, config: Config, *, split: Literal["train", "validation", "test"]) -> Pairs:
+    """Reads the pairs of a split."""
+    if location == PHRASEBOOK:
+        phrases = phrasebook(split)
+        return Pairs(
+            sources=[p.source for p in phrases], targets=[p.target for p in phrases], origin=f"phrasebook {split}"
+        )
+    return read_pairs(
+        location, source_language=config.source_language, target_language=config.target_language
+    )
+
+
+def load_or_make_tokenizers(run: Run, config: Config, pairs: Pairs) -> tuple[Tokenizer, Tokenizer]:
+    """Returns the run's tokenizers; a new run reads or trains them and keeps a copy."""
+    with contextlib.suppress(FileNotFoundError):
+        return load_tokenizers(run.directory)
+
+    def make(texts: list[str]) -> Tokenizer:
+        if config.vocabulary is not None:
+            return load_tokenizer(config.vocabulary)
+        if config.tokenized:
+            return PretokenizedTokenizer.from_texts(texts)
+        return SentencePieceTokenizer.train(texts, vocab_size=config.vocab_size)
+
+    if config.joint:
+        source = target = make(pairs.sources + pairs.targets)
+    else:
+        source, target = make(pairs.sources), make(pairs.targets)
+    save_tokenizers(run.directory, source, target)
+    return source, target
+
+
+def vocabularies(config: Config, source: Tokenizer, target: Tokenizer) -> Seq2SeqConfig:
+    """Returns the model config with the tokenizers' sizes.
+
+    Raises:
+        ValueError: the config asks for other sizes than the tokenizers have.
+    """
+    for side, asked, tokenizer in (
+        ("source", config.model.source_vocab_size, source),
+        ("target", config.model.target_vocab_size, target),
+    ):
+        if asked not in (0, tokenizer.vocab_size):
+            raise ValueError(
+                f"model.{side}_vocab_size must be the tokenizer's {tokenizer.vocab_size} or 0 (take the tokenizer's), "
+                f"got {side}_vocab_size={asked}."
+            )
+    return replace(
+        config.model,
+        source_vocab_size=source.vocab_size,
+        target_vocab_size=target.vocab_size,
+        max_length=max(config.model.max_length, config.max_length),
+        pad_id=target.pad_id,
+    )
+
+
+# ---- the experiment --------------------------------------------------------------------------------------------------
+
+
+def main(preset: str, config: Config) -> None:
+    """Trains, or goes on training, then translates the test set, scores it and writes the report."""
+    pairs = load_pairs(config.train, config, split="train")
+    facts = {"experiment": "translation", "preset": preset, "family": "seq2seq", "config": _as_json(config)}
+    run = Run(config.run, facts, free=("run", "log_every", "mesh", "updates"))
+    source_tokenizer, target_tokenizer = load_or_make_tokenizers(run, config, pairs)
+    model = vocabularies(config, source_tokenizer, target_tokenizer)
+    write_json(run.directory / "config.json", facts | {"model": dataclasses.asdict(model)})
+
+    # Data: encoded once, batches made ahead of their use.
+    encoded, report = filter_pairs(
+        encode_pairs(pairs, source_tokenizer, target_tokenizer),
+        max_length=config.max_length,
+        max_ratio=config.max_ratio,
+    )
+    validation_pairs = load_pairs(config.validation, config, split="validation")
+    validation, validation_report = filter_pairs(
+        encode_pairs(validation_pairs, source_tokenizer, target_tokenizer), max_length=config.max_length, max_ratio=None
+    )
+    buckets = choose_buckets(encoded.lengths, num_buckets=config.num_buckets)
+    batches = TokenBatches(
+        encoded,
+        buckets=buckets,
+        tokens_per_batch=config.tokens_per_batch,
+        accumulation=config.accumulation,
+        seed=config.seed,
+    )
+
+    # Model and step.
+    mesh = make_mesh(config.mesh)
+    parts = build(config, model)
+    averaging = config.optimization.average_decay
+    definition, state, shardings = born(
+        parts.build_model, parts.optimizer, mesh=mesh, seed=config.seed, average=averaging is not None
+    )
+    train_step = compile_step(
+        make_train_step(parts.loss, parts.optimizer, average_decay=averaging), mesh=mesh, shardings=shardings
+    )
+    eval_step = jax.jit(make_eval_step(parts.loss))
+    checkpoints = run.open_checkpoints(
+        keep_last=config.average if config.average_of == "last" else 1,
+        keep_best=config.average if config.average_of == "best" else 0,
+    )
+    state = run.resume(checkpoints, state)
+    translator = Translator(
+        model,
+        state.params,
+        source_tokenizer=source_tokenizer,
+        target_tokenizer=target_tokenizer,
+        search=config.search,
+        max_source_length=config.max_length,
+    )
+    kernel = choose_kernel(
+        model.kernel,
+        dtype=model.dtype,
+        head_width=model.width // model.num_heads,
+        dropout_rate=model.attention_dropout_rate,
+    )
+    start_facts = {
+        "training_pairs": f"{pairs.origin}: {report}" + (f", {pairs.empty:,} with an empty side" * bool(pairs.empty)),
+        "validation_pairs": f"{validation_pairs.origin}: {validation_report}",
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "mesh": ", ".join(f"{name}={size}" for name, size in mesh.shape.items()),
+        "precision": f"{model.dtype} compute, float32 parameters",
+        "attention_kernel": kernel.name,
+        "attention_reason": kernel.reason,
+        "parameters": count_parameters(nnx.eval_shape(lambda: parts.build_model(nnx.Rngs(0))), model),
+        "vocabulary": f"{model.source_vocab_size:,} source, {model.target_vocab_size:,} target"
+        + (", joint" if source_tokenizer is target_tokenizer else ""),
+        "batch_shapes": [list(shape) for shape in batches.shapes],
+        "padding_share": batches.padding_share,
+        "padding_optimum": batches.optimum,
+        "updates_per_epoch": batches.batches_per_epoch,
+    }
+    run.print_start(start_facts)
+
+    # Training.
+    def used(state: Any) -> Params:
+        return state.params if state.average is None else state.average
+
+    def validate(step: int) -> None:
+        began = time.perf_counter()
+        line: dict[str, Any] = {"step": step, "epoch": batches_done(step)}
+        line |= evaluate(eval_step, used(state), validation, buckets_for(buckets, validation), config, mesh)
+        ordinal = len(run.memory.losses) + 1
+        if config.bleu_every and ordinal % config.bleu_every == 0:
+            chosen = slice(0, config.bleu_sentences)
+            found = translator.with_params(used(state)).translate(validation_pairs.sources[chosen])
+            line["bleu"] = main_score(config, found, validation_pairs.targets[chosen]).score
+        line["seconds"] = time.perf_counter() - began
+        run.judge(step, line["loss"], patience=config.patience)
+        run.write_metrics("validation", line)
+        bleu = f"  BLEU {line['bleu']:.2f} on {config.bleu_sentences}" if "bleu" in line else ""
+        best = "  best so far" if run.memory.best_step == step else f"  {run.memory.waited} since the best"
+        run.console.print(
+            f"validation after {step:,} updates: loss {line['loss']:.4f}  perplexity {line['perplexity']:.2f}{bleu}{best}"
+        )
+
+    def batches_done(step: int) -> float:
+        return round(step / batches.batches_per_epoch, 4)
+
+    def is_due(step: int) -> bool:
+        if step == config.updates:
+            return True
+        if config.validate_every:
+            return step % config.validate_every == 0
+        return batches.first_batch(batches.epoch_of(step)) == step
+
+    first = int(state.step)
+    seen_shapes: set[tuple[int, ...]] = set()
+    peak = peak_flops(jax.devices()[0], model.dtype)
+    interval_began, waited_before = time.perf_counter(), 0.0
+    flops = np.zeros(2)
+    compile_seconds = 0.0
+    pending: tuple[Any, int, int] | None = None
+
+    with run.training(total=config.updates, start=first) as ticker, prefetch(
+        batches.batch, first, config.updates, depth=4
+    ) as stream:
+        for step, batch in enumerate(stream, start=first + 1):
+            if run.memory.stopped_early:
+                break
+            shape = batch["source"].shape
+            compiling = shape not in seen_shapes
+            began = time.perf_counter()
+            state, metrics = train_step(state, place_batch(batch, mesh))
+            if compiling:
+                seen_shapes.add(shape)
+                jax.block_until_ready(metrics)
+                compile_seconds += time.perf_counter() - began
+                if step == first + 1:
+                    run.console.print(f"first step done {time.time() - PROCESS_BEGAN:.1f} s after the start of the process")
+            if pending is not None:
+                run.record(pending[0], tokens=pending[1], step=pending[2])
+            pending = (metrics, batches.tokens(step - 1), step)
+            flops += training_flops(model, rows=shape[0] * shape[1], source=shape[2], target=shape[2])
+            ticker.advance(step)
+            due = is_due(step) or run.stop_signal is not None
+            if step % config.log_every == 0 or due:
+                run.record(pending[0], tokens=pending[1], step=pending[2])
+                pending = None
+                seconds = time.perf_counter() - interval_began
+                run.memory.seconds += seconds
+                line = run.take_line()
+                if line:
+                    line |= {
+                        "step": step,
+                        "epoch": batches_done(step),
+                        "learning_rate": float(parts.schedule(step - 1)),
+                        "skipped": run.memory.skipped,
+                        "tokens_per_second": line["tokens"] / seconds,
+                        "data_wait": (stream.waited - waited_before) / seconds,
+                        "seconds": run.memory.seconds,
+                    }
+                    if peak is not None:
+                        full, causal = flops / seconds / (peak * jax.device_count())
+                        line |= {"mfu": full, "mfu_causal": causal}
+                    run.write_metrics("train", line)
+                    mfu = f"  MFU {line['mfu']:.1%} (causal {line['mfu_causal']:.1%})" if peak is not None else ""
+                    run.console.print(
+                        f"step {step:>{len(f'{config.updates:,}')},} of {config.updates:,}  loss {line['loss']:.4f}  "
+                        f"lr {line['learning_rate']:.2e}  {line['tokens_per_second']:,.0f} tokens/s  "
+                        f"waiting for data {line['data_wait']:.1%}{mfu}  {ticker.time_left()} left"
+                    )
+                if is_due(step):
+                    validate(step)
+                if due:
+                    run.save(checkpoints, state)
+                flops[:] = 0
+                interval_began, waited_before = time.perf_counter(), stream.waited
+            if run.stop_signal is not None:
+                checkpoints.close()
+                run.console.print(
+                    f"stopped by {run.stop_signal} after step {step:,}; the same command continues from there"
+                )
+                raise SystemExit(EXIT_STOPPED)
+    checkpoints.wait()
+    stopped = "early" if run.memory.stopped_early else "as planned"
+    write_json(run.directory / "start.json", start_facts | {"compile_seconds": compile_seconds})
+    run.console.print(
+        f"training ended {stopped} after {max(run.memory.losses):,} updates and {duration(run.memory.seconds)}; "
+        f"lowest validation loss {run.memory.best:.4f} at {run.memory.best_step:,}"
+    )
+
+    # The parameters that are kept, and what they are worth.
+    losses_by_step = run.memory.losses
+    saved = [step for step in checkpoints.steps() if step in losses_by_step]
+    chosen = sorted(saved, key=losses_by_step.__getitem__)[: config.average] if config.average_of == "best" else saved[-config.average :]
+    params = used(state) if averaging is not None or not chosen else checkpoints.average(chosen, state)
+    save_params(run.directory / "model.safetensors", jax.device_get(params))
+    checkpoints.close()
+    translator = translator.with_params(params)
+    made = f"{config.search}, " + (
+        f"average of the {config.average_of} {len(chosen)} checkpoints" if averaging is None else "exponential average"
+    )
+    test(run, preset, config, translator, made)
+    run.console.print(f"report: {write_report(run.directory)}")
+
+
+def evaluate(
+    eval_step: Callable, params: Params, encoded: EncodedPairs, buckets: tuple[int, ...], config: Config, mesh: Any
+) -> dict[str, float]:
+    """Returns loss, nll and perplexity over a whole set, a mean over its target tokens."""
+    sums = {"loss": 0.0, "nll": 0.0, "weight": 0.0}
+    for batch in evaluation_batches(encoded, buckets=buckets, tokens_per_batch=config.tokens_per_batch):
+        for name, value in jax.device_get(eval_step(params, batch)).items():
+            sums[name] += float(value)
+    loss, nll = sums["loss"] / sums["weight"], sums["nll"] / sums["weight"]
+    return {"loss": loss, "nll": nll, "perplexity": float(np.exp(nll))}
+
+
+def buckets_for(buckets: tuple[int, ...], encoded: EncodedPairs) -> tuple[int, ...]:
+    """Returns the training buckets, with one more where a validation pair is longer than all of them."""
+    longest = int(encoded.lengths.max())
+    return buckets if longest <= buckets[-1] else (*buckets, longest)
+
+
+# ---- scores ----------------------------------------------------------------------------------------------------------
+
+
+def main_score(config: Config, found: list[Translation], references: list[str], *, resamples: int = 0) -> Score:
+    """Returns the BLEU that an experiment is judged by: of tokens where the recipe has tokenised text, else of text."""
+    hypotheses = [translation.text for translation in found]
+    if config.tokenized:
+        references = [undo_bpe(line) for line in references]
+        return tokenized_bleu(hypotheses, references, lowercase=config.lowercase, num_resamples=resamples)
+    return detokenized_bleu(hypotheses, references, lowercase=config.lowercase, num_resamples=resamples)
+
+
+def all_scores(config: Config, found: list[Translation], references: list[str]) -> list[Score]:
+    """Returns the main score and those beside it: chrF, and for tokenised text BLEU of detokenised text if possible."""
+    scores = [main_score(config, found, references, resamples=NUM_RESAMPLES)]
+    texts = [translation.text for translation in found]
+    if config.tokenized:
+        references = [undo_bpe(line) for line in references]
+        if config.raw_reference is not None and importlib.util.find_spec("sacremoses") is not None:
+            texts = [detokenize_moses(text, language=config.target_language) for text in texts]
+            references = list(read_lines(config.raw_reference))
+            scores.append(detokenized_bleu(texts, references, lowercase=config.lowercase))
+    scores.append(chrf(texts, references, lowercase=config.lowercase))
+    return scores
+
+
+def test(run: Run, preset: str, config: Config, translator: Translator, made: str) -> None:
+    """Translates the test set once, scores it, and writes translations, scores, samples and attention maps."""
+    pairs = load_pairs(config.test, config, split="test")
+    began = time.perf_counter()
+    with run.console.status(f"translating {len(pairs):,} test sentences"):
+        found = translator.translate(pairs.sources)
+    seconds = time.perf_counter() - began
+    texts = [translation.text for translation in found]
+    (run.directory / "test.hypotheses.txt").write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+    scores = all_scores(config, found, pairs.targets)
+    rows = [
+        {
+            "name": f"{preset} test {score.name}",
+            "score": score.score,
+            "interval": score.interval,
+            "signature": score.signature,
+            "made": made,
+            "published": config.published if index == 0 else None,
+            "published_made": config.published_made if index == 0 else "",
+        }
+        for index, score in enumerate(scores)
+    ]
+    saved: dict[str, Any] = {"test": f"{preset} test", "sentences": len(pairs), "seconds": seconds, "rows": rows}
+    references = [undo_bpe(line) for line in pairs.targets] if config.tokenized else pairs.targets
+    constructions = None
+    if config.test == PHRASEBOOK:
+        constructions = [phrase.construction for phrase in phrasebook("test")]
+        saved["constructions"] = {
+            name: {
+                "exact": float(np.mean([t == r for t, r, c in zip(texts, references, constructions) if c == name])),
+                "count": constructions.count(name),
+            }
+            for name in CONSTRUCTIONS
+        }
+        saved["baselines"] = baselines(config, pairs)
+    write_json(run.directory / "scores.json", saved)
+
+    samples = [
+        {"source": source, "reference": reference, "hypothesis": text, "chrf": value}
+        for source, reference, text, value in zip(pairs.sources, references, texts, sentence_chrf(texts, references))
+    ]
+    for index, name in enumerate(constructions or []):
+        samples[index]["construction"] = name
+    write_jsonl(run.directory / "samples.jsonl", samples)
+    write_json(run.directory / "attention.json", [attention_of(translator, pairs.sources[i], found[i]) for i in range(5)])
+    print_scores(run, saved)
+
+
+def baselines(config: Config, test_pairs: Pairs) -> list[dict[str, Any]]:
+    """Returns the BLEU of translating without understanding, so that the main score means something."""
+    train = [(phrase.source, phrase.target) for phrase in phrasebook("train")]
+    systems = {
+        "word-for-word dictionary": dictionary_translations(train, test_pairs.sources),
+        "nearest training sentence": nearest_translations(train, test_pairs.sources),
+    }
+    return [
+        {"name": name, "score": detokenized_bleu(texts, test_pairs.targets, num_resamples=0).score}
+        for name, texts in systems.items()
+    ]
+
+
+def attention_of(translator: Translator, source: str, translation: Translation) -> dict[str, Any]:
+    """Returns one sentence's attention map as attention.json has it."""
+    found = translator.attention(source, translation)
+    return found | {"weights": np.round(found["weights"].astype(float), 3).tolist()}
+
+
+def print_scores(run: Run, saved: dict[str, Any]) -> None:
+    """Prints one table: our scores, the published one, and how each was made; then the main score alone on a line."""
+    table = Table(box=box.SIMPLE, title=f"{saved['test']}: {saved['sentences']:,} sentences", title_justify="left")
+    for column in ("score", "", "95% interval", "how it was made"):
+        table.add_column(column, justify="right" if column == "" else "left", overflow="fold")
+    for row in saved["rows"]:
+        interval = "{:.2f} to {:.2f}".format(*row["interval"]) if row["interval"] else ""
+        table.add_row(row["name"], f"{row['score']:.2f}", interval, f"{row['made']}\n{row['signature']}")
+        if row["published"] is not None:
+            table.add_row("  published", f"{row['published']:.2f}", "", row["published_made"])
+    for row in saved.get("baselines", []):
+        table.add_row(row["name"], f"{row['score']:.2f}", "", "a baseline that cannot translate")
+    run.console.print(table)
+    for name, row in saved.get("constructions", {}).items():
+        run.console.print(f"  {name:<12} {row['exact']:.1%} of {row['count']} exactly as the reference")
+    main_row = saved["rows"][0]
+    run.console.print(f"{main_row['name']} = {main_row['score']:.2f}")
+
+
+# ---- command line ----------------------------------------------------------------------------------------------------
+
+
+def _as_json(config: Config) -> dict[str, Any]:
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
+def command_line(arguments: list[str]) -> tuple[str, Config]:
+    """Returns the preset and its config with the overrides of a command line.
+
+    Raises:
+        ValueError: there is no such preset; the message names the nearest.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(__doc__.strip())
+        print("\npresets:")
+        for name, (description, _) in PRESETS.items():
+            print(f"  {name:<14} {description}")
+        print("\nFields of a preset: python experiments/translation.py PRESET --help")
+        raise SystemExit(0 if arguments else 2)
+    preset, *overrides = arguments
+    if preset not in PRESETS:
+        nearest = difflib.get_close_matches(preset, PRESETS, n=1, cutoff=0)
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset}. Nearest: {nearest[0]}.")
+    description, default = PRESETS[preset]
+    config = tyro.cli(Config, default=default, args=overrides, prog=f"translation.py {preset}", description=description)
+    return preset, config
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(*command_line(sys.argv[1:]))

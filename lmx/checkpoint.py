@@ -1,0 +1,142 @@
+"""Checkpoints: the whole training state with Orbax, and parameters alone as safetensors.
+
+A *checkpoint* is what a run continues from: the training state, and the run's host state as JSON beside it; written
+atomically, in the background. *Parameters* are what translates, scores and is exported: one safetensors file, its names
+the paths of the arrays joined by ".". When something is saved is the business of `lmx.run`.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+Params = Any  # nested dicts of arrays
+
+
+class Checkpoints:
+    """The checkpoints of one run, by step.
+
+    Args:
+        directory: where they are; made if it is not there.
+        keep_last: the newest so many stay.
+        keep_best: the best so many stay as well, by the score given to `save` (lower is better).
+    """
+
+    def __init__(self, directory: Path, *, keep_last: int = 1, keep_best: int = 0):
+        # Loaded here: Orbax and what it needs are not wanted by those who only translate.
+        import orbax.checkpoint as ocp
+
+        if keep_last < 1:
+            raise ValueError(f"keep_last must be at least 1, or a run could not continue, got keep_last={keep_last}.")
+        self._orbax = ocp
+        directory.mkdir(parents=True, exist_ok=True)
+        options = ocp.CheckpointManagerOptions(enable_async_checkpointing=True, cleanup_tmp_directories=True)
+        self._manager = ocp.CheckpointManager(directory.resolve(), options=options)
+        self._keep_last, self._keep_best = keep_last, keep_best
+
+    def steps(self) -> list[int]:
+        """Returns the steps of all complete checkpoints, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: NamedTuple, host: Mapping[str, Any], *, scores: Mapping[int, float]) -> None:
+        """Starts saving in the background and deletes what is no longer kept.
+
+        Args:
+            host: the run's own memory, as JSON has it.
+            scores: of the steps validated so far, for `keep_best`.
+        """
+        self._manager.wait_until_finished()
+        old = [saved for saved in self.steps() if saved != step]
+        args = self._orbax.args
+        self._manager.save(
+            step, args=args.Composite(state=args.StandardSave(state._asdict()), host=args.JsonSave(dict(host)))
+        )
+        for saved in set(old) - kept([*old, step], scores, last=self._keep_last, best=self._keep_best):
+            self._manager.delete(saved)
+
+    def restore(self, step: int, like: NamedTuple) -> tuple[Any, dict[str, Any]]:
+        """Returns state and host memory of a step, placed as `like` is (arrays, or shapes with shardings)."""
+        args = self._orbax.args
+        target = jax.tree.map(self._orbax.utils.to_shape_dtype_struct, like._asdict())
+        restored = self._manager.restore(
+            step, args=args.Composite(state=args.StandardRestore(target), host=args.JsonRestore())
+        )
+        return type(like)(**restored["state"]), dict(restored["host"])
+
+    def average(self, steps: Sequence[int], like: NamedTuple) -> Params:
+        """Returns the mean of the parameters of several checkpoints, added up in float32 (Vaswani et al. 2017, 6.1)."""
+        total = None
+        for step in steps:
+            params = self.restore(step, like)[0].params
+            total = params if total is None else jax.tree.map(jax.numpy.add, total, params)
+        return jax.tree.map(lambda x: x / len(steps), total)
+
+    def wait(self) -> None:
+        """Returns when all that was saved is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, and ends the background threads."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def kept(steps: Sequence[int], scores: Mapping[int, float], *, last: int, best: int) -> set[int]:
+    """Returns which of these steps' checkpoints stay: the `last` newest, and the `best` with the lowest scores."""
+    ranked = sorted((step for step in steps if step in scores), key=lambda step: (scores[step], step))
+    return set(sorted(steps)[-last:]) | set(ranked[:best])
+
+
+def save_params(path: Path, params: Params) -> None:
+    """Writes parameters to one safetensors file, atomically."""
+    from safetensors.numpy import save_file
+
+    flat = {".".join(names): np.asarray(array) for names, array in _flatten(params)}
+    partial = path.with_name(path.name + ".partial")
+    save_file(flat, partial)
+    os.replace(partial, path)
+
+
+def load_params(path: Path, like: Params) -> Params:
+    """Reads parameters for a model whose parameters have the shapes of `like`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: names or shapes differ from the model's; the message lists the first few.
+    """
+    from safetensors.numpy import load_file
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} must exist: it is written when training ends.")
+    saved = load_file(path)
+    shapes = {".".join(names): array.shape for names, array in _flatten(like)}
+    differences = [
+        f"{name}: {'absent' if name not in saved else saved[name].shape} in the file, "
+        f"{'absent' if name not in shapes else shapes[name]} in the model"
+        for name in sorted(saved.keys() | shapes.keys())
+        if name not in saved or name not in shapes or saved[name].shape != shapes[name]
+    ]
+    if differences:
+        more = f"; and {len(differences) - 5} more" if len(differences) > 5 else ""
+        raise ValueError(f"{path} must fit the model, got {'; '.join(differences[:5])}{more}.")
+    return _unflatten(saved)
+
+
+def _flatten(params: Params, *prefix: str) -> list[tuple[tuple[str, ...], Any]]:
+    if not isinstance(params, Mapping):
+        return [(prefix, params)]
+    return [item for name, part in params.items() for item in _flatten(part, *prefix, str(name))]
+
+
+def _unflatten(flat: Mapping[str, np.ndarray]) -> Params:
+    params: dict[str, Any] = {}
+    for name, array in flat.items():
+        *path, leaf = name.split(".")
+        part = params
+        for key in path:
+            part = part.setdefault(key, {})
+        part[leaf] = array
+    return params

@@ -1,0 +1,393 @@
+"""Sentence pairs: reads them from files or the hub, encodes and filters them.
+
+Here a pair is two strings or two rows of ids. How rows become batches is `lmx.data.batches`'s; pairs that need no file
+come from `lmx.data.embedded`.
+"""
+
+import json
+import re
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int, Int32, Int64
+
+from lmx.data.files import read_lines
+from lmx.text import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """Sentences and their translations, in the order of their file.
+
+    Attributes:
+        sources: One sentence each.
+        targets: Their translations.
+        origin: Where they were read, for messages and reports.
+        empty: How many pairs were dropped because a side held no text.
+    """
+
+    sources: Sequence[str]
+    targets: Sequence[str]
+    origin: str
+    empty: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks that the sides are parallel."""
+        if len(self.sources) != len(self.targets):
+            raise ValueError(
+                f"sources and targets must be parallel, got {len(self.sources):,} sources and {len(self.targets):,} "
+                "targets."
+            )
+
+    def __len__(self) -> int:
+        """Returns the number of pairs."""
+        return len(self.sources)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedPairs:
+    """Pairs as ids, each side one flat array: pair i is `source[source_offsets[i]:source_offsets[i + 1]]`.
+
+    Both sides end with `eos_id`, and every length counts it.
+
+    Attributes:
+        indices: Position of each pair in the `Pairs` it was encoded from, which filtering leaves alone.
+        pad_id: Of both tokenizers.
+        bos_id: Of the target tokenizer: what the decoder starts from.
+    """
+
+    source: Int32[np.ndarray, " source_tokens"]
+    source_offsets: Int64[np.ndarray, " pairs_and_one"]
+    target: Int32[np.ndarray, " target_tokens"]
+    target_offsets: Int64[np.ndarray, " pairs_and_one"]
+    indices: Int64[np.ndarray, " pairs"]
+    pad_id: int
+    bos_id: int
+    origin: str
+
+    def __len__(self) -> int:
+        """Returns the number of pairs."""
+        return len(self.indices)
+
+    @property
+    def source_lengths(self) -> Int64[np.ndarray, " pairs"]:
+        """Source tokens of each pair, with the end of sentence."""
+        return np.diff(self.source_offsets)
+
+    @property
+    def target_lengths(self) -> Int64[np.ndarray, " pairs"]:
+        """Target tokens of each pair, with the end of sentence."""
+        return np.diff(self.target_offsets)
+
+    @property
+    def lengths(self) -> Int64[np.ndarray, " pairs"]:
+        """The longer side of each pair: what decides its bucket."""
+        return np.maximum(self.source_lengths, self.target_lengths)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of both sides together, with the ends of sentences, without padding."""
+        return self.source.size + self.target.size
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilterReport:
+    """What `filter_pairs` kept and why it dropped the rest; `str` of it is one line for a log.
+
+    A pair is counted once, under the first reason that holds, in the order of these fields.
+    """
+
+    kept: int
+    without_tokens: int
+    too_long: int
+    too_uneven: int
+    max_length: int | None
+    max_ratio: float | None
+
+    @property
+    def dropped(self) -> int:
+        """Pairs dropped for any reason."""
+        return self.without_tokens + self.too_long + self.too_uneven
+
+    def __str__(self) -> str:
+        """Returns for instance `kept 28,990 of 29,000 pairs (dropped 10 longer than 64 tokens)`."""
+        reasons = [
+            f"{self.without_tokens:,} without a token on one side" if self.without_tokens else "",
+            f"{self.too_long:,} longer than {self.max_length} tokens" if self.too_long else "",
+            f"{self.too_uneven:,} with one side over {self.max_ratio} times the other" if self.too_uneven else "",
+        ]
+        total = self.kept + self.dropped
+        if not self.dropped:
+            return f"kept all {total:,} pairs"
+        return f"kept {self.kept:,} of {total:,} pairs (dropped {', '.join(filter(None, reasons))})"
+
+
+def read_pairs(location: str | Path, *, source_language: str, target_language: str, encoding: str = "utf-8") -> Pairs:
+    """Reads sentence pairs from wherever `location` says, all of them, in order.
+
+    - `train.{}.gz`: two files, the language in place of `{}`; a line of one translates the same line of the other.
+    - `train.{en,de}`: the same, spelled out, source first. Quote it, or the shell takes it apart.
+    - `train.en,train.de`: two files, source first.
+    - `train.tsv` or `train.txt`: columns with tabs between, without quoting; two, source first, or more under a first
+      row that names both languages.
+    - `train.jsonl`: records `{"translation": {"en": ..., "de": ...}}` or `{"en": ..., "de": ...}`, one a line.
+    - `hub:ID:SPLIT`: such records in a hub dataset, or in a local folder that `datasets` reads.
+    - `hub:ID:CONFIGURATION:SPLIT`: the same, of a named configuration: `hub:wmt/wmt14:de-en:train[:1000]`.
+
+    Files may be gzip. A pair with a side of white space alone is dropped and counted.
+
+    Args:
+        location: See above.
+        source_language: Name of the source side, where names stand in the data.
+        target_language: Name of the target side.
+        encoding: Of files; the hub is UTF-8.
+
+    Raises:
+        FileNotFoundError: a file or dataset is not there.
+        ValueError: the data is not what the list says; names the file and, where there is one, the line.
+    """
+    location = str(location)
+    languages = (source_language, target_language)
+    if source_language == target_language:
+        raise ValueError(f"the languages must differ, got source_language=target_language={source_language}.")
+    if location.startswith("hub:"):
+        rows = _hub_rows(location, languages=languages)
+    elif sides := _two_files(location, languages=languages):
+        rows = _parallel_rows(*sides, encoding=encoding)
+    else:
+        suffix = Path(location.removesuffix(".gz")).suffix
+        if suffix in (".tsv", ".txt"):
+            rows = _tsv_rows(location, languages=languages, encoding=encoding)
+        elif suffix == ".jsonl":
+            rows = _json_rows(location, languages=languages, encoding=encoding)
+        else:
+            raise ValueError(
+                "location must be two files (train.{} or train.en,train.de), one .tsv, .txt or .jsonl file, "
+                f"any of them plain or .gz, or hub:ID:SPLIT, got location={location}."
+            )
+    return _collect(rows, origin=location)
+
+
+def encode_pairs(pairs: Pairs, source_tokenizer: Tokenizer, target_tokenizer: Tokenizer) -> EncodedPairs:
+    """Encodes both sides and ends each sentence with its tokenizer's `eos_id`.
+
+    Raises:
+        ValueError: the tokenizers pad with different ids.
+    """
+    if source_tokenizer.pad_id != target_tokenizer.pad_id:
+        raise ValueError(
+            f"both tokenizers must have one pad_id, got {source_tokenizer.pad_id} for the source "
+            f"and {target_tokenizer.pad_id} for the target."
+        )
+    source, source_offsets = _encode(pairs.sources, source_tokenizer)
+    target, target_offsets = _encode(pairs.targets, target_tokenizer)
+    return EncodedPairs(
+        source=source,
+        source_offsets=source_offsets,
+        target=target,
+        target_offsets=target_offsets,
+        indices=np.arange(len(pairs), dtype=np.int64),
+        pad_id=target_tokenizer.pad_id,
+        bos_id=target_tokenizer.bos_id,
+        origin=pairs.origin,
+    )
+
+
+def filter_pairs(
+    encoded: EncodedPairs, *, max_length: int | None = None, max_ratio: float | None = None
+) -> tuple[EncodedPairs, FilterReport]:
+    """Drops pairs without a token on one side, pairs too long, and pairs whose sides differ too much.
+
+    Args:
+        encoded: Stays as it is.
+        max_length: Most tokens of either side, the end of sentence counted; None for no limit.
+        max_ratio: Most tokens of the longer side for one of the shorter, the ends of sentences not counted, as Moses'
+            `clean-corpus-n` does; None for no limit.
+
+    Raises:
+        ValueError: no pair is left.
+    """
+    if max_length is not None and max_length < 2:
+        raise ValueError(
+            f"max_length must be at least 2, a token and the end of sentence, got max_length={max_length}."
+        )
+    if max_ratio is not None and max_ratio < 1:
+        raise ValueError(f"max_ratio must be at least 1, got max_ratio={max_ratio}.")
+    shorter = np.minimum(encoded.source_lengths, encoded.target_lengths) - 1
+    longer = encoded.lengths - 1
+    without_tokens = shorter == 0
+    too_long = ~without_tokens & (longer + 1 > (np.inf if max_length is None else max_length))
+    too_uneven = ~without_tokens & ~too_long & (longer > shorter * (np.inf if max_ratio is None else max_ratio))
+    keep = ~(without_tokens | too_long | too_uneven)
+    report = FilterReport(
+        kept=int(keep.sum()),
+        without_tokens=int(without_tokens.sum()),
+        too_long=int(too_long.sum()),
+        too_uneven=int(too_uneven.sum()),
+        max_length=max_length,
+        max_ratio=max_ratio,
+    )
+    if not report.kept:
+        raise ValueError(f"at least one pair of {encoded.origin} must pass the filter, got none: {report}.")
+    if not report.dropped:
+        return encoded, report
+    source, source_offsets = _select(encoded.source, encoded.source_offsets, keep)
+    target, target_offsets = _select(encoded.target, encoded.target_offsets, keep)
+    kept = replace(
+        encoded,
+        source=source,
+        source_offsets=source_offsets,
+        target=target,
+        target_offsets=target_offsets,
+        indices=encoded.indices[keep],
+    )
+    return kept, report
+
+
+def _encode(
+    texts: Sequence[str], tokenizer: Tokenizer
+) -> tuple[Int32[np.ndarray, " tokens"], Int64[np.ndarray, " texts_and_one"]]:
+    # Grown in machine integers: a list of Python's would take ten times the memory of a large corpus.
+    flat = array("i")
+    offsets = array("q", [0])
+    for text in texts:
+        flat.extend(tokenizer.encode(text))
+        flat.append(tokenizer.eos_id)
+        offsets.append(len(flat))
+    return np.array(flat, dtype=np.int32), np.array(offsets, dtype=np.int64)
+
+
+def _select(
+    flat: Int32[np.ndarray, " tokens"], offsets: Int64[np.ndarray, " texts_and_one"], keep: Bool[np.ndarray, " texts"]
+) -> tuple[Int32[np.ndarray, " kept_tokens"], Int64[np.ndarray, " kept_and_one"]]:
+    lengths: Int[np.ndarray, " texts"] = np.diff(offsets)
+    return flat[np.repeat(keep, lengths)], np.concatenate([[0], np.cumsum(lengths[keep])]).astype(np.int64)
+
+
+def _collect(rows: Iterable[tuple[str, str]], *, origin: str) -> Pairs:
+    sources, targets, empty = [], [], 0
+    for source, target in rows:
+        if source.strip() and target.strip():
+            sources.append(source)
+            targets.append(target)
+        else:
+            empty += 1
+    if not sources:
+        held = f"{empty:,} pairs with an empty side" if empty else "nothing"
+        raise ValueError(f"{origin} must hold at least one pair of sentences, got {held}.")
+    return Pairs(sources=sources, targets=targets, origin=origin, empty=empty)
+
+
+def _two_files(location: str, *, languages: tuple[str, str]) -> tuple[str, str] | None:
+    if found := re.search(r"\{(?:([^{},]+),([^{},]+))?\}", location):
+        names = languages if found[1] is None else (found[1], found[2])
+        source, target = (location.replace(found[0], name) for name in names)
+        return source, target
+    # A single file may have a comma in its name.
+    if location.count(",") == 1 and not Path(location).is_file():
+        source, target = location.split(",")
+        return source.strip(), target.strip()
+    return None
+
+
+def _parallel_rows(source_path: str, target_path: str, *, encoding: str) -> Iterator[tuple[str, str]]:
+    sources = list(read_lines(source_path, encoding=encoding))
+    targets = list(read_lines(target_path, encoding=encoding))
+    for path, lines in ((source_path, sources), (target_path, targets)):
+        if not lines:
+            raise ValueError(f"{path} must hold text, got an empty file.")
+    if len(sources) != len(targets):
+        raise ValueError(
+            f"{target_path} has {len(targets):,} lines and {source_path} {len(sources):,}: "
+            "the two sides must be parallel."
+        )
+    return zip(sources, targets, strict=True)
+
+
+def _tsv_rows(path: str, *, languages: tuple[str, str], encoding: str) -> Iterator[tuple[str, str]]:
+    columns, width = (0, 1), 2
+    header = f"{languages[0]}<tab>{languages[1]}"
+    for number, line in enumerate(read_lines(path, encoding=encoding), start=1):
+        cells = line.split("\t")
+        if number == 1 and set(languages) & set(cells):
+            for language in languages:
+                if language not in cells:
+                    raise ValueError(f"{path}:1 must name both languages, got no {language!r} in {_names(cells)}.")
+            columns, width = (cells.index(languages[0]), cells.index(languages[1])), len(cells)
+        elif not line.strip():
+            yield "", ""
+        elif len(cells) != width:
+            way_out = "" if number > 1 else f" A first row such as {header} names the columns where there are more."
+            raise ValueError(f"{path}:{number} must have {width} columns, tabs between, got {len(cells)}.{way_out}")
+        else:
+            yield cells[columns[0]], cells[columns[1]]
+
+
+def _json_rows(path: str, *, languages: tuple[str, str], encoding: str) -> Iterator[tuple[str, str]]:
+    for number, line in enumerate(read_lines(path, encoding=encoding), start=1):
+        if not line.strip():
+            yield "", ""
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{path}:{number} must be a JSON record, got {error.msg!r} at column {error.colno}."
+            ) from error
+        yield _record_row(record, languages=languages, place=f"{path}:{number}")
+
+
+def _hub_rows(location: str, *, languages: tuple[str, str]) -> Iterator[tuple[str, str]]:
+    found = re.fullmatch(r"hub:([^:\[\]]+)(?::([^:\[\]]+))?:([^:\[\]]+(?:\[[^\]]*\])?)", location)
+    if not found:
+        raise ValueError(f"location must be hub:ID:SPLIT or hub:ID:CONFIGURATION:SPLIT, got location={location}.")
+    import datasets
+    from datasets.exceptions import DatasetsError
+
+    try:
+        records: Any = datasets.load_dataset(found[1], found[2], split=found[3])
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{location} must be a hub dataset or a local folder: {_first_line(error)}") from error
+    except (ValueError, OSError, DatasetsError) as error:
+        raise ValueError(f"{location} must be readable: {_first_line(error)}") from error
+    # Only the columns in use: a corpus of captions may have its pictures beside them.
+    columns = [name for name in ("translation", *languages) if name in records.column_names]
+    if not columns:
+        raise ValueError(
+            f"{location} must have a column translation or {languages[0]}, got {_names(records.column_names)}."
+        )
+    number = 0
+    for batch in records.select_columns(columns).iter(batch_size=1000):
+        for cells in zip(*batch.values(), strict=True):
+            number += 1
+            yield _record_row(
+                dict(zip(batch, cells, strict=True)), languages=languages, place=f"{location} row {number}"
+            )
+
+
+def _record_row(record: Any, *, languages: tuple[str, str], place: str) -> tuple[str, str]:
+    """Takes the two sides out of a record; a side that is null counts as empty."""
+    sides = record.get("translation", record) if isinstance(record, dict) else record
+    if not isinstance(sides, dict):
+        raise ValueError(f'{place} must be a record {{"translation": {{language: sentence}}}}, got {sides!r:.60}.')
+    row = []
+    for language in languages:
+        if language not in sides:
+            raise ValueError(f"{place} must have a sentence for each language, got no {language!r} in {_names(sides)}.")
+        sentence = "" if sides[language] is None else sides[language]
+        if not isinstance(sentence, str):
+            raise ValueError(f"{place} must have text for {language!r}, got {sentence!r:.60}.")
+        row.append(sentence)
+    return row[0], row[1]
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(repr(name) for name in names) or "an empty record"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).split("\n")[0]

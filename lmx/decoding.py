@@ -1,0 +1,210 @@
+"""From ids to ids: greedy and beam search over a key/value cache.
+
+No model class is known here. A model hands over `step` and `cache` (see `Seq2Seq.start_decoding`): `step` writes some
+new tokens into slots of the cache and lets each look at the slots its mask allows. A beam is then a matter of the mask
+alone: the W beams of a sentence are W query positions, each sees its own ancestors, and no cache is ever reordered.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+# (tokens [B W], cache, offset, positions [B W], mask [B 1 W slots]) -> (logits [B W V], cache)
+DecodeStep = Callable[..., tuple[jax.Array, Any]]
+# length of a hypothesis, its end token included -> what its log-probability is divided by
+LengthPenalty = Callable[[jax.Array], jax.Array]
+
+NEVER = -1e30  # the score of what must not be chosen
+BLOCK = 128  # words a block when the best few of a large vocabulary are looked for
+
+
+class Hypotheses(NamedTuple):
+    """Finished translations, best first: tokens (the end token last, then padding) and their penalised scores."""
+
+    tokens: Int[Array, "B W T"]
+    scores: Float[Array, "B W"]
+
+
+def power_penalty(alpha: float) -> LengthPenalty:
+    """Divides log-probabilities by length^alpha (fairseq, Hugging Face, CTranslate2); 0 is no penalty, 1 the mean."""
+    return lambda length: length.astype(jnp.float32) ** alpha
+
+
+def gnmt_penalty(alpha: float) -> LengthPenalty:
+    """Divides log-probabilities by ((5 + length) / 6)^alpha (Wu et al. 2016, equation 14; Vaswani's 0.6)."""
+    return lambda length: ((5.0 + length.astype(jnp.float32)) / 6.0) ** alpha
+
+
+def greedy_search(
+    step: DecodeStep,
+    cache: Any,
+    *,
+    active: Bool[Array, "B"],
+    max_length: int,
+    bos_id: int,
+    eos_id: int,
+    pad_id: int,
+) -> Int[Array, "B T"]:
+    """Takes the likeliest word at each place until the end token, or the end of `max_length` tokens, where it is forced.
+
+    Args:
+        active: False for rows that are padding; they are not decoded.
+    """
+    batch = active.shape[0]
+
+    def going(state: tuple) -> jax.Array:
+        time, _, _, ended, _ = state
+        return (time < max_length) & ~ended.all()
+
+    def advance(state: tuple) -> tuple:
+        time, last, tokens, ended, cache = state
+        mask = jnp.broadcast_to(jnp.arange(max_length) <= time, (batch, 1, 1, max_length))
+        positions = jnp.broadcast_to(time, (batch, 1))
+        logits, cache = step(last[:, None], cache, time, positions, mask)
+        logits = _forbid(logits, (pad_id, bos_id))
+        word = jnp.where(time == max_length - 1, eos_id, logits[:, 0].argmax(-1).astype(jnp.int32))
+        word = jnp.where(ended, pad_id, word)
+        tokens = jax.lax.dynamic_update_slice_in_dim(tokens, word[:, None], time, axis=1)
+        return time + 1, word, tokens, ended | (word == eos_id), cache
+
+    start = (
+        jnp.zeros((), jnp.int32),
+        jnp.full(batch, bos_id, jnp.int32),
+        jnp.full((batch, max_length), pad_id, jnp.int32),
+        ~active,
+        cache,
+    )
+    return jax.lax.while_loop(going, advance, start)[2]
+
+
+def beam_search(
+    step: DecodeStep,
+    cache: Any,
+    *,
+    active: Bool[Array, "B"],
+    beam_size: int,
+    max_length: int,
+    length_penalty: LengthPenalty,
+    bos_id: int,
+    eos_id: int,
+    pad_id: int,
+) -> Hypotheses:
+    """Keeps the `beam_size` likeliest beginnings of each sentence, and its best ended hypotheses.
+
+    Each turn looks at the 2W best continuations. Those among the first W that end are finished hypotheses; the best W
+    that do not end go on. A sentence is done when W hypotheses have ended, and the search when all sentences are; at
+    `max_length` tokens, the end token included, it is forced (fairseq's search).
+
+    Args:
+        cache: with room for max_length x beam_size slots; slot t * W + w is the token of beam w at time t.
+        active: False for rows that are padding; they are not decoded.
+    """
+    batch, width = active.shape[0], beam_size
+    slots = jnp.arange(max_length)
+
+    def going(state: _Search) -> jax.Array:
+        return (state.time < max_length) & ~state.done.all()
+
+    def advance(state: _Search) -> _Search:
+        time = state.time
+        ancestors = jnp.where(slots == time, jnp.arange(width)[None, :, None], state.ancestors)
+        own = ancestors[..., None] == jnp.arange(width)  # [B, W, T, W]: slot (t, w) is an ancestor
+        mask = (own & (slots <= time)[:, None]).reshape(batch, 1, width, max_length * width)
+        positions = jnp.broadcast_to(time, (batch, width))
+        logits, cache = step(state.last, state.cache, time * width, positions, mask)
+        log_z = jax.nn.logsumexp(logits, axis=-1)
+        logits = _forbid(logits, (pad_id, bos_id))
+        only_end = jnp.arange(logits.shape[-1]) == eos_id
+        logits = jnp.where((time < max_length - 1) | only_end, logits, NEVER)
+
+        # The best 2W of each beam, then of the sentence.
+        best, words = _top(logits, 2 * width)
+        totals = (state.scores[..., None] + best - log_z[..., None]).reshape(batch, -1)
+        totals, picks = jax.lax.top_k(totals, 2 * width)
+        parents = picks // best.shape[-1]
+        words = jnp.take_along_axis(words.reshape(batch, -1), picks, axis=1)
+        history = _of_beams(state.history, parents).at[:, :, time].set(words)
+        ends = words == eos_id
+
+        # Ended hypotheses compete with those ended before.
+        finishing = ends & (jnp.arange(2 * width) < width) & ~state.done[:, None] & (totals > NEVER / 2)
+        penalised = jnp.where(finishing, totals / length_penalty(time + 1), NEVER)
+        finished_scores, order = jax.lax.top_k(jnp.concatenate([state.finished_scores, penalised], axis=1), width)
+        finished = _of_beams(jnp.concatenate([state.finished, history], axis=1), order)
+        count = state.count + finishing.sum(-1)
+
+        # The best that have not ended go on.
+        scores, order = jax.lax.top_k(jnp.where(ends, NEVER, totals), width)
+        parents = jnp.take_along_axis(parents, order, axis=1)
+        return _Search(
+            time=time + 1,
+            last=jnp.take_along_axis(words, order, axis=1),
+            scores=scores,
+            history=_of_beams(history, order),
+            ancestors=_of_beams(ancestors, parents),
+            finished=finished,
+            finished_scores=finished_scores,
+            count=count,
+            done=state.done | (count >= width),
+            cache=cache,
+        )
+
+    shape = (batch, width, max_length)
+    start = _Search(
+        time=jnp.zeros((), jnp.int32),
+        last=jnp.full((batch, width), bos_id, jnp.int32),
+        scores=jnp.where(jnp.arange(width) == 0, 0.0, NEVER) * jnp.ones((batch, 1)),
+        history=jnp.full(shape, pad_id, jnp.int32),
+        ancestors=jnp.zeros(shape, jnp.int32),
+        finished=jnp.full(shape, pad_id, jnp.int32),
+        finished_scores=jnp.full((batch, width), NEVER),
+        count=jnp.zeros(batch, jnp.int32),
+        done=~active,
+        cache=cache,
+    )
+    end = jax.lax.while_loop(going, advance, start)
+    return Hypotheses(end.finished, end.finished_scores)
+
+
+class _Search(NamedTuple):
+    """The state of a beam search between two turns."""
+
+    time: jax.Array
+    last: jax.Array  # [B, W] newest word of each beam
+    scores: jax.Array  # [B, W] log-probabilities
+    history: jax.Array  # [B, W, T] words
+    ancestors: jax.Array  # [B, W, T] which beam's slot holds the word at each time
+    finished: jax.Array  # [B, W, T]
+    finished_scores: jax.Array  # [B, W] penalised
+    count: jax.Array  # [B] hypotheses ended
+    done: jax.Array  # [B]
+    cache: Any
+
+
+def _forbid(logits: jax.Array, ids: tuple[int, ...]) -> jax.Array:
+    return jnp.where(jnp.isin(jnp.arange(logits.shape[-1]), jnp.asarray(ids)), NEVER, logits)
+
+
+def _of_beams(x: jax.Array, beams: jax.Array) -> jax.Array:
+    """Returns the rows [B, N, T] of the named beams."""
+    return jnp.take_along_axis(x, beams[..., None], axis=1)
+
+
+def _top(logits: Float[Array, "B W V"], k: int) -> tuple[Float[Array, "B W k"], Int[Array, "B W k"]]:
+    """Returns the k largest of the last axis, exactly; a large one is first narrowed to its k best blocks.
+
+    The k largest lie in the k blocks with the largest maxima, and a maximum over blocks is one fast pass.
+    """
+    *rows, size = logits.shape
+    k = min(k, size)
+    if size % BLOCK or size // BLOCK <= 2 * k:
+        return jax.lax.top_k(logits, k)
+    blocks = logits.reshape(*rows, size // BLOCK, BLOCK)
+    _, best = jax.lax.top_k(blocks.max(-1), k)
+    narrowed = jnp.take_along_axis(blocks, best[..., None], axis=-2).reshape(*rows, k * BLOCK)
+    values, places = jax.lax.top_k(narrowed, k)
+    block = jnp.take_along_axis(best, places // BLOCK, axis=-1)
+    return values, block * BLOCK + places % BLOCK

@@ -1,0 +1,292 @@
+"""The encoder-decoder Transformer (Vaswani et al. 2017) and its config.
+
+`encode` and `decode` give states; `logits` or, without ever holding all logits, `lmx.losses.cross_entropy` with
+`output_table()` turns them into words. `start_decoding` gives the step function and cache that `lmx.decoding` runs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from lmx.nn import masks
+from lmx.nn.attention import MASKED, KernelName, MultiHeadAttention
+from lmx.nn.feedforward import FeedForward, GatedFeedForward
+from lmx.nn.layers import Embedding, LayerNorm, RMSNorm, dropout
+from lmx.nn.positions import LearnedPositions, sinusoidal
+from lmx.nn.transformer import Block, BlockCache, Memory, NormPosition, Stack
+from lmx.sharding import constrain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seq2SeqConfig:
+    """The shape of an encoder-decoder; the defaults are Vaswani's base model but for the vocabulary.
+
+    Attributes:
+        source_vocab_size, target_vocab_size: words of each side, special ones included.
+        tied_embeddings: "all" shares one table between source, target and output; "target" between target and output.
+        max_length: longest sequence of either side, in tokens; only learned positions take memory for it.
+        unroll: layers a turn of the scan over layers holds; changes speed, never results.
+    """
+
+    source_vocab_size: int
+    target_vocab_size: int
+    width: int = 512
+    feedforward_width: int = 2048
+    num_heads: int = 8
+    num_kv_heads: int | None = None
+    num_encoder_layers: int = 6
+    num_decoder_layers: int = 6
+    norm: Literal["layer", "rms"] = "layer"
+    norm_position: NormPosition = "post"
+    activation: Literal["relu", "gelu", "gated-gelu", "gated-silu"] = "relu"
+    positions: Literal["sinusoidal", "learned", "rotary"] = "sinusoidal"
+    tied_embeddings: Literal["all", "target", "none"] = "all"
+    use_bias: bool = True
+    dropout_rate: float = 0.1
+    attention_dropout_rate: float = 0.0
+    feedforward_dropout_rate: float = 0.0
+    max_length: int = 1024
+    kernel: KernelName = "auto"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    unroll: int = 1
+    pad_id: int = 0
+
+    def __post_init__(self):
+        if self.tied_embeddings == "all" and self.source_vocab_size != self.target_vocab_size:
+            raise ValueError(
+                'tied_embeddings="all" must have one vocabulary for both sides, '
+                f"got source_vocab_size={self.source_vocab_size} and target_vocab_size={self.target_vocab_size}. "
+                'Train a joint vocabulary, or use tied_embeddings="target".'
+            )
+
+
+class Seq2Seq(nnx.Module):
+    """An encoder-decoder Transformer: `encode` the source, `decode` the target against it."""
+
+    def __init__(self, config: Seq2SeqConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        dtype = jnp.dtype(config.dtype)
+        self.target_embedding = Embedding(config.target_vocab_size, config.width, dtype=dtype, rngs=rngs)
+        self.source_embedding, self.output_embedding = None, None
+        if config.tied_embeddings != "all":
+            self.source_embedding = Embedding(config.source_vocab_size, config.width, dtype=dtype, rngs=rngs)
+        if config.tied_embeddings == "none":
+            self.output_embedding = Embedding(config.target_vocab_size, config.width, dtype=dtype, rngs=rngs)
+        self.source_positions, self.target_positions = None, None
+        if config.positions == "learned":
+            self.source_positions = LearnedPositions(config.max_length, config.width, rngs=rngs)
+            self.target_positions = LearnedPositions(config.max_length, config.width, rngs=rngs)
+        make_norm = _make_norm(config)
+
+        def stack(num_layers: int, *, has_memory: bool) -> Stack:
+            final_norm = make_norm() if config.norm_position == "pre" else None
+
+            def make_block(rngs: nnx.Rngs) -> Block:
+                return _make_block(config, has_memory=has_memory, rngs=rngs)
+
+            return Stack(make_block, num_layers, final_norm=final_norm, unroll=config.unroll, rngs=rngs)
+
+        self.encoder = stack(config.num_encoder_layers, has_memory=False)
+        self.decoder = stack(config.num_decoder_layers, has_memory=True)
+
+    def encode(
+        self,
+        source: Int[Array, "B S"],
+        *,
+        segments: Int[Array, "B S"] | None = None,
+        positions: Int[Array, "B S"] | None = None,
+        key: Key[Array, ""] | None = None,
+        with_attention: bool = False,
+    ) -> tuple[Float[Array, "B S D"], dict[str, jax.Array]]:
+        """Returns the encoded source, and attention maps ("self", [N, B, H, S, S]) when asked.
+
+        Args:
+            segments, positions: of packed rows; without them a row is one sentence and its padding.
+            key: randomness of dropout; None runs without.
+        """
+        embedding = self.source_embedding or self.target_embedding
+        embed_key, stack_key = _split(key)
+        x = self._embed(source, embedding, self.source_positions, positions=positions, key=embed_key)
+        mask = self._source_mask(source, segments)
+        return self.encoder(
+            x, mask=mask, positions=positions, key=stack_key, with_attention=with_attention
+        )
+
+    def decode(
+        self,
+        memory: Float[Array, "B S D"],
+        source: Int[Array, "B S"],
+        decoder_input: Int[Array, "B T"],
+        *,
+        source_segments: Int[Array, "B S"] | None = None,
+        segments: Int[Array, "B T"] | None = None,
+        positions: Int[Array, "B T"] | None = None,
+        key: Key[Array, ""] | None = None,
+        with_attention: bool = False,
+    ) -> tuple[Float[Array, "B T D"], dict[str, jax.Array]]:
+        """Returns the decoder's states, and attention maps ("self", "memory", [N, B, H, T, S]) when asked.
+
+        Args:
+            source: the tokens that were encoded; their padding is not looked at.
+            decoder_input: the target, one place to the right (it begins with the start token).
+            source_segments, segments, positions: of packed rows, as for `encode`; both segments or neither.
+        """
+        embed_key, stack_key = _split(key)
+        x = self._embed(decoder_input, self.target_embedding, self.target_positions, positions=positions, key=embed_key)
+        mask = masks.causal(decoder_input.shape[1])  # padding is at the end: no real token sees it
+        memory_mask = self._source_mask(source, None)
+        if segments is not None and source_segments is not None:
+            mask = mask & masks.same_segment(segments, segments)
+            memory_mask = masks.same_segment(segments, source_segments)
+        return self.decoder(
+            x,
+            mask=mask,
+            memory=Memory(memory, memory_mask),
+            positions=positions,
+            key=stack_key,
+            with_attention=with_attention,
+        )
+
+    def output_table(self) -> Float[Array, "V D"]:
+        """Returns the vectors whose products with the states are the logits; rows past the vocabulary are padding."""
+        return (self.output_embedding or self.target_embedding).table[...]
+
+    def logits(self, states: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
+        """Returns the logits in float32; those of the table's padding are masked, so that they have no probability."""
+        dtype = jnp.dtype(self.config.dtype)
+        table = self.output_table()
+        logits = jnp.einsum(
+            "...D,VD->...V", states.astype(dtype), table.astype(dtype), preferred_element_type=jnp.float32
+        )
+        return jnp.where(jnp.arange(table.shape[0]) < self.config.target_vocab_size, logits, MASKED)
+
+    def start_decoding(
+        self, source: Int[Array, "B S"], *, slots: int
+    ) -> tuple[Callable[..., tuple[Float[Array, "B W V"], list[BlockCache]]], list[BlockCache]]:
+        """Encodes the source and returns `(step, cache)` for decoding with room for `slots` target tokens.
+
+        `step(tokens [B W], cache, offset, positions [B W], mask [B 1 W slots]) -> (logits [B W V], cache)` writes W
+        tokens at slots offset..offset+W and lets each see the slots its mask allows.
+        """
+        memory, _ = self.encode(source)
+        memory_mask = self._source_mask(source, None)
+        blocks = self.decoder.unstack()
+        start = Memory(memory, memory_mask)
+        caches = [block.start_cache(start, batch=source.shape[0], slots=slots) for block in blocks]
+
+        def step(
+            tokens: Int[Array, "B W"],
+            cache: list[BlockCache],
+            offset: Int[Array, ""],
+            positions: Int[Array, "B W"],
+            mask: Bool[Array, "B 1 W L"],
+        ) -> tuple[Float[Array, "B W V"], list[BlockCache]]:
+            x = self._embed(tokens, self.target_embedding, self.target_positions, positions=positions, key=None)
+            x, cache = self.decoder.extend(
+                blocks, x, cache, offset=offset, mask=mask, memory_mask=memory_mask, positions=positions
+            )
+            return self.logits(x), cache
+
+        return step, caches
+
+    def _source_mask(self, source: jax.Array, segments: jax.Array | None) -> jax.Array:
+        if segments is not None:
+            return masks.same_segment(segments, segments)
+        return masks.padding(masks.segments_of(source, pad_id=self.config.pad_id))
+
+    def _embed(
+        self,
+        tokens: jax.Array,
+        embedding: Embedding,
+        learned: LearnedPositions | None,
+        *,
+        positions: jax.Array | None,
+        key: jax.Array | None,
+    ) -> jax.Array:
+        x = embedding(tokens) * self.config.width**0.5
+        if self.config.positions == "sinusoidal":
+            # Of an explicit position, only decoding and packing ask: the table is then cut to what they can name.
+            if positions is None:
+                x = x + sinusoidal(tokens.shape[1], self.config.width).astype(x.dtype)
+            else:
+                x = x + sinusoidal(self.config.max_length, self.config.width)[positions].astype(x.dtype)
+        elif learned is not None:
+            x = x + learned(jnp.arange(tokens.shape[1])[None] if positions is None else positions).astype(x.dtype)
+        return constrain(dropout(x, self.config.dropout_rate, key), "batch", "length", "embed")
+
+
+def count_parameters(model: nnx.Module, config: Seq2SeqConfig) -> int:
+    """Counts the parameters as papers do: without the padding of the vocabulary tables. Works on shapes alone."""
+    total = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    for embedding in (model.source_embedding, model.target_embedding, model.output_embedding):
+        if embedding is not None:
+            total -= (embedding.table.shape[0] - embedding.vocab_size) * config.width
+    return total
+
+
+def _make_norm(config: Seq2SeqConfig) -> Callable[[], nnx.Module]:
+    return lambda: LayerNorm(config.width) if config.norm == "layer" else RMSNorm(config.width)
+
+
+def _make_block(config: Seq2SeqConfig, *, has_memory: bool, rngs: nnx.Rngs) -> Block:
+    dtype = jnp.dtype(config.dtype)
+
+    def attention(*, rotary: bool) -> MultiHeadAttention:
+        return MultiHeadAttention(
+            config.width,
+            config.num_heads,
+            num_kv_heads=config.num_kv_heads,
+            use_bias=config.use_bias,
+            rotary_base=10000.0 if rotary else None,
+            dropout_rate=config.attention_dropout_rate,
+            kernel=config.kernel,
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+    gated = config.activation.startswith("gated-")
+    activation = {"relu": jax.nn.relu, "gelu": jax.nn.gelu, "silu": jax.nn.silu}[config.activation.removeprefix("gated-")]
+    feedforward = (GatedFeedForward if gated else FeedForward)(
+        config.width,
+        config.feedforward_width,
+        activation=activation,
+        dropout_rate=config.feedforward_dropout_rate,
+        use_bias=config.use_bias,
+        dtype=dtype,
+        rngs=rngs,
+    )
+    return Block(
+        attention(rotary=config.positions == "rotary"),
+        feedforward,
+        memory_attention=attention(rotary=False) if has_memory else None,
+        make_norm=_make_norm(config),
+        norm_position=config.norm_position,
+        dropout_rate=config.dropout_rate,
+    )
+
+
+def _split(key: jax.Array | None) -> tuple[jax.Array | None, jax.Array | None]:
+    return (None, None) if key is None else tuple(jax.random.split(key))
+
+
+def training_flops(config: Seq2SeqConfig, *, rows: int, source: int, target: int) -> tuple[float, float]:
+    """Returns the FLOPs of one training step on padded shapes: with full attention, and with the causal half of it.
+
+    Forward and backward count as three times the forward pass; a multiply-add is two. Masks save nothing in the first
+    number; in the second, the decoder's self-attention costs half (FlashAttention's convention).
+    """
+    width, kv_width = config.width, config.width * (config.num_kv_heads or config.num_heads) // config.num_heads
+    attention, memory_queries = 2 * width * (width + kv_width), 2 * width * width
+    feedforward = (3 if config.activation.startswith("gated-") else 2) * width * config.feedforward_width
+    encoder = config.num_encoder_layers * source * (attention + feedforward)
+    decoder = config.num_decoder_layers * (target * (attention + memory_queries + feedforward) + 2 * source * width * kv_width)
+    output = target * width * config.target_vocab_size
+    crossed = 2 * width * (config.num_encoder_layers * source**2 + config.num_decoder_layers * target * source)
+    causal = 2 * width * config.num_decoder_layers * target**2
+    always = encoder + decoder + output + crossed
+    return 6.0 * rows * (always + causal), 6.0 * rows * (always + causal / 2)

@@ -1,0 +1,1 @@
+"""The parts Transformers are built from. Import each from the module that defines it."""

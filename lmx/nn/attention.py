@@ -1,0 +1,221 @@
+"""Scaled dot-product attention behind one door, `attend`, and the multi-head layer around it.
+
+The door names the kernel it uses and refuses what a kernel cannot do. Masks come from `lmx.nn.masks`. Keys and values
+that are kept between calls (`KeyValues`) are plain arrays that the caller passes in and gets back.
+"""
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from lmx.nn.layers import Linear, dropout
+from lmx.nn.positions import rotary
+
+KernelName = Literal["auto", "xla", "cudnn"]
+
+# Scores of what may not be seen. Finite, so that a row that may see nothing averages the values instead of giving NaN.
+MASKED = -1e30
+
+
+class KernelChoice(NamedTuple):
+    """The kernel attention runs with, and why."""
+
+    name: Literal["xla", "cudnn"]
+    reason: str
+
+
+class KeyValues(NamedTuple):
+    """Keys and values of one attention layer, as kept between decoding steps."""
+
+    key: Float[Array, "B S G K"]
+    value: Float[Array, "B S G K"]
+
+
+def choose_kernel(
+    kernel: KernelName, *, dtype: DTypeLike, head_width: int, dropout_rate: float = 0.0, platform: str | None = None
+) -> KernelChoice:
+    """Returns the kernel that `attend` uses for such arguments, with the reason.
+
+    Args:
+        kernel: "auto" takes cuDNN's fused kernel where it applies and XLA's otherwise.
+        platform: "gpu", "cpu" or "tpu"; None means the default backend's.
+
+    Raises:
+        ValueError: kernel is "cudnn" and cuDNN's fused attention does not apply.
+    """
+    platform = platform or jax.default_backend()
+    obstacles = []
+    if platform not in ("gpu", "cuda"):
+        obstacles.append(f"the platform is {platform}")
+    if jnp.dtype(dtype) not in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16)):
+        obstacles.append(f"the compute type is {jnp.dtype(dtype).name}")
+    if head_width % 8 or head_width > 128:
+        obstacles.append(f"the head width is {head_width}, not a multiple of 8 up to 128")
+    if dropout_rate:
+        obstacles.append("attention weights are dropped out")
+    if kernel == "cudnn" and obstacles:
+        raise ValueError(f'kernel="cudnn" cannot be used here: {"; ".join(obstacles)}. Use kernel="auto" or "xla".')
+    if kernel == "xla":
+        return KernelChoice("xla", "asked for")
+    if obstacles:
+        return KernelChoice("xla", "; ".join(obstacles))
+    return KernelChoice("cudnn", "asked for" if kernel == "cudnn" else "fused, and it applies")
+
+
+def attention_weights(
+    query: Float[Array, "B T H K"],
+    key: Float[Array, "B S G K"],
+    *,
+    mask: Bool[Array, "#B #H #T S"] | None = None,
+    bias: Float[Array, "#B #H T S"] | None = None,
+) -> Float[Array, "B H T S"]:
+    """Returns softmax(q k / sqrt(K) + bias) over the keys that may be seen, in float32.
+
+    Query head h reads key head h // (H / G). A row that may see nothing is uniform.
+    Source: Vaswani et al. 2017, equation 1; grouped heads: Ainslie et al. 2023.
+    """
+    batch, target, heads, width = query.shape
+    groups = key.shape[2]
+    grouped = query.reshape(batch, target, groups, heads // groups, width)
+    scores = jnp.einsum("BTGRK,BSGK->BGRTS", grouped * width**-0.5, key, preferred_element_type=jnp.float32)
+    scores = scores.reshape(batch, heads, target, key.shape[1])
+    if bias is not None:
+        scores = scores + bias.astype(jnp.float32)
+    if mask is not None:
+        scores = jnp.where(mask, scores, MASKED)
+    return jax.nn.softmax(scores, axis=-1)
+
+
+def attend(
+    query: Float[Array, "B T H K"],
+    key: Float[Array, "B S G K"],
+    value: Float[Array, "B S G K"],
+    *,
+    mask: Bool[Array, "#B #H #T S"] | None = None,
+    bias: Float[Array, "#B #H T S"] | None = None,
+    kernel: KernelName = "auto",
+    dropout_rate: float = 0.0,
+    dropout_key: Key[Array, ""] | None = None,
+) -> Float[Array, "B T H K"]:
+    """Returns for each query the average of the values, weighted by `attention_weights`.
+
+    Args:
+        kernel: see `choose_kernel`.
+        dropout_rate, dropout_key: dropout on the attention weights (BERT, GPT-2); only the XLA kernel has it.
+
+    Raises:
+        ValueError: the heads do not divide into the key heads, or the kernel asked for cannot do this.
+    """
+    batch, target, heads, width = query.shape
+    groups = key.shape[2]
+    if heads % groups:
+        raise ValueError(
+            f"num_heads must be a multiple of num_kv_heads, got num_heads={heads} and num_kv_heads={groups}."
+        )
+    rate = dropout_rate if dropout_key is not None else 0.0
+    choice = choose_kernel(kernel, dtype=query.dtype, head_width=width, dropout_rate=rate)
+    if choice.name == "cudnn":
+        return jax.nn.dot_product_attention(query, key, value, bias=bias, mask=mask, implementation="cudnn")
+    weights = attention_weights(query, key, mask=mask, bias=bias)
+    weights = dropout(weights, rate, dropout_key).astype(value.dtype)
+    weights = weights.reshape(batch, groups, heads // groups, target, key.shape[1])
+    return jnp.einsum("BGRTS,BSGK->BTGRK", weights, value).reshape(batch, target, heads, width)
+
+
+class MultiHeadAttention(nnx.Module):
+    """Attention with a learned map into each head and one map out (Vaswani et al. 2017, section 3.2.2).
+
+    Args:
+        num_kv_heads: heads of the keys and values; each serves num_heads / num_kv_heads query heads
+            (Ainslie et al. 2023). None means num_heads.
+        rotary_base: rotates queries and keys by their positions with this base; None: no rotation.
+        dropout_rate: on the attention weights.
+
+    Raises:
+        ValueError: width does not divide into the heads, or the heads into the key heads.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        *,
+        num_kv_heads: int | None = None,
+        use_bias: bool = True,
+        rotary_base: float | None = None,
+        dropout_rate: float = 0.0,
+        kernel: KernelName = "auto",
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        if width % num_heads:
+            raise ValueError(f"width must be divisible by num_heads, got width={width} and num_heads={num_heads}.")
+        if num_heads % num_kv_heads:
+            raise ValueError(
+                f"num_heads must be a multiple of num_kv_heads, "
+                f"got num_heads={num_heads} and num_kv_heads={num_kv_heads}."
+            )
+        head_width = width // num_heads
+        heads, kv_heads = (num_heads, head_width), (num_kv_heads, head_width)
+        into, into_kv = ("embed", "heads", None), ("embed", "kv_heads", None)
+        self.query = Linear((width,), heads, axes=into, use_bias=use_bias, dtype=dtype, rngs=rngs)
+        self.key = Linear((width,), kv_heads, axes=into_kv, use_bias=use_bias, dtype=dtype, rngs=rngs)
+        self.value = Linear((width,), kv_heads, axes=into_kv, use_bias=use_bias, dtype=dtype, rngs=rngs)
+        self.out = Linear(heads, (width,), axes=("heads", None, "embed"), use_bias=use_bias, dtype=dtype, rngs=rngs)
+        self.rotary_base = rotary_base
+        self.dropout_rate = dropout_rate
+        self.kernel: KernelName = kernel
+
+    def queries(self, x: Float[Array, "B T D"], *, positions: Int[Array, "#B T"] | None) -> Float[Array, "B T H K"]:
+        """Maps x to the queries of each head, rotated where the layer rotates."""
+        return self._rotate(self.query(x), positions)
+
+    def keys_values(self, x: Float[Array, "B S D"], *, positions: Int[Array, "#B S"] | None) -> KeyValues:
+        """Maps x to keys and values: what decoding keeps of it."""
+        return KeyValues(self._rotate(self.key(x), positions), self.value(x))
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        keys_values: KeyValues,
+        *,
+        mask: Bool[Array, "#B #H #T S"] | None = None,
+        bias: Float[Array, "#B #H T S"] | None = None,
+        positions: Int[Array, "#B T"] | None = None,
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "B T D"]:
+        """Attends from x to keys and values made by `keys_values`, of x itself or of another sequence."""
+        attended = attend(
+            self.queries(x, positions=positions),
+            *keys_values,
+            mask=mask,
+            bias=bias,
+            kernel=self.kernel,
+            dropout_rate=self.dropout_rate,
+            dropout_key=key,
+        )
+        return self.out(attended)
+
+    def weights(
+        self,
+        x: Float[Array, "B T D"],
+        keys_values: KeyValues,
+        *,
+        mask: Bool[Array, "#B #H #T S"] | None = None,
+        bias: Float[Array, "#B #H T S"] | None = None,
+        positions: Int[Array, "#B T"] | None = None,
+    ) -> Float[Array, "B H T S"]:
+        """Returns the attention map that a call with the same arguments uses, without dropout."""
+        return attention_weights(self.queries(x, positions=positions), keys_values.key, mask=mask, bias=bias)
+
+    def _rotate(self, x: jax.Array, positions: jax.Array | None) -> jax.Array:
+        if self.rotary_base is None:
+            return x
+        if positions is None:
+            positions = jnp.arange(x.shape[1])[None]
+        return rotary(x, positions, base=self.rotary_base)

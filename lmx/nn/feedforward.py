@@ -1,0 +1,60 @@
+"""The position-wise feed-forward network, in its two-layer and its gated form."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Key
+
+from lmx.nn.layers import Linear, dropout
+
+Activation = Callable[[jax.Array], jax.Array]
+
+
+class FeedForward(nnx.Module):
+    """Two linear maps with an activation between: f(x W1 + b1) W2 + b2 (Vaswani et al. 2017, section 3.3)."""
+
+    def __init__(
+        self,
+        width: int,
+        hidden_width: int,
+        *,
+        activation: Activation = jax.nn.relu,
+        dropout_rate: float = 0.0,
+        use_bias: bool = True,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.up = Linear((width,), (hidden_width,), axes=("embed", "mlp"), use_bias=use_bias, dtype=dtype, rngs=rngs)
+        self.down = Linear((hidden_width,), (width,), axes=("mlp", "embed"), use_bias=use_bias, dtype=dtype, rngs=rngs)
+        self.activation = activation
+        self.dropout_rate = dropout_rate
+
+    def __call__(self, x: Float[Array, "*B D"], *, key: Key[Array, ""] | None = None) -> Float[Array, "*B D"]:
+        return self.down(dropout(self.activation(self.up(x)), self.dropout_rate, key))
+
+
+class GatedFeedForward(nnx.Module):
+    """A hidden layer scaled by an activated gate: (f(x Wg) * x Wu) Wd, without biases by habit (Shazeer 2020)."""
+
+    def __init__(
+        self,
+        width: int,
+        hidden_width: int,
+        *,
+        activation: Activation = jax.nn.silu,
+        dropout_rate: float = 0.0,
+        use_bias: bool = False,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.gate = Linear((width,), (hidden_width,), axes=("embed", "mlp"), use_bias=use_bias, dtype=dtype, rngs=rngs)
+        self.up = Linear((width,), (hidden_width,), axes=("embed", "mlp"), use_bias=use_bias, dtype=dtype, rngs=rngs)
+        self.down = Linear((hidden_width,), (width,), axes=("mlp", "embed"), use_bias=use_bias, dtype=dtype, rngs=rngs)
+        self.activation = activation
+        self.dropout_rate = dropout_rate
+
+    def __call__(self, x: Float[Array, "*B D"], *, key: Key[Array, ""] | None = None) -> Float[Array, "*B D"]:
+        return self.down(dropout(self.activation(self.gate(x)) * self.up(x), self.dropout_rate, key))

@@ -1,0 +1,136 @@
+"""The smallest layers: linear maps, embeddings, norms, dropout.
+
+Parameters are float32 and name their axes; `dtype` is the type a layer computes in. No layer holds a key or a
+counter: what is random takes its key as an argument, and None means "not random".
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, Key, UInt
+
+VOCAB_MULTIPLE = 128  # tables are padded to a multiple of this, so that any vocabulary divides over a mesh axis
+
+
+def xavier_uniform(key: Key[Array, ""], fan_in: int, fan_out: int) -> Float[Array, "I O"]:
+    """Returns a 2-D matrix drawn from U(-a, a), a = sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio 2010).
+
+    Head-shaped weights are drawn through this and then reshaped: the fans of a 3-D shape would be wrong.
+    """
+    limit = math.sqrt(6 / (fan_in + fan_out))
+    return jax.random.uniform(key, (fan_in, fan_out), minval=-limit, maxval=limit)
+
+
+class Linear(nnx.Module):
+    """An affine map over the last axis or axes: `[..., *in_shape] -> [..., *out_shape]`.
+
+    Args:
+        in_shape, out_shape: sizes of the contracted and of the new axes, such as (512,) and (8, 64).
+        axes: the names of all of them, inputs first; biases are replicated.
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: Sequence[int],
+        *,
+        axes: Sequence[str | None],
+        use_bias: bool = True,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        in_shape, out_shape = tuple(in_shape), tuple(out_shape)
+        matrix = xavier_uniform(rngs.params(), math.prod(in_shape), math.prod(out_shape))
+        self.weight = nnx.Param(matrix.reshape(in_shape + out_shape), axes=tuple(axes))
+        self.bias = nnx.Param(jnp.zeros(out_shape), axes=(None,) * len(out_shape)) if use_bias else None
+        self.num_in = len(in_shape)
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        contracted = tuple(range(x.ndim - self.num_in, x.ndim)), tuple(range(self.num_in))
+        y = jax.lax.dot_general(x.astype(self.dtype), self.weight[...].astype(self.dtype), (contracted, ((), ())))
+        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+
+
+def padded_vocabulary(vocab_size: int) -> int:
+    """Returns the number of rows a table of `vocab_size` words is stored with."""
+    return -(-vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+
+
+class Embedding(nnx.Module):
+    """A table of word vectors, stored with its rows padded to a multiple of 128.
+
+    Drawn from N(0, 1/D), so that a tied output layer starts with logits of unit variance (Vaswani et al. 2017,
+    section 3.4, scales the inputs by sqrt(D) to match).
+    """
+
+    def __init__(self, vocab_size: int, width: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        table = jax.random.normal(rngs.params(), (padded_vocabulary(vocab_size), width)) * width**-0.5
+        self.table = nnx.Param(table, axes=("vocab", "embed"))
+        self.vocab_size = vocab_size
+        self.dtype = dtype
+
+    def __call__(self, tokens: Int[Array, "*B T"]) -> Float[Array, "*B T D"]:
+        return self.table[...][tokens].astype(self.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """Normalises the last axis to mean 0 and variance 1, then scales and shifts, in float32 (Ba et al. 2016)."""
+
+    def __init__(self, width: int, *, epsilon: float = 1e-5):
+        self.scale = nnx.Param(jnp.ones(width), axes=(None,))
+        self.bias = nnx.Param(jnp.zeros(width), axes=(None,))
+        self.epsilon = epsilon
+
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        y = x.astype(jnp.float32)
+        y = y - y.mean(-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.epsilon)
+        return (y * self.scale[...] + self.bias[...]).astype(x.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """Divides the last axis by its root mean square, then scales, in float32 (Zhang and Sennrich 2019)."""
+
+    def __init__(self, width: int, *, epsilon: float = 1e-6):
+        self.scale = nnx.Param(jnp.ones(width), axes=(None,))
+        self.epsilon = epsilon
+
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.epsilon)
+        return (y * self.scale[...]).astype(x.dtype)
+
+
+def hash_bits(key: Key[Array, ""], shape: Sequence[int]) -> UInt[Array, "..."]:
+    """Returns 32 random bits for each element: a hash of the key and of the element's place.
+
+    A multiply-xorshift finalizer over a counter costs six vector instructions, a fifteenth of threefry on a CPU, and
+    as every element depends only on its own place the bits are the same on any mesh. Good enough for dropout,
+    not for initialisation or sampling. Places repeat beyond 2^32 elements.
+    """
+    low, high = jax.random.key_data(key).astype(jnp.uint32)
+    place = jnp.zeros(shape, jnp.uint32)
+    stride = 1
+    for axis in reversed(range(len(shape))):
+        place += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride % 2**32)
+        stride *= shape[axis]
+    bits = (place ^ low) * jnp.uint32(0x9E3779B9) + high
+    bits = (bits ^ (bits >> 16)) * jnp.uint32(0x7FEB352D)
+    bits = (bits ^ (bits >> 15)) * jnp.uint32(0x846CA68B)
+    return bits ^ (bits >> 16)
+
+
+def dropout(x: Float[Array, "..."], rate: float, key: Key[Array, ""] | None) -> Float[Array, "..."]:
+    """Zeroes each element with probability `rate` and scales the rest by 1 / (1 - rate); None as key keeps all.
+
+    Source: Srivastava et al. 2014. The mask is a function of the key and the element's place alone.
+    """
+    if key is None or rate == 0:
+        return x
+    keep = hash_bits(key, x.shape) >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
+    return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))

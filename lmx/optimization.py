@@ -1,0 +1,96 @@
+"""Learning-rate schedules under their names in the field, and the optimizers composed from Optax.
+
+A schedule maps the number of updates done so far (0 before the first) to a learning rate. What differs between
+fairseq, tensor2tensor and the papers is said at each.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def inverse_sqrt(peak: float, *, warmup: int, initial: float = 1e-7) -> optax.Schedule:
+    """Rises linearly from `initial` to `peak` over `warmup` updates, then falls as 1 / sqrt(update).
+
+    Source: fairseq's `inverse_sqrt`; `peak` is its `--lr`.
+    """
+    _check_warmup(warmup)
+
+    def schedule(count: jax.Array) -> jax.Array:
+        count = jnp.asarray(count, jnp.float32)
+        rising = initial + (peak - initial) * count / warmup
+        return jnp.where(count < warmup, rising, peak * (warmup / jnp.maximum(count, 1)) ** 0.5)
+
+    return schedule
+
+
+def noam(width: int, *, warmup: int, factor: float = 1.0) -> optax.Schedule:
+    """Returns factor * width^-0.5 * min(u^-0.5, u * warmup^-1.5) with u = updates + 1.
+
+    Source: Vaswani et al. 2017, equation 3. Its peak is factor / sqrt(width * warmup).
+    """
+    _check_warmup(warmup)
+
+    def schedule(count: jax.Array) -> jax.Array:
+        update = jnp.asarray(count, jnp.float32) + 1
+        return factor * width**-0.5 * jnp.minimum(update**-0.5, update * warmup**-1.5)
+
+    return schedule
+
+
+def linear(peak: float, *, warmup: int, total: int, final: float = 0.0) -> optax.Schedule:
+    """Rises from 0 to `peak` over `warmup` updates, then falls linearly to `final` at update `total` (BERT's)."""
+    _check_warmup(warmup, total=total)
+    return optax.join_schedules(
+        [optax.linear_schedule(0.0, peak, warmup), optax.linear_schedule(peak, final, total - warmup)], [warmup]
+    )
+
+
+def cosine(peak: float, *, warmup: int, total: int, final: float = 0.0) -> optax.Schedule:
+    """Rises from 0 to `peak` over `warmup` updates, then falls by half a cosine to `final` (Loshchilov, Hutter 2017)."""
+    _check_warmup(warmup, total=total)
+    return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, total, end_value=final)
+
+
+def constant(peak: float, *, warmup: int = 0) -> optax.Schedule:
+    """Rises from 0 to `peak` over `warmup` updates and stays there."""
+    if warmup == 0:
+        return optax.constant_schedule(peak)
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), optax.constant_schedule(peak)], [warmup])
+
+
+def adam(
+    schedule: optax.Schedule,
+    *,
+    beta1: float = 0.9,
+    beta2: float = 0.98,
+    epsilon: float = 1e-8,
+    weight_decay: float = 0.0,
+    clip_norm: float | None = None,
+) -> optax.GradientTransformation:
+    """Composes clipping by global norm, Adam, decoupled weight decay and the schedule.
+
+    Weight decay (Loshchilov and Hutter 2019) leaves out biases and the scales of norms, as is usual. Adam: Kingma and
+    Ba 2015; the default betas are Vaswani's.
+    """
+    parts = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
+    parts.append(optax.scale_by_adam(b1=beta1, b2=beta2, eps=epsilon))
+    if weight_decay:
+        parts.append(optax.add_decayed_weights(weight_decay, mask=decayed))
+    return optax.chain(*parts, optax.scale_by_learning_rate(schedule))
+
+
+def decayed(params: optax.Params) -> optax.Params:
+    """Returns a tree of bools: True where weight decay applies, that is everywhere but in biases and norm scales."""
+
+    def is_decayed(path: tuple, _: jax.Array) -> bool:
+        return path[-1].key not in ("bias", "scale")
+
+    return jax.tree_util.tree_map_with_path(is_decayed, params)
+
+
+def _check_warmup(warmup: int, *, total: int | None = None) -> None:
+    if warmup < 1:
+        raise ValueError(f"warmup must be at least 1 update, got warmup={warmup}.")
+    if total is not None and total <= warmup:
+        raise ValueError(f"total must be above warmup, got total={total} and warmup={warmup}.")

@@ -1,0 +1,335 @@
+"""The run directory: what a training is, remembers and prints, so that it can be stopped anywhere and continued.
+
+A run holds its config, versions, tokenizers, metrics, checkpoints and scores. Here they are opened and compared,
+metrics are written, evaluations fall due, and training stops early or on a signal. The loop itself stands in the experiment;
+what a step or a score is, other modules know.
+"""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lmx.checkpoint import Checkpoints
+from lmx.training import TrainState
+
+EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped on a signal, to be started again by the same command
+SKIPPED_LIMIT = 10
+
+# Dense bfloat16 peak of one device in FLOP/s, by a part of its name; float32 runs are not rated.
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12, "TPU v5p": 459e12, "TPU v6": 918e12}
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+@dataclass
+class Memory:
+    """What a run remembers beside the arrays of a checkpoint: one small JSON.
+
+    Attributes:
+        best: the lowest validation loss so far, and `best_step` where; `waited` counts validations without a better one.
+        losses: validation loss by step.
+        sums: metrics since the last line was written, weighted, and `sums_steps` how many steps they hold.
+        metrics_bytes: where metrics.jsonl ended: what is behind is written again.
+        seconds: of training so far. tokens: real target and source tokens so far.
+    """
+
+    best: float = math.inf
+    best_step: int = 0
+    waited: int = 0
+    losses: dict[int, float] = field(default_factory=dict)
+    sums: dict[str, float] = field(default_factory=dict)
+    sums_steps: int = 0
+    metrics_bytes: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+    skipped: int = 0
+    stopped_early: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns it as JSON has it; an infinite best is None there."""
+        saved = dataclasses.asdict(self)
+        saved["best"] = None if math.isinf(self.best) else self.best
+        return saved
+
+    @staticmethod
+    def from_json(saved: Mapping[str, Any]) -> "Memory":
+        """Returns what `to_json` gave."""
+        best = math.inf if saved["best"] is None else saved["best"]
+        losses = {int(step): loss for step, loss in saved["losses"].items()}
+        return Memory(**{**saved, "best": best, "losses": losses})
+
+
+class Run:
+    """An opened run directory.
+
+    Args:
+        directory: made if it is not there.
+        facts: what makes the run this run ("experiment", "preset", "family", "config", "model"); compared with what
+            an existing directory says, but for `free` fields of its config, which may change.
+
+    Raises:
+        ValueError: the directory is a run of another config; the message lists the differences.
+    """
+
+    def __init__(self, directory: Path, facts: Mapping[str, Any], *, free: tuple[str, ...] = ()):
+        self.directory = directory
+        facts = json.loads(json.dumps(facts))
+        path = directory / "config.json"
+        if path.is_file():
+            saved = json.loads(path.read_text(encoding="utf-8"))
+            different = [
+                f"{name}={old!r} there and {new!r} here"
+                for name, old, new in differences(saved, facts)
+                if name.removeprefix("config.") not in free
+            ]
+            if different:
+                raise ValueError(
+                    f"{directory} must be a run of the same config, got {'; '.join(different)}. "
+                    "Choose another --run, or remove that directory."
+                )
+        elif directory.exists() and any(directory.iterdir()):
+            raise ValueError(f"{directory} must be a run directory or empty: it has files, but no config.json.")
+        directory.mkdir(parents=True, exist_ok=True)
+        write_json(path, facts)
+        write_json(directory / "versions.json", versions())
+        self.memory = Memory()
+        self.console = console
+        self._metrics = None
+        self._stop: str | None = None
+        self._began = time.perf_counter()
+
+    @property
+    def stop_signal(self) -> str | None:
+        """The name of the signal that asked the run to stop, or None."""
+        return self._stop
+
+    def open_checkpoints(self, *, keep_last: int, keep_best: int = 0) -> Checkpoints:
+        """Returns the checkpoints of this run."""
+        return Checkpoints(self.directory / "checkpoints", keep_last=keep_last, keep_best=keep_best)
+
+    def resume(self, checkpoints: Checkpoints, state: TrainState) -> TrainState:
+        """Returns the newest checkpoint's state, with metrics.jsonl cut back to it, or the state given."""
+        steps = checkpoints.steps()
+        if steps:
+            state, saved = checkpoints.restore(steps[-1], state)
+            self.memory = Memory.from_json(saved)
+            self.console.print(f"continuing {self.directory} from step {steps[-1]:,}")
+        path = self.directory / "metrics.jsonl"
+        path.touch()
+        os.truncate(path, self.memory.metrics_bytes)
+        self._metrics = path.open("a", encoding="utf-8")
+        return state
+
+    def save(self, checkpoints: Checkpoints, state: TrainState) -> None:
+        """Saves state and memory as one checkpoint, in the background."""
+        checkpoints.save(int(state.step), state, self.memory.to_json(), scores=self.memory.losses)
+
+    def write_metrics(self, kind: str, line: Mapping[str, Any]) -> None:
+        """Appends one line to metrics.jsonl."""
+        text = json.dumps({"kind": kind, **{name: _rounded(value) for name, value in line.items()}}) + "\n"
+        self._metrics.write(text)
+        self._metrics.flush()
+        self.memory.metrics_bytes += len(text.encode())
+
+    def record(self, metrics: Mapping[str, jax.Array], *, tokens: int, step: int) -> None:
+        """Adds one step's metrics to the next line; a step that was skipped is reported at once.
+
+        Raises:
+            FloatingPointError: ten steps in a row were skipped.
+        """
+        values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
+        memory = self.memory
+        memory.tokens += tokens
+        in_a_row = int(values.pop("skipped"))
+        if in_a_row:
+            memory.skipped += 1
+            self.console.print(f"step {step:,}: loss or gradient is not finite; the step is skipped ({in_a_row} in a row)")
+            if in_a_row >= SKIPPED_LIMIT:
+                raise FloatingPointError(
+                    f"loss or gradient must be finite, got {in_a_row} steps in a row that are not, up to step {step:,}. "
+                    "Lower the learning rate, warm up longer, or clip the gradient norm lower; then start another run."
+                )
+            return
+        weight = values.pop("weight")
+        sums = memory.sums
+        sums["weight"] = sums.get("weight", 0.0) + weight
+        sums["tokens"] = sums.get("tokens", 0) + tokens
+        for name, value in values.items():
+            sums[name] = sums.get(name, 0.0) + value * weight
+        memory.sums_steps += 1
+
+    def take_line(self) -> dict[str, float]:
+        """Returns the weighted means of what was recorded since the last call, and forgets it."""
+        sums, self.memory.sums, self.memory.sums_steps = self.memory.sums, {}, 0
+        weight, tokens = sums.pop("weight", 0.0), sums.pop("tokens", 0)
+        return {name: value / weight for name, value in sums.items()} | {"tokens": tokens} if weight else {}
+
+    def judge(self, step: int, loss: float, *, patience: int | None) -> None:
+        """Remembers a validation; with `patience`, so many without a better one end the training."""
+        memory = self.memory
+        memory.losses[step] = loss
+        if loss < memory.best:
+            memory.best, memory.best_step, memory.waited = loss, step, 0
+        else:
+            memory.waited += 1
+        memory.stopped_early = patience is not None and memory.waited >= patience
+
+    @contextlib.contextmanager
+    def training(self, *, total: int, start: int) -> Iterator["Ticker"]:
+        """Shows progress while training goes on, and turns SIGTERM and SIGINT into `stop_signal`."""
+
+        def ask_to_stop(number: int, _: Any) -> None:
+            if self._stop is not None:  # a second one is not waited for
+                raise KeyboardInterrupt
+            self._stop = signal.Signals(number).name
+
+        before = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            with Ticker(self, total=total, start=start) as ticker:
+                yield ticker
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def print_start(self, facts: Mapping[str, Any]) -> None:
+        """Prints what the run is about to do, a line a fact, and keeps it in start.json."""
+        write_json(self.directory / "start.json", facts)
+        width = max(map(len, facts))
+        for name, value in facts.items():
+            self.console.print(f"  {name.replace('_', ' '):<{width}}  {_readable(value)}")
+
+
+class Ticker:
+    """A progress bar on a terminal, plain lines elsewhere; both with the time left."""
+
+    def __init__(self, run: Run, *, total: int, start: int):
+        self._run, self._total, self._start = run, total, start
+        self._began = time.perf_counter()
+        self._step = start
+        self._bar = None
+        if run.console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=run.console, transient=True)
+
+    def __enter__(self) -> "Ticker":
+        if self._bar is not None:
+            self._bar.start()
+            self._task = self._bar.add_task("training", total=self._total, completed=self._start)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def advance(self, step: int) -> None:
+        """Says that a step is done."""
+        self._step = step
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step)
+
+    def time_left(self) -> str:
+        """Returns the time left to the last step at the pace since the start, such as "4 min"."""
+        done = self._step - self._start
+        if done <= 0:
+            return "?"
+        return duration((time.perf_counter() - self._began) / done * (self._total - self._step))
+
+
+def differences(old: Any, new: Any, *, name: str = "") -> list[tuple[str, Any, Any]]:
+    """Returns (dotted name, old, new) for each place where two JSON values differ."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        return [
+            item
+            for key in sorted(old.keys() | new.keys())
+            for item in differences(old.get(key), new.get(key), name=f"{name}.{key}".lstrip("."))
+        ]
+    return [] if old == new else [(name, old, new)]
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions and the machine that a result depends on."""
+    packages = ("lmx", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece", "sacrebleu")
+    found = {}
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    device = jax.devices()[0]
+    return {
+        **found,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": f"{device.device_kind} x {jax.device_count()}",
+    }
+
+
+def peak_flops(device: jax.Device, dtype: str) -> float | None:
+    """Returns a device's dense peak in FLOP/s for MFU, or None where it is not known."""
+    if dtype != "bfloat16":
+        return None
+    return next((peak for name, peak in PEAK_FLOPS.items() if name in device.device_kind), None)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file atomically."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def write_jsonl(path: Path, values: list[Any]) -> None:
+    """Writes a file of JSON lines atomically."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text("".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def duration(seconds: float) -> str:
+    """Returns a length of time as people say it: "48 s", "12 min", "3.4 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turns what a user can mend into one line on standard error and exit status 2; other errors keep their traceback."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError, IsADirectoryError, PermissionError, FloatingPointError, ImportError) as error:
+        if os.environ.get("LMX_TRACEBACK"):
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("stopped.", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _rounded(value: Any) -> Any:
+    """Returns numbers with seven significant digits: what float32 holds."""
+    return float(f"{value:.7g}") if isinstance(value, float) else value
+
+
+def _readable(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, (list, tuple)):
+        return " ".join(_readable(part) if not isinstance(part, (list, tuple)) else "x".join(map(str, part)) for part in value)
+    return str(value)

@@ -1,0 +1,206 @@
+"""The training state and the step: a pure function `(state, batch) -> (state, metrics)`.
+
+No model class is known here: the loss arrives as a function of parameters. Whatever loops, logs, saves or stops lives in
+`lmx.run` and in the experiments.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array, Int, Key, UInt
+
+from lmx.sharding import named_sharding, replicated, use_mesh
+
+Params = Any  # nested dicts of arrays, as `nnx.to_pure_dict` gives them
+Batch = Mapping[str, jax.Array]
+# (params, micro-batch, key or None) -> sums over what counts: "loss" (to be minimised), "weight", and any others.
+Loss = Callable[[Params, Batch, Any], dict[str, jax.Array]]
+Step = Callable[["TrainState", Batch], tuple["TrainState", dict[str, jax.Array]]]
+
+
+class TrainState(NamedTuple):
+    """All that training changes, in one pytree.
+
+    Attributes:
+        step: updates tried so far; the place in the data.
+        seed: of dropout and whatever else is random inside a step.
+        average: the exponential average of the parameters, or None.
+        skipped: updates skipped in a row because loss or gradient was not finite.
+    """
+
+    step: Int[Array, ""]
+    seed: UInt[Array, ""]
+    params: Params
+    optimizer_state: Any
+    average: Params | None
+    skipped: Int[Array, ""]
+
+
+def create_state(params: Params, optimizer: optax.GradientTransformation, *, seed: int, average: bool = False) -> TrainState:
+    """Returns the state before the first update."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        seed=jnp.asarray(seed, jnp.uint32),
+        params=params,
+        optimizer_state=optimizer.init(params),
+        average=jax.tree.map(jnp.copy, params) if average else None,
+        skipped=jnp.zeros((), jnp.int32),
+    )
+
+
+def make_train_step(
+    loss: Loss, optimizer: optax.GradientTransformation, *, average_decay: float | None = None
+) -> Step:
+    """Builds the pure training step.
+
+    A batch holds arrays [A, B, ...]: A micro-batches whose gradients are summed and divided by the weight (the target
+    tokens) of all of them, which is the gradient of one batch of A x B rows. A step whose loss or gradient is not
+    finite changes nothing but the counters and says so in its metrics.
+
+    Metrics: every sum that the loss gives, divided by the weight; `weight`; `gradient_norm` before clipping;
+    `parameter_norm`; `skipped` (in a row).
+
+    Args:
+        average_decay: keeps an exponential average of the parameters with this decay a step.
+    """
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(jax.random.key(state.seed), state.step)
+        sums, gradients = _accumulate(loss, state.params, batch, key)
+        weight = jnp.maximum(sums.pop("weight"), 1e-8)
+        gradients = jax.tree.map(lambda g: g / weight, gradients)
+        norm = optax.tree.norm(gradients)
+        finite = jnp.isfinite(sums["loss"]) & jnp.isfinite(norm)
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        average = state.average
+        if average_decay is not None:
+            average = optax.incremental_update(params, state.average, 1 - average_decay)
+
+        def keep(new: Any, old: Any) -> Any:
+            return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
+        new_state = TrainState(
+            step=state.step + 1,
+            seed=state.seed,
+            params=keep(params, state.params),
+            optimizer_state=keep(optimizer_state, state.optimizer_state),
+            average=keep(average, state.average),
+            skipped=jnp.where(finite, 0, state.skipped + 1),
+        )
+        metrics = {name: value / weight for name, value in sums.items()}
+        metrics |= {
+            "weight": weight,
+            "gradient_norm": norm,
+            "parameter_norm": optax.tree.norm(new_state.params),
+            "skipped": new_state.skipped,
+        }
+        return new_state, metrics
+
+    return step
+
+
+def _accumulate(
+    loss: Loss, params: Params, batch: Batch, key: Key[Array, ""]
+) -> tuple[dict[str, jax.Array], Params]:
+    """Sums loss and gradients over the micro-batches, each with a key of its own."""
+
+    def micro(params: Params, part: Batch, index: jax.Array) -> tuple[dict[str, jax.Array], Params]:
+        def total(params: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
+            sums = loss(params, part, jax.random.fold_in(key, index))
+            return sums["loss"], sums
+
+        (_, sums), gradients = jax.value_and_grad(total, has_aux=True)(params)
+        return sums, gradients
+
+    number = jax.tree.leaves(batch)[0].shape[0]
+    if number == 1:
+        return micro(params, jax.tree.map(lambda x: x[0], batch), jnp.zeros((), jnp.int32))
+
+    def add(total: tuple, item: tuple) -> tuple:
+        return jax.tree.map(jnp.add, total, micro(params, *item)), None
+
+    items = batch, jnp.arange(number)
+    shapes = jax.eval_shape(lambda: micro(params, *jax.tree.map(lambda x: x[0], items)))
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return jax.lax.scan(add, zeros, items)[0]
+
+
+def make_eval_step(loss: Loss) -> Callable[[Params, Batch], dict[str, jax.Array]]:
+    """Builds the pure evaluation step: the loss's sums over one batch [B, ...], without dropout."""
+
+    def step(params: Params, batch: Batch) -> dict[str, jax.Array]:
+        return loss(params, batch, None)
+
+    return step
+
+
+class Born(NamedTuple):
+    """A model and its state as `born` makes them: the module's structure, the state, where each array lives."""
+
+    definition: Any
+    state: TrainState
+    shardings: TrainState
+
+
+def born(
+    build: Callable[[nnx.Rngs], nnx.Module],
+    optimizer: optax.GradientTransformation,
+    *,
+    mesh: Mesh,
+    seed: int,
+    average: bool = False,
+) -> Born:
+    """Builds a model and its training state directly where they live: no device ever holds the whole."""
+
+    def create(seed: UInt[Array, ""]) -> TrainState:
+        model = build(nnx.Rngs(params=jax.random.key(seed)))
+        return create_state(nnx.to_pure_dict(nnx.state(model, nnx.Param)), optimizer, seed=0, average=average)
+
+    abstract = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+    shardings = state_shardings(abstract, optimizer, mesh=mesh, average=average)
+    state = jax.jit(create, out_shardings=shardings)(jnp.asarray(seed, jnp.uint32))
+    state = state._replace(seed=jax.device_put(jnp.asarray(seed, jnp.uint32), shardings.seed))
+    return Born(nnx.graphdef(abstract), state, shardings)
+
+
+def param_axes(model: nnx.Module) -> Params:
+    """Returns the tree of axis names of a model's parameters, a tuple for each array."""
+    state = nnx.state(model, nnx.Param)
+    is_param = lambda leaf: isinstance(leaf, nnx.Variable)  # noqa: E731
+    axes = jax.tree.map(lambda param: tuple(param.get_metadata("axes")), state, is_leaf=is_param)
+    return nnx.to_pure_dict(axes)
+
+
+def state_shardings(
+    abstract: nnx.Module, optimizer: optax.GradientTransformation, *, mesh: Mesh, average: bool = False
+) -> TrainState:
+    """Returns where each array of the state lives, from the axes of the model's parameters."""
+    shapes = nnx.to_pure_dict(nnx.state(abstract, nnx.Param))
+    axes = param_axes(abstract)
+    is_axes = lambda leaf: isinstance(leaf, tuple)  # noqa: E731
+    params = jax.tree.map(lambda a, s: named_sharding(mesh, a, s.shape), axes, shapes, is_leaf=is_axes)
+    whole = replicated(mesh)
+    optimizer_state = optax.tree.map_params(
+        optimizer,
+        lambda _, sharding: sharding,
+        jax.eval_shape(optimizer.init, shapes),
+        params,
+        transform_non_params=lambda _: whole,
+    )
+    return TrainState(whole, whole, params, optimizer_state, params if average else None, whole)
+
+
+def compile_step(step: Step, *, mesh: Mesh, shardings: TrainState) -> Callable:
+    """Returns the step jitted for a mesh, the state donated; it compiles once for each batch shape."""
+
+    def on_mesh(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        with use_mesh(mesh):
+            return step(state, batch)
+
+    return jax.jit(on_mesh, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))

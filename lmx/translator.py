@@ -1,0 +1,251 @@
+"""Text in, text out: the one path that validation, test, the command line and notebooks share.
+
+A `Translator` is a model, its tokenizers and the settings of the search. It sorts lines by length into few compiled
+shapes, and hands translations back in the order of the lines.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Int
+
+from lmx.checkpoint import Params, load_params
+from lmx.decoding import Hypotheses, beam_search, gnmt_penalty, greedy_search, power_penalty
+from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
+from lmx.text import Tokenizer, load_tokenizer
+
+# Source lengths are rounded up to these, so that few programs are compiled; beyond the last, to its multiples.
+LENGTHS = (8, 16, 32, 64, 128)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """How translations are looked for.
+
+    Attributes:
+        beam_size: beginnings kept for each sentence; 1 is greedy.
+        length_penalty: "power" divides by length^alpha (fairseq, Hugging Face), "gnmt" by ((5 + length) / 6)^alpha.
+        alpha: 0 is no penalty.
+        max_ratio, max_extra: a translation has at most max_ratio x source length + max_extra tokens.
+        batch_tokens: source tokens decoded at once, padding included; bounds the memory.
+    """
+
+    beam_size: int = 5
+    length_penalty: Literal["power", "gnmt"] = "power"
+    alpha: float = 1.0
+    max_ratio: float = 1.5
+    max_extra: int = 16
+    batch_tokens: int = 2048
+
+    def __post_init__(self):
+        for name in ("beam_size", "batch_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {name}={getattr(self, name)}.")
+
+    def __str__(self) -> str:
+        if self.beam_size == 1:
+            return "greedy"
+        return f"beam {self.beam_size}, {self.length_penalty} length penalty {self.alpha:g}"
+
+
+@dataclass(frozen=True)
+class Translation:
+    """One translated line: its text, its ids and the penalised log-probability that ranked it (0 if greedy)."""
+
+    text: str
+    ids: tuple[int, ...]
+    score: float
+
+
+class Translator:
+    """Translates lines of text with one model.
+
+    Args:
+        params: the model's parameters, as `nnx.to_pure_dict` gives them.
+        max_source_length: longer sources are cut to so many tokens, the end token included; `cut` counts them.
+    """
+
+    def __init__(
+        self,
+        config: Seq2SeqConfig,
+        params: Params,
+        *,
+        source_tokenizer: Tokenizer,
+        target_tokenizer: Tokenizer,
+        search: Search,
+        max_source_length: int | None = None,
+    ):
+        self.config, self.params, self.search = config, params, search
+        self.source_tokenizer, self.target_tokenizer = source_tokenizer, target_tokenizer
+        self.max_source_length = max_source_length or config.max_length
+        self.cut = 0
+        self._definition = nnx.graphdef(nnx.eval_shape(lambda: Seq2Seq(config, rngs=nnx.Rngs(0))))
+        self._search = jax.jit(self._make_search(), static_argnames="max_length")
+
+    @staticmethod
+    def load(run_directory: Path, *, search: Search | None = None) -> "Translator":
+        """Returns the translator of a finished run, from the files in its directory alone.
+
+        Raises:
+            FileNotFoundError: the directory is not a run's, or its training has not ended.
+            ValueError: the run is of another kind.
+        """
+        path = run_directory / "config.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"{run_directory} must be a run directory: it has no config.json.")
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        if saved.get("family") != "seq2seq":
+            raise ValueError(f"{run_directory} must hold a model that translates, got family={saved.get('family')}.")
+        config = Seq2SeqConfig(**saved["model"])
+        search = search or Search(**saved["config"]["search"])
+        shapes = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: Seq2Seq(config, rngs=nnx.Rngs(0))), nnx.Param))
+        params = jax.tree.map(jnp.asarray, load_params(run_directory / "model.safetensors", shapes))
+        source_tokenizer, target_tokenizer = load_tokenizers(run_directory)
+        return Translator(
+            config,
+            params,
+            source_tokenizer=source_tokenizer,
+            target_tokenizer=target_tokenizer,
+            search=search,
+            max_source_length=saved["config"]["max_length"],
+        )
+
+    def with_params(self, params: Params) -> "Translator":
+        """Returns a translator with other parameters that shares all that is compiled."""
+        other = object.__new__(Translator)
+        other.__dict__.update(self.__dict__, params=params, cut=0)
+        return other
+
+    def translate(
+        self, lines: Sequence[str], *, progress: Callable[[int], None] = lambda done: None
+    ) -> list[Translation]:
+        """Translates lines, each by itself; an empty line gives an empty line.
+
+        Args:
+            progress: called with the number of lines done so far.
+        """
+        sources = [self._encode(line) for line in lines]
+        results = [Translation("", (), 0.0)] * len(lines)
+        done = sum(len(ids) == 1 for ids in sources)
+        for length, indices in self._groups(sources):
+            rows = self._rows(length, len(indices))
+            source = np.full((rows, length), self.config.pad_id, np.int32)
+            for row, index in enumerate(indices):
+                source[row, : len(sources[index])] = sources[index]
+            found = jax.device_get(self._search(self.params, source, max_length=self._max_target_length(length)))
+            for row, index in enumerate(indices):
+                ids = self._until_end(found.tokens[row, 0])
+                results[index] = Translation(self.target_tokenizer.decode(ids), ids, float(found.scores[row, 0]))
+            done += len(indices)
+            progress(done)
+        return results
+
+    def attention(self, line: str, translation: Translation) -> dict[str, Any]:
+        """Returns the attention of the decoder to the source, for a translation this model made.
+
+        The result holds `source` and `target` pieces and `weights`, [N, H, T, S].
+        """
+        ids = self._encode(line)
+        source = jnp.asarray([ids], jnp.int32)
+        end = self.target_tokenizer.eos_id
+        words = [word for word in translation.ids if word != end]
+        decoder_input = jnp.asarray([[self.target_tokenizer.bos_id, *words]], jnp.int32)
+        model = nnx.merge(self._definition, self.params)
+        memory, _ = model.encode(source)
+        _, maps = model.decode(memory, source, decoder_input, with_attention=True)
+        return {
+            "source": self.source_tokenizer.pieces(ids),
+            "target": self.target_tokenizer.pieces([*words, end]),
+            "weights": np.asarray(maps["memory"][:, 0]),
+        }
+
+    def _make_search(self) -> Callable[..., Hypotheses]:
+        search, tokenizer, pad_id = self.search, self.target_tokenizer, self.config.pad_id
+        penalty = {"power": power_penalty, "gnmt": gnmt_penalty}[search.length_penalty](search.alpha)
+        ids = {"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id, "pad_id": pad_id}
+
+        def run(params: Params, source: Int[Array, "B S"], *, max_length: int) -> Hypotheses:
+            model = nnx.merge(self._definition, params)
+            step, cache = model.start_decoding(source, slots=max_length * search.beam_size)
+            active = (source != pad_id).any(-1)
+            if search.beam_size == 1:
+                tokens = greedy_search(step, cache, active=active, max_length=max_length, **ids)
+                return Hypotheses(tokens[:, None], jnp.zeros((tokens.shape[0], 1)))
+            return beam_search(
+                step,
+                cache,
+                active=active,
+                beam_size=search.beam_size,
+                max_length=max_length,
+                length_penalty=penalty,
+                **ids,
+            )
+
+        return run
+
+    def _encode(self, line: str) -> list[int]:
+        ids = self.source_tokenizer.encode(line)
+        if len(ids) >= self.max_source_length:
+            self.cut += 1
+        return [*ids[: self.max_source_length - 1], self.source_tokenizer.eos_id]
+
+    def _groups(self, sources: list[list[int]]) -> list[tuple[int, list[int]]]:
+        """Returns (padded length, indices) of each batch; lines without a token but the end are in none."""
+        padded = {index: _round_up(len(ids)) for index, ids in enumerate(sources) if len(ids) > 1}
+        groups = []
+        for length in sorted(set(padded.values())):
+            members = sorted((i for i in padded if padded[i] == length), key=lambda i: (len(sources[i]), i))
+            size = self._rows(length, len(members))
+            groups += [(length, members[start : start + size]) for start in range(0, len(members), size)]
+        return groups
+
+    def _rows(self, length: int, number: int) -> int:
+        """Returns the rows of a batch: a power of two, as many as there are lines or the budget allows."""
+        most = max(1, self.search.batch_tokens // length)
+        return min(1 << (most.bit_length() - 1), 1 << (number - 1).bit_length())
+
+    def _max_target_length(self, source_length: int) -> int:
+        return min(int(source_length * self.search.max_ratio) + self.search.max_extra, self.config.max_length)
+
+    def _until_end(self, tokens: np.ndarray) -> tuple[int, ...]:
+        ends = np.flatnonzero(tokens == self.target_tokenizer.eos_id)
+        return tuple(int(word) for word in tokens[: ends[0] + 1 if ends.size else None])
+
+
+def save_tokenizers(run_directory: Path, source_tokenizer: Tokenizer, target_tokenizer: Tokenizer) -> None:
+    """Writes tokenizers where `load_tokenizers` finds them; a joint one is written once."""
+    if source_tokenizer is target_tokenizer:
+        source_tokenizer.save(run_directory / f"tokenizer{source_tokenizer.suffix}")
+        return
+    source_tokenizer.save(run_directory / f"source{source_tokenizer.suffix}")
+    target_tokenizer.save(run_directory / f"target{target_tokenizer.suffix}")
+
+
+def load_tokenizers(run_directory: Path) -> tuple[Tokenizer, Tokenizer]:
+    """Returns the source's and the target's tokenizer of a run.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
+    found = {path.stem: path for path in run_directory.iterdir() if path.suffix in (".model", ".vocab", ".bytes")}
+    if "tokenizer" in found:
+        joint = load_tokenizer(found["tokenizer"])
+        return joint, joint
+    if {"source", "target"} <= found.keys():
+        return load_tokenizer(found["source"]), load_tokenizer(found["target"])
+    raise FileNotFoundError(f"{run_directory} must hold a tokenizer (tokenizer.model, or source.* and target.*).")
+
+
+def _round_up(length: int) -> int:
+    for bound in LENGTHS:
+        if length <= bound:
+            return bound
+    return -(-length // LENGTHS[-1]) * LENGTHS[-1]
+

@@ -1,0 +1,267 @@
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from lmx.nn.attention import KernelChoice, MultiHeadAttention, attend, attention_weights, choose_kernel
+from lmx.nn.layers import dropout
+
+B, T, S, H, G, K, D = 2, 5, 7, 6, 3, 4, 24
+
+
+def vectors(*shape: int, seed: int = 0) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def heads(groups: int = H) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Makes query, key and value."""
+    return vectors(B, T, H, K, seed=1), vectors(B, S, groups, K, seed=2), vectors(B, S, groups, K, seed=3)
+
+
+def some_mask(*shape: int) -> jax.Array:
+    """Makes a mask in which every row sees at least the first key."""
+    return jnp.asarray(np.random.default_rng(4).random(shape) < 0.5).at[..., 0].set(True)
+
+
+def by_hand(query, key, value, *, mask=None, bias=None) -> np.ndarray:
+    """Attention as a loop over single numbers."""
+    query, key, value = (np.asarray(x, np.float64) for x in (query, key, value))
+    out = np.zeros(query.shape)
+    for b, t, h in np.ndindex(query.shape[:3]):
+        g = h // (query.shape[2] // key.shape[2])
+        scores = key[b, :, g] @ query[b, t, h] / math.sqrt(query.shape[3])
+        if bias is not None:
+            scores = scores + np.broadcast_to(bias, (B, H, T, S))[b, h, t]
+        if mask is not None:
+            scores = np.where(np.broadcast_to(mask, (B, H, T, S))[b, h, t], scores, -np.inf)
+        weights = np.exp(scores - scores.max())
+        out[b, t, h] = weights / weights.sum() @ value[b, :, g]
+    return out
+
+
+# The door.
+
+
+@pytest.mark.parametrize("groups", [H, G, 1])
+@pytest.mark.parametrize("shape", [None, (B, 1, 1, S), (1, 1, T, S), (B, H, T, S)])
+def test_attend_equals_a_loop_over_single_numbers(groups, shape):
+    query, key, value = heads(groups)
+    mask, bias = (None, None) if shape is None else (some_mask(*shape), vectors(1, H, T, S, seed=5))
+    expected = by_hand(query, key, value, mask=mask, bias=bias)
+    np.testing.assert_allclose(attend(query, key, value, mask=mask, bias=bias), expected, atol=1e-5)
+
+
+def test_attend_and_its_gradients_equal_jax():
+    mask, bias = some_mask(B, 1, T, S), vectors(1, H, T, S, seed=5)
+    target = vectors(B, T, H, K, seed=6)
+
+    def loss(attention, query, key, value, bias):
+        return jnp.sum(attention(query, key, value, mask=mask, bias=bias) * target)
+
+    arguments = (*heads(G), bias)
+    ours, theirs = (
+        jax.jit(jax.value_and_grad(functools.partial(loss, attention), argnums=(0, 1, 2, 3)))(*arguments)
+        for attention in (attend, jax.nn.dot_product_attention)
+    )
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-5, rtol=1e-5), ours, theirs)
+
+
+def test_grouped_heads_are_repeated_heads():
+    query, key, value = heads(G)
+    repeated = (jnp.repeat(x, H // G, axis=2) for x in (key, value))
+    np.testing.assert_allclose(attend(query, key, value), attend(query, *repeated), atol=1e-6)
+
+
+def test_masked_positions_do_not_matter():
+    query, key, value = heads(G)
+    mask = some_mask(B, 1, 1, S)
+    hidden = np.asarray(~mask[:, 0, 0])[:, :, None, None]
+    other_key, other_value = jnp.where(hidden, 1e3, key), jnp.where(hidden, -1e3, value)
+    np.testing.assert_array_equal(
+        attend(query, key, value, mask=mask), attend(query, other_key, other_value, mask=mask)
+    )
+
+
+def test_a_row_that_sees_nothing_averages_the_values():
+    query, key, value = heads()
+    mask = some_mask(B, 1, T, S).at[1, :, 2].set(False)
+    attended = attend(query, key, value, mask=mask)
+    np.testing.assert_allclose(attended[1, 2], value[1].mean(0), atol=1e-6)
+    gradient = jax.grad(lambda query: attend(query, key, value, mask=mask).sum())(query)
+    assert jnp.isfinite(gradient).all()
+
+
+def test_weights_are_a_distribution_over_what_may_be_seen():
+    query, key, _ = heads(G)
+    mask = some_mask(B, 1, T, S)
+    weights = attention_weights(query, key, mask=mask)
+    assert weights.shape == (B, H, T, S)
+    np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-6)
+    assert (weights[np.broadcast_to(~mask, weights.shape)] == 0).all()
+
+
+def test_bfloat16_attends_with_a_float32_softmax():
+    query, key, value = (x.astype(jnp.bfloat16) for x in heads(G))
+    weights = attention_weights(query, key)
+    assert weights.dtype == jnp.float32
+    np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-6)  # bfloat16 sums would be off by 0.004
+    attended = attend(query, key, value)
+    assert attended.dtype == jnp.bfloat16
+    np.testing.assert_allclose(attended.astype(jnp.float32), by_hand(query, key, value), atol=0.03)
+
+
+def test_large_scores_do_not_overflow():
+    query, key, value = heads()
+    attended = attend(1e3 * query, 1e3 * key, value)
+    assert jnp.isfinite(attended).all()
+
+
+def test_attend_is_the_same_under_jit_and_vmap():
+    query, key, value = heads(G)
+    attended = attend(query, key, value)
+    np.testing.assert_allclose(jax.jit(attend)(query, key, value), attended, atol=1e-6)
+    one_by_one = jax.vmap(lambda *row: attend(*(x[None] for x in row))[0])(query, key, value)
+    np.testing.assert_allclose(one_by_one, attended, atol=1e-6)
+
+
+def test_dropout_acts_on_the_weights_and_only_with_a_key():
+    query, key, value = heads(G)
+    dropout_key = jax.random.key(1)
+    np.testing.assert_array_equal(attend(query, key, value, dropout_rate=0.4), attend(query, key, value))
+    kept = dropout(attention_weights(query, key), 0.4, dropout_key)
+    expected = jnp.einsum("BHTS,BSHK->BTHK", kept, jnp.repeat(value, H // G, axis=2))
+    attended = attend(query, key, value, dropout_rate=0.4, dropout_key=dropout_key)
+    np.testing.assert_allclose(attended, expected, atol=1e-5)
+
+
+def test_query_heads_must_divide_into_the_key_heads():
+    query, key, value = heads(4)
+    with pytest.raises(ValueError, match=r"^num_heads must be a multiple of num_kv_heads, got num_heads=6 and num_kv"):
+        attend(query, key, value)
+
+
+# The kernel.
+
+FITTING = {"dtype": jnp.bfloat16, "head_width": 64, "platform": "gpu"}
+
+
+def test_auto_takes_the_fused_kernel_where_it_applies_and_says_so():
+    assert choose_kernel("auto", **FITTING) == KernelChoice("cudnn", "fused, and it applies")
+    assert choose_kernel("cudnn", **FITTING) == KernelChoice("cudnn", "asked for")
+    assert choose_kernel("xla", **FITTING) == KernelChoice("xla", "asked for")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"platform": "cpu"}, "the platform is cpu"),
+        ({"dtype": jnp.float32}, "the compute type is float32"),
+        ({"head_width": 60}, "the head width is 60, not a multiple of 8 up to 128"),
+        ({"head_width": 256}, "the head width is 256, not a multiple of 8 up to 128"),
+        ({"dropout_rate": 0.1}, "attention weights are dropped out"),
+    ],
+)
+def test_what_the_fused_kernel_cannot_do_is_a_reason_for_auto_and_an_error_for_cudnn(change, reason):
+    assert choose_kernel("auto", **{**FITTING, **change}) == KernelChoice("xla", reason)
+    with pytest.raises(ValueError, match=rf'^kernel="cudnn" cannot be used here: {reason}\. Use kernel="auto" or "xla"'):
+        choose_kernel("cudnn", **{**FITTING, **change})
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="is about the CPU")
+def test_cudnn_on_a_cpu_is_an_error_that_lists_all_reasons():
+    with pytest.raises(ValueError, match=r"the platform is cpu; the compute type is float32; the head width is 4, not"):
+        attend(*heads(), kernel="cudnn")
+
+
+def test_a_named_xla_kernel_is_what_auto_takes_on_a_cpu():
+    np.testing.assert_array_equal(attend(*heads(), kernel="xla"), attend(*heads(), kernel="auto"))
+
+
+# The layer.
+
+
+def make_attention(**settings) -> MultiHeadAttention:
+    """Builds the layer with all of its parameters, biases too, drawn from a normal distribution."""
+    definition, state = nnx.split(nnx.eval_shape(lambda: MultiHeadAttention(D, H, rngs=nnx.Rngs(0), **settings)))
+    generator = np.random.default_rng(8)
+    draw = lambda shape: jnp.asarray(generator.normal(0, D**-0.5, shape.shape), shape.dtype)  # noqa: E731
+    return nnx.merge(definition, jax.tree.map(draw, state))
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_kv_heads": G}, {"use_bias": False}])
+def test_the_layer_maps_into_heads_attends_and_maps_out(settings):
+    layer = make_attention(**settings)
+    x, memory, mask = vectors(B, T, D), vectors(B, S, D, seed=1), some_mask(B, 1, 1, S)
+
+    def project(y: jax.Array, linear: nnx.Module, contracted: int) -> np.ndarray:
+        mapped = np.tensordot(y, linear.weight[...], contracted)
+        return mapped if linear.bias is None else mapped + np.asarray(linear.bias[...])
+
+    query, key, value = (project(*pair, 1) for pair in ((x, layer.query), (memory, layer.key), (memory, layer.value)))
+    expected = project(by_hand(query, key, value, mask=mask), layer.out, 2)
+    np.testing.assert_allclose(layer(x, layer.keys_values(memory, positions=None), mask=mask), expected, atol=1e-5)
+    weights = layer.weights(x, layer.keys_values(memory, positions=None), mask=mask)
+    np.testing.assert_allclose(weights, attention_weights(jnp.asarray(query), jnp.asarray(key), mask=mask), atol=1e-5)
+
+
+def test_rotation_makes_attention_a_matter_of_distance():
+    layer, still = make_attention(rotary_base=10000.0), make_attention()
+    x = vectors(B, T, D)
+
+    def run(layer: MultiHeadAttention, positions: jax.Array | None) -> jax.Array:
+        return layer(x, layer.keys_values(x, positions=positions), positions=positions)
+
+    counted = run(layer, None)
+    np.testing.assert_allclose(run(layer, jnp.arange(T)[None]), counted, atol=1e-6)
+    np.testing.assert_allclose(run(layer, jnp.arange(40, 40 + T)[None]), counted, atol=1e-4)
+    assert float(jnp.abs(run(layer, 3 * jnp.arange(T)[None]) - counted).max()) > 0.01
+    assert float(jnp.abs(run(still, None) - counted).max()) > 0.01
+    np.testing.assert_array_equal(run(still, jnp.arange(T)[None]), run(still, None))
+
+
+def test_without_positions_attention_does_not_know_the_order():
+    layer, x, order = make_attention(), vectors(B, T, D), np.array([3, 1, 4, 0, 2])
+    attended = layer(x, layer.keys_values(x, positions=None))
+    shuffled = layer(x[:, order], layer.keys_values(x[:, order], positions=None))
+    np.testing.assert_allclose(shuffled, attended[:, order], atol=1e-5)
+
+
+def test_the_layer_drops_out_weights_only_with_a_key():
+    layer, still = make_attention(dropout_rate=0.4), make_attention()
+    x = vectors(B, T, D)
+    keys_values = layer.keys_values(x, positions=None)
+    np.testing.assert_array_equal(layer(x, keys_values), still(x, keys_values))
+    first, again, other = (layer(x, keys_values, key=jax.random.key(seed)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert float(jnp.abs(first - other).max()) > 0.01
+
+
+def test_every_parameter_names_its_axes():
+    layer = make_attention(num_kv_heads=G)
+    for path, param in nnx.to_flat_state(nnx.state(layer, nnx.Param)):
+        assert len(param.get_metadata("axes")) == len(param.shape), path
+    assert layer.query.weight.shape == (D, H, K)
+    assert layer.query.weight.get_metadata("axes") == ("embed", "heads", None)
+    assert layer.value.weight.shape == (D, G, K)
+    assert layer.value.weight.get_metadata("axes") == ("embed", "kv_heads", None)
+    assert layer.out.weight.shape == (H, K, D)
+    assert layer.out.weight.get_metadata("axes") == ("heads", None, "embed")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"width": 10, "num_heads": 4}, r"^width must be divisible by num_heads, got width=10 and num_heads=4\.$"),
+        (
+            {"width": 24, "num_heads": 6, "num_kv_heads": 4},
+            r"^num_heads must be a multiple of num_kv_heads, got num_heads=6 and num_kv_heads=4\.$",
+        ),
+    ],
+)
+def test_sizes_that_do_not_divide_are_errors(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        MultiHeadAttention(**arguments, rngs=nnx.Rngs(0))

@@ -1,0 +1,70 @@
+"""Translations without a model."""
+
+import random
+
+import pytest
+
+from lmx.scoring.baselines import dictionary_translations, nearest_translations
+
+COLORS = {"red": "rot", "blue": "blau", "green": "grün", "gray": "grau"}
+THINGS = {"car": "Auto", "house": "Haus", "door": "Tür", "ball": "Ball", "book": "Buch"}
+
+
+def pairs_in_reverse_order(count: int) -> list[tuple[str, str]]:
+    draw = random.Random(0)
+    pairs = []
+    for _ in range(count):
+        color, thing = draw.choice(sorted(COLORS)), draw.choice(sorted(THINGS))
+        pairs.append((f"{color} {thing}.", f"{THINGS[thing]} {COLORS[color]}."))
+    return pairs
+
+
+def test_the_dictionary_finds_each_word_and_keeps_the_source_order():
+    translations = dictionary_translations(pairs_in_reverse_order(200), ["blue door.", "Gray ball."])
+    assert translations == ["Blau Tür.", "Grau Ball."]
+
+
+def test_the_dictionary_explains_frequent_words_away():
+    """Der accompanies every noun, yet the noun's own word wins, as in IBM Model 1."""
+    train = [("the dog", "der Hund"), ("the bear", "der Bär"), ("the tree", "der Baum"), ("the lion", "der Löwe")]
+    assert dictionary_translations(train, ["dog the tree"]) == ["Hund der Baum"]
+
+
+def test_the_dictionary_lowers_the_capital_of_a_first_word_only_if_it_is_lower_elsewhere():
+    train = [("he runs", "Er läuft"), ("runs he", "läuft er"), ("Berlin runs", "Berlin läuft")]
+    assert dictionary_translations(train, ["runs he", "runs berlin"]) == ["Läuft er", "Läuft Berlin"]
+
+
+def test_a_word_that_is_not_in_training_is_copied():
+    assert dictionary_translations([("a dog", "ein Hund"), ("a cat", "eine Katze")], ["unknown!"]) == ["Unknown!"]
+
+
+def test_an_empty_line_translates_to_an_empty_line():
+    train = [("a dog", "ein Hund"), ("", "")]
+    assert dictionary_translations(train, [""]) == [""]
+    assert nearest_translations(train, [""]) == ["ein Hund"]
+
+
+def test_the_nearest_sentence_is_the_one_that_shares_the_rarest_words():
+    train = [("the dog sees the cat", "A"), ("the cow sees the mouse", "B"), ("the dog eats", "C")]
+    assert nearest_translations(train, ["the mouse", "the dog eats the bread", "the dog sees the cat"]) == [
+        "B",
+        "C",
+        "A",
+    ]
+
+
+def test_the_earlier_of_two_equally_near_sentences_is_taken():
+    assert nearest_translations([("a dog", "first"), ("a dog", "second"), ("cats", "third")], ["a dog"]) == ["first"]
+
+
+@pytest.mark.parametrize("translate", [dictionary_translations, nearest_translations])
+def test_no_training_pairs_is_an_error(translate):
+    with pytest.raises(ValueError, match=r"train_pairs must hold at least one pair, got 0 pairs\."):
+        translate([], ["a dog"])
+
+
+@pytest.mark.parametrize("translate", [dictionary_translations, nearest_translations])
+def test_there_is_one_translation_a_source(translate):
+    assert translate(pairs_in_reverse_order(5), []) == []
+    assert len(translate(pairs_in_reverse_order(5), ["red car.", "blue house.", "x"])) == 3

@@ -1,0 +1,203 @@
+"""What holds for the project as a whole: names are documented, options are read, nothing depends on one machine."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PYTHON_FILES = [path for room in ("lmx", "experiments", "benchmarks") for path in sorted((ROOT / room).rglob("*.py"))]
+TREES = {path: ast.parse(path.read_text(encoding="utf-8"), filename=str(path)) for path in PYTHON_FILES}
+BUILT = {"site", "runs", "dist", "__pycache__"}
+
+
+def place(path: Path, node: ast.AST | None = None) -> str:
+    return f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}"
+
+
+def project_files() -> list[Path]:
+    """All files of the project but for what is built, hidden (save .ci) or not text."""
+
+    def is_ours(path: Path) -> bool:
+        folders = path.relative_to(ROOT).parts
+        hidden = any(part.startswith(".") and part not in (".ci", ".gitignore") for part in folders)
+        return path.is_file() and not hidden and not BUILT & set(folders) and folders[:2] != ("docs", "api")
+
+    return [path for path in sorted(ROOT.rglob("*")) if is_ours(path) and b"\0" not in path.read_bytes()[:1024]]
+
+
+# Documentation
+
+
+def undocumented(body: list[ast.stmt], prefix: str = "") -> Iterator[tuple[str, ast.AST]]:
+    """Yields the public functions, classes and methods without a docstring."""
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            decorators = [ast.unparse(decorator) for decorator in node.decorator_list]
+            if ast.get_docstring(node) is None and not any("overload" in text for text in decorators):
+                yield prefix + node.name, node
+            if isinstance(node, ast.ClassDef):
+                yield from undocumented(node.body, f"{prefix}{node.name}.")
+
+
+def test_every_public_name_has_a_docstring():
+    missing = []
+    for path, tree in TREES.items():
+        if path.is_relative_to(ROOT / "lmx"):
+            missing += [place(path, node) + " " + name for name, node in undocumented(tree.body)]
+    assert not missing, "without a docstring:\n" + "\n".join(missing)
+
+
+def test_every_module_says_where_its_border_is():
+    missing = [place(path) for path, tree in TREES.items() if not ast.get_docstring(tree)]
+    assert not missing, "without a module docstring:\n" + "\n".join(missing)
+
+
+def alphabet() -> set[str]:
+    """The letters that docs/axes.md explains."""
+    page = (ROOT / "docs" / "axes.md").read_text(encoding="utf-8")
+    return set(re.findall(r"^\| `([A-Z])` \|", page, flags=re.MULTILINE))
+
+
+def test_every_letter_of_a_shape_is_in_the_alphabet():
+    letters = alphabet()
+    assert {"B", "T", "S", "D", "H", "K", "V"} <= letters
+    unknown = []
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Tuple) and len(node.slice.elts) == 2:
+                kind, shape = node.slice.elts
+                if isinstance(shape, ast.Constant) and ast.unparse(kind).endswith(("Array", "ndarray")):
+                    found = {axis for axis in re.findall(r"\b[A-Z]\b", str(shape.value)) if axis not in letters}
+                    unknown += [f"{place(path, node)} {axis} in {shape.value!r}" for axis in found]
+    assert not unknown, "not in docs/axes.md:\n" + "\n".join(unknown)
+
+
+def test_every_axis_of_a_parameter_is_in_the_alphabet():
+    page = (ROOT / "docs" / "axes.md").read_text(encoding="utf-8")
+    known = set(re.findall(r"^\| `([a-z_]+)` \|", page, flags=re.MULTILINE))
+    used = {
+        constant.value
+        for tree in TREES.values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.keyword) and node.arg == "axes"
+        for constant in ast.walk(node.value)
+        if isinstance(constant, ast.Constant) and isinstance(constant.value, str)
+    }
+    used -= {"axes"}  # get_metadata("axes")
+    assert used <= known, f"not in docs/axes.md: {used - known}"
+
+
+# Configuration
+
+
+def is_dataclass(node: ast.AST) -> bool:
+    return isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(d) for d in node.decorator_list)
+
+
+def unread_fields(trees: dict[Path, ast.Module]) -> list[str]:
+    """The fields of `...Config` dataclasses that nobody reads by name outside the class itself."""
+    readers: dict[str, set[tuple[Path, int]]] = {}
+    for path, tree in trees.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                readers.setdefault(node.attr, set()).add((path, node.lineno))
+    unread = []
+    for path, tree in trees.items():
+        for node in ast.walk(tree):
+            if is_dataclass(node) and node.name.endswith("Config"):
+                inside = {(path, line) for line in range(node.lineno, node.end_lineno + 1)}
+                fields = [field.target.id for field in node.body if isinstance(field, ast.AnnAssign)]
+                unread += [f"{node.name}.{name}" for name in fields if not readers.get(name, set()) - inside]
+    return unread
+
+
+def test_every_config_field_is_read():
+    assert not (unread := unread_fields(TREES)), f"fields that nothing reads: {unread}"
+
+
+def test_an_unread_config_field_is_found():
+    tree = ast.parse("@dataclass(frozen=True)\nclass AConfig:\n    width: int\n    depth: int\n\nprint(config.width)\n")
+    assert unread_fields({ROOT / "a.py": tree}) == ["AConfig.depth"]
+
+
+def test_configs_are_frozen_and_keyword_only():
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            if is_dataclass(node) and node.name.endswith("Config"):
+                decorators = " ".join(ast.unparse(decorator) for decorator in node.decorator_list)
+                assert "frozen=True" in decorators, f"{place(path, node)} {node.name} must be frozen"
+                assert "kw_only=True" in decorators, f"{place(path, node)} {node.name} must be keyword-only"
+
+
+# Files
+
+
+def test_there_is_no_utils():
+    found = [place(path) for path in project_files() if re.match(r"(utils?|helpers?|misc|common)\b", path.stem)]
+    assert not found, f"name the idea, not its usefulness: {found}"
+
+
+def test_only_lmx_and_its_rooms_are_packages():
+    packages = [path.relative_to(ROOT) for path in project_files() if path.name == "__init__.py"]
+    strangers = [str(path) for path in packages if path.parts[0] != "lmx"]
+    assert not strangers, f"an __init__.py here would shadow an installed package: {strangers}"
+    missing = [str(p.parent) for p in PYTHON_FILES if "lmx" in p.parts and not (p.parent / "__init__.py").exists()]
+    assert not missing, f"without __init__.py the wheel is incomplete: {missing}"
+
+
+def test_no_file_names_a_place_on_one_machine():
+    homes = "|".join(("home", "root", "Users", "work", "opt", "mnt", "scratch"))
+    machine = re.compile(r"(?<![\w.~$})/-])/(?:" + homes + r")/\w")
+    found = []
+    for path in project_files():
+        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+            found += [f"{path.relative_to(ROOT)}:{number}: {line.strip()}" for _ in machine.finditer(line)]
+    assert not found, "\n".join(found)
+
+
+def test_constraints_are_plain_pins():
+    for path in sorted((ROOT / "constraints").glob("*.txt")):
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+        wrong = [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.!]*", line)]
+        assert not wrong, f"{path.name} must hold name==version alone, got {wrong}"
+
+
+def test_constraints_pin_all_that_is_required():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    wanted = {re.split(r"[\[<>=]", line)[0] for line in [*project["dependencies"], *extras["test"], *extras["docs"]]}
+    for path in sorted((ROOT / "constraints").glob("*.txt")):
+        pinned = {line.partition("==")[0].lower() for line in path.read_text(encoding="utf-8").split("\n")}
+        assert wanted - {"lmx"} <= pinned, f"{path.name} must pin {wanted - {'lmx'} - pinned}"
+
+
+# Imports and the wheel
+
+
+def test_importing_lmx_is_quick_and_loads_no_jax():
+    program = (
+        "import sys, time; started = time.perf_counter(); import lmx; seconds = time.perf_counter() - started;"
+        "heavy = {'jax', 'flax', 'numpy', 'datasets'} & set(sys.modules); print(seconds, *heavy)"
+    )
+    printed = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    seconds, *heavy = printed.stdout.split()
+    assert not heavy
+    assert float(seconds) < 0.5
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_lmx_and_nothing_else(tmp_path: Path):
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
+    subprocess.run(pip, check=True)
+    (wheel,) = tmp_path.glob("lmx-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {"lmx"}
+    sources = {path.relative_to(ROOT).as_posix() for path in PYTHON_FILES if path.is_relative_to(ROOT / "lmx")}
+    assert sources <= set(names)

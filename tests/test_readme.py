@@ -1,0 +1,112 @@
+"""What README shows works: its Python runs, its commands, files and links exist."""
+
+import ast
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "docs" / "index.md", ROOT / "docs" / "contributing.md"]
+
+
+def blocks(text: str, *languages: str) -> list[str]:
+    return [code for language, code in re.findall(r"^```(\w*)\n(.*?)^```", text, re.M | re.S) if language in languages]
+
+
+def commands(text: str) -> list[list[str]]:
+    """The shell commands of a page, from its blocks and from inline code, split into words."""
+    lines = [line for block in blocks(text, "sh", "") for line in block.replace("\\\n", " ").split("\n")]
+    lines += re.findall(r"`((?:make|pip|lmx|python|\.venv/bin/\w+) [^`]+)`", text)
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def make_targets() -> set[str]:
+    return set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+
+
+def names_defined_in(path: Path) -> set[str]:
+    """Fields and string keys of a script: what its command line can name."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    fields = {
+        node.target.id for node in ast.walk(tree) if isinstance(node, ast.AnnAssign) and hasattr(node.target, "id")
+    }
+    return fields | {
+        node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+
+
+def check_make(words: list[str]) -> None:
+    targets = [word for word in words if "=" not in word]
+    assert set(targets) <= make_targets()
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for variable in (word.partition("=")[0] for word in words if "=" in word):
+        assert re.search(rf"^{variable} \?=", makefile, re.M), f"the Makefile has no {variable}"
+
+
+def check_python(words: list[str]) -> None:
+    script = ROOT / words[0]
+    assert script.is_file(), f"{words[0]} does not exist"
+    known = names_defined_in(script)
+    for word in words[1:]:
+        flag = re.match(r"--(?:[\w-]+\.)*([\w-]+)", word)
+        assert flag is None or flag[1].replace("-", "_") in known or flag[1] == "help", f"{words[0]} has no {word}"
+    if len(words) > 1 and not words[1].startswith("-"):
+        assert words[1] in known, f"{words[0]} has no preset {words[1]}"
+
+
+def check_lmx(words: list[str]) -> None:
+    assert words[0] in names_defined_in(ROOT / "lmx" / "cli.py"), f"lmx has no command {words[0]}"
+
+
+CHECKS = {"make": check_make, "python": check_python, "lmx": check_lmx}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_name_what_exists(page: Path):
+    for words in commands(page.read_text(encoding="utf-8")):
+        program = Path(words[0]).name
+        if program in CHECKS:
+            CHECKS[program](words[1:])
+
+
+def test_readme_tells_the_two_commands():
+    assert ["make", "demo"] in commands(README)
+    assert ["make", "test"] in commands(README)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_and_links_exist(page: Path):
+    text = page.read_text(encoding="utf-8")
+    rooms = r"(?:lmx|experiments|benchmarks|tests|docs|constraints|tokenizers)"
+    named = re.findall(rf"`({rooms}/[\w./-]*)`", text) + re.findall(rf"-c ({rooms}/[\w./-]+)", text)
+    missing = [name for name in named if not (ROOT / name).exists()]
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    missing += [link for link in links if not any((page.parent / (link + suffix)).exists() for suffix in ("", ".md"))]
+    assert not missing, f"{page.name} names what does not exist: {missing}"
+
+
+def test_extras_are_those_of_the_package():
+    listed = re.search(r"Extras: (.*?)\.\n", README, re.S)
+    assert listed is not None
+    declared = re.findall(
+        r"^(\w+) = \[",
+        (ROOT / "pyproject.toml").read_text().split("[project.optional-dependencies]")[1].split("\n[")[0],
+        re.M,
+    )
+    assert re.findall(r"`(\w+)`", listed[1]) == declared
+
+
+@pytest.mark.parametrize("number", range(len(blocks(README, "python"))))
+def test_python_code_runs(number: int, capsys: pytest.CaptureFixture[str]):
+    names: dict[str, object] = {"__name__": "__main__"}
+    exec(compile(blocks(README, "python")[number], f"README.md, block {number + 1}", "exec"), names)
+    assert "loss 0." in capsys.readouterr().out, "the example learns its task"
+
+
+def test_contributing_fits_one_screen():
+    lines = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8").split("\n")
+    assert len(lines) <= 50
+    assert max(map(len, lines)) <= 130

@@ -1,0 +1,267 @@
+import sys
+
+import numpy as np
+import pytest
+import sentencepiece
+
+from lmx.text import (
+    SPECIAL_PIECES,
+    ByteTokenizer,
+    PretokenizedTokenizer,
+    SentencePieceTokenizer,
+    Tokenizer,
+    detokenize_moses,
+    load_tokenizer,
+)
+
+TEXTS = [f"the {colour} {thing} is {place} the house" for colour in ("red", "green", "blue", "grey")
+         for thing in ("cat", "dog", "bird", "mouse", "horse") for place in ("in", "near", "behind")]  # fmt: skip
+SEGMENTED = ["der hund läuft .", "der an@@ trie@@ b der hund .", "ein hund ."]
+
+
+@pytest.fixture(scope="module")
+def learned() -> SentencePieceTokenizer:
+    return SentencePieceTokenizer.train(TEXTS, vocab_size=60)
+
+
+@pytest.fixture(params=["sentencepiece", "pretokenized", "bytes"])
+def tokenizer(request: pytest.FixtureRequest, learned: SentencePieceTokenizer) -> Tokenizer:
+    return {
+        "sentencepiece": learned,
+        "pretokenized": PretokenizedTokenizer.from_texts(TEXTS),
+        "bytes": ByteTokenizer(),
+    }[request.param]
+
+
+# Every tokenizer.
+
+
+def test_decoding_undoes_encoding(tokenizer: Tokenizer) -> None:
+    assert [tokenizer.decode(tokenizer.encode(text)) for text in TEXTS] == TEXTS
+
+
+def test_special_ids_are_the_same_in_every_tokenizer(tokenizer: Tokenizer) -> None:
+    assert isinstance(tokenizer, Tokenizer)
+    assert (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id, tokenizer.unk_id) == (0, 1, 2, 3)
+    assert tokenizer.pieces([0, 1, 2, 3]) == list(SPECIAL_PIECES)
+
+
+def test_encoding_adds_no_special_ids_and_stays_in_the_vocabulary(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode(TEXTS[0])
+    assert min(ids) > 3
+    assert max(ids) < tokenizer.vocab_size
+    assert tokenizer.encode("") == []
+
+
+def test_decoding_stops_at_the_end_and_skips_padding_and_beginning(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("the red cat")
+    other = tokenizer.encode("the blue dog")
+    assert tokenizer.decode([1, *ids, 0, 0, 2, *other]) == "the red cat"
+    assert tokenizer.decode([2, *ids]) == tokenizer.decode([]) == ""
+
+
+def test_rows_of_a_batch_decode(tokenizer: Tokenizer) -> None:
+    ids = np.array([*tokenizer.encode("the red cat"), 2, 0], dtype=np.int32)
+    assert tokenizer.decode(ids) == "the red cat"
+    assert len(tokenizer.pieces(ids)) == ids.size
+
+
+def test_a_loaded_tokenizer_is_the_saved_one(tokenizer: Tokenizer, tmp_path) -> None:
+    suffix = {"SentencePieceTokenizer": ".model", "PretokenizedTokenizer": ".vocab", "ByteTokenizer": ".bytes"}
+    path = tmp_path / "run" / f"tokenizer{suffix[type(tokenizer).__name__]}"
+    assert tokenizer.save(path) == path
+    loaded = load_tokenizer(path)
+    assert type(loaded) is type(tokenizer)
+    assert loaded.vocab_size == tokenizer.vocab_size
+    assert [loaded.encode(text) for text in TEXTS] == [tokenizer.encode(text) for text in TEXTS]
+    assert loaded.save(path.with_stem("again")).read_bytes() == path.read_bytes()
+
+
+def test_a_tokenizer_is_saved_under_its_own_suffix(tokenizer: Tokenizer, tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"must end in \.(model|vocab|bytes), got path=.*tokenizer\.txt"):
+        tokenizer.save(tmp_path / "tokenizer.txt")
+
+
+def test_loading_names_what_is_wrong_with_the_path(tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"must end in \.model, \.vocab or \.bytes, got path=vocabulary\.json"):
+        load_tokenizer("vocabulary.json")
+    for suffix in (".model", ".vocab", ".bytes"):
+        with pytest.raises(FileNotFoundError, match=rf"got path=.*missing\{suffix}, which does not exist"):
+            load_tokenizer(tmp_path / f"missing{suffix}")
+
+
+# SentencePiece.
+
+
+def test_training_is_deterministic_and_silent(capfd) -> None:
+    for model_type, vocab_size in (("bpe", 60), ("unigram", 28)):
+        first, second = (
+            SentencePieceTokenizer.train(
+                iter(TEXTS), vocab_size=vocab_size, model_type=model_type, max_texts=40, seed=3
+            )
+            for _ in range(2)
+        )
+        assert first.vocab_size == vocab_size
+        assert first._model == second._model
+    assert capfd.readouterr() == ("", "")
+
+
+def test_texts_are_drawn_by_seed() -> None:
+    models = {SentencePieceTokenizer.train(TEXTS, vocab_size=40, max_texts=20, seed=seed)._model for seed in (1, 2)}
+    assert len(models) == 2
+
+
+def test_a_character_without_a_piece_is_unknown_or_spelled_in_bytes(learned: SentencePieceTokenizer) -> None:
+    assert 3 in learned.encode("ö")
+    spelled = SentencePieceTokenizer.train(TEXTS, vocab_size=320, byte_fallback=True)
+    assert 3 not in spelled.encode("ö 🙂")
+    assert spelled.decode(spelled.encode("the cat ö 🙂")) == "the cat ö 🙂"
+
+
+def test_control_words_in_text_are_text(learned: SentencePieceTokenizer) -> None:
+    assert not {0, 1, 2} & set(learned.encode("the <pad> <s> </s> cat"))
+
+
+@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
+def test_a_vocabulary_too_large_names_the_largest(model_type) -> None:
+    with pytest.raises(
+        ValueError, match=r"^vocab_size must be at most \d+ for this text, got vocab_size=9000\.$"
+    ) as error:
+        SentencePieceTokenizer.train(TEXTS, vocab_size=9000, model_type=model_type)
+    largest = int(str(error.value).split()[5])
+    assert SentencePieceTokenizer.train(TEXTS, vocab_size=largest, model_type=model_type).vocab_size == largest
+
+
+def test_a_vocabulary_too_small_names_the_smallest() -> None:
+    with pytest.raises(
+        ValueError, match=r"^vocab_size must be at least \d+ to hold each character .*vocab_size=9\."
+    ) as error:
+        SentencePieceTokenizer.train(TEXTS, vocab_size=9)
+    smallest = int(str(error.value).split()[5])
+    assert SentencePieceTokenizer.train(TEXTS, vocab_size=smallest).vocab_size == smallest
+    with pytest.raises(ValueError, match=r"vocab_size must be over 4, the special ids, got vocab_size=4\."):
+        SentencePieceTokenizer.train(TEXTS, vocab_size=4)
+
+
+def test_training_needs_text() -> None:
+    with pytest.raises(ValueError, match=r"texts must hold at least one line with text, got none\."):
+        SentencePieceTokenizer.train(["", "  "], vocab_size=60)
+
+
+def test_any_other_refusal_is_passed_on() -> None:
+    with pytest.raises(ValueError, match=r"SentencePiece could not learn a vocabulary: .*character_coverage"):
+        SentencePieceTokenizer.train(TEXTS, vocab_size=60, character_coverage=0.1)
+
+
+def test_a_file_that_is_no_model_is_named(tmp_path) -> None:
+    path = tmp_path / "broken.model"
+    path.write_bytes(b"not a model")
+    with pytest.raises(ValueError, match=r"broken\.model: model must be a SentencePiece model, got 11 bytes"):
+        load_tokenizer(path)
+
+
+def test_a_model_without_padding_is_refused(tmp_path) -> None:
+    path = tmp_path / "nopad"
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS), model_prefix=str(path), vocab_size=60, model_type="bpe", minloglevel=2
+    )
+    with pytest.raises(ValueError, match=r"nopad\.model: .* must define pad_id, bos_id, .* got pad_id=-1.*--pad_id=N"):
+        load_tokenizer(path.with_suffix(".model"))
+
+
+# Text that is tokenised already.
+
+
+def test_frequent_words_come_first_and_equal_ones_by_code_point() -> None:
+    tokenizer = PretokenizedTokenizer.from_texts(SEGMENTED)
+    assert tokenizer.pieces(range(tokenizer.vocab_size)) == [
+        *SPECIAL_PIECES, ".", "der", "hund", "an@@", "b", "ein", "läuft", "trie@@",
+    ]  # fmt: skip
+
+
+def test_rare_words_are_unknown() -> None:
+    tokenizer = PretokenizedTokenizer.from_texts(SEGMENTED, min_count=2)
+    assert tokenizer.pieces(tokenizer.encode("der hund läuft .")) == ["der", "hund", "<unk>", "."]
+    with pytest.raises(
+        ValueError, match=r"texts must hold a word that occurs min_count times, got none with min_count=9\."
+    ):
+        PretokenizedTokenizer.from_texts(SEGMENTED, min_count=9)
+
+
+def test_decoding_undoes_the_marks_of_byte_pair_encoding() -> None:
+    tokenizer = PretokenizedTokenizer.from_texts(SEGMENTED)
+    assert tokenizer.decode(tokenizer.encode("der an@@ trie@@ b .")) == "der antrieb ."
+    assert tokenizer.decode(tokenizer.encode("der an@@")) == "der an"
+
+
+def test_special_pieces_in_text_are_unknown_words() -> None:
+    tokenizer = PretokenizedTokenizer.from_texts(["<s> der hund </s> <unk> <pad>"])
+    assert tokenizer.vocab_size == 6
+    assert tokenizer.encode("<s> hund </s> <pad>") == [3, 5, 3, 3]
+
+
+def test_only_ascii_white_space_separates_words(tmp_path) -> None:
+    words = ["drei\u00a0euro", "a\u2028b", "c\u0085d"]
+    tokenizer = PretokenizedTokenizer.from_texts([" \t".join(words) + "\r\n"])
+    assert sorted(tokenizer.pieces([4, 5, 6])) == sorted(words)
+    loaded = load_tokenizer(tokenizer.save(tmp_path / "odd.vocab"))
+    assert loaded.pieces([4, 5, 6]) == tokenizer.pieces([4, 5, 6])
+
+
+def test_words_are_distinct_and_not_special() -> None:
+    with pytest.raises(ValueError, match=r"words must be distinct, got 'der' twice\."):
+        PretokenizedTokenizer(["der", "hund", "der"])
+    with pytest.raises(ValueError, match=r"words must not be special pieces, got '</s>'\."):
+        PretokenizedTokenizer(["der", "</s>"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"<s>\n</s>\n<pad>\n<unk>\nder\n", r"bad\.vocab:1 must be '<pad>', got '<s>'"),
+        (b"<pad>\n<s>\n", r"bad\.vocab must start with the lines <pad>, <s>, </s>, <unk>, got 2 lines"),
+        (b"", r"bad\.vocab:1 must be '<pad>', got ''"),
+        (b"<pad>\n<s>\n</s>\n<unk>\nder\nder hund\n", r"bad\.vocab:6 must be one word .* got 'der hund'"),
+        (b"<pad>\n<s>\n</s>\n<unk>\nder\n\nhund\n", r"bad\.vocab:6 must be one word .* got ''"),
+        (b"<pad>\n<s>\n</s>\n<unk>\nder\ndas\nder\n", r"bad\.vocab:7 must be a new word, got 'der' again .*line 5"),
+        (b"<pad>\n<s>\n</s>\n<unk>\nl\xe4uft\n", r"bad\.vocab must be UTF-8, got byte 0xe4 at position 22\."),
+    ],
+)
+def test_a_vocabulary_file_names_its_wrong_line(tmp_path, content: bytes, message: str) -> None:
+    path = tmp_path / "bad.vocab"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        load_tokenizer(path)
+
+
+# Bytes.
+
+
+def test_bytes_spell_any_text() -> None:
+    tokenizer = ByteTokenizer()
+    assert tokenizer.vocab_size == 260
+    assert tokenizer.encode("aä") == [0x61 + 4, 0xC3 + 4, 0xA4 + 4]
+    assert tokenizer.pieces(tokenizer.encode("aä ")) == ["a", "<0xC3>", "<0xA4>", "<0x20>"]
+    assert tokenizer.decode([0xC3 + 4]) == "\ufffd"
+
+
+# Moses.
+
+
+@pytest.mark.parametrize(
+    ("language", "tokens", "text"),
+    [
+        ("en", "it &apos;s a dog , isn &apos;t it ?", "it's a dog, isn't it?"),
+        ("en", "the &quot; old &quot; man &amp; his dog", 'the "old" man & his dog'),
+        ("en", "a five @-@ year @-@ old boy", "a five-year-old boy"),
+        ("de", "ein mann , der &#91; etwas &#93; sagt : &quot; ja ! &quot;", 'ein mann, der [etwas] sagt: "ja!"'),
+    ],
+)
+def test_moses_tokens_become_running_text(language: str, tokens: str, text: str) -> None:
+    assert detokenize_moses(tokens, language=language) == text
+
+
+def test_a_missing_moses_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sacremoses", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'lmx\[moses\]'"):
+        detokenize_moses("ein hund .", language="cs")
