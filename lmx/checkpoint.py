@@ -100,8 +100,8 @@ def save_params(path: Path, params: Params) -> None:
     os.replace(partial, path)
 
 
-def load_params(path: Path, like: Params) -> Params:
-    """Reads parameters for a model whose parameters have the shapes of `like`.
+def load_params(path: Path, like: Params | None = None) -> Params:
+    """Reads parameters, for a model whose parameters have the shapes of `like` if it is given.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -112,6 +112,8 @@ def load_params(path: Path, like: Params) -> Params:
     if not path.is_file():
         raise FileNotFoundError(f"{path} must exist: it is written when training ends.")
     saved = load_file(path)
+    if like is None:
+        return _unflatten(saved)
     shapes = {".".join(names): array.shape for names, array in _flatten(like)}
     differences = [
         f"{name}: {'absent' if name not in saved else saved[name].shape} in the file, "
@@ -123,6 +125,20 @@ def load_params(path: Path, like: Params) -> Params:
         more = f"; and {len(differences) - 5} more" if len(differences) > 5 else ""
         raise ValueError(f"{path} must fit the model, got {'; '.join(differences[:5])}{more}.")
     return _unflatten(saved)
+
+
+def average_files(paths: Sequence[Path], output: Path) -> None:
+    """Writes the mean of safetensors files with the same names and shapes.
+
+    Raises:
+        FileNotFoundError: one is not there.
+        ValueError: they do not hold the same arrays, or there are none.
+    """
+    if not paths:
+        raise ValueError("at least one file must be given to average, got 0.")
+    first = load_params(paths[0])
+    parts = [first, *(load_params(path, first) for path in paths[1:])]
+    save_params(output, jax.tree.map(lambda *arrays: np.mean(arrays, axis=0, dtype=np.float32), *parts))
 
 
 def _flatten(params: Params, *prefix: str) -> list[tuple[tuple[str, ...], Any]]:

@@ -330,9 +330,7 @@ class _Writer:
             determiner = "" if role == "object" else "the"
         elif determiner == "all":
             if plural:
-                determiner = self.pick(
-                    ("two", "three", "four", "five", "six", "ten", "many", "some", "many", "some", "all", "both")
-                )
+                determiner = self.pick(tuple(NUMERALS) if self.chance(0.5) else ("many", "some", "all", "both"))
             else:
                 determiner = "every" if countable and role == "subject" else "the"
         elif determiner == "of":
@@ -544,11 +542,10 @@ class _Writer:
             clause.manner = self.pick(verb.manners)
             if verb.objects:
                 return clause
-        elif "place" in verb.marks and clause.place is None and verb.objects:
-            if place and self.chance(0.4):
-                clause.place = self.setting("place")
-        elif verb.english[0] in _INSTRUMENTS and not verb.particle and self.chance(0.4):
-            clause.companion = self.prepositional("with", "mit", DATIVE, self.pick(_INSTRUMENTS[verb.english[0]]))
+        elif verb.lemma in _INSTRUMENTS and self.chance(0.25):
+            clause.companion = self.prepositional("with", "mit", DATIVE, self.pick(_INSTRUMENTS[verb.lemma]))
+        elif "place" in verb.marks and clause.place is None and verb.objects and place and self.chance(0.4):
+            clause.place = self.setting("place")
         if quiet:
             return clause
         if not time and not clause.negated and "once" not in verb.marks and self.chance(frequency):
@@ -649,9 +646,9 @@ def _negation(write: _Writer) -> _Sentence:
 
 def _without_quantity(clause: Clause) -> Clause:
     """Makes an object that negation does not suit (many, two, both) plainly definite."""
-    for item in (clause.accusative,):
-        if isinstance(item, NounPhrase) and item.determiner in _QUANTITIES:
-            item.determiner = "the"
+    item = clause.accusative
+    if isinstance(item, NounPhrase) and item.determiner in _QUANTITIES:
+        item.determiner = "the"
     return clause
 
 

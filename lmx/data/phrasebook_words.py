@@ -98,12 +98,14 @@ contract: der Vertrag, Verträge; recipe: das Rezept, Rezepte
 picture: das Bild, Bilder; photo: das Foto, Fotos; painting: das Gemälde, Gemälde; map: die Landkarte, Landkarten
 [show]
 film: der Film, Filme; song: das Lied, Lieder
-[clothing]
+[clothing garment]
 shirt: das Hemd, Hemden; blouse: die Bluse, Blusen; dress/dresses: das Kleid, Kleider; skirt: der Rock, Röcke
 coat: der Mantel, Mäntel; jacket: die Jacke, Jacken; sweater: der Pullover, Pullover; suit: der Anzug, Anzüge
+glove: der Handschuh, Handschuhe; sock: die Socke, Socken
+[clothing]
 tie: die Krawatte, Krawatten; hat: der Hut, Hüte; cap: die Mütze, Mützen; scarf/scarves: der Schal, Schals
-glove: der Handschuh, Handschuhe; sock: die Socke, Socken; belt: der Gürtel, Gürtel
-[clothing footwear]
+belt: der Gürtel, Gürtel
+[clothing garment footwear]
 shoe: der Schuh, Schuhe; boot: der Stiefel, Stiefel
 [vehicle road]
 car: das Auto, Autos; truck: der Lastwagen, Lastwagen; motorcycle: das Motorrad, Motorräder; taxi: das Taxi, Taxis
@@ -234,7 +236,7 @@ slim: schlank | woman dancer actress man
 blind: blind | man woman horse dog mouse
 wild: wild wilder/wilder | horse wild duck goose cat river garden
 tame: zahm | bird fox monkey parrot goose lion
-dangerous: gefährlich | snake wolf bear lion tiger street tool machine plan mountain
+dangerous: gefährlich | snake wolf bear lion tiger street knife saw machine plan mountain
 fast: schnell faster/schneller | vehicle horse dog computer
 slow: langsam slower/langsamer | donkey horse train truck bus ship tractor computer
 red: rot | colored apple cherry tomato tulip wine
@@ -406,8 +408,8 @@ pick +up | ab-holen | person > person package ticket suitcase | place
 wake/woke/woken | auf-wecken | living > person dog cat | quietly carefully
 turn on | ein-schalten | person > device | manner
 turn off | aus-schalten | person > device | manner
-put/put on | an-ziehen - angezogen | person > clothing | manner
-take/took/taken off | aus-ziehen - ausgezogen | person > clothing | manner
+put/put on | an-ziehen - angezogen | person > garment | manner
+take/took/taken off | aus-ziehen - ausgezogen | person > garment | manner
 try/tried on | an-probieren | person > clothing |
 shut/shut | zu-machen | person > opening container | quietly carefully slowly quickly
 lock | ab-schließen - abgeschlossen | person > door gate house car drawer office apartment bicycle cellar garage cottage | carefully quickly

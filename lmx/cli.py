@@ -1,0 +1,173 @@
+"""The command line of the installed package: translate, score and report from a run directory alone."""
+
+import difflib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from lmx.run import console, duration, one_line_errors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Translate:
+    """Translates lines of standard input, or of a file, with a finished run; writes one line for each, in order."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Directory of the run."""
+    input: Path | None = None
+    """File to translate, plain or gzip; without it, standard input."""
+    output: Path | None = None
+    """File to write; without it, standard output."""
+    beam_size: int | None = None
+    """Beginnings kept for each sentence; 1 is greedy. Without it, what the run was scored with."""
+    length_penalty: str | None = None
+    """`power` or `gnmt`. Without it, what the run was scored with."""
+    alpha: float | None = None
+    """Strength of the length penalty."""
+    with_scores: bool = False
+    """Writes the score and a tab before each translation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """Scores translations against references: BLEU and chrF with signatures and 95% intervals."""
+
+    hypotheses: Annotated[Path, tyro.conf.Positional]
+    """Translations, one a line."""
+    references: Annotated[Path, tyro.conf.Positional]
+    """References, one a line."""
+    baseline: Path | None = None
+    """Translations of another system, for a paired bootstrap test."""
+    lowercase: bool = False
+    """Ignores case."""
+    tokenized: bool = False
+    """The lines are tokenised already: scores tokens as they stand."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Average:
+    """Averages the parameters of several runs of one model, or of files, into one safetensors file."""
+
+    inputs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run directories or .safetensors files."""
+    output: Path = Path("model.safetensors")
+    """File to write."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Writes report.html of a run directory anew."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Directory of the run."""
+
+
+COMMANDS = {"translate": Translate, "score": Score, "average": Average, "report": Report}
+
+
+def translate(options: Translate) -> None:
+    """Runs `lmx translate`."""
+    # What a command needs is loaded by that command: `lmx score` should not wait for jax.
+    import json
+    import time
+
+    from lmx.data.files import read_lines
+    from lmx.translator import Search, Translator
+
+    path = options.run / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{options.run} must be a run directory: it has no config.json.")
+    saved = json.loads(path.read_text(encoding="utf-8")).get("config", {}).get("search", {})
+    asked = {
+        name: getattr(options, name)
+        for name in ("beam_size", "length_penalty", "alpha")
+        if getattr(options, name) is not None
+    }
+    if asked.get("length_penalty", "power") not in ("power", "gnmt"):
+        raise ValueError(f"length_penalty must be power or gnmt, got length_penalty={asked['length_penalty']}.")
+    translator = Translator.load(options.run, search=Search(**{**saved, **asked}))
+    lines = list(read_lines(options.input)) if options.input else read_standard_input()
+    began = time.perf_counter()
+    found = translator.translate(lines)
+    out = options.output.open("w", encoding="utf-8", newline="\n") if options.output else sys.stdout
+    for translation in found:
+        score = f"{translation.score:.4f}\t" if options.with_scores else ""
+        out.write(f"{score}{translation.text}\n")
+    out.flush()
+    cut = f", {translator.cut:,} cut to {translator.max_source_length} tokens" if translator.cut else ""
+    print(f"{len(lines):,} lines in {duration(time.perf_counter() - began)} ({translator.search}){cut}", file=sys.stderr)
+
+
+def read_standard_input() -> list[str]:
+    """Returns the lines of standard input.
+
+    Raises:
+        ValueError: a line is not UTF-8; the message has its number.
+    """
+    lines = sys.stdin.buffer.read().split(b"\n")
+    if lines and not lines[-1]:
+        lines.pop()
+    decoded = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            decoded.append(line.decode("utf-8").removesuffix("\r"))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"standard input must be UTF-8, got line {number}, byte {error.start + 1}.") from None
+    return decoded
+
+
+def score(options: Score) -> None:
+    """Runs `lmx score`."""
+    from lmx.data.files import read_lines
+    from lmx.scoring.translation import compare_translations, score_translations
+
+    hypotheses, references = list(read_lines(options.hypotheses)), list(read_lines(options.references))
+    settings = {"lowercase": options.lowercase, "tokenized": options.tokenized}
+    for found in score_translations(hypotheses, references, **settings):
+        print(found)
+    if options.baseline is not None:
+        baseline = list(read_lines(options.baseline))
+        for comparison in compare_translations(baseline, hypotheses, references, **settings):
+            print(comparison)
+
+
+def average(options: Average) -> None:
+    """Runs `lmx average`."""
+    from lmx.checkpoint import average_files
+
+    files = [path / "model.safetensors" if path.is_dir() else path for path in options.inputs]
+    average_files(files, options.output)
+    console.print(f"mean of {len(files)} files: {options.output}")
+
+
+def report(options: Report) -> None:
+    """Runs `lmx report`."""
+    from lmx.report import write_report
+
+    console.print(f"report: {write_report(options.run)}")
+
+
+def main() -> None:
+    """Runs the command that the arguments name."""
+    with one_line_errors():
+        arguments = sys.argv[1:]
+        if not arguments or arguments[0] in ("-h", "--help"):
+            print("usage: lmx COMMAND [options]\n")
+            for name, options in COMMANDS.items():
+                print(f"  {name:<10} {(options.__doc__ or '').strip()}")
+            print("\nlmx COMMAND --help says more. Training is done by the scripts in experiments/.")
+            raise SystemExit(0 if arguments else 2)
+        if arguments[0] == "--version":
+            from lmx import __version__
+
+            print(f"lmx {__version__}")
+            return
+        if arguments[0] not in COMMANDS:
+            nearest = difflib.get_close_matches(arguments[0], COMMANDS, n=1, cutoff=0)[0]
+            raise ValueError(f"command must be one of {', '.join(COMMANDS)}, got {arguments[0]}. Nearest: {nearest}.")
+        name = arguments[0]
+        options = tyro.cli(COMMANDS[name], args=arguments[1:], prog=f"lmx {name}", description=COMMANDS[name].__doc__)
+        {"translate": translate, "score": score, "average": average, "report": report}[name](options)
