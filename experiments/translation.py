@@ -2,13 +2,9 @@
 
     python experiments/translation.py PRESET [--field value ...]
 
-PRESETS says what each preset reproduces; `experiments/README.md` has the commands, times and expected scores. The script
-reads from top to bottom: the config, the presets, `build` (pure: model, loss, optimizer), data, and `main`.
+PRESETS says what each preset reproduces; `experiments/README.md` has the commands, times and expected scores. Read from
+top to bottom: the config, the presets, `build` (pure: model, loss, optimizer), data, `main`, and the scores.
 """
-
-import time
-
-PROCESS_BEGAN = time.time()
 
 import contextlib
 import dataclasses
@@ -16,6 +12,7 @@ import difflib
 import importlib.util
 import json
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,12 +30,12 @@ from lmx import losses, optimization
 from lmx.checkpoint import save_params
 from lmx.data.batches import TokenBatches, choose_buckets, evaluation_batches, prefetch
 from lmx.data.embedded import CONSTRUCTIONS, phrasebook
-from lmx.data.parallel import EncodedPairs, Pairs, encode_pairs, filter_pairs, read_pairs
 from lmx.data.files import read_lines
+from lmx.data.parallel import EncodedPairs, Pairs, encode_pairs, filter_pairs, read_pairs
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig, count_parameters, training_flops
 from lmx.nn.attention import choose_kernel
 from lmx.report import write_report
-from lmx.run import EXIT_STOPPED, Run, duration, one_line_errors, peak_flops, write_json, write_jsonl
+from lmx.run import Run, duration, one_line_errors, peak_flops, write_json, write_jsonl
 from lmx.scoring.baselines import dictionary_translations, nearest_translations
 from lmx.scoring.translation import NUM_RESAMPLES, Score, chrf, detokenized_bleu, sentence_chrf, tokenized_bleu
 from lmx.sharding import MeshConfig, make_mesh, place_batch
@@ -50,7 +47,7 @@ from lmx.text import (
     load_tokenizer,
     undo_bpe,
 )
-from lmx.training import Params, born, compile_step, make_eval_step, make_train_step
+from lmx.training import Params, TrainState, born, compile_step, make_eval_step, make_train_step
 from lmx.translator import Search, Translation, Translator, load_tokenizers, save_tokenizers
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -87,8 +84,8 @@ class Config:
     """All choices of a translation experiment.
 
     Attributes:
-        train, validation, test: sentence pairs: `train.{}.gz` or `train.en,train.de` (two files), a .tsv or .jsonl file,
-            `hub:ID:SPLIT`, or `phrasebook`.
+        train, validation, test: sentence pairs: `train.{}.gz` or `train.en,train.de` (two files), a .tsv or .jsonl
+            file, `hub:ID:SPLIT`, or `phrasebook`.
         source_language, target_language: as they stand in file names and records.
         tokenized: the text is tokenised and BPE'd already; else SentencePiece reads it raw.
         vocabulary: a trained tokenizer's file; None trains one on the training text.
@@ -288,9 +285,7 @@ def load_pairs(location: str, config: Config, *, split: Literal["train", "valida
         return Pairs(
             sources=[p.source for p in phrases], targets=[p.target for p in phrases], origin=f"phrasebook {split}"
         )
-    return read_pairs(
-        location, source_language=config.source_language, target_language=config.target_language
-    )
+    return read_pairs(location, source_language=config.source_language, target_language=config.target_language)
 
 
 def load_or_make_tokenizers(run: Run, config: Config, pairs: Pairs) -> tuple[Tokenizer, Tokenizer]:
@@ -342,12 +337,19 @@ def vocabularies(config: Config, source: Tokenizer, target: Tokenizer) -> Seq2Se
 
 def main(preset: str, config: Config) -> None:
     """Trains, or goes on training, then translates the test set, scores it and writes the report."""
+    # All text is read first: a bad line should be told now, not after the training.
     pairs = load_pairs(config.train, config, split="train")
+    validation_pairs = load_pairs(config.validation, config, split="validation")
+    test_pairs = load_pairs(config.test, config, split="test")
+
     facts = {"experiment": "translation", "preset": preset, "family": "seq2seq", "config": _as_json(config)}
-    run = Run(config.run, facts, free=("run", "log_every", "mesh", "updates"))
+    free = ("run", "log_every", "mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.sequence")
+    if config.optimization.schedule not in ("linear", "cosine"):  # these two depend on where they end
+        free += ("updates",)
+    run = Run(config.run, facts, free=free)
     source_tokenizer, target_tokenizer = load_or_make_tokenizers(run, config, pairs)
     model = vocabularies(config, source_tokenizer, target_tokenizer)
-    write_json(run.directory / "config.json", facts | {"model": dataclasses.asdict(model)})
+    run.add_facts(model=dataclasses.asdict(model))
 
     # Data: encoded once, batches made ahead of their use.
     encoded, report = filter_pairs(
@@ -355,7 +357,6 @@ def main(preset: str, config: Config) -> None:
         max_length=config.max_length,
         max_ratio=config.max_ratio,
     )
-    validation_pairs = load_pairs(config.validation, config, split="validation")
     validation, validation_report = filter_pairs(
         encode_pairs(validation_pairs, source_tokenizer, target_tokenizer), max_length=config.max_length, max_ratio=None
     )
@@ -372,7 +373,7 @@ def main(preset: str, config: Config) -> None:
     mesh = make_mesh(config.mesh)
     parts = build(config, model)
     averaging = config.optimization.average_decay
-    definition, state, shardings = born(
+    _, state, shardings = born(
         parts.build_model, parts.optimizer, mesh=mesh, seed=config.seed, average=averaging is not None
     )
     train_step = compile_step(
@@ -417,117 +418,72 @@ def main(preset: str, config: Config) -> None:
     run.print_start(start_facts)
 
     # Training.
-    def used(state: Any) -> Params:
+    def used(state: TrainState) -> Params:
         return state.params if state.average is None else state.average
 
-    def validate(step: int) -> None:
+    def is_due(step: int) -> bool:
+        if config.validate_every:
+            return step % config.validate_every == 0 or step == config.updates
+        return batches.first_batch(batches.epoch_of(step)) == step or step == config.updates
+
+    def validate(step: int, params: Params) -> None:
         began = time.perf_counter()
-        line: dict[str, Any] = {"step": step, "epoch": batches_done(step)}
-        line |= evaluate(eval_step, used(state), validation, buckets_for(buckets, validation), config, mesh)
-        ordinal = len(run.memory.losses) + 1
-        if config.bleu_every and ordinal % config.bleu_every == 0:
+        line: dict[str, Any] = {"step": step, "epoch": round(step / batches.batches_per_epoch, 4)}
+        line |= evaluate(eval_step, params, validation, tokens_per_batch=config.tokens_per_batch, buckets=buckets)
+        bleu = ""
+        if config.bleu_every and (len(run.memory.losses) + 1) % config.bleu_every == 0:
             chosen = slice(0, config.bleu_sentences)
-            found = translator.with_params(used(state)).translate(validation_pairs.sources[chosen])
+            found = translator.with_params(params).translate(validation_pairs.sources[chosen])
             line["bleu"] = main_score(config, found, validation_pairs.targets[chosen]).score
-        line["seconds"] = time.perf_counter() - began
+            bleu = f"  BLEU {line['bleu']:.2f} on {len(found)}"
         run.judge(step, line["loss"], patience=config.patience)
+        line["seconds"] = time.perf_counter() - began
         run.write_metrics("validation", line)
-        bleu = f"  BLEU {line['bleu']:.2f} on {config.bleu_sentences}" if "bleu" in line else ""
-        best = "  best so far" if run.memory.best_step == step else f"  {run.memory.waited} since the best"
+        news = "best so far" if run.memory.best_step == step else f"{run.memory.waited} since the best"
         run.console.print(
-            f"validation after {step:,} updates: loss {line['loss']:.4f}  perplexity {line['perplexity']:.2f}{bleu}{best}"
+            f"validation after {step:,} updates: "
+            f"loss {line['loss']:.4f}  perplexity {line['perplexity']:.2f}{bleu}  {news}"
         )
 
-    def batches_done(step: int) -> float:
-        return round(step / batches.batches_per_epoch, 4)
-
-    def is_due(step: int) -> bool:
-        if step == config.updates:
-            return True
-        if config.validate_every:
-            return step % config.validate_every == 0
-        return batches.first_batch(batches.epoch_of(step)) == step
-
     first = int(state.step)
-    seen_shapes: set[tuple[int, ...]] = set()
+    last = first if run.memory.stopped_early else config.updates
     peak = peak_flops(jax.devices()[0], model.dtype)
-    interval_began, waited_before = time.perf_counter(), 0.0
-    flops = np.zeros(2)
-    compile_seconds = 0.0
-    pending: tuple[Any, int, int] | None = None
-
-    with run.training(total=config.updates, start=first) as ticker, prefetch(
-        batches.batch, first, config.updates, depth=4
-    ) as stream:
+    with run.training(first=first, last=last) as loop, prefetch(batches.batch, first, last, depth=4) as stream:
         for step, batch in enumerate(stream, start=first + 1):
-            if run.memory.stopped_early:
-                break
-            shape = batch["source"].shape
-            compiling = shape not in seen_shapes
-            began = time.perf_counter()
             state, metrics = train_step(state, place_batch(batch, mesh))
-            if compiling:
-                seen_shapes.add(shape)
-                jax.block_until_ready(metrics)
-                compile_seconds += time.perf_counter() - began
-                if step == first + 1:
-                    run.console.print(f"first step done {time.time() - PROCESS_BEGAN:.1f} s after the start of the process")
-            if pending is not None:
-                run.record(pending[0], tokens=pending[1], step=pending[2])
-            pending = (metrics, batches.tokens(step - 1), step)
-            flops += training_flops(model, rows=shape[0] * shape[1], source=shape[2], target=shape[2])
-            ticker.advance(step)
-            due = is_due(step) or run.stop_signal is not None
-            if step % config.log_every == 0 or due:
-                run.record(pending[0], tokens=pending[1], step=pending[2])
-                pending = None
-                seconds = time.perf_counter() - interval_began
-                run.memory.seconds += seconds
-                line = run.take_line()
-                if line:
-                    line |= {
-                        "step": step,
-                        "epoch": batches_done(step),
-                        "learning_rate": float(parts.schedule(step - 1)),
-                        "skipped": run.memory.skipped,
-                        "tokens_per_second": line["tokens"] / seconds,
-                        "data_wait": (stream.waited - waited_before) / seconds,
-                        "seconds": run.memory.seconds,
-                    }
-                    if peak is not None:
-                        full, causal = flops / seconds / (peak * jax.device_count())
-                        line |= {"mfu": full, "mfu_causal": causal}
-                    run.write_metrics("train", line)
-                    mfu = f"  MFU {line['mfu']:.1%} (causal {line['mfu_causal']:.1%})" if peak is not None else ""
-                    run.console.print(
-                        f"step {step:>{len(f'{config.updates:,}')},} of {config.updates:,}  loss {line['loss']:.4f}  "
-                        f"lr {line['learning_rate']:.2e}  {line['tokens_per_second']:,.0f} tokens/s  "
-                        f"waiting for data {line['data_wait']:.1%}{mfu}  {ticker.time_left()} left"
-                    )
-                if is_due(step):
-                    validate(step)
-                if due:
-                    run.save(checkpoints, state)
-                flops[:] = 0
-                interval_began, waited_before = time.perf_counter(), stream.waited
-            if run.stop_signal is not None:
-                checkpoints.close()
-                run.console.print(
-                    f"stopped by {run.stop_signal} after step {step:,}; the same command continues from there"
+            micro_batches, rows, length = shape = batch["source"].shape
+            flops = training_flops(model, rows=micro_batches * rows, source=length, target=length)
+            loop.step_done(step, metrics, shape=shape, tokens=batches.tokens(step - 1), flops=flops)
+            due = is_due(step)
+            if due or step % config.log_every == 0:
+                loop.log(
+                    step,
+                    epoch=round(step / batches.batches_per_epoch, 4),
+                    learning_rate=float(parts.schedule(step - 1)),
+                    waited=stream.waited,
+                    peak=peak and peak * jax.device_count(),
                 )
-                raise SystemExit(EXIT_STOPPED)
-    checkpoints.wait()
-    stopped = "early" if run.memory.stopped_early else "as planned"
-    write_json(run.directory / "start.json", start_facts | {"compile_seconds": compile_seconds})
+            if due:
+                validate(step, used(state))
+            if due or loop.stopping:
+                loop.flush()
+                run.save(checkpoints, state)
+                loop.restart_clock()
+            if loop.stopping or run.memory.stopped_early:
+                break
+        checkpoints.wait()
+    write_json(run.directory / "start.json", start_facts | {"compile_seconds": loop.compile_seconds})
     run.console.print(
-        f"training ended {stopped} after {max(run.memory.losses):,} updates and {duration(run.memory.seconds)}; "
-        f"lowest validation loss {run.memory.best:.4f} at {run.memory.best_step:,}"
+        f"training ended {'early' if run.memory.stopped_early else 'as planned'} after {int(state.step):,} updates "
+        f"and {duration(run.memory.seconds)}; lowest validation loss {run.memory.best:.4f} at {run.memory.best_step:,}"
     )
 
     # The parameters that are kept, and what they are worth.
     losses_by_step = run.memory.losses
     saved = [step for step in checkpoints.steps() if step in losses_by_step]
-    chosen = sorted(saved, key=losses_by_step.__getitem__)[: config.average] if config.average_of == "best" else saved[-config.average :]
+    if config.average_of == "best":
+        saved.sort(key=losses_by_step.__getitem__, reverse=True)
+    chosen = saved[-config.average :]
     params = used(state) if averaging is not None or not chosen else checkpoints.average(chosen, state)
     save_params(run.directory / "model.safetensors", jax.device_get(params))
     checkpoints.close()
@@ -535,26 +491,23 @@ def main(preset: str, config: Config) -> None:
     made = f"{config.search}, " + (
         f"average of the {config.average_of} {len(chosen)} checkpoints" if averaging is None else "exponential average"
     )
-    test(run, preset, config, translator, made)
+    test(run, preset, config, translator, test_pairs, made=made)
     run.console.print(f"report: {write_report(run.directory)}")
 
 
 def evaluate(
-    eval_step: Callable, params: Params, encoded: EncodedPairs, buckets: tuple[int, ...], config: Config, mesh: Any
+    eval_step: Callable, params: Params, encoded: EncodedPairs, *, buckets: tuple[int, ...], tokens_per_batch: int
 ) -> dict[str, float]:
-    """Returns loss, nll and perplexity over a whole set, a mean over its target tokens."""
+    """Returns loss, nll and perplexity over a whole set, means over its target tokens."""
+    longest = int(encoded.lengths.max())
+    if longest > buckets[-1]:  # no training pair was as long
+        buckets = (*buckets, longest)
     sums = {"loss": 0.0, "nll": 0.0, "weight": 0.0}
-    for batch in evaluation_batches(encoded, buckets=buckets, tokens_per_batch=config.tokens_per_batch):
+    for batch in evaluation_batches(encoded, buckets=buckets, tokens_per_batch=max(tokens_per_batch, 8 * buckets[-1])):
         for name, value in jax.device_get(eval_step(params, batch)).items():
             sums[name] += float(value)
     loss, nll = sums["loss"] / sums["weight"], sums["nll"] / sums["weight"]
     return {"loss": loss, "nll": nll, "perplexity": float(np.exp(nll))}
-
-
-def buckets_for(buckets: tuple[int, ...], encoded: EncodedPairs) -> tuple[int, ...]:
-    """Returns the training buckets, with one more where a validation pair is longer than all of them."""
-    longest = int(encoded.lengths.max())
-    return buckets if longest <= buckets[-1] else (*buckets, longest)
 
 
 # ---- scores ----------------------------------------------------------------------------------------------------------
@@ -583,9 +536,12 @@ def all_scores(config: Config, found: list[Translation], references: list[str]) 
     return scores
 
 
-def test(run: Run, preset: str, config: Config, translator: Translator, made: str) -> None:
-    """Translates the test set once, scores it, and writes translations, scores, samples and attention maps."""
-    pairs = load_pairs(config.test, config, split="test")
+def test(run: Run, preset: str, config: Config, translator: Translator, pairs: Pairs, *, made: str) -> None:
+    """Translates the test set once, scores it, and writes translations, scores, samples and attention maps.
+
+    Args:
+        made: how the translations come about, for the table.
+    """
     began = time.perf_counter()
     with run.console.status(f"translating {len(pairs):,} test sentences"):
         found = translator.translate(pairs.sources)
@@ -610,24 +566,27 @@ def test(run: Run, preset: str, config: Config, translator: Translator, made: st
     constructions = None
     if config.test == PHRASEBOOK:
         constructions = [phrase.construction for phrase in phrasebook("test")]
+        exact: dict[str, list[bool]] = {name: [] for name in CONSTRUCTIONS}
+        for text, reference, name in zip(texts, references, constructions, strict=True):
+            exact[name].append(text == reference)
         saved["constructions"] = {
-            name: {
-                "exact": float(np.mean([t == r for t, r, c in zip(texts, references, constructions) if c == name])),
-                "count": constructions.count(name),
-            }
-            for name in CONSTRUCTIONS
+            name: {"exact": float(np.mean(hits)), "count": len(hits)} for name, hits in exact.items()
         }
         saved["baselines"] = baselines(config, pairs)
     write_json(run.directory / "scores.json", saved)
 
     samples = [
         {"source": source, "reference": reference, "hypothesis": text, "chrf": value}
-        for source, reference, text, value in zip(pairs.sources, references, texts, sentence_chrf(texts, references))
+        for source, reference, text, value in zip(
+            pairs.sources, references, texts, sentence_chrf(texts, references), strict=True
+        )
     ]
     for index, name in enumerate(constructions or []):
         samples[index]["construction"] = name
     write_jsonl(run.directory / "samples.jsonl", samples)
-    write_json(run.directory / "attention.json", [attention_of(translator, pairs.sources[i], found[i]) for i in range(5)])
+    write_json(
+        run.directory / "attention.json", shown
+    )
     print_scores(run, saved)
 
 

@@ -8,7 +8,7 @@ the paths of the arrays joined by ".". When something is saved is the business o
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -34,39 +34,54 @@ class Checkpoints:
         self._orbax = ocp
         directory.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(enable_async_checkpointing=True, cleanup_tmp_directories=True)
+        self._directory = directory
         self._manager = ocp.CheckpointManager(directory.resolve(), options=options)
         self._keep_last, self._keep_best = keep_last, keep_best
+        self._scores: Mapping[int, float] | None = None
 
     def steps(self) -> list[int]:
-        """Returns the steps of all complete checkpoints, oldest first."""
+        """Returns the steps of all complete checkpoints, oldest first; waits for one that is being saved."""
+        self._manager.wait_until_finished()
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, state: NamedTuple, host: Mapping[str, Any], *, scores: Mapping[int, float]) -> None:
-        """Starts saving in the background and deletes what is no longer kept.
+    def save(self, step: int, state: Any, host: Mapping[str, Any], *, scores: Mapping[int, float]) -> None:
+        """Starts saving in the background. What is then no longer kept is deleted once that is done, not before.
 
         Args:
             host: the run's own memory, as JSON has it.
             scores: of the steps validated so far, for `keep_best`.
         """
-        self._manager.wait_until_finished()
-        old = [saved for saved in self.steps() if saved != step]
+        self._scores = dict(scores)
+        self._delete_old()
         args = self._orbax.args
         self._manager.save(
             step, args=args.Composite(state=args.StandardSave(state._asdict()), host=args.JsonSave(dict(host)))
         )
-        for saved in set(old) - kept([*old, step], scores, last=self._keep_last, best=self._keep_best):
-            self._manager.delete(saved)
 
-    def restore(self, step: int, like: NamedTuple) -> tuple[Any, dict[str, Any]]:
-        """Returns state and host memory of a step, placed as `like` is (arrays, or shapes with shardings)."""
+    def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
+        """Returns state and host memory of a step, placed as `like` is (arrays, or shapes with shardings).
+
+        Raises:
+            FileNotFoundError: there is no complete checkpoint of this step.
+            ValueError: it is damaged, or of a state with other arrays.
+        """
+        if step not in self.steps():
+            raise FileNotFoundError(f"{self._directory} must hold a checkpoint of step {step}, got {self.steps()}.")
         args = self._orbax.args
         target = jax.tree.map(self._orbax.utils.to_shape_dtype_struct, like._asdict())
-        restored = self._manager.restore(
-            step, args=args.Composite(state=args.StandardRestore(target), host=args.JsonRestore())
-        )
+        try:
+            restored = self._manager.restore(
+                step, args=args.Composite(state=args.StandardRestore(target), host=args.JsonRestore())
+            )
+        except Exception as error:  # of many types, a bare Exception among them
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(
+                f"{self._directory / str(step)} must be a whole checkpoint of this model, got {reason}. "
+                "If it is damaged, remove it: the run continues from the one before, or from the start."
+            ) from error
         return type(like)(**restored["state"]), dict(restored["host"])
 
-    def average(self, steps: Sequence[int], like: NamedTuple) -> Params:
+    def average(self, steps: Sequence[int], like: Any) -> Params:
         """Returns the mean of the parameters of several checkpoints, added up in float32 (Vaswani et al. 2017, 6.1)."""
         total = None
         for step in steps:
@@ -75,13 +90,19 @@ class Checkpoints:
         return jax.tree.map(lambda x: x / len(steps), total)
 
     def wait(self) -> None:
-        """Returns when all that was saved is on disk."""
-        self._manager.wait_until_finished()
+        """Returns when all that was saved is on disk, and what is not kept is deleted."""
+        self._delete_old()
 
     def close(self) -> None:
         """Waits, and ends the background threads."""
-        self._manager.wait_until_finished()
+        self.wait()
         self._manager.close()
+
+    def _delete_old(self) -> None:
+        steps = self.steps()
+        if self._scores is not None:
+            for step in set(steps) - kept(steps, self._scores, last=self._keep_last, best=self._keep_best):
+                self._manager.delete(step)
 
 
 def kept(steps: Sequence[int], scores: Mapping[int, float], *, last: int, best: int) -> set[int]:
@@ -94,7 +115,8 @@ def save_params(path: Path, params: Params) -> None:
     """Writes parameters to one safetensors file, atomically."""
     from safetensors.numpy import save_file
 
-    flat = {".".join(names): np.asarray(array) for names, array in _flatten(params)}
+    # Of an array in another order safetensors writes the bytes as they lie, which is another array.
+    flat = {".".join(names): np.asarray(array, order="C") for names, array in _flatten(params)}
     partial = path.with_name(path.name + ".partial")
     save_file(flat, partial)
     os.replace(partial, path)
@@ -105,19 +127,23 @@ def load_params(path: Path, like: Params | None = None) -> Params:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: names or shapes differ from the model's; the message lists the first few.
+        ValueError: the file is damaged, or names or shapes differ from the model's; the message lists the first few.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     if not path.is_file():
         raise FileNotFoundError(f"{path} must exist: it is written when training ends.")
-    saved = load_file(path)
+    try:
+        saved = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} must be a safetensors file, got {error}.") from error
     if like is None:
         return _unflatten(saved)
     shapes = {".".join(names): array.shape for names, array in _flatten(like)}
     differences = [
-        f"{name}: {'absent' if name not in saved else saved[name].shape} in the file, "
-        f"{'absent' if name not in shapes else shapes[name]} in the model"
+        f"{name}: {saved[name].shape if name in saved else 'absent'} in the file, "
+        f"{shapes.get(name, 'absent')} in the model"
         for name in sorted(saved.keys() | shapes.keys())
         if name not in saved or name not in shapes or saved[name].shape != shapes[name]
     ]

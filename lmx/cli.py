@@ -98,7 +98,9 @@ def translate(options: Translate) -> None:
         out.write(f"{score}{translation.text}\n")
     out.flush()
     cut = f", {translator.cut:,} cut to {translator.max_source_length} tokens" if translator.cut else ""
-    print(f"{len(lines):,} lines in {duration(time.perf_counter() - began)} ({translator.search}){cut}", file=sys.stderr)
+    print(
+        f"{len(lines):,} lines in {duration(time.perf_counter() - began)} ({translator.search}){cut}", file=sys.stderr
+    )
 
 
 def read_standard_input() -> list[str]:

@@ -64,8 +64,9 @@ def greedy_search(
         mask = jnp.broadcast_to(jnp.arange(max_length) <= time, (batch, 1, 1, max_length))
         positions = jnp.broadcast_to(time, (batch, 1))
         logits, cache = step(last[:, None], cache, time, positions, mask)
-        logits = _forbid(logits, (pad_id, bos_id))
-        word = jnp.where(time == max_length - 1, eos_id, logits[:, 0].argmax(-1).astype(jnp.int32))
+        values, words, _ = _choices(logits[:, 0], 1, forbidden=(pad_id, bos_id))
+        word = jnp.take_along_axis(words, values.argmax(-1, keepdims=True), axis=-1)[:, 0]
+        word = jnp.where(time == max_length - 1, eos_id, word)
         word = jnp.where(ended, pad_id, word)
         tokens = jax.lax.dynamic_update_slice_in_dim(tokens, word[:, None], time, axis=1)
         return time + 1, word, tokens, ended | (word == eos_id), cache
@@ -115,13 +116,14 @@ def beam_search(
         mask = (own & (slots <= time)[:, None]).reshape(batch, 1, width, max_length * width)
         positions = jnp.broadcast_to(time, (batch, width))
         logits, cache = step(state.last, state.cache, time * width, positions, mask)
-        log_z = jax.nn.logsumexp(logits, axis=-1)
-        logits = _forbid(logits, (pad_id, bos_id))
-        only_end = jnp.arange(logits.shape[-1]) == eos_id
-        logits = jnp.where((time < max_length - 1) | only_end, logits, NEVER)
 
         # The best 2W of each beam, then of the sentence.
-        best, words = _top(logits, 2 * width)
+        best, words, largest = _choices(logits, 2 * width, forbidden=(pad_id, bos_id))
+        # Summed in the blocks of `_top`: read in two shapes, masked logits would be written twice by XLA's CPU backend.
+        log_z = largest + jnp.log(jnp.exp(_blocks(logits) - largest[..., None, None]).sum((-2, -1)))
+        is_last, rank = time == max_length - 1, jnp.arange(best.shape[-1])
+        end = jnp.where(rank == 0, logits[..., eos_id, None], NEVER)
+        best, words = jnp.where(is_last, end, best), jnp.where(is_last, eos_id, words)
         totals = (state.scores[..., None] + best - log_z[..., None]).reshape(batch, -1)
         totals, picks = jax.lax.top_k(totals, 2 * width)
         parents = picks // best.shape[-1]
@@ -184,8 +186,17 @@ class _Search(NamedTuple):
     cache: Any
 
 
-def _forbid(logits: jax.Array, ids: tuple[int, ...]) -> jax.Array:
-    return jnp.where(jnp.isin(jnp.arange(logits.shape[-1]), jnp.asarray(ids)), NEVER, logits)
+def _choices(
+    logits: Float[Array, "*B V"], k: int, *, forbidden: tuple[int, ...]
+) -> tuple[Float[Array, "*B _"], Int[Array, "*B _"], Float[Array, "*B"]]:
+    """Returns (values, words) of which the best k are the k likeliest words allowed, and the largest of all logits.
+
+    So many more are taken as words are forbidden, and those are struck afterwards: masking the logits themselves would
+    be a pass over the whole vocabulary.
+    """
+    values, words = _top(logits, k + len(forbidden))
+    struck = (words[..., None] == jnp.asarray(forbidden)).any(-1)
+    return jnp.where(struck, NEVER, values), words, values.max(-1)
 
 
 def _of_beams(x: jax.Array, beams: jax.Array) -> jax.Array:
@@ -193,7 +204,13 @@ def _of_beams(x: jax.Array, beams: jax.Array) -> jax.Array:
     return jnp.take_along_axis(x, beams[..., None], axis=1)
 
 
-def _top(logits: Float[Array, "B W V"], k: int) -> tuple[Float[Array, "B W k"], Int[Array, "B W k"]]:
+def _blocks(logits: Float[Array, "*B V"]) -> Float[Array, "*B _ _"]:
+    """Returns the last axis in blocks, or as one where it does not divide."""
+    *rows, size = logits.shape
+    return logits.reshape(*rows, -1, BLOCK if size % BLOCK == 0 else size)
+
+
+def _top(logits: Float[Array, "*B V"], k: int) -> tuple[Float[Array, "*B k"], Int[Array, "*B k"]]:
     """Returns the k largest of the last axis, exactly; a large one is first narrowed to its k best blocks.
 
     The k largest lie in the k blocks with the largest maxima, and a maximum over blocks is one fast pass.
@@ -201,8 +218,9 @@ def _top(logits: Float[Array, "B W V"], k: int) -> tuple[Float[Array, "B W k"], 
     *rows, size = logits.shape
     k = min(k, size)
     if size % BLOCK or size // BLOCK <= 2 * k:
-        return jax.lax.top_k(logits, k)
-    blocks = logits.reshape(*rows, size // BLOCK, BLOCK)
+        values, words = jax.lax.top_k(logits, k)
+        return values, words
+    blocks = _blocks(logits)
     _, best = jax.lax.top_k(blocks.max(-1), k)
     narrowed = jnp.take_along_axis(blocks, best[..., None], axis=-2).reshape(*rows, k * BLOCK)
     values, places = jax.lax.top_k(narrowed, k)

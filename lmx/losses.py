@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 # Tokens whose logits exist at one time. 512 x 10,000 words in float32 are 20 MB: near a CPU's caches, while the
 # product still is large enough to run at full speed.
@@ -31,7 +31,7 @@ def cross_entropy(
     states: Float[Array, "B T D"],
     table: Float[Array, "V D"],
     labels: Int[Array, "B T"],
-    weights: Float[Array, "B T"],
+    weights: Float[Array, "B T"] | Bool[Array, "B T"],
     *,
     vocab_size: int,
     label_smoothing: float = 0.0,
@@ -51,7 +51,7 @@ def cross_entropy(
         vocab_size: rows of the table that are words; the rest is padding and has no probability.
         z_loss: weight of log(Z)^2, which keeps logits from drifting (Chowdhery et al. 2022, section 5).
     """
-    batch, length, width = states.shape
+    batch, length, _ = states.shape
     chunks = _number_of_chunks(batch, length, chunk_tokens)
 
     def split(x: jax.Array) -> jax.Array:
@@ -145,7 +145,9 @@ def _chunked_forward(
     weighted = states.astype(jnp.float32) * weights[..., None]
     is_word = (jnp.arange(table.shape[0]) < vocab_size).astype(jnp.float32)
     by_states -= weights[..., None] * ((1 - smoothing) * table[labels] + smoothing * mean_word)
-    by_table = by_table.T - smoothing / vocab_size * is_word[:, None] * weighted.sum((0, 1, 2))
+    # The barrier: XLA's CPU backend would fold the transpose of a single chunk into the product, and then has no product
+    # of bfloat16 into float32.
+    by_table = jax.lax.optimization_barrier(by_table).T - smoothing / vocab_size * is_word[:, None] * weighted.sum((0, 1, 2))
     by_table = by_table.at[labels].add(-(1 - smoothing) * weighted)
     return (loss, nll), (by_states.astype(states.dtype), by_table)
 

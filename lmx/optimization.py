@@ -4,9 +4,12 @@ A schedule maps the number of updates done so far (0 before the first) to a lear
 fairseq, tensor2tensor and the papers is said at each.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 
 def inverse_sqrt(peak: float, *, warmup: int, initial: float = 1e-7) -> optax.Schedule:
@@ -16,7 +19,7 @@ def inverse_sqrt(peak: float, *, warmup: int, initial: float = 1e-7) -> optax.Sc
     """
     _check_warmup(warmup)
 
-    def schedule(count: jax.Array) -> jax.Array:
+    def schedule(count: ArrayLike) -> jax.Array:
         count = jnp.asarray(count, jnp.float32)
         rising = initial + (peak - initial) * count / warmup
         return jnp.where(count < warmup, rising, peak * (warmup / jnp.maximum(count, 1)) ** 0.5)
@@ -31,7 +34,7 @@ def noam(width: int, *, warmup: int, factor: float = 1.0) -> optax.Schedule:
     """
     _check_warmup(warmup)
 
-    def schedule(count: jax.Array) -> jax.Array:
+    def schedule(count: ArrayLike) -> jax.Array:
         update = jnp.asarray(count, jnp.float32) + 1
         return factor * width**-0.5 * jnp.minimum(update**-0.5, update * warmup**-1.5)
 
@@ -47,13 +50,18 @@ def linear(peak: float, *, warmup: int, total: int, final: float = 0.0) -> optax
 
 
 def cosine(peak: float, *, warmup: int, total: int, final: float = 0.0) -> optax.Schedule:
-    """Rises from 0 to `peak` over `warmup` updates, then falls by half a cosine to `final` (Loshchilov, Hutter 2017)."""
+    """Rises from 0 to `peak` over `warmup` updates, then falls by half a cosine to `final`.
+
+    Source: Loshchilov and Hutter 2017, without restarts.
+    """
     _check_warmup(warmup, total=total)
     return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, total, end_value=final)
 
 
 def constant(peak: float, *, warmup: int = 0) -> optax.Schedule:
     """Rises from 0 to `peak` over `warmup` updates and stays there."""
+    if warmup < 0:
+        raise ValueError(f"warmup must be at least 0 updates, got warmup={warmup}.")
     if warmup == 0:
         return optax.constant_schedule(peak)
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), optax.constant_schedule(peak)], [warmup])
@@ -83,7 +91,7 @@ def adam(
 def decayed(params: optax.Params) -> optax.Params:
     """Returns a tree of bools: True where weight decay applies, that is everywhere but in biases and norm scales."""
 
-    def is_decayed(path: tuple, _: jax.Array) -> bool:
+    def is_decayed(path: tuple, _: Any) -> bool:
         return path[-1].key not in ("bias", "scale")
 
     return jax.tree_util.tree_map_with_path(is_decayed, params)

@@ -1,8 +1,8 @@
 """The run directory: what a training is, remembers and prints, so that it can be stopped anywhere and continued.
 
 A run holds its config, versions, tokenizers, metrics, checkpoints and scores. Here they are opened and compared,
-metrics are written, evaluations fall due, and training stops early or on a signal. The loop itself stands in the experiment;
-what a step or a score is, other modules know.
+metrics are written, and training stops early or on a signal. The loop itself stands in the experiment; what a step or a
+score is, other modules know.
 """
 
 import contextlib
@@ -33,6 +33,8 @@ SKIPPED_LIMIT = 10
 # Dense bfloat16 peak of one device in FLOP/s, by a part of its name; float32 runs are not rated.
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12, "TPU v5p": 459e12, "TPU v6": 918e12}
 
+_IMPORTED = time.perf_counter()
+
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -41,11 +43,14 @@ class Memory:
     """What a run remembers beside the arrays of a checkpoint: one small JSON.
 
     Attributes:
-        best: the lowest validation loss so far, and `best_step` where; `waited` counts validations without a better one.
+        best, best_step: the lowest validation loss so far, and where; `waited` counts validations without a better one.
         losses: validation loss by step.
-        sums: metrics since the last line was written, weighted, and `sums_steps` how many steps they hold.
+        stopped_early: whether `waited` has reached the patience.
+        sums: metrics since the last line was written, each times the weight of its step.
         metrics_bytes: where metrics.jsonl ended: what is behind is written again.
-        seconds: of training so far. tokens: real target and source tokens so far.
+        seconds: of training so far, validations left out.
+        tokens: trained on so far, of both sides, without padding.
+        skipped: steps that were not finite, so far.
     """
 
     best: float = math.inf
@@ -53,7 +58,6 @@ class Memory:
     waited: int = 0
     losses: dict[int, float] = field(default_factory=dict)
     sums: dict[str, float] = field(default_factory=dict)
-    sums_steps: int = 0
     metrics_bytes: int = 0
     seconds: float = 0.0
     tokens: int = 0
@@ -79,8 +83,8 @@ class Run:
 
     Args:
         directory: made if it is not there.
-        facts: what makes the run this run ("experiment", "preset", "family", "config", "model"); compared with what
-            an existing directory says, but for `free` fields of its config, which may change.
+        facts: what makes the run this run ("experiment", "preset", "family", "config"); compared with what an
+            existing directory says, but for `free` fields of its config, which may change.
 
     Raises:
         ValueError: the directory is a run of another config; the message lists the differences.
@@ -94,7 +98,7 @@ class Run:
             saved = json.loads(path.read_text(encoding="utf-8"))
             different = [
                 f"{name}={old!r} there and {new!r} here"
-                for name, old, new in differences(saved, facts)
+                for name, old, new in differences({name: saved.get(name) for name in facts}, facts)
                 if name.removeprefix("config.") not in free
             ]
             if different:
@@ -102,21 +106,23 @@ class Run:
                     f"{directory} must be a run of the same config, got {'; '.join(different)}. "
                     "Choose another --run, or remove that directory."
                 )
+            facts = saved | facts
         elif directory.exists() and any(directory.iterdir()):
             raise ValueError(f"{directory} must be a run directory or empty: it has files, but no config.json.")
         directory.mkdir(parents=True, exist_ok=True)
+        self._facts = facts
         write_json(path, facts)
         write_json(directory / "versions.json", versions())
         self.memory = Memory()
         self.console = console
-        self._metrics = None
-        self._stop: str | None = None
-        self._began = time.perf_counter()
+        # A restarted run finds its programs compiled.
+        jax.config.update("jax_compilation_cache_dir", str((directory / "compiled").resolve()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
-    @property
-    def stop_signal(self) -> str | None:
-        """The name of the signal that asked the run to stop, or None."""
-        return self._stop
+    def add_facts(self, **facts: Any) -> None:
+        """Adds to config.json what the data has decided, such as the model with the vocabulary's size."""
+        self._facts |= facts
+        write_json(self.directory / "config.json", self._facts)
 
     def open_checkpoints(self, *, keep_last: int, keep_best: int = 0) -> Checkpoints:
         """Returns the checkpoints of this run."""
@@ -131,8 +137,8 @@ class Run:
             self.console.print(f"continuing {self.directory} from step {steps[-1]:,}")
         path = self.directory / "metrics.jsonl"
         path.touch()
+        self.memory.metrics_bytes = min(self.memory.metrics_bytes, path.stat().st_size)
         os.truncate(path, self.memory.metrics_bytes)
-        self._metrics = path.open("a", encoding="utf-8")
         return state
 
     def save(self, checkpoints: Checkpoints, state: TrainState) -> None:
@@ -142,42 +148,9 @@ class Run:
     def write_metrics(self, kind: str, line: Mapping[str, Any]) -> None:
         """Appends one line to metrics.jsonl."""
         text = json.dumps({"kind": kind, **{name: _rounded(value) for name, value in line.items()}}) + "\n"
-        self._metrics.write(text)
-        self._metrics.flush()
+        with (self.directory / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(text)
         self.memory.metrics_bytes += len(text.encode())
-
-    def record(self, metrics: Mapping[str, jax.Array], *, tokens: int, step: int) -> None:
-        """Adds one step's metrics to the next line; a step that was skipped is reported at once.
-
-        Raises:
-            FloatingPointError: ten steps in a row were skipped.
-        """
-        values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
-        memory = self.memory
-        memory.tokens += tokens
-        in_a_row = int(values.pop("skipped"))
-        if in_a_row:
-            memory.skipped += 1
-            self.console.print(f"step {step:,}: loss or gradient is not finite; the step is skipped ({in_a_row} in a row)")
-            if in_a_row >= SKIPPED_LIMIT:
-                raise FloatingPointError(
-                    f"loss or gradient must be finite, got {in_a_row} steps in a row that are not, up to step {step:,}. "
-                    "Lower the learning rate, warm up longer, or clip the gradient norm lower; then start another run."
-                )
-            return
-        weight = values.pop("weight")
-        sums = memory.sums
-        sums["weight"] = sums.get("weight", 0.0) + weight
-        sums["tokens"] = sums.get("tokens", 0) + tokens
-        for name, value in values.items():
-            sums[name] = sums.get(name, 0.0) + value * weight
-        memory.sums_steps += 1
-
-    def take_line(self) -> dict[str, float]:
-        """Returns the weighted means of what was recorded since the last call, and forgets it."""
-        sums, self.memory.sums, self.memory.sums_steps = self.memory.sums, {}, 0
-        weight, tokens = sums.pop("weight", 0.0), sums.pop("tokens", 0)
-        return {name: value / weight for name, value in sums.items()} | {"tokens": tokens} if weight else {}
 
     def judge(self, step: int, loss: float, *, patience: int | None) -> None:
         """Remembers a validation; with `patience`, so many without a better one end the training."""
@@ -190,21 +163,25 @@ class Run:
         memory.stopped_early = patience is not None and memory.waited >= patience
 
     @contextlib.contextmanager
-    def training(self, *, total: int, start: int) -> Iterator["Ticker"]:
-        """Shows progress while training goes on, and turns SIGTERM and SIGINT into `stop_signal`."""
+    def training(self, *, first: int, last: int) -> Iterator["Loop"]:
+        """Opens the training loop from step `first` to `last`; SIGTERM and SIGINT become `Loop.stopping` meanwhile."""
+        loop = Loop(self, first=first, last=last)
 
         def ask_to_stop(number: int, _: Any) -> None:
-            if self._stop is not None:  # a second one is not waited for
+            if loop.stopping is not None:  # a second one is not waited for
                 raise KeyboardInterrupt
-            self._stop = signal.Signals(number).name
+            loop.stopping = signal.Signals(number).name
 
         before = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
-            with Ticker(self, total=total, start=start) as ticker:
-                yield ticker
+            with loop:
+                yield loop
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+        if loop.stopping is not None:
+            self.console.print(f"stopped by {loop.stopping}; the same command continues from the last saved step")
+            raise SystemExit(EXIT_STOPPED)
 
     def print_start(self, facts: Mapping[str, Any]) -> None:
         """Prints what the run is about to do, a line a fact, and keeps it in start.json."""
@@ -214,40 +191,138 @@ class Run:
             self.console.print(f"  {name.replace('_', ' '):<{width}}  {_readable(value)}")
 
 
-class Ticker:
-    """A progress bar on a terminal, plain lines elsewhere; both with the time left."""
+class Loop:
+    """What surrounds the steps of a training: means of metrics, time, tokens, progress, and the wish to stop.
 
-    def __init__(self, run: Run, *, total: int, start: int):
-        self._run, self._total, self._start = run, total, start
-        self._began = time.perf_counter()
-        self._step = start
+    Attributes:
+        stopping: the name of the signal that asked to stop, or None.
+        compile_seconds: spent on the first step of each batch shape.
+    """
+
+    def __init__(self, run: Run, *, first: int, last: int):
+        self._run, self._first, self._last = run, first, last
+        self.stopping: str | None = None
+        self.compile_seconds = 0.0
+        self._shapes: set[tuple[int, ...]] = set()
+        self._pending: tuple[Mapping[str, jax.Array], int, int] | None = None
+        self._began = self._line_began = self._step_ended = time.perf_counter()
+        self._waited = 0.0
+        self._flops = (0.0, 0.0)
         self._bar = None
         if run.console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self._bar = Progress(*columns, console=run.console, transient=True)
 
-    def __enter__(self) -> "Ticker":
+    def __enter__(self) -> "Loop":
+        """Shows the progress bar on a terminal."""
         if self._bar is not None:
             self._bar.start()
-            self._task = self._bar.add_task("training", total=self._total, completed=self._start)
+            self._task = self._bar.add_task("training", total=self._last, completed=self._first)
         return self
 
     def __exit__(self, *exception: object) -> None:
+        """Takes the progress bar away."""
         if self._bar is not None:
             self._bar.stop()
 
-    def advance(self, step: int) -> None:
-        """Says that a step is done."""
-        self._step = step
+    def step_done(
+        self,
+        step: int,
+        metrics: Mapping[str, jax.Array],
+        *,
+        shape: tuple[int, ...],
+        tokens: int,
+        flops: tuple[float, float] = (0.0, 0.0),
+    ) -> None:
+        """Takes the metrics of a step that was started; they are read when the next one is, so that none waits.
+
+        Args:
+            shape: of the batch; the first step of each is timed as compilation.
+            tokens: real ones, without padding.
+            flops: of the step, with full attention and with the causal half.
+
+        Raises:
+            FloatingPointError: ten steps in a row were skipped.
+        """
+        self.flush()
+        self._pending = metrics, tokens, step
+        self._flops = self._flops[0] + flops[0], self._flops[1] + flops[1]
+        if shape not in self._shapes:
+            self._shapes.add(shape)
+            jax.block_until_ready(metrics)
+            self.compile_seconds += time.perf_counter() - self._step_ended
+            if step == self._first + 1:
+                self._run.console.print(f"first step done {seconds_since_start():.1f} s after the start of the process")
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
+        self._step_ended = time.perf_counter()
 
-    def time_left(self) -> str:
-        """Returns the time left to the last step at the pace since the start, such as "4 min"."""
-        done = self._step - self._start
-        if done <= 0:
-            return "?"
-        return duration((time.perf_counter() - self._began) / done * (self._total - self._step))
+    def flush(self) -> None:
+        """Adds the metrics of the newest step to the next line; a skipped step is reported instead."""
+        if self._pending is None:
+            return
+        (metrics, tokens, step), self._pending = self._pending, None
+        values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
+        memory = self._run.memory
+        memory.tokens += tokens
+        in_a_row = int(values.pop("skipped"))
+        if in_a_row:
+            memory.skipped += 1
+            self._run.console.print(
+                f"step {step:,}: loss or gradient is not finite; the step is skipped ({in_a_row} in a row)"
+            )
+            if in_a_row >= SKIPPED_LIMIT:
+                raise FloatingPointError(
+                    f"loss and gradient must be finite, got {in_a_row} steps in a row that are not, to step {step:,}. "
+                    "Lower the learning rate, warm up longer, or clip the gradient norm lower, in a new run."
+                )
+            return
+        weight = values.pop("weight")
+        sums = memory.sums
+        for name, value in {"weight": 1.0, **values}.items():
+            sums[name] = sums.get(name, 0.0) + value * weight
+        sums["tokens"] = sums.get("tokens", 0) + tokens
+
+    def log(self, step: int, *, waited: float, peak: float | None = None, **facts: float) -> None:
+        """Writes one line of metrics, means since the line before, to metrics.jsonl and to the console.
+
+        Args:
+            waited: seconds for data so far.
+            peak: FLOP/s of all devices together, where it is known; gives MFU.
+            facts: of the step, such as its epoch and learning rate.
+        """
+        self.flush()
+        memory = self._run.memory
+        now = time.perf_counter()
+        seconds, self._line_began = now - self._line_began, now
+        memory.seconds += seconds
+        (full, causal), self._flops = self._flops, (0.0, 0.0)
+        data_wait, self._waited = (waited - self._waited) / seconds, waited
+        sums, memory.sums = memory.sums, {}
+        if not sums:
+            return
+        weight, tokens = sums.pop("weight"), sums.pop("tokens")
+        line = {"step": step, **facts, **{name: value / weight for name, value in sums.items()}}
+        line |= {"tokens": int(tokens), "skipped": memory.skipped, "seconds": memory.seconds}
+        line |= {"tokens_per_second": tokens / seconds, "data_wait": data_wait}
+        mfu = ""
+        if peak is not None:
+            line |= {"mfu": full / seconds / peak, "mfu_causal": causal / seconds / peak}
+            mfu = f"  MFU {line['mfu']:.1%} (causal {line['mfu_causal']:.1%})"
+        self._run.write_metrics("train", line)
+        self._run.console.print(
+            f"step {step:>{len(f'{self._last:,}')},} of {self._last:,}  loss {line['loss']:.4f}  "
+            f"{line['tokens_per_second']:,.0f} tokens/s  waiting for data {data_wait:.1%}{mfu}  "
+            f"{self._time_left(step)} left"
+        )
+
+    def restart_clock(self) -> None:
+        """Leaves out of the next line's time what was done since the last, such as a validation."""
+        self._line_began = self._step_ended = time.perf_counter()
+
+    def _time_left(self, step: int) -> str:
+        pace = (time.perf_counter() - self._began) / max(step - self._first, 1)
+        return duration(pace * (self._last - step))
 
 
 def differences(old: Any, new: Any, *, name: str = "") -> list[tuple[str, Any, Any]]:
@@ -284,6 +359,14 @@ def peak_flops(device: jax.Device, dtype: str) -> float | None:
     return next((peak for name, peak in PEAK_FLOPS.items() if name in device.device_kind), None)
 
 
+def seconds_since_start() -> float:
+    """Returns the age of this process in seconds; where the system does not tell, of this module's import."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        return float(Path("/proc/uptime").read_text().split()[0]) - ticks / os.sysconf("SC_CLK_TCK")
+    return time.perf_counter() - _IMPORTED
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file atomically."""
     partial = path.with_name(path.name + ".partial")
@@ -307,10 +390,17 @@ def duration(seconds: float) -> str:
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turns what a user can mend into one line on standard error and exit status 2; other errors keep their traceback."""
+    """Turns what a user can mend into one line on standard error and exit status 2; the rest keeps its traceback."""
     try:
         yield
-    except (ValueError, FileNotFoundError, IsADirectoryError, PermissionError, FloatingPointError, ImportError) as error:
+    except (
+        ValueError,
+        FileNotFoundError,
+        IsADirectoryError,
+        PermissionError,
+        FloatingPointError,
+        ImportError,
+    ) as error:
         if os.environ.get("LMX_TRACEBACK"):
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -331,5 +421,7 @@ def _readable(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, (list, tuple)):
-        return " ".join(_readable(part) if not isinstance(part, (list, tuple)) else "x".join(map(str, part)) for part in value)
+        return " ".join(
+            _readable(part) if not isinstance(part, (list, tuple)) else "x".join(map(str, part)) for part in value
+        )
     return str(value)

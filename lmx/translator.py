@@ -100,9 +100,14 @@ class Translator:
         path = run_directory / "config.json"
         if not path.is_file():
             raise FileNotFoundError(f"{run_directory} must be a run directory: it has no config.json.")
-        saved = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            saved = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} must be JSON, got {error}.") from error
         if saved.get("family") != "seq2seq":
             raise ValueError(f"{run_directory} must hold a model that translates, got family={saved.get('family')}.")
+        if "model" not in saved:
+            raise FileNotFoundError(f"{run_directory} must hold a trained model: its training has not begun.")
         config = Seq2SeqConfig(**saved["model"])
         search = search or Search(**saved["config"]["search"])
         shapes = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: Seq2Seq(config, rngs=nnx.Rngs(0))), nnx.Param))
@@ -131,7 +136,9 @@ class Translator:
         Args:
             progress: called with the number of lines done so far.
         """
-        sources = [self._encode(line) for line in lines]
+        encoded = [self.source_tokenizer.encode(line) for line in lines]
+        self.cut += sum(len(ids) >= self.max_source_length for ids in encoded)
+        sources = [self._ended(ids) for ids in encoded]
         results = [Translation("", (), 0.0)] * len(lines)
         done = sum(len(ids) == 1 for ids in sources)
         for length, indices in self._groups(sources):
@@ -152,7 +159,7 @@ class Translator:
 
         The result holds `source` and `target` pieces and `weights`, [N, H, T, S].
         """
-        ids = self._encode(line)
+        ids = self._ended(self.source_tokenizer.encode(line))
         source = jnp.asarray([ids], jnp.int32)
         end = self.target_tokenizer.eos_id
         words = [word for word in translation.ids if word != end]
@@ -190,10 +197,7 @@ class Translator:
 
         return run
 
-    def _encode(self, line: str) -> list[int]:
-        ids = self.source_tokenizer.encode(line)
-        if len(ids) >= self.max_source_length:
-            self.cut += 1
+    def _ended(self, ids: list[int]) -> list[int]:
         return [*ids[: self.max_source_length - 1], self.source_tokenizer.eos_id]
 
     def _groups(self, sources: list[list[int]]) -> list[tuple[int, list[int]]]:
@@ -248,4 +252,3 @@ def _round_up(length: int) -> int:
         if length <= bound:
             return bound
     return -(-length // LENGTHS[-1]) * LENGTHS[-1]
-

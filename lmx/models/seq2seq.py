@@ -71,16 +71,19 @@ class Seq2Seq(nnx.Module):
     def __init__(self, config: Seq2SeqConfig, *, rngs: nnx.Rngs):
         self.config = config
         dtype = jnp.dtype(config.dtype)
-        self.target_embedding = Embedding(config.target_vocab_size, config.width, dtype=dtype, rngs=rngs)
-        self.source_embedding, self.output_embedding = None, None
-        if config.tied_embeddings != "all":
-            self.source_embedding = Embedding(config.source_vocab_size, config.width, dtype=dtype, rngs=rngs)
-        if config.tied_embeddings == "none":
-            self.output_embedding = Embedding(config.target_vocab_size, config.width, dtype=dtype, rngs=rngs)
-        self.source_positions, self.target_positions = None, None
-        if config.positions == "learned":
-            self.source_positions = LearnedPositions(config.max_length, config.width, rngs=rngs)
-            self.target_positions = LearnedPositions(config.max_length, config.width, rngs=rngs)
+
+        def embedding(vocab_size: int) -> Embedding:
+            return Embedding(vocab_size, config.width, dtype=dtype, rngs=rngs)
+
+        def positions() -> LearnedPositions | None:
+            learned = config.positions == "learned"
+            return LearnedPositions(config.max_length, config.width, rngs=rngs) if learned else None
+
+        # Each attribute is assigned once: NNX fixes at the first assignment whether it holds parameters.
+        self.target_embedding = embedding(config.target_vocab_size)
+        self.source_embedding = embedding(config.source_vocab_size) if config.tied_embeddings != "all" else None
+        self.output_embedding = embedding(config.target_vocab_size) if config.tied_embeddings == "none" else None
+        self.source_positions, self.target_positions = positions(), positions()
         make_norm = _make_norm(config)
 
         def stack(num_layers: int, *, has_memory: bool) -> Stack:
@@ -136,11 +139,14 @@ class Seq2Seq(nnx.Module):
             decoder_input: the target, one place to the right (it begins with the start token).
             source_segments, segments, positions: of packed rows, as for `encode`; both segments or neither.
         """
+        if (segments is None) != (source_segments is None):
+            given = "segments" if source_segments is None else "source_segments"
+            raise ValueError(f"segments and source_segments must be given together, got {given} alone.")
         embed_key, stack_key = _split(key)
         x = self._embed(decoder_input, self.target_embedding, self.target_positions, positions=positions, key=embed_key)
         mask = masks.causal(decoder_input.shape[1])  # padding is at the end: no real token sees it
         memory_mask = self._source_mask(source, None)
-        if segments is not None and source_segments is not None:
+        if segments is not None:
             mask = mask & masks.same_segment(segments, segments)
             memory_mask = masks.same_segment(segments, source_segments)
         return self.decoder(
@@ -216,7 +222,12 @@ class Seq2Seq(nnx.Module):
             else:
                 x = x + sinusoidal(self.config.max_length, self.config.width)[positions].astype(x.dtype)
         elif learned is not None:
-            x = x + learned(jnp.arange(tokens.shape[1])[None] if positions is None else positions).astype(x.dtype)
+            length, max_length = tokens.shape[1], self.config.max_length
+            if positions is None and length > max_length:
+                raise ValueError(
+                    f"length must be at most max_length={max_length} with learned positions, got length={length}."
+                )
+            x = x + learned(jnp.arange(length)[None] if positions is None else positions).astype(x.dtype)
         return constrain(dropout(x, self.config.dropout_rate, key), "batch", "length", "embed")
 
 

@@ -51,8 +51,16 @@ class Linear(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        contracted = tuple(range(x.ndim - self.num_in, x.ndim)), tuple(range(self.num_in))
-        y = jax.lax.dot_general(x.astype(self.dtype), self.weight[...].astype(self.dtype), (contracted, ((), ())))
+        x, weight = x.astype(self.dtype), self.weight[...].astype(self.dtype)
+        if jax.device_count() == 1:
+            # As a product of two matrices: only then does XLA's CPU backend read x transposed for the weight's gradient
+            # instead of writing its transpose first. Over several devices the axes must stay apart to stay split.
+            lead, out_shape = x.shape[: x.ndim - self.num_in], weight.shape[self.num_in :]
+            fan_in = math.prod(weight.shape[: self.num_in])
+            y = (x.reshape(-1, fan_in) @ weight.reshape(fan_in, -1)).reshape(*lead, *out_shape)
+        else:
+            contracted = tuple(range(x.ndim - self.num_in, x.ndim)), tuple(range(self.num_in))
+            y = jax.lax.dot_general(x, weight, (contracted, ((), ())))
         return y if self.bias is None else y + self.bias[...].astype(self.dtype)
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from lmx.nn.attention import KeyValues, MultiHeadAttention
+from lmx.nn.attention import CachedKeyValues, KeyValues, MultiHeadAttention
 from lmx.nn.layers import dropout
 from lmx.sharding import constrain
 
@@ -32,8 +32,8 @@ class Memory(NamedTuple):
 class BlockCache(NamedTuple):
     """What decoding keeps of one block: its own past, and the memory mapped to keys and values (None without one)."""
 
-    past: KeyValues
-    memory: KeyValues | None
+    past: CachedKeyValues
+    memory: CachedKeyValues | None
 
 
 class Block(nnx.Module):
@@ -104,8 +104,10 @@ class Block(nnx.Module):
         attention = self.attention
         _, groups, head_width = attention.key.weight.shape
         empty = jnp.zeros((batch, slots, groups, head_width), attention.key.dtype)
-        mapped = self.memory_attention.keys_values(memory.states, positions=None) if memory is not None else None
-        return BlockCache(KeyValues(empty, empty), mapped)
+        mapped = None
+        if memory is not None:
+            mapped = CachedKeyValues.of(self.memory_attention.keys_values(memory.states, positions=None))
+        return BlockCache(CachedKeyValues.of(KeyValues(empty, empty)), mapped)
 
     def extend(
         self,
@@ -126,14 +128,11 @@ class Block(nnx.Module):
 
         def attend_self(y: jax.Array) -> jax.Array:
             nonlocal past
-            new = self.attention.keys_values(y, positions=positions)
-            past = KeyValues(
-                *(jax.lax.dynamic_update_slice_in_dim(old, part, offset, axis=1) for old, part in zip(past, new))
-            )
-            return self.attention(y, past, mask=mask, positions=positions)
+            past = past.write(self.attention.keys_values(y, positions=positions), offset=offset)
+            return self.attention.attend_cached(y, past, mask=mask, positions=positions)
 
         def attend_memory(y: jax.Array) -> jax.Array:
-            return self.memory_attention(y, cache.memory, mask=memory_mask)
+            return self.memory_attention.attend_cached(y, cache.memory, mask=memory_mask)
 
         x = self._sublayer(x, attend_self, self.attention_norm, key=None)
         if self.memory_attention is not None:

@@ -7,28 +7,43 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lmx.nn.attention import KernelChoice, MultiHeadAttention, attend, attention_weights, choose_kernel
+from lmx.nn.attention import (
+    CachedKeyValues,
+    KernelChoice,
+    KeyValues,
+    MultiHeadAttention,
+    attend,
+    attend_cached,
+    attention_weights,
+    choose_kernel,
+)
 from lmx.nn.layers import dropout
 
 B, T, S, H, G, K, D = 2, 5, 7, 6, 3, 4, 24
 
+# Compiled once for each combination of shapes.
+jitted_attend = jax.jit(attend, static_argnames=("kernel", "dropout_rate"))
+jitted_weights = jax.jit(attention_weights)
 
-def vectors(*shape: int, seed: int = 0) -> jax.Array:
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+def vectors(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def heads(groups: int = H) -> tuple[jax.Array, jax.Array, jax.Array]:
+def heads(groups: int = G) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Makes query, key and value."""
     return vectors(B, T, H, K, seed=1), vectors(B, S, groups, K, seed=2), vectors(B, S, groups, K, seed=3)
 
 
-def some_mask(*shape: int) -> jax.Array:
+def some_mask(*shape: int) -> np.ndarray:
     """Makes a mask in which every row sees at least the first key."""
-    return jnp.asarray(np.random.default_rng(4).random(shape) < 0.5).at[..., 0].set(True)
+    mask = np.random.default_rng(4).random(shape) < 0.5
+    mask[..., 0] = True
+    return mask
 
 
 def by_hand(query, key, value, *, mask=None, bias=None) -> np.ndarray:
-    """Attention as a loop over single numbers."""
+    """Attention as a loop over single queries."""
     query, key, value = (np.asarray(x, np.float64) for x in (query, key, value))
     out = np.zeros(query.shape)
     for b, t, h in np.ndindex(query.shape[:3]):
@@ -46,13 +61,21 @@ def by_hand(query, key, value, *, mask=None, bias=None) -> np.ndarray:
 # The door.
 
 
-@pytest.mark.parametrize("groups", [H, G, 1])
-@pytest.mark.parametrize("shape", [None, (B, 1, 1, S), (1, 1, T, S), (B, H, T, S)])
-def test_attend_equals_a_loop_over_single_numbers(groups, shape):
-    query, key, value = heads(groups)
-    mask, bias = (None, None) if shape is None else (some_mask(*shape), vectors(1, H, T, S, seed=5))
-    expected = by_hand(query, key, value, mask=mask, bias=bias)
-    np.testing.assert_allclose(attend(query, key, value, mask=mask, bias=bias), expected, atol=1e-5)
+@pytest.mark.parametrize(
+    ("groups", "mask_shape", "bias_shape"),
+    [
+        (H, None, None),
+        (G, None, None),
+        (1, (B, 1, 1, S), None),
+        (G, (1, 1, T, S), (1, H, T, S)),
+        (G, (B, H, T, S), (B, 1, T, S)),
+    ],
+)
+def test_attend_equals_a_loop_over_single_queries(groups, mask_shape, bias_shape):
+    mask = None if mask_shape is None else some_mask(*mask_shape)
+    bias = None if bias_shape is None else vectors(*bias_shape, seed=5)
+    expected = by_hand(*heads(groups), mask=mask, bias=bias)
+    np.testing.assert_allclose(jitted_attend(*heads(groups), mask=mask, bias=bias), expected, atol=1e-5)
 
 
 def test_attend_and_its_gradients_equal_jax():
@@ -60,88 +83,102 @@ def test_attend_and_its_gradients_equal_jax():
     target = vectors(B, T, H, K, seed=6)
 
     def loss(attention, query, key, value, bias):
-        return jnp.sum(attention(query, key, value, mask=mask, bias=bias) * target)
+        return jnp.sum(attention(query, key, value, mask=jnp.asarray(mask), bias=bias) * target)
 
-    arguments = (*heads(G), bias)
     ours, theirs = (
-        jax.jit(jax.value_and_grad(functools.partial(loss, attention), argnums=(0, 1, 2, 3)))(*arguments)
+        jax.jit(jax.value_and_grad(functools.partial(loss, attention), argnums=(0, 1, 2, 3)))(*heads(), bias)
         for attention in (attend, jax.nn.dot_product_attention)
     )
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-5, rtol=1e-5), ours, theirs)
 
 
 def test_grouped_heads_are_repeated_heads():
-    query, key, value = heads(G)
-    repeated = (jnp.repeat(x, H // G, axis=2) for x in (key, value))
-    np.testing.assert_allclose(attend(query, key, value), attend(query, *repeated), atol=1e-6)
+    query, key, value = heads()
+    repeated = (np.repeat(x, H // G, axis=2) for x in (key, value))
+    np.testing.assert_allclose(jitted_attend(query, key, value), jitted_attend(query, *repeated), atol=1e-6)
 
 
 def test_masked_positions_do_not_matter():
-    query, key, value = heads(G)
-    mask = some_mask(B, 1, 1, S)
-    hidden = np.asarray(~mask[:, 0, 0])[:, :, None, None]
-    other_key, other_value = jnp.where(hidden, 1e3, key), jnp.where(hidden, -1e3, value)
-    np.testing.assert_array_equal(
-        attend(query, key, value, mask=mask), attend(query, other_key, other_value, mask=mask)
-    )
-
-
-def test_a_row_that_sees_nothing_averages_the_values():
     query, key, value = heads()
-    mask = some_mask(B, 1, T, S).at[1, :, 2].set(False)
-    attended = attend(query, key, value, mask=mask)
-    np.testing.assert_allclose(attended[1, 2], value[1].mean(0), atol=1e-6)
-    gradient = jax.grad(lambda query: attend(query, key, value, mask=mask).sum())(query)
-    assert jnp.isfinite(gradient).all()
+    mask = some_mask(B, 1, 1, S)
+    hidden = ~mask[:, 0, 0, :, None, None]
+    changed = query, np.where(hidden, 1e3, key), np.where(hidden, -1e3, value)
+    np.testing.assert_array_equal(jitted_attend(*changed, mask=mask), jitted_attend(query, key, value, mask=mask))
+
+
+def test_a_row_that_sees_nothing_averages_the_values_and_has_a_gradient():
+    query, key, value = heads(H)
+    mask = some_mask(B, 1, T, S)
+    mask[1, :, 2] = False
+
+    def total(query, key, value):
+        attended = attend(query, key, value, mask=jnp.asarray(mask))
+        return attended.sum(), attended
+
+    (_, attended), gradients = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True))(query, key, value)
+    np.testing.assert_allclose(np.asarray(attended)[1, 2], value[1].mean(0), atol=1e-6)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 
 def test_weights_are_a_distribution_over_what_may_be_seen():
-    query, key, _ = heads(G)
+    query, key, _ = heads()
     mask = some_mask(B, 1, T, S)
-    weights = attention_weights(query, key, mask=mask)
+    weights = np.asarray(jitted_weights(query, key, mask=mask))
     assert weights.shape == (B, H, T, S)
     np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-6)
     assert (weights[np.broadcast_to(~mask, weights.shape)] == 0).all()
 
 
 def test_bfloat16_attends_with_a_float32_softmax():
-    query, key, value = (x.astype(jnp.bfloat16) for x in heads(G))
-    weights = attention_weights(query, key)
-    assert weights.dtype == jnp.float32
-    np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-6)  # bfloat16 sums would be off by 0.004
-    attended = attend(query, key, value)
+    query, key, value = (x.astype(jnp.bfloat16) for x in heads())
+    weights = jitted_weights(query, key)
+    assert weights.dtype == np.float32
+    np.testing.assert_allclose(np.sum(weights, -1), 1, atol=1e-6)  # bfloat16 sums would be off by 0.004
+    attended = jitted_attend(query, key, value)
     assert attended.dtype == jnp.bfloat16
-    np.testing.assert_allclose(attended.astype(jnp.float32), by_hand(query, key, value), atol=0.03)
+    np.testing.assert_allclose(attended.astype(np.float32), by_hand(query, key, value), atol=0.03)
 
 
 def test_large_scores_do_not_overflow():
     query, key, value = heads()
-    attended = attend(1e3 * query, 1e3 * key, value)
-    assert jnp.isfinite(attended).all()
+    attended = np.asarray(jitted_attend(1e3 * query, 1e3 * key, value))
+    np.testing.assert_allclose(attended, by_hand(1e3 * query, 1e3 * key, value), atol=1e-5)
 
 
-def test_attend_is_the_same_under_jit_and_vmap():
-    query, key, value = heads(G)
-    attended = attend(query, key, value)
-    np.testing.assert_allclose(jax.jit(attend)(query, key, value), attended, atol=1e-6)
-    one_by_one = jax.vmap(lambda *row: attend(*(x[None] for x in row))[0])(query, key, value)
-    np.testing.assert_allclose(one_by_one, attended, atol=1e-6)
+def test_attend_is_the_same_under_vmap():
+    one_by_one = jax.jit(jax.vmap(lambda *row: attend(*(x[None] for x in row))[0]))(*heads())
+    np.testing.assert_allclose(one_by_one, jitted_attend(*heads()), atol=1e-6)
 
 
 def test_dropout_acts_on_the_weights_and_only_with_a_key():
-    query, key, value = heads(G)
+    query, key, value = heads()
     dropout_key = jax.random.key(1)
-    np.testing.assert_array_equal(attend(query, key, value, dropout_rate=0.4), attend(query, key, value))
-    kept = dropout(attention_weights(query, key), 0.4, dropout_key)
-    expected = jnp.einsum("BHTS,BSHK->BTHK", kept, jnp.repeat(value, H // G, axis=2))
-    attended = attend(query, key, value, dropout_rate=0.4, dropout_key=dropout_key)
+    np.testing.assert_array_equal(jitted_attend(*heads(), dropout_rate=0.4), jitted_attend(*heads()))
+    kept = np.asarray(dropout(jitted_weights(query, key), 0.4, dropout_key))
+    expected = np.einsum("BHTS,BSHK->BTHK", kept, np.repeat(value, H // G, axis=2))
+    attended = jitted_attend(*heads(), dropout_rate=0.4, dropout_key=dropout_key)
     np.testing.assert_allclose(attended, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("groups", [H, G])
+def test_attending_to_a_cache_equals_attending_to_what_it_keeps(groups):
+    query, key, value = heads(groups)
+    mask = some_mask(B, 1, T, S)
+
+    @jax.jit
+    def through_a_cache(query, key, value):
+        empty = jnp.zeros((B, S, groups, K))
+        cached = CachedKeyValues.of(KeyValues(empty, empty))
+        for first, last in ((0, 2), (2, S)):
+            cached = cached.write(KeyValues(key[:, first:last], value[:, first:last]), offset=jnp.asarray(first))
+        return attend_cached(query, cached, mask=jnp.asarray(mask))
+
+    np.testing.assert_allclose(through_a_cache(*heads(groups)), jitted_attend(*heads(groups), mask=mask), atol=1e-6)
+
+
 def test_query_heads_must_divide_into_the_key_heads():
-    query, key, value = heads(4)
     with pytest.raises(ValueError, match=r"^num_heads must be a multiple of num_kv_heads, got num_heads=6 and num_kv"):
-        attend(query, key, value)
+        jitted_attend(*heads(4))
 
 
 # The kernel.
@@ -174,17 +211,19 @@ def test_what_the_fused_kernel_cannot_do_is_a_reason_for_auto_and_an_error_for_c
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="is about the CPU")
 def test_cudnn_on_a_cpu_is_an_error_that_lists_all_reasons():
     with pytest.raises(ValueError, match=r"the platform is cpu; the compute type is float32; the head width is 4, not"):
-        attend(*heads(), kernel="cudnn")
-
-
-def test_a_named_xla_kernel_is_what_auto_takes_on_a_cpu():
-    np.testing.assert_array_equal(attend(*heads(), kernel="xla"), attend(*heads(), kernel="auto"))
+        jitted_attend(*heads(), kernel="cudnn")
 
 
 # The layer.
 
+call = jax.jit(lambda layer, x, memory, **inputs: layer(x, layer.keys_values(memory, positions=None), **inputs))
+call_weights = jax.jit(lambda layer, x, memory, mask: layer.weights(x, layer.keys_values(memory, positions=None), mask=mask))
+call_placed = jax.jit(
+    lambda layer, x, positions: layer(x, layer.keys_values(x, positions=positions), positions=positions)
+)
 
-def make_attention(**settings) -> MultiHeadAttention:
+
+def filled(**settings) -> MultiHeadAttention:
     """Builds the layer with all of its parameters, biases too, drawn from a normal distribution."""
     definition, state = nnx.split(nnx.eval_shape(lambda: MultiHeadAttention(D, H, rngs=nnx.Rngs(0), **settings)))
     generator = np.random.default_rng(8)
@@ -192,56 +231,49 @@ def make_attention(**settings) -> MultiHeadAttention:
     return nnx.merge(definition, jax.tree.map(draw, state))
 
 
-@pytest.mark.parametrize("settings", [{}, {"num_kv_heads": G}, {"use_bias": False}])
+@pytest.mark.parametrize("settings", [{}, {"num_kv_heads": G, "use_bias": False}])
 def test_the_layer_maps_into_heads_attends_and_maps_out(settings):
-    layer = make_attention(**settings)
+    layer = filled(**settings)
     x, memory, mask = vectors(B, T, D), vectors(B, S, D, seed=1), some_mask(B, 1, 1, S)
 
-    def project(y: jax.Array, linear: nnx.Module, contracted: int) -> np.ndarray:
-        mapped = np.tensordot(y, linear.weight[...], contracted)
+    def project(y: np.ndarray, linear: nnx.Module, contracted: int) -> np.ndarray:
+        mapped = np.tensordot(y, np.asarray(linear.weight[...]), contracted)
         return mapped if linear.bias is None else mapped + np.asarray(linear.bias[...])
 
     query, key, value = (project(*pair, 1) for pair in ((x, layer.query), (memory, layer.key), (memory, layer.value)))
     expected = project(by_hand(query, key, value, mask=mask), layer.out, 2)
-    np.testing.assert_allclose(layer(x, layer.keys_values(memory, positions=None), mask=mask), expected, atol=1e-5)
-    weights = layer.weights(x, layer.keys_values(memory, positions=None), mask=mask)
-    np.testing.assert_allclose(weights, attention_weights(jnp.asarray(query), jnp.asarray(key), mask=mask), atol=1e-5)
+    np.testing.assert_allclose(call(layer, x, memory, mask=mask), expected, atol=1e-5)
+    np.testing.assert_allclose(
+        call_weights(layer, x, memory, mask), jitted_weights(query, key, mask=mask), atol=1e-5
+    )
 
 
 def test_rotation_makes_attention_a_matter_of_distance():
-    layer, still = make_attention(rotary_base=10000.0), make_attention()
-    x = vectors(B, T, D)
-
-    def run(layer: MultiHeadAttention, positions: jax.Array | None) -> jax.Array:
-        return layer(x, layer.keys_values(x, positions=positions), positions=positions)
-
-    counted = run(layer, None)
-    np.testing.assert_allclose(run(layer, jnp.arange(T)[None]), counted, atol=1e-6)
-    np.testing.assert_allclose(run(layer, jnp.arange(40, 40 + T)[None]), counted, atol=1e-4)
-    assert float(jnp.abs(run(layer, 3 * jnp.arange(T)[None]) - counted).max()) > 0.01
-    assert float(jnp.abs(run(still, None) - counted).max()) > 0.01
-    np.testing.assert_array_equal(run(still, jnp.arange(T)[None]), run(still, None))
+    layer, still = filled(rotary_base=10000.0), filled()
+    x, steps = vectors(B, T, D), np.arange(T)[None]
+    counted = np.asarray(call_placed(layer, x, steps))
+    np.testing.assert_allclose(call_placed(layer, x, None), counted, atol=1e-6)
+    np.testing.assert_allclose(call_placed(layer, x, 40 + steps), counted, atol=1e-4)
+    assert np.abs(np.asarray(call_placed(layer, x, 3 * steps)) - counted).max() > 0.01
+    assert np.abs(np.asarray(call_placed(still, x, steps)) - counted).max() > 0.01
 
 
-def test_without_positions_attention_does_not_know_the_order():
-    layer, x, order = make_attention(), vectors(B, T, D), np.array([3, 1, 4, 0, 2])
-    attended = layer(x, layer.keys_values(x, positions=None))
-    shuffled = layer(x[:, order], layer.keys_values(x[:, order], positions=None))
-    np.testing.assert_allclose(shuffled, attended[:, order], atol=1e-5)
+def test_without_rotation_attention_does_not_know_the_order():
+    layer, x, order = filled(), vectors(B, T, D), np.array([3, 1, 4, 0, 2])
+    attended = np.asarray(call_placed(layer, x, np.arange(T)[None]))
+    np.testing.assert_allclose(call_placed(layer, x[:, order], np.arange(T)[None]), attended[:, order], atol=1e-5)
 
 
 def test_the_layer_drops_out_weights_only_with_a_key():
-    layer, still = make_attention(dropout_rate=0.4), make_attention()
-    x = vectors(B, T, D)
-    keys_values = layer.keys_values(x, positions=None)
-    np.testing.assert_array_equal(layer(x, keys_values), still(x, keys_values))
-    first, again, other = (layer(x, keys_values, key=jax.random.key(seed)) for seed in (1, 1, 2))
+    layer, x = filled(dropout_rate=0.4), vectors(B, T, D)
+    np.testing.assert_array_equal(call(layer, x, x), call(filled(), x, x))
+    first, again, other = (np.asarray(call(layer, x, x, key=jax.random.key(seed))) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
-    assert float(jnp.abs(first - other).max()) > 0.01
+    assert np.abs(first - other).max() > 0.01
 
 
 def test_every_parameter_names_its_axes():
-    layer = make_attention(num_kv_heads=G)
+    layer = filled(num_kv_heads=G)
     for path, param in nnx.to_flat_state(nnx.state(layer, nnx.Param)):
         assert len(param.get_metadata("axes")) == len(param.shape), path
     assert layer.query.weight.shape == (D, H, K)

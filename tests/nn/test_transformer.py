@@ -6,21 +6,26 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lmx.nn import masks
 from lmx.nn.attention import MultiHeadAttention
 from lmx.nn.feedforward import FeedForward
 from lmx.nn.layers import LayerNorm, dropout
 from lmx.nn.transformer import Block, Memory, Stack
 
 B, T, S, N, D, H, G, F = 2, 5, 7, 3, 24, 6, 2, 10
-NORM_POSITIONS = ("pre", "post")
+CAUSAL = np.tri(T, dtype=bool)[None, None]
+# The second row's memory is 4 long.
+SEEN = np.arange(S) < np.array([S, 4])[:, None]
 
 
-def vectors(*shape: int, seed: int = 0) -> jax.Array:
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+def vectors(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def make_block(rngs: nnx.Rngs, *, norm_position="post", with_memory=True, dropout_rate=0.0) -> Block:
+def inputs() -> dict:
+    return {"mask": CAUSAL, "memory": Memory(vectors(B, S, D, seed=1), SEEN[:, None, None])}
+
+
+def make_block(rngs: nnx.Rngs, *, norm_position="pre", with_memory=True, dropout_rate=0.0) -> Block:
     attention = functools.partial(MultiHeadAttention, D, H, num_kv_heads=G, rngs=rngs)
     return Block(
         attention(rotary_base=100.0),
@@ -32,70 +37,77 @@ def make_block(rngs: nnx.Rngs, *, norm_position="post", with_memory=True, dropou
     )
 
 
-def filled(build) -> nnx.Module:
+def make_stack(rngs: nnx.Rngs, *, unroll: int = 1) -> Stack:
+    make = functools.partial(make_block, dropout_rate=0.3)
+    return Stack(make, N, final_norm=LayerNorm(D), unroll=unroll, rngs=rngs)
+
+
+def filled(build, **settings) -> nnx.Module:
     """Builds a module with every parameter, biases and scales too, drawn from a normal distribution."""
-    definition, state = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+    definition, state = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0), **settings)))
     generator = np.random.default_rng(8)
     draw = lambda shape: jnp.asarray(generator.normal(0, D**-0.5, shape.shape), shape.dtype)  # noqa: E731
     return nnx.merge(definition, jax.tree.map(draw, state))
 
 
-def stack(*, final_norm: bool = False, unroll: int = 1, **settings) -> Stack:
-    def build(rngs: nnx.Rngs) -> Stack:
-        norm = LayerNorm(D) if final_norm else None
-        make = functools.partial(make_block, **settings)
-        return Stack(make, N, final_norm=norm, unroll=unroll, rngs=rngs)
-
-    return filled(build)
-
-
-def inputs() -> dict:
-    seen = jnp.arange(S) < jnp.array([S, 4])[:, None]
-    return {"mask": masks.causal(T), "memory": Memory(vectors(B, S, D, seed=1), seen[:, None, None])}
+# Modules of the same structure share one compiled program.
+run = jax.jit(lambda module, x, **given: module(x, **given)[0])
+run_with_maps = jax.jit(lambda module, x, **given: module(x, with_attention=True, **given))
 
 
 # One block.
 
 
-@pytest.mark.parametrize("norm_position", NORM_POSITIONS)
-@pytest.mark.parametrize("with_memory", [False, True])
-def test_a_block_is_its_papers_formula(norm_position, with_memory):
-    block, x = filled(functools.partial(make_block, norm_position=norm_position, with_memory=with_memory)), vectors(B, T, D)
-    given = inputs() if with_memory else {"mask": masks.causal(T)}
-
+@jax.jit
+def by_formula(block: Block, x: jax.Array, mask: jax.Array, memory: Memory | None) -> jax.Array:
     def attend(y):
-        return block.attention(y, block.attention.keys_values(y, positions=None), mask=given["mask"])
+        return block.attention(y, block.attention.keys_values(y, positions=None), mask=mask)
 
     def attend_memory(y):
-        memory = given["memory"]
         keys_values = block.memory_attention.keys_values(memory.states, positions=None)
         return block.memory_attention(y, keys_values, mask=memory.mask)
 
-    expected = x
-    if norm_position == "post":  # norm(x + f(x)), Vaswani et al. 2017
-        expected = block.attention_norm(expected + attend(expected))
-        if with_memory:
-            expected = block.memory_norm(expected + attend_memory(expected))
-        expected = block.feedforward_norm(expected + block.feedforward(expected))
-    else:  # x + f(norm(x)), Xiong et al. 2020
-        expected = expected + attend(block.attention_norm(expected))
-        if with_memory:
-            expected = expected + attend_memory(block.memory_norm(expected))
-        expected = expected + block.feedforward(block.feedforward_norm(expected))
-    y, maps = block(x, **given)
-    np.testing.assert_allclose(y, expected, atol=1e-5)
-    assert maps == {}
+    sublayers = [(attend, block.attention_norm)]
+    if memory is not None:
+        sublayers.append((attend_memory, block.memory_norm))
+    sublayers.append((block.feedforward, block.feedforward_norm))
+    for function, norm in sublayers:
+        x = norm(x + function(x)) if block.norm_position == "post" else x + function(norm(x))
+    return x
 
 
-def test_dropout_is_on_what_each_sublayer_adds():
-    block = filled(functools.partial(make_block, norm_position="pre", with_memory=False, dropout_rate=0.3))
-    x, key = vectors(B, T, D), jax.random.key(4)
-    keys = jax.random.split(key, 6)
-    normed = block.attention_norm(x)
-    attended = block.attention(normed, block.attention.keys_values(normed, positions=None))
-    expected = x + dropout(attended, 0.3, keys[1])
-    expected = expected + dropout(block.feedforward(block.feedforward_norm(expected)), 0.3, keys[5])
-    np.testing.assert_allclose(block(x, mask=None, key=key)[0], expected, atol=1e-5)
+@pytest.mark.parametrize("norm_position", ["post", "pre"])
+@pytest.mark.parametrize("with_memory", [False, True])
+def test_a_block_is_its_papers_formula(norm_position, with_memory):
+    # norm(x + f(x)), Vaswani et al. 2017; x + f(norm(x)), Xiong et al. 2020.
+    block, x = filled(make_block, norm_position=norm_position, with_memory=with_memory), vectors(B, T, D)
+    given = inputs() if with_memory else {"mask": CAUSAL, "memory": None}
+    np.testing.assert_allclose(run(block, x, **given), by_formula(block, x, **given), atol=1e-5)
+
+
+def test_a_bias_is_added_to_the_scores_of_the_block_itself():
+    block, x = filled(make_block, with_memory=False), vectors(B, T, D)
+    hidden = np.where(CAUSAL, 0, -1e9).astype(np.float32)
+    biased = run(block, x, mask=None, bias=hidden)
+    np.testing.assert_allclose(biased, run(block, x, mask=CAUSAL, memory=None), atol=1e-5)
+
+
+def test_dropout_is_on_what_each_sublayer_adds_and_no_layer_shares_a_mask():
+    # Sublayers that add ones everywhere: where one is missing is its mask, and what is there is 1 / (1 - rate).
+    length, rate = 50, 0.5
+    layers = filled(
+        lambda rngs: Stack(functools.partial(make_block, with_memory=False, dropout_rate=rate), 2, rngs=rngs)
+    )
+    for linear in (layers.blocks.attention.out, layers.blocks.feedforward.down):
+        linear.weight[...] = np.zeros(linear.weight.shape, np.float32)
+        linear.bias[...] = np.ones((2, D), np.float32)
+    key = jax.random.key(1)
+    added = np.asarray(run(layers, np.zeros((B, length, D), np.float32), mask=None, key=key))
+    # Four independent masks: binomial in units of 2.
+    shares = [(added == value).mean() for value in (0, 2, 4, 6, 8)]
+    assert shares == pytest.approx([1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16], abs=0.04)
+    still = np.asarray(run(layers, np.zeros((B, length, D), np.float32), mask=None, key=None))
+    np.testing.assert_array_equal(still, 4)
 
 
 # Stacks.
@@ -103,41 +115,35 @@ def test_dropout_is_on_what_each_sublayer_adds():
 
 @pytest.fixture(scope="module")
 def decoder() -> Stack:
-    return stack(final_norm=True, norm_position="pre", dropout_rate=0.3)
+    return filled(make_stack)
 
 
 @pytest.fixture(scope="module")
-def run():
-    """Runs any stack; its structure is static, so that each test of the same shape shares one compiled program."""
-    jitted = jax.jit(
-        lambda definition, state, x, **given: nnx.merge(definition, state)(x, **given),
-        static_argnums=0,
-        static_argnames="with_attention",
-    )
-    return lambda stack, x, **given: jitted(*nnx.split(stack), x, **given)
+def expected(decoder) -> np.ndarray:
+    """What the decoder makes of the inputs, one block after the other."""
+    x, block = vectors(B, T, D), jax.jit(lambda block, x, **given: block(x, **given)[0])
+    for layer in decoder.unstack():
+        x = block(layer, x, **inputs())
+    return np.asarray(decoder.final_norm(x))
 
 
-def test_a_stack_runs_its_blocks_in_order_and_then_the_final_norm(decoder, run):
-    x, given = vectors(B, T, D), inputs()
-    expected = x
-    for block in decoder.unstack():
-        expected, _ = block(expected, **given)
-    np.testing.assert_allclose(run(decoder, x, **given)[0], decoder.final_norm(expected), atol=1e-5)
+def test_a_stack_runs_its_blocks_in_order_and_then_the_final_norm(decoder, expected):
+    np.testing.assert_allclose(run(decoder, vectors(B, T, D), **inputs()), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("unroll", [2, N, 100])
-def test_unrolling_does_not_change_results(decoder, run, unroll):
-    x, given, key = vectors(B, T, D), inputs(), jax.random.key(1)
-    unrolled = stack(final_norm=True, norm_position="pre", dropout_rate=0.3, unroll=unroll)
-    np.testing.assert_allclose(run(unrolled, x, key=key, **given)[0], run(decoder, x, key=key, **given)[0], atol=1e-6)
+@pytest.mark.parametrize("unroll", [2, 100])
+def test_unrolling_does_not_change_results(decoder, unroll):
+    given = {**inputs(), "key": jax.random.key(1)}
+    unrolled = run(filled(make_stack, unroll=unroll), vectors(B, T, D), **given)
+    np.testing.assert_allclose(unrolled, run(decoder, vectors(B, T, D), **given), atol=1e-5)
 
 
-def test_layers_are_born_different():
-    weight = Stack(functools.partial(make_block, with_memory=False), N, rngs=nnx.Rngs(0)).blocks.attention.query.weight
-    assert weight.shape == (N, D, H, D // H)
-    assert float(jnp.abs(weight[0] - weight[1]).min(initial=1, where=weight[0] != 0)) >= 0
-    assert len({float(weight[layer].sum()) for layer in range(N)}) == N
-    assert float(weight[...].std()) == pytest.approx((2 / (2 * D)) ** 0.5, rel=0.1)
+def test_layers_are_born_different_and_with_the_fans_of_one_layer():
+    stack = Stack(lambda rngs: FeedForward(40, 70, rngs=rngs), N, rngs=nnx.Rngs(0))
+    weight = np.asarray(stack.blocks.up.weight[...])
+    assert weight.shape == (N, 40, 70)
+    assert len({float(layer.sum()) for layer in weight}) == N
+    assert weight.std() == pytest.approx((2 / 110) ** 0.5, rel=0.03)
 
 
 def test_every_parameter_of_a_stack_names_its_layer_axis(decoder):
@@ -146,72 +152,62 @@ def test_every_parameter_of_a_stack_names_its_layer_axis(decoder):
         assert len(axes) == len(param.shape), path
         assert axes[0] == "layers", path
         assert param.shape[0] == N, path
+    assert decoder.blocks.attention.query.weight.get_metadata("axes") == ("layers", "embed", "heads", None)
     for path, param in nnx.to_flat_state(nnx.state(decoder.final_norm, nnx.Param)):
         assert param.get_metadata("axes") == (None,), path
 
 
-def test_dropout_of_a_stack_is_a_function_of_its_key(decoder, run):
-    x, given = vectors(B, T, D), inputs()
-    still, first, again, other = (
-        run(decoder, x, key=key, **given)[0] for key in (None, *map(jax.random.key, (1, 1, 2)))
+def test_dropout_of_a_stack_is_a_function_of_its_key(decoder, expected):
+    first, again, other = (
+        np.asarray(run(decoder, vectors(B, T, D), **inputs(), key=jax.random.key(seed))) for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(first, again)
-    assert float(jnp.abs(first - other).max()) > 0.01
-    assert float(jnp.abs(first - still).max()) > 0.01
+    assert np.abs(first - other).max() > 0.01
+    assert np.abs(first - expected).max() > 0.01
 
 
-def test_layers_do_not_share_a_dropout_mask():
-    # Layers whose sublayers add the same ones everywhere: what is missing after each layer is its own mask.
-    build = functools.partial(make_block, with_memory=False, norm_position="pre", dropout_rate=0.5)
-    layers = filled(lambda rngs: Stack(build, 2, rngs=rngs))
-    layers.blocks.attention.out.weight[...] *= 0
-    layers.blocks.attention.out.bias[...] *= 0
-    layers.blocks.feedforward.down.weight[...] *= 0
-    layers.blocks.feedforward.down.bias[...] = jnp.ones((2, D))
-    added, _ = layers(jnp.zeros((B, 50, D)), mask=None, key=jax.random.key(1))
-    # Each layer adds 0 or 2: shared masks would give 0 and 4 alone, independent ones 0, 2 and 4 as 1 : 2 : 1.
-    shares = [float((added == value).mean()) for value in (0, 2, 4)]
-    assert shares == pytest.approx([0.25, 0.5, 0.25], abs=0.05)
-
-
-def test_attention_maps_come_by_layer_and_are_what_the_blocks_saw(decoder, run):
-    x, given = vectors(B, T, D), inputs()
-    y, maps = run(decoder, x, with_attention=True, **given)
-    np.testing.assert_allclose(y, run(decoder, x, **given)[0], atol=1e-6)
+def test_attention_maps_come_by_layer_and_change_nothing(decoder, expected):
+    y, maps = run_with_maps(decoder, vectors(B, T, D), **inputs())
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+    maps = {name: np.asarray(found) for name, found in maps.items()}
     assert {name: found.shape for name, found in maps.items()} == {"self": (N, B, H, T, T), "memory": (N, B, H, T, S)}
     np.testing.assert_allclose(maps["self"].sum(-1), 1, atol=1e-6)
     assert (np.triu(maps["self"], 1) == 0).all()
-    assert (np.asarray(maps["memory"])[:, 1, :, :, 4:] == 0).all()
-    assert (np.asarray(maps["memory"])[:, 0, :, :, 4:] > 0).all()
+    assert (maps["memory"][:, 1, :, :, 4:] == 0).all()
+    assert (maps["memory"][:, 0, :, :, 4:] > 0).all()
 
 
-def test_the_future_does_not_matter(decoder, run):
-    x, given = vectors(B, T, D), inputs()
-    changed = run(decoder, x.at[:, 3:].set(9.0), **given)[0]
-    np.testing.assert_array_equal(changed[:, :3], run(decoder, x, **given)[0][:, :3])
+def test_the_future_does_not_matter(decoder, expected):
+    x = vectors(B, T, D)
+    x[:, 3:] = 9
+    np.testing.assert_allclose(np.asarray(run(decoder, x, **inputs()))[:, :3], expected[:, :3], atol=1e-5)
 
 
-@pytest.mark.parametrize("steps", [[1, 1, 1, 1, 1], [2, 3], [5]])
-def test_extending_a_cache_equals_running_the_whole(decoder, run, steps):
-    x, given = vectors(B, T, D), inputs()
-    slots = T + 3
-    blocks = decoder.unstack()
-    caches = [block.start_cache(given["memory"], batch=B, slots=slots) for block in blocks]
-    done, offset = [], 0
-    for size in steps:
-        places = offset + jnp.arange(size)
-        y, caches = decoder.extend(
-            blocks,
-            x[:, offset : offset + size],
+def test_extending_a_cache_equals_running_the_whole(decoder, expected):
+    slots, memory = T + 3, inputs()["memory"]
+
+    @jax.jit
+    def start(decoder, memory):
+        return [block.start_cache(memory, batch=B, slots=slots) for block in decoder.unstack()]
+
+    @jax.jit
+    def extend(decoder, x, caches, offset):
+        places = offset + jnp.arange(x.shape[1])
+        return decoder.extend(
+            decoder.unstack(),
+            x,
             caches,
-            offset=jnp.asarray(offset),
+            offset=offset,
             mask=(jnp.arange(slots) <= places[:, None])[None, None],
-            memory_mask=given["memory"].mask,
+            memory_mask=jnp.asarray(memory.mask),
             positions=places[None],
         )
+
+    caches, done = start(decoder, memory), []
+    for first, last in ((0, 1), (1, 4), (4, 5)):  # three positions at once in the middle
+        y, caches = extend(decoder, vectors(B, T, D)[:, first:last], caches, np.int32(first))
         done.append(y)
-        offset += size
-    np.testing.assert_allclose(jnp.concatenate(done, 1), run(decoder, x, **given)[0], atol=1e-5)
+    np.testing.assert_allclose(np.concatenate(done, 1), expected, atol=1e-5)
 
 
 def test_a_stack_must_have_a_layer():

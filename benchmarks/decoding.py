@@ -1,0 +1,459 @@
+"""Decoding speed of lmx beside Hugging Face's `generate` and CTranslate2: beam search of fixed length on the CPU, in float32.
+
+    python benchmarks/decoding.py --peer-python PYTHON_WITH_TORCH_TRANSFORMERS_CTRANSLATE2
+    python benchmarks/decoding.py --peer-python ... --beams 4 --batches 1 32
+
+All translate the same sources with models of one shape and random weights, made here (CTranslate2's is converted from
+Hugging Face's). Every translation has exactly `length` tokens: the end token is forbidden before and forced at the end, so
+that all do equally many steps. What is timed is one call, from token ids to the ids of the best translations.
+Tokens a second are sentences x length / seconds: of each sentence the best translation counts, not all of its beam.
+
+* stock: the process as a user starts it;
+* tuned: glibc keeps freed memory and uses huge pages (GLIBC_TUNABLES); on AMD, where there is a C compiler, a preloaded
+  library also opens MKL's AVX-512 path to PyTorch.
+
+Each row of the table is a process of its own that waits while another is timed, and all take turns, round after round, so
+that a busy machine slows all alike. The script runs in two Pythons, so only the standard library is imported at the top.
+"""
+
+import dataclasses
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Memory that is freed stays with the process, in huge pages: each call needs the same again.
+TUNABLES = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=268435456"
+
+Side = Literal["lmx", "huggingface", "ctranslate2"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """A model and what it translates; the last word of the vocabulary is padding and start, the first the end."""
+
+    layers: int = 6
+    width: int = 512
+    feedforward_width: int = 2048
+    heads: int = 8
+    vocab_size: int = 58_101
+    source_length: int = 32
+    length: int = 32
+    threads: int = 2
+
+    @property
+    def pad_id(self) -> int:
+        """Padding, and as in Marian the token that decoding starts from."""
+        return self.vocab_size - 1
+
+
+END = 0
+TINY = Shape(layers=1, width=16, feedforward_width=24, heads=2, vocab_size=150, source_length=5, length=6)
+
+
+def make_source(shape: Shape, batch: int) -> Any:
+    """Returns random words [B, S] without padding, ended by the end token."""
+    import numpy as np
+
+    source = np.random.default_rng(batch).integers(3, shape.pad_id, (batch, shape.source_length), dtype=np.int32)
+    source[:, -1] = END
+    return source
+
+
+# ---- the sides: each returns (translate, facts); translate(batch, beam) makes the call that is timed ------------------
+
+# () -> best translations, [B][T]
+Call = Callable[[], Any]
+
+
+def lmx_side(shape: Shape) -> tuple[Callable[[int, int], Call], dict[str, Any]]:
+    """Builds lmx's model and search, as its translator does."""
+    sys.path.insert(0, str(ROOT))
+    import jax
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from lmx.decoding import beam_search, power_penalty
+    from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig, count_parameters
+
+    config = Seq2SeqConfig(
+        source_vocab_size=shape.vocab_size,
+        target_vocab_size=shape.vocab_size,
+        width=shape.width,
+        feedforward_width=shape.feedforward_width,
+        num_heads=shape.heads,
+        num_encoder_layers=shape.layers,
+        num_decoder_layers=shape.layers,
+        pad_id=shape.pad_id,
+    )
+    model = Seq2Seq(config, rngs=nnx.Rngs(0))
+    parameters = count_parameters(model, config)
+    definition, state = nnx.split(model)
+    params = nnx.to_pure_dict(state)
+
+    def translate(batch: int, beam: int) -> Call:
+        source = make_source(shape, batch)
+
+        @jax.jit
+        def search(params: Any, source: jax.Array) -> jax.Array:
+            step, cache = nnx.merge(definition, params).start_decoding(source, slots=shape.length * beam)
+
+            def step_to_length(
+                tokens: Any, cache: Any, offset: Any, positions: Any, mask: Any
+            ) -> tuple[jax.Array, Any]:
+                logits, cache = step(tokens, cache, offset, positions, mask)
+                is_early = (positions < shape.length - 1)[..., None]
+                return jnp.where(is_early & (jnp.arange(logits.shape[-1]) == END), -1e9, logits), cache
+
+            return beam_search(
+                step_to_length,
+                cache,
+                active=(source != shape.pad_id).any(-1),
+                beam_size=beam,
+                max_length=shape.length,
+                length_penalty=power_penalty(1.0),
+                bos_id=shape.pad_id,
+                eos_id=END,
+                pad_id=shape.pad_id,
+            ).tokens[:, 0]
+
+        return lambda: jax.device_get(search(params, source))
+
+    return translate, {"parameters": parameters, "version": f"jax {jax.__version__}"}
+
+
+def marian(shape: Shape) -> Any:
+    """Returns Hugging Face's model of the shape, with random weights."""
+    try:
+        import torch
+        import transformers
+    except ImportError:
+        raise ImportError(
+            f"{sys.executable} must have torch and transformers: pip install torch transformers ctranslate2, "
+            "or name another --peer-python."
+        ) from None
+    torch.set_num_threads(shape.threads)
+    torch.manual_seed(0)
+    config = transformers.MarianConfig(
+        vocab_size=shape.vocab_size,
+        decoder_vocab_size=shape.vocab_size,
+        d_model=shape.width,
+        encoder_layers=shape.layers,
+        decoder_layers=shape.layers,
+        encoder_ffn_dim=shape.feedforward_width,
+        decoder_ffn_dim=shape.feedforward_width,
+        encoder_attention_heads=shape.heads,
+        decoder_attention_heads=shape.heads,
+        activation_function="relu",
+        scale_embedding=True,
+        share_encoder_decoder_embeddings=True,
+        tie_word_embeddings=True,
+        pad_token_id=shape.pad_id,
+        decoder_start_token_id=shape.pad_id,
+        eos_token_id=END,
+        forced_eos_token_id=END,
+    )
+    return transformers.MarianMTModel(config).eval()
+
+
+def huggingface_side(shape: Shape) -> tuple[Callable[[int, int], Call], dict[str, Any]]:
+    """Builds Hugging Face's model; the call is `generate` with its default cache."""
+    model = marian(shape)
+    import torch
+    import transformers
+
+    def translate(batch: int, beam: int) -> Call:
+        source = torch.from_numpy(make_source(shape, batch)).long()
+        mask = torch.ones_like(source)
+
+        def call() -> Any:
+            with torch.inference_mode():
+                found = model.generate(
+                    source,
+                    attention_mask=mask,
+                    num_beams=beam,
+                    do_sample=False,
+                    length_penalty=1.0,
+                    min_new_tokens=shape.length - 1,
+                    max_new_tokens=shape.length,
+                )
+            return found[:, 1:].numpy()  # without the start token
+
+        return call
+
+    # Trained ones only: Marian holds its fixed positions as parameters too.
+    parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    version = f"transformers {transformers.__version__}, torch {torch.__version__}"
+    return translate, {"parameters": parameters, "version": version}
+
+
+def ctranslate2_side(shape: Shape) -> tuple[Callable[[int, int], Call], dict[str, Any]]:
+    """Converts Hugging Face's random model and loads it in float32."""
+    model = marian(shape)
+    try:
+        import ctranslate2
+        from ctranslate2.converters.transformers import MarianMTLoader
+    except ImportError:
+        raise ImportError(
+            f"{sys.executable} must have ctranslate2: pip install ctranslate2, or use --no-ctranslate2."
+        ) from None
+
+    # The converter's command wants a tokenizer; a vocabulary of numbers does.
+    words = ["</s>", "<unk>", *map(str, range(2, shape.vocab_size - 1))]
+    specification = MarianMTLoader().get_model_spec(model)
+    specification.register_source_vocabulary(words)
+    specification.register_target_vocabulary(words)
+    specification.config.eos_token = specification.config.decoder_start_token = words[0]
+    specification.config.unk_token = words[1]
+    specification.validate()
+    specification.optimize(quantization=None)
+    with tempfile.TemporaryDirectory() as directory:
+        specification.save(directory)
+        translator = ctranslate2.Translator(
+            directory, device="cpu", compute_type="float32", inter_threads=1, intra_threads=shape.threads
+        )
+    number = {word: index for index, word in enumerate(words)}
+
+    def translate(batch: int, beam: int) -> Call:
+        source = [[words[i] for i in row] for row in make_source(shape, batch)]
+
+        def call() -> Any:
+            found = translator.translate_batch(
+                source,
+                beam_size=beam,
+                length_penalty=1.0,
+                min_decoding_length=shape.length,
+                max_decoding_length=shape.length,
+            )
+            return [[number[word] for word in result.hypotheses[0]] for result in found]
+
+        return call
+
+    return translate, {"version": f"ctranslate2 {ctranslate2.__version__}"}
+
+
+# ---- one process a row -----------------------------------------------------------------------------------------------
+
+
+def serve(side: Side, shape: Shape) -> None:
+    """Runs in a row's process: gets ready, then answers each line of standard input, [batch, beam], with seconds a call.
+
+    The first call of a batch and beam is its own line, so that compilation is timed apart.
+    """
+    answers, sys.stdout = sys.stdout, sys.stderr
+    try:
+        make = {"lmx": lmx_side, "huggingface": huggingface_side, "ctranslate2": ctranslate2_side}[side]
+        translate, facts = make(shape)
+    except Exception as error:
+        message = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        print(json.dumps({"error": message}), file=answers, flush=True)
+        raise SystemExit(1) from error
+    print(json.dumps(facts), file=answers, flush=True)
+    calls: dict[tuple[int, int], Call] = {}
+    for line in sys.stdin:
+        batch, beam = json.loads(line)
+        if (batch, beam) not in calls:
+            calls = {(batch, beam): translate(batch, beam)}
+        began = time.perf_counter()
+        found = calls[batch, beam]()
+        seconds = time.perf_counter() - began
+        sizes = {len(row) for row in found}
+        if len(found) != batch or sizes != {shape.length} or any(END in row[:-1] for row in found):
+            message = f"translations must have {shape.length} tokens, got {sizes} of {len(found)} sentences"
+            print(json.dumps({"error": message}), file=answers, flush=True)
+            raise SystemExit(1)
+        print(json.dumps(seconds), file=answers, flush=True)
+
+
+class Row:
+    """A row of the table and its process, kept on as many cores as it has threads."""
+
+    def __init__(self, name: str, side: Side, shape: Shape, *, python: str, environment: dict[str, str]):
+        self.name = name
+        self.log = tempfile.TemporaryFile("w+")
+        threads = str(shape.threads)
+        common = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"}
+        self.process = subprocess.Popen(
+            [python, __file__, "--serve", json.dumps([side, dataclasses.asdict(shape)])],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+            env=os.environ | common | environment,
+        )
+        self.facts = self._answer()
+
+    def seconds(self, batch: int, beam: int) -> float:
+        """Returns the seconds of one call."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps([batch, beam]) + "\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> Any:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        answer = json.loads(line) if line else {"error": f"its process ended: {self._last_words()}"}
+        if isinstance(answer, dict) and "error" in answer:
+            raise ValueError(f"{self.name} must run, got {answer['error']}")
+        return answer
+
+    def _last_words(self) -> str:
+        self.process.wait()
+        self.log.seek(0)
+        return (self.log.read().strip().splitlines() or ["no message"])[-1]
+
+    def end(self) -> None:
+        """Ends the process."""
+        self.process.kill()
+        self.process.communicate()
+        self.log.close()
+
+
+# ---- the comparison --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Compares lmx's beam search with Hugging Face's `generate` and with CTranslate2 on this machine's CPU.
+
+    The models have Marian's base shape: 6+6 layers, width 512, feed-forward 2048, 8 heads, 58,101 words, one table.
+
+    Attributes:
+        peer_python: the Python that has torch, transformers and ctranslate2; by default the one that runs this script.
+        beams: beam sizes.
+        batches: sentences translated at once.
+        length: tokens of each source and of each translation, the end token included.
+        threads: cores each process may use.
+        rounds: turns that each row takes; the medians are printed.
+        tuned: also runs Hugging Face with a tuned allocator (and, on AMD, MKL's AVX-512 path).
+        ctranslate2: also runs CTranslate2.
+        quick: lmx alone with a toy model, one round, to see that everything runs.
+    """
+
+    peer_python: str = sys.executable
+    beams: tuple[int, ...] = (4, 5)
+    batches: tuple[int, ...] = (1, 32, 64)
+    length: int = 32
+    threads: int = 2
+    rounds: int = 3
+    tuned: bool = True
+    ctranslate2: bool = True
+    quick: bool = False
+
+
+def main(config: Config) -> None:
+    """Prints the machine and the rows, then one table for each beam size."""
+    for name in ("length", "threads", "rounds"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {name}={getattr(config, name)}.")
+    if min(config.beams, default=0) < 2 or min(config.batches, default=0) < 1:
+        raise ValueError(
+            "beams must be at least 2 and batches at least 1, "
+            f"got beams={' '.join(map(str, config.beams))} and batches={' '.join(map(str, config.batches))}."
+        )
+    cores = sorted(os.sched_getaffinity(0))
+    if config.threads > len(cores):
+        raise ValueError(
+            f"threads must be at most the {len(cores)} cores of this machine, got threads={config.threads}."
+        )
+    os.sched_setaffinity(0, cores[: config.threads])  # the rows' processes inherit it: XLA has no other knob
+    if config.quick:
+        config = dataclasses.replace(config, beams=(2,), batches=(1, 3), rounds=1)
+        shape = dataclasses.replace(TINY, threads=config.threads)
+    else:
+        shape = Shape(source_length=config.length, length=config.length, threads=config.threads)
+    print(f"machine: {cpu_name()}, {config.threads} of {len(cores)} cores, load {os.getloadavg()[0]:.1f} at the start")
+    print(
+        f"model:   {shape.layers}+{shape.layers} layers, width {shape.width}, feed-forward {shape.feedforward_width}, "
+        f"{shape.heads} heads, {shape.vocab_size:,} words, float32, random weights"
+    )
+    print(
+        f"work:    {shape.source_length} source tokens, exactly {shape.length} target tokens, the best translation counts"
+    )
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        plans: list[tuple[str, Side, dict[str, str]]] = [("lmx", "lmx", {})]
+        if not config.quick:
+            plans.append(("HF stock", "huggingface", {}))
+            if config.tuned:
+                library = open_mkl(directory)
+                tuning = {"GLIBC_TUNABLES": TUNABLES} | ({"LD_PRELOAD": str(library)} if library else {})
+                print(f"tuned:   {'; '.join(f'{key}={value}' for key, value in tuning.items())}")
+                plans.append(("HF tuned", "huggingface", tuning))
+            if config.ctranslate2:
+                plans.append(("CTranslate2", "ctranslate2", {}))
+        rows = []
+        for name, side, environment in plans:
+            python = sys.executable if side == "lmx" else config.peer_python
+            row = Row(name, side, shape, python=python, environment=environment)
+            stack.callback(row.end)
+            rows.append(row)
+            count = f", {row.facts['parameters']:,} parameters" if "parameters" in row.facts else ""
+            print(f"{name + ':':<12} {row.facts['version']}{count}", flush=True)
+        for beam in config.beams:
+            compare(rows, shape, beam=beam, batches=config.batches, rounds=config.rounds)
+
+
+def compare(rows: list[Row], shape: Shape, *, beam: int, batches: tuple[int, ...], rounds: int) -> None:
+    """Times all rows at one beam size and prints the table: tokens a second, then lmx's ratio to each peer."""
+    peers = [row.name for row in rows[1:]]
+    titles = "".join(f"{row.name:>13}" for row in rows) + "".join(f"{'/ ' + name:>15}" for name in peers)
+    print(f"\nbeam {beam}, target tokens/s, then lmx / peer; medians of {rounds} interleaved rounds")
+    print(f"{'batch':>7}{titles}   lmx compiled in", flush=True)
+    for batch in batches:
+        first = [row.seconds(batch, beam) for row in rows]
+        taken: list[list[float]] = [[] for _ in rows]
+        for _ in range(rounds):
+            for row, seconds in zip(rows, taken, strict=True):
+                seconds.append(row.seconds(batch, beam))
+        middle = [statistics.median(seconds) for seconds in taken]
+        speeds = "".join(f"{batch * shape.length / seconds:>13,.1f}" for seconds in middle)
+        ratios = "".join(f"{seconds / middle[0]:>14.2f}x" for seconds in middle[1:])
+        print(f"{batch:>7}{speeds}{ratios}   {max(0.0, first[0] - middle[0]):.1f} s", flush=True)
+
+
+def cpu_name() -> str:
+    """Returns the processor's name."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def open_mkl(directory: Path) -> Path | None:
+    """Builds the library that opens MKL's AVX-512 path on AMD; None elsewhere, or without a C compiler."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None or "AMD" not in cpu_name():
+        return None
+    library = directory / "open_mkl.so"
+    source = "int mkl_serv_intel_cpu_true(void) { return 1; }"
+    command = [compiler, "-shared", "-fPIC", "-x", "c", "-", "-o", str(library)]
+    done = subprocess.run(command, input=source, text=True, check=False)
+    return library if done.returncode == 0 else None
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--serve"]:
+        side, sizes = json.loads(sys.argv[2])
+        serve(side, Shape(**sizes))
+    else:
+        sys.path.insert(0, str(ROOT))
+        import tyro
+
+        from lmx.run import one_line_errors
+
+        with one_line_errors():
+            main(tyro.cli(Config))

@@ -1,0 +1,575 @@
+"""Training speed of lmx beside PyTorch: an encoder-decoder Transformer, the same update on both sides, on the CPU.
+
+    python benchmarks/translation_training.py --peer-python PYTHON_WITH_TORCH
+
+Both sides train the same model with equally many parameters, in float32: tied embeddings, post-norm, dropout on
+embeddings and sublayers, label smoothing, gradients summed over micro-batches and divided by the target tokens,
+clipping, Adam. Each row of the table is a process of its own that waits while another is timed; all take turns, round
+after round. What is compared with what:
+
+* stock: the process as a user starts it;
+* tuned: glibc keeps freed memory and uses huge pages (GLIBC_TUNABLES); on AMD, where there is a C compiler, a preloaded
+  library also opens MKL's AVX-512 path to PyTorch;
+* compiled: `torch.compile`; lmx always compiles.
+
+Time nothing beside another job: PyTorch's threads wait for each other busily, and lose more than lmx on a busy machine.
+The script runs in two Pythons, so only the standard library is imported at the top.
+"""
+
+import dataclasses
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Memory that is freed stays with the process, in huge pages: each update needs the same again. One arena, because glibc
+# takes large blocks of any other from the system each time.
+TUNABLES = (
+    "glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:glibc.malloc.hugetlb=1:"
+    "glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=268435456"
+)
+
+
+# ---- what is trained -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """A model and its update: `micro_batches` of [rows, length] on either side."""
+
+    name: str
+    layers: int
+    width: int
+    feedforward_width: int
+    heads: int
+    vocab_size: int
+    dropout_rate: float
+    micro_batches: int
+    rows: int
+    length: int
+    clip_norm: float = 25.0
+    learning_rate: float = 1e-4
+    label_smoothing: float = 0.1
+
+    @property
+    def tokens(self) -> int:
+        """Source and target tokens of an update, padding included."""
+        return 2 * self.micro_batches * self.rows * self.length
+
+
+SHAPES = {
+    "multi30k": Shape(
+        name="Multi30k's tiny model",
+        layers=4,
+        width=128,
+        feedforward_width=256,
+        heads=4,
+        vocab_size=9712,
+        dropout_rate=0.3,
+        micro_batches=2,
+        rows=256,
+        length=16,
+    ),
+    "base": Shape(
+        name="Vaswani's base model",
+        layers=6,
+        width=512,
+        feedforward_width=2048,
+        heads=8,
+        vocab_size=37_000,
+        dropout_rate=0.1,
+        micro_batches=1,
+        rows=64,
+        length=32,
+    ),
+}
+QUICK = Shape(
+    name="a toy model",
+    layers=1,
+    width=16,
+    feedforward_width=24,
+    heads=2,
+    vocab_size=150,
+    dropout_rate=0.1,
+    micro_batches=2,
+    rows=8,
+    length=5,
+)
+
+
+def make_batch(shape: Shape) -> dict[str, Any]:
+    """Returns NumPy arrays [A, B, L]: random words, rows of 3/4 to all of the length, then padding (0)."""
+    import numpy as np
+
+    random = np.random.default_rng(0)
+    size = (shape.micro_batches, shape.rows, shape.length)
+
+    def side() -> Any:
+        lengths = random.integers(shape.length * 3 // 4, shape.length + 1, size[:2])
+        words = random.integers(1, shape.vocab_size, size)
+        return np.where(np.arange(shape.length) < lengths[..., None], words, 0).astype(np.int32)
+
+    target = side()
+    decoder_input = np.concatenate([np.ones_like(target[..., :1]), target[..., :-1]], axis=-1)
+    return {"source": side(), "decoder_input": decoder_input, "target": target}
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """One side, ready: `update()` does one update, waits for its end and returns the loss a token."""
+
+    update: Callable[[], float]
+    matmul: Callable[[], float]  # GFLOP/s of a large float32 product
+    facts: dict[str, Any]  # parameters, version, and of lmx the matmul FLOPs of an update
+
+
+# ---- lmx -------------------------------------------------------------------------------------------------------------
+
+
+def lmx_trainer(shape: Shape) -> Trainer:
+    """Builds lmx's model and step, as the experiment script does."""
+    sys.path.insert(0, str(ROOT))
+    import jax
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from lmx import losses, optimization
+    from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig, count_parameters
+    from lmx.sharding import MeshConfig, make_mesh, place_batch
+    from lmx.training import born, compile_step, make_train_step
+
+    config = Seq2SeqConfig(
+        source_vocab_size=shape.vocab_size,
+        target_vocab_size=shape.vocab_size,
+        width=shape.width,
+        feedforward_width=shape.feedforward_width,
+        num_heads=shape.heads,
+        num_encoder_layers=shape.layers,
+        num_decoder_layers=shape.layers,
+        dropout_rate=shape.dropout_rate,
+        unroll=shape.layers,
+    )
+    mesh = make_mesh(MeshConfig())
+    schedule = optimization.constant(shape.learning_rate)
+    optimizer = optimization.adam(schedule, clip_norm=shape.clip_norm)
+    definition, state, shardings = born(lambda rngs: Seq2Seq(config, rngs=rngs), optimizer, mesh=mesh, seed=1)
+
+    def loss(params: Any, batch: Any, key: Any) -> dict[str, jax.Array]:
+        network = nnx.merge(definition, params)
+        encoder_key, decoder_key = jax.random.split(key)
+        memory, _ = network.encode(batch["source"], key=encoder_key)
+        states, _ = network.decode(memory, batch["source"], batch["decoder_input"], key=decoder_key)
+        return losses.cross_entropy(
+            states,
+            network.output_table(),
+            batch["target"],
+            batch["target"] != config.pad_id,
+            vocab_size=config.target_vocab_size,
+            label_smoothing=shape.label_smoothing,
+        )._asdict()
+
+    step = make_train_step(loss, optimizer)
+    batch = place_batch(make_batch(shape), mesh)
+    flops = matmul_flops(jax.make_jaxpr(step)(state, batch).jaxpr)
+    compiled = compile_step(step, mesh=mesh, shardings=shardings)
+
+    def update() -> float:
+        nonlocal state
+        state, metrics = compiled(state, batch)
+        return float(jax.block_until_ready(metrics["loss"]))
+
+    square = jnp.ones((2048, 2048))
+    multiply = jax.jit(jnp.matmul)
+    matmul = lambda: matmul_rate(lambda: multiply(square, square).block_until_ready(), size=2048)  # noqa: E731
+    parameters = count_parameters(nnx.merge(definition, state.params), config)
+    return Trainer(update, matmul, {"parameters": parameters, "version": f"jax {jax.__version__}", "flops": flops})
+
+
+def matmul_flops(jaxpr: Any) -> float:
+    """Counts the FLOPs of a program's matrix products, those in a scan's body once for each turn."""
+    import math
+
+    total = 0.0
+    for equation in jaxpr.eqns:
+        turns = equation.params["length"] if equation.primitive.name == "scan" else 1
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+            total += 2.0 * math.prod(out) * math.prod(left[axis] for axis in contracted)
+        for parameter in equation.params.values():
+            inner = getattr(parameter, "jaxpr", parameter)
+            if hasattr(inner, "eqns"):
+                total += turns * matmul_flops(inner)
+    return total
+
+
+def matmul_rate(multiply: Callable[[], Any], *, size: int) -> float:
+    """Returns the best GFLOP/s of a product of two matrices [size, size] over a few tries."""
+    seconds = []
+    for _ in range(10):
+        began = time.perf_counter()
+        multiply()
+        seconds.append(time.perf_counter() - began)
+    return 2 * size**3 / min(seconds) / 1e9
+
+
+# ---- PyTorch ---------------------------------------------------------------------------------------------------------
+
+
+def torch_trainer(shape: Shape, *, compiled: bool) -> Trainer:
+    """Builds the same in PyTorch, as its users would for speed: fused projections, attention and Adam."""
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+
+    torch.manual_seed(1)
+    heads, width = shape.heads, shape.width
+
+    def split(x: torch.Tensor, parts: int) -> Iterator[torch.Tensor]:
+        """[B, T, parts x D] -> as many of [B, H, T, K]."""
+        return iter(x.unflatten(-1, (parts, heads, -1)).permute(2, 0, 3, 1, 4))
+
+    def join(x: torch.Tensor) -> torch.Tensor:
+        return x.transpose(1, 2).flatten(2)
+
+    class Block(nn.Module):
+        def __init__(self, *, has_memory: bool):
+            super().__init__()
+            self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+            self.norm = nn.LayerNorm(width)
+            self.has_memory = has_memory
+            if has_memory:
+                self.memory_q, self.memory_kv = nn.Linear(width, width), nn.Linear(width, 2 * width)
+                self.memory_out, self.memory_norm = nn.Linear(width, width), nn.LayerNorm(width)
+            self.up = nn.Linear(width, shape.feedforward_width)
+            self.down = nn.Linear(shape.feedforward_width, width)
+            self.feedforward_norm = nn.LayerNorm(width)
+            self.dropout = nn.Dropout(shape.dropout_rate)
+
+        def forward(self, x, mask, memory=None):
+            q, k, v = split(self.qkv(x), 3)
+            attended = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=None if self.has_memory else mask, is_causal=self.has_memory
+            )
+            x = self.norm(x + self.dropout(self.out(join(attended))))
+            if self.has_memory:
+                (q,), (k, v) = split(self.memory_q(x), 1), split(self.memory_kv(memory), 2)
+                attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+                x = self.memory_norm(x + self.dropout(self.memory_out(join(attended))))
+            return self.feedforward_norm(x + self.dropout(self.down(F.relu(self.up(x)))))
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = nn.Embedding(shape.vocab_size, width)
+            nn.init.normal_(self.embedding.weight, std=width**-0.5)
+            self.encoder = nn.ModuleList(Block(has_memory=False) for _ in range(shape.layers))
+            self.decoder = nn.ModuleList(Block(has_memory=True) for _ in range(shape.layers))
+            self.dropout = nn.Dropout(shape.dropout_rate)
+            rates = 10_000 ** (-torch.arange(0, width, 2) / width)
+            angles = torch.arange(shape.length)[:, None] * rates
+            self.register_buffer("positions", torch.cat([angles.sin(), angles.cos()], dim=-1))
+
+        def embed(self, tokens):
+            return self.dropout(self.embedding(tokens) * width**0.5 + self.positions)
+
+        def forward(self, source, decoder_input, target):
+            mask = (source != 0)[:, None, None, :]
+            memory, x = self.embed(source), self.embed(decoder_input)
+            for block in self.encoder:
+                memory = block(memory, mask)
+            for block in self.decoder:
+                x = block(x, mask, memory)
+            logits = F.linear(x, self.embedding.weight).flatten(0, 1)
+            return F.cross_entropy(
+                logits, target.flatten(), ignore_index=0, label_smoothing=shape.label_smoothing, reduction="sum"
+            )
+
+    model = Model()
+    optimizer = torch.optim.Adam(model.parameters(), lr=shape.learning_rate, betas=(0.9, 0.98), eps=1e-8, fused=True)
+    batch = {name: torch.from_numpy(array).long() for name, array in make_batch(shape).items()}
+    run = torch.compile(model) if compiled else model
+
+    def update() -> float:
+        optimizer.zero_grad()
+        total = 0.0
+        weight = (batch["target"] != 0).sum()
+        for index in range(shape.micro_batches):
+            loss = run(*(batch[name][index] for name in ("source", "decoder_input", "target"))) / weight
+            loss.backward()
+            total += loss.item()
+        nn.utils.clip_grad_norm_(model.parameters(), shape.clip_norm)
+        optimizer.step()
+        return total
+
+    square = torch.ones(2048, 2048)
+    matmul = lambda: matmul_rate(lambda: square @ square, size=2048)  # noqa: E731
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Trainer(update, matmul, {"parameters": parameters, "version": f"torch {torch.__version__}"})
+
+
+# ---- one process a row -----------------------------------------------------------------------------------------------
+
+Side = Literal["lmx", "torch", "torch compiled"]
+
+
+def serve(side: Side, shape: Shape) -> None:
+    """Runs in a row's process: gets ready, then answers each line of standard input with a line of JSON.
+
+    The answer to "matmul" is GFLOP/s; to a number, so many updates, it is their wall and their processor seconds.
+    """
+    answers, sys.stdout = sys.stdout, sys.stderr
+    try:
+        trainer = lmx_trainer(shape) if side == "lmx" else torch_trainer(shape, compiled=side == "torch compiled")
+        began = time.perf_counter()
+        loss = trainer.update()
+        facts = trainer.facts | {"first": time.perf_counter() - began, "loss": loss}
+        trainer.update()
+    except Exception as error:
+        print(
+            json.dumps({"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}),
+            file=answers,
+            flush=True,
+        )
+        raise SystemExit(1) from error
+    print(json.dumps(facts), file=answers, flush=True)
+    for line in sys.stdin:
+        if line.strip() == "matmul":
+            answer = trainer.matmul()
+        else:
+            began = time.perf_counter(), time.process_time()
+            for _ in range(int(line)):
+                trainer.update()
+            answer = [time.perf_counter() - began[0], time.process_time() - began[1]]
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+class Row:
+    """A row of the table and its process."""
+
+    def __init__(self, name: str, side: Side, shape: Shape, *, python: str, environment: dict[str, str]):
+        self.name, self.side = name, side
+        task = json.dumps([side, dataclasses.asdict(shape)])
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed by `end`
+        self.process = subprocess.Popen(
+            [python, __file__, "--serve", task],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+            env={name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+            | {"JAX_PLATFORMS": "cpu"}
+            | environment,
+        )
+        self.seconds: list[float] = []  # of an update, one for each round
+        self.cores: list[float] = []  # that were at work meanwhile
+        self.rates: list[float] = []
+        self.facts = self._answer()
+
+    def ask(self, line: str) -> Any:
+        """Sends a line to the process and waits for its answer."""
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> Any:
+        line = self.process.stdout.readline()
+        answer = json.loads(line) if line else {"error": f"its process ended: {self._last_words()}"}
+        if isinstance(answer, dict) and "error" in answer:
+            raise RuntimeError(f"{self.name} must run, got {answer['error']}")
+        return answer
+
+    def _last_words(self) -> str:
+        self.process.wait()
+        self.log.seek(0)
+        return (self.log.read().strip().splitlines() or ["no message"])[-1]
+
+    def end(self) -> None:
+        """Ends the process."""
+        self.process.kill()
+        self.process.communicate()
+        self.log.close()
+
+
+# ---- the comparison --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Compares lmx's training speed with PyTorch's on this machine's CPU.
+
+    Attributes:
+        peer_python: the Python that has torch; by default the one that runs this script.
+        shapes: what is trained.
+        rounds: turns that each row takes; the medians are printed.
+        updates: updates timed in a turn.
+        compiled: also runs torch.compile, which takes a minute to compile.
+        tuned: also runs both sides with a tuned allocator.
+        quick: one toy shape and one round, to see that everything runs.
+    """
+
+    peer_python: str = sys.executable
+    shapes: tuple[Literal["multi30k", "base"], ...] = ("multi30k", "base")
+    rounds: int = 7
+    updates: int = 1
+    compiled: bool = True
+    tuned: bool = True
+    quick: bool = False
+
+
+def main(config: Config) -> None:
+    """Prints the machine, then one table for each shape."""
+    if config.quick:
+        config = dataclasses.replace(config, rounds=1, compiled=False)
+    if config.rounds < 1 or config.updates < 1:
+        raise ValueError(
+            f"rounds and updates must be at least 1, got rounds={config.rounds} and updates={config.updates}."
+        )
+    check_peer(config.peer_python)
+    print(f"machine: {cpu_name()}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f} at the start")
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        tuning = {"GLIBC_TUNABLES": TUNABLES}
+        library = open_mkl(directory)
+        peer_tuning = tuning | ({"LD_PRELOAD": str(library)} if library else {})
+        print(f"tuned:   GLIBC_TUNABLES={TUNABLES}" + ("; MKL's AVX-512 path opened for PyTorch" if library else ""))
+        for shape in [QUICK] if config.quick else [SHAPES[name] for name in config.shapes]:
+            compare(shape, config, tuning=tuning, peer_tuning=peer_tuning)
+
+
+def compare(shape: Shape, config: Config, *, tuning: dict[str, str], peer_tuning: dict[str, str]) -> None:
+    """Times all rows of one shape and prints its table.
+
+    Raises:
+        RuntimeError: a row's process fails; of the compiled rows, which need a C++ compiler, only a line says so.
+    """
+    plans: list[tuple[str, Side, dict[str, str]]] = [("lmx", "lmx", {}), ("PyTorch", "torch", {})]
+    if config.compiled:
+        plans.append(("PyTorch compiled", "torch compiled", {}))
+    if config.tuned:
+        plans.append(("lmx tuned", "lmx", tuning))
+        plans.append(("PyTorch tuned", "torch", peer_tuning))
+        if config.compiled:
+            plans.append(("PyTorch tuned compiled", "torch compiled", peer_tuning))
+    batch = make_batch(shape)
+    counted = sum(int((batch[name] != 0).sum()) for name in ("source", "target")) / shape.tokens
+    print(f"\n{shape.name}: {shape.layers}+{shape.layers} layers, width {shape.width},", end=" ")
+    print(f"feed-forward {shape.feedforward_width}, {shape.heads} heads, {shape.vocab_size:,} words,", end=" ")
+    print(f"dropout {shape.dropout_rate}\n  an update: {shape.micro_batches} x [{shape.rows}, {shape.length}]", end=" ")
+    print(f"on each side, {1 - counted:.1%} of it padding")
+    rows: list[Row] = []
+    with ExitStack() as stack:
+        for name, side, environment in plans:
+            python = sys.executable if side == "lmx" else config.peer_python
+            try:
+                row = Row(name, side, shape, python=python, environment=environment)
+            except RuntimeError as error:
+                if side != "torch compiled":
+                    raise
+                print(f"  left out: {error}")
+                continue
+            stack.callback(row.end)
+            rows.append(row)
+            facts = row.facts
+            first = f"first update {facts['first']:.1f} s, loss {facts['loss']:.3f}"
+            print(f"  {name:<23} {facts['version']}, {first}", flush=True)
+        counts = {row.facts["parameters"] for row in rows}
+        assert len(counts) == 1, f"the sides train different models: {counts} parameters"
+        for _ in range(config.rounds):
+            for row in rows:
+                row.rates.append(row.ask("matmul"))
+                wall, processor = row.ask(str(config.updates))
+                row.seconds.append(wall / config.updates)
+                row.cores.append(processor / wall)
+    print_table(shape, rows, counted=counted)
+
+
+def print_table(shape: Shape, rows: list[Row], *, counted: float) -> None:
+    """Prints tokens a second, the share of the machine's matmul rate, and the ratios that matter."""
+    flops = next(row.facts["flops"] for row in rows if row.side == "lmx")
+    best_rate = max(statistics.median(row.rates) for row in rows)
+    speed = {row.name: shape.tokens / statistics.median(row.seconds) for row in rows}
+    print(f"  {rows[0].facts['parameters']:,} parameters, {flops / 1e9:,.0f} GFLOP of matrix products an update;")
+    print(f"  a float32 product of [2048, 2048] runs at {best_rate:.0f} GFLOP/s (best row's median)")
+    print("  tokens/s: source and target, padding included; words/s: without padding; cores: at work in the process\n")
+    print(
+        f"  {'':<23} {'ms/update':>9} {'fastest':>8} {'tokens/s':>9} {'words/s':>9} {'of matmul rate':>15} {'cores':>6}"
+    )
+    for row in rows:
+        median = statistics.median(row.seconds)
+        times = f"{median * 1e3:>9,.0f} {min(row.seconds) * 1e3:>8,.0f}"
+        speeds = f"{speed[row.name]:>9,.0f} {speed[row.name] * counted:>9,.0f}"
+        share, cores = flops / median / 1e9 / best_rate, statistics.median(row.cores)
+        print(f"  {row.name:<23} {times} {speeds} {share:>15.0%} {cores:>6.1f}")
+    print()
+    stock = max(speed[row.name] for row in rows if row.side != "lmx" and "tuned" not in row.name)
+    print(f"  lmx / stock PyTorch (the best row) = {speed['lmx'] / stock:.2f}")
+    if "lmx tuned" in speed:
+        tuned = max(speed[row.name] for row in rows if row.side != "lmx" and "tuned" in row.name)
+        print(f"  lmx / tuned PyTorch (the best row) = {speed['lmx'] / tuned:.2f}", end="")
+        print(f"; lmx tuned / tuned PyTorch = {speed['lmx tuned'] / tuned:.2f}")
+    wanted, given = len(os.sched_getaffinity(0)), statistics.median(rows[0].cores)
+    if given < 0.8 * wanted:
+        print(f"  WARNING: lmx had {given:.1f} of {wanted} cores: another job was running, these numbers mean little.")
+
+
+def cpu_name() -> str:
+    """Returns the processor's name."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def check_peer(python: str) -> None:
+    """Checks that the peer's Python is there and has torch.
+
+    Raises:
+        FileNotFoundError: there is no such Python.
+        ImportError: it has no torch.
+    """
+    if shutil.which(python) is None:
+        raise FileNotFoundError(
+            f"--peer-python must be a Python that has torch, got {python}: there is no such program."
+        )
+    if subprocess.run([python, "-c", "import torch"], capture_output=True, check=False).returncode:
+        raise ImportError(f"--peer-python must have torch, got {python}. Install it there, or name another Python.")
+
+
+def open_mkl(directory: Path) -> Path | None:
+    """Builds the library that opens MKL's AVX-512 path on AMD; None elsewhere, or without a C compiler."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None or "AMD" not in cpu_name():
+        return None
+    library = directory / "open_mkl.so"
+    source = "int mkl_serv_intel_cpu_true(void) { return 1; }"
+    done = subprocess.run(
+        [compiler, "-shared", "-fPIC", "-x", "c", "-", "-o", str(library)], input=source, text=True, check=False
+    )
+    return library if done.returncode == 0 else None
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--serve"]:
+        side, sizes = json.loads(sys.argv[2])
+        serve(side, Shape(**sizes))
+    else:
+        sys.path.insert(0, str(ROOT))
+        import tyro
+
+        from lmx.run import one_line_errors
+
+        with one_line_errors():
+            main(tyro.cli(Config))

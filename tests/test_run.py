@@ -1,0 +1,361 @@
+import json
+import math
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.experimental import compilation_cache
+
+from lmx.run import (
+    EXIT_STOPPED,
+    PEAK_FLOPS,
+    SKIPPED_LIMIT,
+    Memory,
+    Run,
+    duration,
+    one_line_errors,
+    peak_flops,
+    versions,
+    write_json,
+    write_jsonl,
+)
+from lmx.training import TrainState, create_state
+
+FACTS = {
+    "experiment": "translation",
+    "preset": "tiny",
+    "family": "seq2seq",
+    "config": {"updates": 30, "seed": 1, "run": "runs/tiny", "search": {"beam_size": 4, "alpha": 1.0}, "test": None},
+}
+
+
+def facts(**config) -> dict:
+    return {**FACTS, "config": {**FACTS["config"], **config}}
+
+
+@pytest.fixture(autouse=True)
+def compiled_elsewhere():
+    """Takes back where a run keeps its compiled programs."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.compilation_cache.reset_cache()
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    return Run(tmp_path / "run", FACTS)
+
+
+def state(step: int) -> TrainState:
+    start = create_state({"table": jnp.full((3, 2), float(step))}, optax.sgd(0.1), seed=1)
+    return start._replace(step=jnp.int32(step))
+
+
+def lines_of(run: Run) -> list[dict]:
+    path = run.directory / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def metrics(loss: float, *, weight: float = 1.0, skipped: int = 0) -> dict[str, jax.Array]:
+    return {"loss": jnp.float32(loss), "weight": jnp.float32(weight), "skipped": jnp.int32(skipped)}
+
+
+# Configs.
+
+
+def test_a_run_directory_says_what_it_is(tmp_path):
+    opened = Run(tmp_path / "runs" / "new", FACTS)
+    opened.add_facts(model={"width": 24})
+    assert json.loads((opened.directory / "config.json").read_text()) == {**FACTS, "model": {"width": 24}}
+    saved = json.loads((opened.directory / "versions.json").read_text())
+    assert saved == versions()
+    assert saved["jax"] == jax.__version__
+    # What was added is not asked for when the run goes on, and stays.
+    Run(opened.directory, FACTS)
+    assert json.loads((opened.directory / "config.json").read_text())["model"] == {"width": 24}
+
+
+def test_a_run_of_another_config_is_an_error_that_lists_each_field(tmp_path):
+    Run(tmp_path / "run", FACTS)
+    other = {**facts(seed=2, search={"beam_size": 5, "alpha": 1.0}, clip=0.5), "preset": "base"}
+    message = (
+        "run must be a run of the same config, got config.clip=None there and 0.5 here; "
+        "config.search.beam_size=4 there and 5 here; config.seed=1 there and 2 here; "
+        "preset='tiny' there and 'base' here. Choose another --run, or remove that directory."
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Run(tmp_path / "run", other)
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == FACTS
+
+
+def test_free_fields_may_change(tmp_path):
+    Run(tmp_path / "run", FACTS)
+    changed = facts(updates=50, search={"beam_size": 5, "alpha": 1.0})
+    Run(tmp_path / "run", changed, free=("updates", "search.beam_size"))
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == changed
+    with pytest.raises(ValueError, match=r"got config\.updates=50 there and 30 here\. "):
+        Run(tmp_path / "run", facts(search={"beam_size": 5, "alpha": 1.0}))
+
+
+def test_a_directory_of_other_files_is_not_taken(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match=r"must be a run directory or empty: it has files, but no config\.json\."):
+        Run(tmp_path, FACTS)
+
+
+# Going on.
+
+
+def test_a_resumed_run_remembers_and_writes_again_what_was_not_saved(tmp_path):
+    first = Run(tmp_path / "run", FACTS)
+    checkpoints = first.open_checkpoints(keep_last=1)
+    assert first.resume(checkpoints, state(0)).step == 0
+    first.write_metrics("train", {"step": 10, "loss": 1.23456789012})
+    first.judge(10, 3.0, patience=None)
+    first.memory.tokens = 2**40
+    first.save(checkpoints, state(10))
+    checkpoints.close()
+    first.write_metrics("train", {"step": 20, "loss": 0.5})
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "train", "st')  # killed while it wrote
+
+    second = Run(tmp_path / "run", FACTS)
+    checkpoints = second.open_checkpoints(keep_last=1)
+    restored = second.resume(checkpoints, state(0))
+    checkpoints.close()
+    np.testing.assert_array_equal(restored.params["table"], np.full((3, 2), 10.0))
+    assert restored.step == 10
+    assert (second.memory.best, second.memory.losses, second.memory.tokens) == (3.0, {10: 3.0}, 2**40)
+    second.write_metrics("train", {"step": 20, "loss": 0.25})
+    assert lines_of(second) == [
+        {"kind": "train", "step": 10, "loss": 1.234568},
+        {"kind": "train", "step": 20, "loss": 0.25},
+    ]
+
+
+def test_metrics_that_were_lost_do_not_come_back_as_zeros(tmp_path):
+    first = Run(tmp_path / "run", FACTS)
+    checkpoints = first.open_checkpoints(keep_last=1)
+    first.resume(checkpoints, state(0))
+    first.write_metrics("train", {"step": 10})
+    first.save(checkpoints, state(10))
+    checkpoints.wait()
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    second = Run(tmp_path / "run", FACTS)
+    second.resume(checkpoints, state(0))
+    checkpoints.close()
+    second.write_metrics("train", {"step": 20})
+    assert lines_of(second) == [{"kind": "train", "step": 20}]
+
+
+def test_without_a_checkpoint_metrics_begin_anew(tmp_path):
+    first = Run(tmp_path / "run", FACTS)
+    checkpoints = first.open_checkpoints(keep_last=1)
+    first.resume(checkpoints, state(0))
+    first.write_metrics("train", {"step": 10})
+    second = Run(tmp_path / "run", FACTS)
+    assert second.resume(checkpoints, state(0)).step == 0
+    checkpoints.close()
+    assert lines_of(second) == []
+
+
+def test_memory_survives_json():
+    memory = Memory(losses={10: 3.5, 20: 2.5}, sums={"loss": 1.5, "tokens": 7}, tokens=2**40, seconds=1.25)
+    assert Memory.from_json(json.loads(json.dumps(memory.to_json()))) == memory
+    memory.best, memory.best_step = 2.5, 20
+    assert Memory.from_json(json.loads(json.dumps(memory.to_json()))) == memory
+
+
+# Validations.
+
+
+def test_patience_counts_validations_without_a_better_one(run):
+    seen = []
+    for step, loss in enumerate((3.0, 2.0, 2.0, 1.5, math.nan, 1.6, 1.7), start=1):
+        run.judge(step, loss, patience=3)
+        seen.append((run.memory.best_step, run.memory.waited, run.memory.stopped_early))
+    assert seen == [
+        (1, 0, False),
+        (2, 0, False),
+        (2, 1, False),
+        (4, 0, False),
+        (4, 1, False),
+        (4, 2, False),
+        (4, 3, True),
+    ]
+    assert run.memory.best == 1.5
+    assert list(run.memory.losses) == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_without_patience_no_run_stops_early(run):
+    for step in range(50):
+        run.judge(step, float(step), patience=None)
+    assert run.memory.waited == 49
+    assert not run.memory.stopped_early
+
+
+# The loop.
+
+
+def test_a_line_is_the_mean_over_tokens_since_the_line_before(run, capsys):
+    with run.training(first=4, last=2000) as loop:
+        for step, (loss, weight) in enumerate([(4.0, 1.0), (1.0, 3.0)], start=5):
+            loop.step_done(step, metrics(loss, weight=weight), shape=(2, 3), tokens=5)
+        loop.log(6, waited=0.0, learning_rate=0.125)
+        loop.step_done(7, metrics(7.0, weight=2.0), shape=(2, 3), tokens=6)
+        loop.log(7, waited=0.0)
+    first, second = lines_of(run)
+    assert (first["step"], first["loss"], first["tokens"], first["learning_rate"]) == (6, 1.75, 10, 0.125)
+    assert (second["step"], second["loss"], second["tokens"]) == (7, 7.0, 6)
+    assert run.memory.tokens == 16
+    printed = capsys.readouterr().out
+    assert "step     6 of 2,000  loss 1.7500" in printed
+    assert printed.count("first step done") == 1
+
+
+def test_a_skipped_step_is_reported_and_left_out(run, capsys):
+    with run.training(first=0, last=9) as loop:
+        loop.step_done(1, metrics(2.0), shape=(2, 3), tokens=5)
+        loop.step_done(2, metrics(math.nan, skipped=1), shape=(2, 3), tokens=5)
+        loop.step_done(3, metrics(4.0), shape=(2, 3), tokens=5)
+        loop.log(3, waited=0.0)
+    (line,) = lines_of(run)
+    assert (line["loss"], line["skipped"]) == (3.0, 1)
+    assert "step 2: loss or gradient is not finite; the step is skipped (1 in a row)" in capsys.readouterr().out
+
+
+def test_ten_skipped_steps_in_a_row_end_the_run_with_advice(run):
+    with run.training(first=0, last=99) as loop:
+        for step in range(1, SKIPPED_LIMIT + 1):
+            loop.step_done(step, metrics(math.inf, skipped=step), shape=(2, 3), tokens=5)
+        message = r"must be finite, got 10 steps in a row that are not, to step 10\. Lower the learning rate"
+        with pytest.raises(FloatingPointError, match=message):
+            loop.flush()
+    assert run.memory.skipped == SKIPPED_LIMIT == 10
+
+
+def kill(number: int) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(0.01)  # the handler runs between two bytecodes
+
+
+def train(run: Run, signals: dict[int, int]) -> None:
+    """Trains for nine steps; in some of them signals arrive."""
+    with run.training(first=0, last=9) as loop:
+        for step in range(1, 10):
+            for _ in range(signals.get(step, 0)):
+                kill(signal.SIGTERM)
+            loop.step_done(step, metrics(1.0), shape=(2, 3), tokens=5)
+            if loop.stopping is not None:
+                assert loop.stopping == "SIGTERM"
+                loop.log(step, waited=0.0)
+                break
+
+
+def test_a_signal_lets_the_step_end_and_then_stops(run, capsys):
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    with pytest.raises(SystemExit) as stopped:
+        train(run, {4: 1})
+    assert stopped.value.code == EXIT_STOPPED == 75
+    assert [line["step"] for line in lines_of(run)] == [4]
+    assert "stopped by SIGTERM" in capsys.readouterr().out
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
+
+
+def test_an_interrupt_from_the_keyboard_is_such_a_signal(run):
+    with run.training(first=0, last=9) as loop:
+        kill(signal.SIGINT)
+        assert loop.stopping == "SIGINT"
+        loop.stopping = None
+
+
+def test_a_second_signal_is_not_waited_for(run):
+    with pytest.raises(KeyboardInterrupt):
+        train(run, {4: 2})
+    assert lines_of(run) == []
+
+
+# What is printed and written.
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "0 s"), (48.0, "48 s"), (89.4, "89 s"), (90.0, "2 min"), (720.0, "12 min"), (12240.0, "3.4 h")],
+)
+def test_durations_read_as_people_say_them(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_what_is_printed_at_the_start_is_kept(run, capsys):
+    start = {"parameters": 63_100_000, "padding_share": 0.12345678, "shapes": [[64, 8], [32, 16]], "mesh": "data=1"}
+    run.print_start(start)
+    assert json.loads((run.directory / "start.json").read_text()) == start
+    assert capsys.readouterr().out.splitlines() == [
+        "  parameters     63,100,000",
+        "  padding share  0.1235",
+        "  shapes         64x8 32x16",
+        "  mesh           data=1",
+    ]
+
+
+def test_files_are_whole_or_not_there(tmp_path):
+    path = tmp_path / "scores.json"
+    write_json(path, {"text": "Straße", "score": 1.5})
+    with pytest.raises(TypeError):
+        write_json(path, {"text": Path})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"text": "Straße", "score": 1.5}
+    write_jsonl(tmp_path / "samples.jsonl", [{"a": 1}, {"b": "ü\u2028"}])
+    lines = (tmp_path / "samples.jsonl").read_text(encoding="utf-8").split("\n")
+    assert [json.loads(line) for line in lines[:-1]] == [{"a": 1}, {"b": "ü\u2028"}]
+
+
+def test_only_bfloat16_on_known_devices_has_a_peak(monkeypatch):
+    device = jax.devices("cpu")[0]
+    assert peak_flops(device, "bfloat16") is None
+    monkeypatch.setitem(PEAK_FLOPS, device.device_kind, 5e12)
+    assert peak_flops(device, "bfloat16") == 5e12
+    assert peak_flops(device, "float32") is None
+
+
+# Mistakes.
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("width must be even,\n  got width=3."), "error: width must be even, got width=3.\n"),
+        (FileNotFoundError("a.txt must exist."), "error: a.txt must exist.\n"),
+        (FloatingPointError("loss must be finite."), "error: loss must be finite.\n"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_status_2(error, line, capsys, monkeypatch):
+    monkeypatch.delenv("LMX_TRACEBACK", raising=False)
+    with pytest.raises(SystemExit) as ended, one_line_errors():
+        raise error
+    assert ended.value.code == 2
+    assert capsys.readouterr() == ("", line)
+    monkeypatch.setenv("LMX_TRACEBACK", "1")
+    with pytest.raises(type(error)), one_line_errors():
+        raise error
+
+
+def test_our_own_mistakes_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError), one_line_errors():
+        1 / 0  # noqa: B018
+
+
+def test_an_interrupt_is_one_word(capsys):
+    with pytest.raises(SystemExit) as ended, one_line_errors():
+        raise KeyboardInterrupt
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "stopped.\n"

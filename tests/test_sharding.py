@@ -1,0 +1,322 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import AxisType, PartitionSpec
+
+from lmx.losses import cross_entropy
+from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
+from lmx.nn.feedforward import FeedForward
+from lmx.nn.layers import Embedding, LayerNorm, Linear, dropout
+from lmx.optimization import adam, constant
+from lmx.sharding import (
+    DEFAULT_RULES,
+    MESH_AXES,
+    MeshConfig,
+    constrain,
+    make_mesh,
+    named_sharding,
+    place_batch,
+    replicated,
+    use_mesh,
+)
+from lmx.training import born, compile_step, create_state, make_train_step, state_shardings
+
+pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
+
+
+def mesh_of(data: int = 1, fsdp: int = 1, tensor: int = 1, sequence: int = 1) -> jax.sharding.Mesh:
+    config = MeshConfig(data=data, fsdp=fsdp, tensor=tensor, sequence=sequence)
+    return make_mesh(config, devices=jax.devices()[: data * fsdp * tensor * sequence])
+
+
+def assert_placed(arrays, shardings):
+    def is_placed(array, sharding) -> bool:
+        return array.sharding.is_equivalent_to(sharding, array.ndim)
+
+    assert jax.tree.all(jax.tree.map(is_placed, arrays, shardings))
+
+
+# Meshes.
+
+
+@pytest.mark.parametrize(
+    ("config", "sizes"),
+    [
+        (MeshConfig(), (8, 1, 1, 1)),
+        (MeshConfig(fsdp=2, tensor=2), (2, 2, 2, 1)),
+        (MeshConfig(data=1, fsdp=-1), (1, 8, 1, 1)),
+        (MeshConfig(data=2, tensor=-1, sequence=2), (2, 1, 2, 2)),
+        (MeshConfig(data=8), (8, 1, 1, 1)),
+        (MeshConfig(data=-1, fsdp=8), (1, 8, 1, 1)),
+    ],
+)
+def test_a_mesh_has_the_sizes_asked_for_and_what_is_left(config, sizes):
+    mesh = make_mesh(config, devices=jax.devices()[:8])
+    assert mesh.axis_names == MESH_AXES
+    assert tuple(mesh.shape.values()) == sizes
+    assert set(mesh.axis_types) == {AxisType.Auto}
+
+
+def test_a_mesh_takes_the_devices_it_is_given_in_their_order():
+    devices = jax.devices()[2:6]
+    assert make_mesh(MeshConfig(fsdp=2), devices=devices).devices.ravel().tolist() == devices
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            MeshConfig(data=3),
+            r"^mesh sizes must multiply to the 8 devices, got data=3, fsdp=1, tensor=1, sequence=1\.$",
+        ),
+        (MeshConfig(fsdp=3), r"^mesh sizes must multiply to the 8 devices, got data=-1, fsdp=3,"),
+        (MeshConfig(fsdp=16), r"^mesh sizes must multiply to the 8 devices, got data=-1, fsdp=16,"),
+        (
+            MeshConfig(tensor=-1),
+            r"^mesh sizes must be positive, at most one of them -1 \(what is left\), got data=-1, fsdp=1, tensor=-1,",
+        ),
+        (MeshConfig(sequence=0), r"^mesh sizes must be positive, .* sequence=0\.$"),
+        (MeshConfig(data=-2), r"^mesh sizes must be positive, .* got data=-2,"),
+    ],
+)
+def test_sizes_that_do_not_fit_the_devices_are_errors(config, message):
+    with pytest.raises(ValueError, match=message):
+        make_mesh(config, devices=jax.devices()[:8])
+
+
+# From names of axes to places.
+
+
+@pytest.mark.parametrize(
+    ("axes", "spec"),
+    [
+        (("embed", "heads", None), ("fsdp", "tensor", None)),
+        (("layers", "mlp", "embed"), (None, "tensor", "fsdp")),
+        (("vocab", "embed"), ("tensor", "fsdp")),
+        (("batch", "length"), (("data", "fsdp"), None)),  # no sequence axis in this mesh
+        ((None,), (None,)),
+    ],
+)
+def test_the_table_says_where_an_axis_lives(axes, spec):
+    expected = [name if isinstance(name, tuple) or name is None else (name,) for name in spec]
+    assert named_sharding(mesh_of(2, 2, 2), axes).spec == PartitionSpec(*expected)
+
+
+def test_every_rule_names_axes_of_the_mesh():
+    assert {name for names in DEFAULT_RULES.values() for name in names} <= set(MESH_AXES)
+
+
+def test_an_array_that_is_replicated_lives_whole_on_every_device():
+    placed = jax.device_put(np.arange(5), replicated(mesh_of(2, 2, 2)))
+    assert len(placed.addressable_shards) == 8
+    assert all(shard.data.shape == (5,) for shard in placed.addressable_shards)
+
+
+@pytest.mark.parametrize(
+    ("axes", "shape", "message"),
+    [
+        (
+            ("embed", "heads", None),
+            (24, 7, 6),
+            r"^axis 'heads' must be divisible by its 4 devices \(mesh tensor\), got size=7; the nearest that is: 8\.$",
+        ),
+        (
+            ("batch", "length"),
+            (3, 5),
+            r"^axis 'batch' must be divisible by its 2 devices \(mesh fsdp\), got size=3; the nearest that is: [24]\.$",
+        ),
+        (("vocab", "embed"), (1, 24), r"^axis 'vocab' must be divisible by its 4 devices .* size=1; .* is: 4\.$"),
+    ],
+)
+def test_an_axis_that_does_not_divide_is_an_error_that_names_the_nearest(axes, shape, message):
+    with pytest.raises(ValueError, match=message):
+        named_sharding(mesh_of(fsdp=2, tensor=4), axes, shape)
+
+
+def test_a_batch_is_split_by_rows_over_data_and_fsdp():
+    mesh = mesh_of(2, 2, 2)
+    batch = {"source": np.arange(3 * 8 * 5).reshape(3, 8, 5), "weight": np.arange(3 * 8.0).reshape(3, 8)}
+    placed = place_batch(batch, mesh)
+    for name, array in batch.items():
+        np.testing.assert_array_equal(placed[name], array)
+        assert {shard.data.shape for shard in placed[name].addressable_shards} == {(3, 2, *array.shape[2:])}
+    with pytest.raises(ValueError, match=r"^axis 'batch' must be divisible by its 4 devices \(mesh dataxfsdp\), got"):
+        place_batch({"source": np.zeros((3, 6, 5))}, mesh)
+
+
+# Constraints inside a step.
+
+
+def test_constrain_does_nothing_outside_a_mesh_or_on_one_device():
+    x = jnp.zeros((4, 6, 5))
+    assert constrain(x, "batch", "length", "embed") is x
+    with use_mesh(mesh_of()):
+        assert constrain(x, "batch", "length", "embed") is x
+
+
+def test_constrain_lays_activations_out_by_their_names():
+    mesh = mesh_of(2, 2, 2)
+
+    @jax.jit
+    def lay_out(x):
+        with use_mesh(mesh):
+            return constrain(x, "batch", "length", "embed"), constrain(x, None, None, "mlp")
+
+    by_rows, by_width = lay_out(np.zeros((4, 6, 10), np.float32))
+    # The width of an activation is not split as that of a weight is.
+    assert {shard.data.shape for shard in by_rows.addressable_shards} == {(1, 6, 10)}
+    assert {shard.data.shape for shard in by_width.addressable_shards} == {(4, 6, 5)}
+
+
+def test_a_mesh_is_in_force_only_inside_its_block():
+    x = jnp.zeros((3, 6))  # does not divide: whoever lays it out fails
+    with use_mesh(mesh_of(2, 2, 2)):
+        with pytest.raises(ValueError, match="'batch' must be divisible"):
+            constrain(x, "batch", None)
+        with use_mesh(mesh_of()):
+            assert constrain(x, "batch", None) is x
+        with pytest.raises(ValueError, match="'batch' must be divisible"):
+            constrain(x, "batch", None)
+    with pytest.raises(KeyError), use_mesh(mesh_of(2, 2, 2)):
+        raise KeyError
+    assert constrain(x, "batch", None) is x
+
+
+def test_dropout_masks_do_not_depend_on_the_mesh():
+    x, key = np.ones((8, 6, 10), np.float32), jax.random.key(3)
+    expected = np.asarray(jax.jit(lambda x: dropout(x, 0.4, key))(x))
+    mesh = mesh_of(2, 2, 2)
+
+    @jax.jit
+    def on_mesh(x):
+        with use_mesh(mesh):
+            return dropout(constrain(x, "batch", None, "mlp"), 0.4, key)
+
+    found = on_mesh(x)
+    assert {shard.data.shape for shard in found.addressable_shards} == {(2, 6, 5)}
+    np.testing.assert_array_equal(found, expected)
+
+
+# A state, born where it lives.
+
+
+class Small(nnx.Module):
+    """A parameter of each kind, few random draws: they take most of the time to compile."""
+
+    def __init__(self, heads: int = 4, *, rngs: nnx.Rngs):
+        self.embedding = Embedding(150, 24, rngs=rngs)
+        self.query = Linear((24,), (heads, 6), axes=("embed", "heads", None), rngs=rngs)
+        self.feedforward = FeedForward(24, 40, rngs=rngs)
+        self.norm = LayerNorm(24)
+
+
+OPTIMIZER = adam(constant(0.1), epsilon=1.0, clip_norm=1.0)  # a large epsilon: small gradients stay small updates
+
+
+@pytest.fixture(scope="module")
+def unsharded():
+    return born(lambda rngs: Small(rngs=rngs), OPTIMIZER, mesh=mesh_of(), seed=5, average=True).state
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shards"),
+    [
+        ({"fsdp": 8}, {"table": (256, 3), "query": (3, 4, 6), "up": (3, 40), "down": (40, 3)}),
+        ({"data": 4, "tensor": 2}, {"table": (128, 24), "query": (24, 2, 6), "up": (24, 20), "down": (20, 24)}),
+    ],
+)
+def test_a_state_is_born_in_pieces_and_equal_to_the_whole(unsharded, sizes, shards):
+    mesh = mesh_of(**sizes)
+    found = born(lambda rngs: Small(rngs=rngs), OPTIMIZER, mesh=mesh, seed=5, average=True)
+    jax.tree.map(np.testing.assert_array_equal, found.state, unsharded)
+    assert_placed(found.state, found.shardings)
+    # The parameters, their average and Adam's two moments live in the same pieces; norms, biases, counts on each device.
+    adam_state = next(part for part in jax.tree.leaves(found.state.optimizer_state, is_leaf=_is_adam) if _is_adam(part))
+    for tree in (found.state.params, found.state.average, adam_state.mu, adam_state.nu):
+        pieces = {
+            "table": tree["embedding"]["table"],
+            "query": tree["query"]["weight"],
+            "up": tree["feedforward"]["up"]["weight"],
+            "down": tree["feedforward"]["down"]["weight"],
+        }
+        assert {name: piece.addressable_shards[0].data.shape for name, piece in pieces.items()} == shards
+        assert tree["norm"]["scale"].sharding.is_fully_replicated
+        assert tree["query"]["bias"].sharding.is_fully_replicated
+    for leaf in (found.state.step, found.state.seed, found.state.skipped, adam_state.count):
+        assert leaf.sharding.is_equivalent_to(replicated(mesh), 0)
+
+
+def _is_adam(part) -> bool:
+    return hasattr(part, "mu")
+
+
+def test_a_model_that_does_not_divide_is_an_error_before_anything_is_made():
+    with pytest.raises(ValueError, match=r"^axis 'heads' must be divisible by its 2 devices \(mesh tensor\), got size=5;"):
+        born(lambda rngs: Small(heads=5, rngs=rngs), OPTIMIZER, mesh=mesh_of(2, 2, 2), seed=5)
+
+
+# A step on a mesh.
+
+A, B, T, S, WORDS = 2, 16, 14, 10, 150
+CONFIG = Seq2SeqConfig(
+    source_vocab_size=WORDS,
+    target_vocab_size=WORDS,
+    width=24,
+    feedforward_width=40,
+    num_heads=4,
+    num_encoder_layers=3,
+    num_decoder_layers=3,
+    dropout_rate=0.3,
+)
+
+
+def train_one_step(mesh: jax.sharding.Mesh):
+    """Runs one step with accumulation, dropout and chunks of the vocabulary from parameters that do not depend on the mesh."""
+    abstract = nnx.eval_shape(lambda: Seq2Seq(CONFIG, rngs=nnx.Rngs(0)))
+    definition, shapes = nnx.split(abstract)
+    generator = np.random.default_rng(8)
+    draw = lambda shape: jnp.asarray(generator.normal(0, 24**-0.5, shape.shape), shape.dtype)  # noqa: E731
+    params = jax.tree.map(draw, nnx.to_pure_dict(shapes))
+    words = generator.integers(0, WORDS, (A, B, T + S + T))
+    batch = {
+        "source": words[..., :S],
+        "decoder_input": words[..., S : S + T],
+        "labels": words[..., S + T :],
+        "weights": (generator.random((A, B, T)) < 0.8).astype(np.float32),
+    }
+    batch = {name: x.astype(np.float32 if name == "weights" else np.int32) for name, x in batch.items()}
+
+    def loss(params, part, key):
+        model = nnx.merge(definition, params)
+        keys = jax.random.split(key)
+        memory, _ = model.encode(part["source"], key=keys[0])
+        states, _ = model.decode(memory, part["source"], part["decoder_input"], key=keys[1])
+        sums = cross_entropy(
+            states, model.output_table(), part["labels"], part["weights"], vocab_size=WORDS, chunk_tokens=8 * T
+        )
+        return sums._asdict()
+
+    shardings = state_shardings(abstract, OPTIMIZER, mesh=mesh)
+    state = jax.device_put(create_state(params, OPTIMIZER, seed=11), shardings)
+    step = compile_step(make_train_step(loss, OPTIMIZER), mesh=mesh, shardings=shardings)
+    batch = place_batch(batch, mesh)
+    # Compiled ahead of time, and without LLVM's optimizations: they are half of the time.
+    after, metrics = step.lower(state, batch).compile({"xla_backend_optimization_level": 0})(state, batch)
+    assert_placed(after, shardings)
+    return jax.tree.map(np.asarray, (after, metrics))
+
+
+@pytest.fixture(scope="module")
+def on_one_device():
+    return train_one_step(mesh_of())
+
+
+@pytest.mark.parametrize("sizes", [(2, 2, 2, 1), pytest.param((1, 2, 2, 2), marks=pytest.mark.slow)])
+def test_a_step_on_a_mesh_is_the_step_on_one_device(on_one_device, sizes):
+    # Other masks of dropout would move the loss by percents; what is left is the order of float32 sums.
+    (after, metrics), (expected, expected_metrics) = train_one_step(mesh_of(*sizes)), on_one_device
+    for name, value in expected_metrics.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=2e-5, err_msg=name)
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-5), after, expected)

@@ -1,0 +1,299 @@
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from lmx.checkpoint import save_params
+from lmx.decoding import Hypotheses
+from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
+from lmx.text import ByteTokenizer, PretokenizedTokenizer
+from lmx.translator import Search, Translation, Translator, load_tokenizers, save_tokenizers
+
+SOURCE = PretokenizedTokenizer([f"s{i}" for i in range(17)])
+TARGET = PretokenizedTokenizer([f"t{i}" for i in range(15)])
+CONFIG = Seq2SeqConfig(
+    source_vocab_size=SOURCE.vocab_size,
+    target_vocab_size=TARGET.vocab_size,
+    width=24,
+    feedforward_width=20,
+    num_heads=3,
+    num_encoder_layers=1,
+    num_decoder_layers=2,
+    norm_position="pre",
+    positions="learned",
+    tied_embeddings="target",
+    max_length=20,
+)
+# 4 rows of 8 tokens or 2 of 16. Most tests take 4 lines of up to 7 words, or 2 longer ones: two programs are compiled.
+SEARCH = Search(beam_size=2, length_penalty="gnmt", alpha=0.6, max_ratio=1.0, max_extra=3, batch_tokens=40)
+MAX_SOURCE_LENGTH = 12
+
+
+def parameters(*, seed: int = 3) -> dict:
+    """Returns random parameters that translate different lines differently, and by wide margins."""
+    shapes = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: Seq2Seq(CONFIG, rngs=nnx.Rngs(0))), nnx.Param))
+    generator = np.random.default_rng(seed)
+
+    def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        names, normal = jax.tree_util.keystr(path), generator.normal(size=leaf.shape)
+        scale = 4.0 if "target_embedding" in names else 1.0 if "table" in names else 3.0
+        if "bias" in names or "scale" in names:
+            return jnp.asarray(0.1 * normal + ("scale" in names), leaf.dtype)
+        return jnp.asarray(normal * scale * CONFIG.width**-0.5, leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def make_translator(*, search: Search = SEARCH, seed: int = 3) -> Translator:
+    return Translator(
+        CONFIG,
+        parameters(seed=seed),
+        source_tokenizer=SOURCE,
+        target_tokenizer=TARGET,
+        search=search,
+        max_source_length=MAX_SOURCE_LENGTH,
+    )
+
+
+def make_lines(*lengths: int, seed: int = 0) -> list[str]:
+    generator = np.random.default_rng(seed)
+    return [" ".join(f"s{word}" for word in generator.integers(0, 17, length)) for length in lengths]
+
+
+@pytest.fixture(scope="module")
+def translator() -> Translator:
+    return make_translator()
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory) -> Path:
+    """The files of a run that has ended, and no others."""
+    directory = tmp_path_factory.mktemp("run")
+    facts = {
+        "family": "seq2seq",
+        "config": {"search": dataclasses.asdict(SEARCH), "max_length": MAX_SOURCE_LENGTH, "seed": 3},
+        "model": dataclasses.asdict(CONFIG),
+    }
+    (directory / "config.json").write_text(json.dumps(facts))
+    save_params(directory / "model.safetensors", parameters())
+    save_tokenizers(directory, SOURCE, TARGET)
+    return directory
+
+
+@pytest.fixture
+def run(finished_run, tmp_path) -> Path:
+    """A copy that a test may damage."""
+    return shutil.copytree(finished_run, tmp_path / "run")
+
+
+# Lines in, lines out.
+
+
+def test_every_line_is_translated_by_itself_and_in_order(translator):
+    lines = make_lines(3, 9, 1, 6, 11, 2, 5, 7, 4, 10, 3, 8)
+    found = translator.translate(lines)
+    assert len({translation.text for translation in found}) > 5
+    order = np.random.default_rng(1).permutation(len(lines))
+    again = translator.translate([lines[i] for i in order])
+    for place, i in enumerate(order):
+        assert again[place].text == found[i].text
+        assert again[place].ids == found[i].ids
+        assert again[place].score == pytest.approx(found[i].score, rel=1e-5)
+    among_others = translator.translate([*make_lines(1, 6, 7, seed=2), lines[3]])[-1]
+    assert (among_others.text, among_others.ids) == (found[3].text, found[3].ids)
+
+
+def test_ids_end_once_and_text_is_what_they_say(translator):
+    for translation in translator.translate(make_lines(3, 7, 1, 6)):
+        assert translation.ids.index(TARGET.eos_id) == len(translation.ids) - 1
+        assert not {TARGET.pad_id, TARGET.bos_id} & set(translation.ids)
+        assert translation.text == " ".join(TARGET.pieces(translation.ids[:-1]))
+        assert translation.score < 0
+
+
+def test_empty_lines_give_empty_lines(translator):
+    lines = make_lines(3, 6, 2, 5)
+    found = translator.translate(["", *lines[:2], "  \t", *lines[2:], ""])
+    assert [found.pop(i) for i in (6, 3, 0)] == [Translation("", (), 0.0)] * 3
+    assert found == translator.translate(lines)
+    assert translator.translate([]) == []
+    assert translator.translate(["", ""]) == [Translation("", (), 0.0)] * 2
+
+
+def test_words_that_the_vocabulary_lacks_are_translated_as_unknown(translator):
+    found = translator.translate(["nowhere s3 seen", "never s3 met", "s3", "s3 s3"])
+    assert found[0].ids == found[1].ids
+
+
+def test_progress_counts_lines(translator):
+    counts = []
+    translator.translate(["", *make_lines(3, 4, 5, 6, 8, 9)], progress=counts.append)
+    assert counts == [5, 7]
+
+
+def test_long_lines_are_cut_and_counted(translator):
+    tested = translator.with_params(translator.params)
+    words = make_lines(30)[0].split()
+    lines = [" ".join(words[:number]) for number in (30, 11, 12, 10)]
+    found = tested.translate(lines)
+    assert found[0].ids == found[1].ids == found[2].ids != found[3].ids
+    assert tested.cut == 2  # 11 words and the end are 12 tokens
+    tested.attention(lines[0], found[0])
+    assert tested.cut == 2
+    tested.translate(lines)
+    assert tested.cut == 4
+
+
+def test_other_parameters_share_what_is_compiled(translator):
+    lines = make_lines(3, 9, 1, 6, 11, 2)
+    first = translator.translate(lines)
+    programs = translator._search._cache_size()
+    other = translator.with_params(parameters(seed=5))
+    assert [translation.ids for translation in other.translate(lines)] != [translation.ids for translation in first]
+    assert translator.translate(lines) == first
+    assert translator._search._cache_size() == programs
+
+
+def test_batches_have_few_shapes_and_keep_within_their_tokens():
+    batches = []
+
+    def search(params, source, *, max_length):
+        assert source.size <= max(1024, source.shape[1])
+        batches.append((*source.shape, max_length))
+        real = (source != CONFIG.pad_id).sum(-1)
+        tokens = np.where(np.arange(3) < 2, 3 + real[:, None] % 15, TARGET.eos_id)  # each tells its source's length
+        return Hypotheses(tokens[:, None], np.zeros((len(source), 1)))
+
+    tested = Translator(
+        dataclasses.replace(CONFIG, max_length=200),
+        {},
+        source_tokenizer=SOURCE,
+        target_tokenizer=TARGET,
+        search=Search(batch_tokens=1024, max_ratio=1.5, max_extra=6),
+    )
+    tested._search = search
+    lengths = np.random.default_rng(0).integers(1, 180, 3000)
+    found = tested.translate(make_lines(*lengths))
+    assert [translation.ids[0] for translation in found] == (3 + (lengths + 1) % 15).tolist()
+    # Sources are padded to 8, 16, 32, 64, 128 or 256; full batches and a rest of each.
+    assert len(set(batches)) <= 2 * 6
+    assert {(columns, longest) for _, columns, longest in batches} == {
+        (8, 18),
+        (16, 30),
+        (32, 54),
+        (64, 102),
+        (128, 198),
+        (256, 200),  # the model has no more positions
+    }
+    assert sum(rows for rows, _, _ in batches) < 1.1 * len(lengths)
+
+
+@pytest.fixture(scope="module")
+def greedy() -> Translator:
+    return make_translator(search=dataclasses.replace(SEARCH, beam_size=1))
+
+
+def test_greedy_has_no_scores(translator, greedy):
+    found = greedy.translate(make_lines(3, 4, 5, 6))
+    assert all(translation.ids[-1] == TARGET.eos_id and translation.score == 0 for translation in found)
+    assert str(greedy.search) == "greedy"
+    assert str(translator.search) == "beam 2, gnmt length penalty 0.6"
+
+
+def test_translations_that_do_not_end_are_ended(greedy):
+    params = parameters()
+    table = params["target_embedding"]["table"]
+    params["target_embedding"]["table"] = table.at[TARGET.eos_id].set(0.0)  # some other word's logit is above 0
+    found = greedy.with_params(params).translate(make_lines(3, 4, 5, 6))
+    assert [len(translation.ids) for translation in found] == [8 + 3] * 4
+    assert all(translation.ids[-1] == TARGET.eos_id for translation in found)
+
+
+def test_impossible_searches_are_errors():
+    with pytest.raises(ValueError, match=r"beam_size must be at least 1, got beam_size=0\."):
+        Search(beam_size=0)
+    with pytest.raises(ValueError, match=r"batch_tokens must be at least 1, got batch_tokens=0\."):
+        Search(batch_tokens=0)
+
+
+# Attention.
+
+
+def test_attention_maps_have_a_row_for_each_target_piece(translator):
+    line, *others = make_lines(5, 2, 3, 4)
+    translation = translator.translate([line, *others])[0]
+    found = translator.attention(line, translation)
+    assert found["source"] == [*line.split(), "</s>"]
+    assert found["target"] == [*translation.text.split(), "</s>"]
+    layers, heads = CONFIG.num_decoder_layers, CONFIG.num_heads
+    assert found["weights"].shape == (layers, heads, len(translation.ids), 6)
+    np.testing.assert_allclose(found["weights"].sum(-1), 1, rtol=1e-5)
+    assert (found["weights"] >= 0).all()
+
+
+# Run directories.
+
+
+def test_a_run_directory_is_enough_to_translate(translator, run):
+    lines = ["", *make_lines(3, 7, 1, 6)]
+    loaded = Translator.load(run)
+    assert (loaded.config, loaded.search, loaded.max_source_length) == (CONFIG, SEARCH, MAX_SOURCE_LENGTH)
+    assert loaded.translate(lines) == translator.translate(lines)
+    assert Translator.load(run, search=Search(beam_size=1)).search == Search(beam_size=1)
+
+
+@pytest.mark.parametrize(
+    ("damage", "error", "message"),
+    [
+        (lambda run: shutil.rmtree(run), FileNotFoundError, "run must be a run directory: it has no config.json"),
+        (
+            lambda run: (run / "config.json").write_text('{"family": "decoder"}'),
+            ValueError,
+            "run must hold a model that translates, got family=decoder",
+        ),
+        (lambda run: (run / "config.json").write_text('{"fam'), ValueError, r"config.json must be JSON, got .*line 1"),
+        (
+            lambda run: (run / "config.json").write_text('{"family": "seq2seq", "config": {}}'),
+            FileNotFoundError,
+            "run must hold a trained model: its training has not begun",
+        ),
+        (
+            lambda run: (run / "model.safetensors").unlink(),
+            FileNotFoundError,
+            "model.safetensors must exist: it is written when training ends",
+        ),
+        (
+            lambda run: save_params(run / "model.safetensors", {"table": np.zeros((2, 3))}),
+            ValueError,
+            "model.safetensors must fit the model, got ",
+        ),
+        (lambda run: (run / "source.vocab").unlink(), FileNotFoundError, "run must hold a tokenizer"),
+    ],
+)
+def test_directories_that_cannot_translate_say_why(run, damage, error, message):
+    damage(run)
+    with pytest.raises(error, match=message):
+        Translator.load(run)
+
+
+def test_a_joint_tokenizer_is_kept_once(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"must hold a tokenizer \(tokenizer\.model, or source\.\* and target"):
+        load_tokenizers(tmp_path)
+    save_tokenizers(tmp_path, SOURCE, SOURCE)
+    assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.vocab"]
+    source, target = load_tokenizers(tmp_path)
+    assert source is target
+    assert source.encode("s3 s16") == SOURCE.encode("s3 s16")
+
+
+def test_two_tokenizers_may_be_of_different_kinds(tmp_path):
+    save_tokenizers(tmp_path, ByteTokenizer(), TARGET)
+    source, target = load_tokenizers(tmp_path)
+    assert isinstance(source, ByteTokenizer)
+    assert target.pieces(range(TARGET.vocab_size)) == TARGET.pieces(range(TARGET.vocab_size))
