@@ -1,19 +1,20 @@
-"""Decoding speed of lmx beside Hugging Face's `generate` and CTranslate2: beam search of fixed length on the CPU, in float32.
+"""Decoding speed of lmx beside Hugging Face's `generate` and CTranslate2: beam search on the CPU, in float32.
 
     python benchmarks/decoding.py --peer-python PYTHON_WITH_TORCH_TRANSFORMERS_CTRANSLATE2
     python benchmarks/decoding.py --peer-python ... --beams 4 --batches 1 32
 
 All translate the same sources with models of one shape and random weights, made here (CTranslate2's is converted from
-Hugging Face's). Every translation has exactly `length` tokens: the end token is forbidden before and forced at the end, so
-that all do equally many steps. What is timed is one call, from token ids to the ids of the best translations.
+Hugging Face's). Every translation has exactly `length` tokens: the end token is forbidden before, so that all do
+equally many steps. What is timed is one call, from token ids to the ids of the best translations.
 Tokens a second are sentences x length / seconds: of each sentence the best translation counts, not all of its beam.
 
 * stock: the process as a user starts it;
 * tuned: glibc keeps freed memory and uses huge pages (GLIBC_TUNABLES); on AMD, where there is a C compiler, a preloaded
   library also opens MKL's AVX-512 path to PyTorch.
 
-Each row of the table is a process of its own that waits while another is timed, and all take turns, round after round, so
-that a busy machine slows all alike. The script runs in two Pythons, so only the standard library is imported at the top.
+Each row of the table is a process of its own that waits while another is timed, and all take turns, round after round.
+Run it on an idle machine all the same: beside other work, PyTorch's threads wait for each other most of the time.
+The script runs in two Pythons, so only the standard library is imported at the top.
 """
 
 import dataclasses
@@ -35,7 +36,10 @@ from typing import Any, Literal
 ROOT = Path(__file__).resolve().parent.parent
 
 # Memory that is freed stays with the process, in huge pages: each call needs the same again.
-TUNABLES = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=268435456"
+TUNABLES = ":".join(
+    f"glibc.malloc.{name}={value}"
+    for name, value in (("hugetlb", 1), ("mmap_max", 0), ("trim_threshold", 2**34), ("top_pad", 2**28))
+)
 
 Side = Literal["lmx", "huggingface", "ctranslate2"]
 
@@ -72,7 +76,7 @@ def make_source(shape: Shape, batch: int) -> Any:
     return source
 
 
-# ---- the sides: each returns (translate, facts); translate(batch, beam) makes the call that is timed ------------------
+# ---- the sides: each returns (translate, facts); translate(batch, beam) makes the call that is timed -----------------
 
 # () -> best translations, [B][T]
 Call = Callable[[], Any]
@@ -248,9 +252,9 @@ def ctranslate2_side(shape: Shape) -> tuple[Callable[[int, int], Call], dict[str
 
 
 def serve(side: Side, shape: Shape) -> None:
-    """Runs in a row's process: gets ready, then answers each line of standard input, [batch, beam], with seconds a call.
+    """Runs in a row's process: gets ready, then answers each line of standard input, [batch, beam], by a call's seconds.
 
-    The first call of a batch and beam is its own line, so that compilation is timed apart.
+    The first call of a batch and beam holds its compilation.
     """
     answers, sys.stdout = sys.stdout, sys.stderr
     try:
@@ -282,7 +286,7 @@ class Row:
 
     def __init__(self, name: str, side: Side, shape: Shape, *, python: str, environment: dict[str, str]):
         self.name = name
-        self.log = tempfile.TemporaryFile("w+")
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 -- closed by `end`
         threads = str(shape.threads)
         common = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"}
         self.process = subprocess.Popen(
@@ -338,7 +342,7 @@ class Config:
         length: tokens of each source and of each translation, the end token included.
         threads: cores each process may use.
         rounds: turns that each row takes; the medians are printed.
-        tuned: also runs Hugging Face with a tuned allocator (and, on AMD, MKL's AVX-512 path).
+        tuned: also runs lmx and Hugging Face with a tuned allocator (on AMD, Hugging Face with MKL's AVX-512 path too).
         ctranslate2: also runs CTranslate2.
         quick: lmx alone with a toy model, one round, to see that everything runs.
     """
@@ -381,20 +385,21 @@ def main(config: Config) -> None:
         f"{shape.heads} heads, {shape.vocab_size:,} words, float32, random weights"
     )
     print(
-        f"work:    {shape.source_length} source tokens, exactly {shape.length} target tokens, the best translation counts"
+        f"work:    {shape.source_length} source and exactly {shape.length} target tokens; the best translation counts"
     )
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         plans: list[tuple[str, Side, dict[str, str]]] = [("lmx", "lmx", {})]
         if not config.quick:
             plans.append(("HF stock", "huggingface", {}))
-            if config.tuned:
-                library = open_mkl(directory)
-                tuning = {"GLIBC_TUNABLES": TUNABLES} | ({"LD_PRELOAD": str(library)} if library else {})
-                print(f"tuned:   {'; '.join(f'{key}={value}' for key, value in tuning.items())}")
-                plans.append(("HF tuned", "huggingface", tuning))
             if config.ctranslate2:
                 plans.append(("CTranslate2", "ctranslate2", {}))
+            if config.tuned:
+                tuning, library = {"GLIBC_TUNABLES": TUNABLES}, open_mkl(directory)
+                peer_tuning = tuning | ({"LD_PRELOAD": str(library)} if library else {})
+                opened = "; MKL's AVX-512 path opened for PyTorch" if library else ""
+                print(f"tuned:   GLIBC_TUNABLES={TUNABLES}{opened}")
+                plans += [("lmx tuned", "lmx", tuning), ("HF tuned", "huggingface", peer_tuning)]
         rows = []
         for name, side, environment in plans:
             python = sys.executable if side == "lmx" else config.peer_python
@@ -408,21 +413,24 @@ def main(config: Config) -> None:
 
 
 def compare(rows: list[Row], shape: Shape, *, beam: int, batches: tuple[int, ...], rounds: int) -> None:
-    """Times all rows at one beam size and prints the table: tokens a second, then lmx's ratio to each peer."""
-    peers = [row.name for row in rows[1:]]
-    titles = "".join(f"{row.name:>13}" for row in rows) + "".join(f"{'/ ' + name:>15}" for name in peers)
-    print(f"\nbeam {beam}, target tokens/s, then lmx / peer; medians of {rounds} interleaved rounds")
-    print(f"{'batch':>7}{titles}   lmx compiled in", flush=True)
+    """Times all rows at one beam size and prints the table: tokens a second, then lmx's ratios to its peers."""
+    names = [row.name for row in rows]
+    pairs = [("lmx", peer) for peer in ("HF stock", "CTranslate2") if peer in names]
+    pairs += [(own, "HF tuned") for own in ("lmx", "lmx tuned") if "HF tuned" in names]
+    print(f"\nbeam {beam}: target tokens/s and seconds a call, medians of {rounds} interleaved rounds")
+    print(f"{'batch':>7}{''.join(f'{name:>20}' for name in names)}")
     for batch in batches:
         first = [row.seconds(batch, beam) for row in rows]
         taken: list[list[float]] = [[] for _ in rows]
         for _ in range(rounds):
             for row, seconds in zip(rows, taken, strict=True):
                 seconds.append(row.seconds(batch, beam))
-        middle = [statistics.median(seconds) for seconds in taken]
-        speeds = "".join(f"{batch * shape.length / seconds:>13,.1f}" for seconds in middle)
-        ratios = "".join(f"{seconds / middle[0]:>14.2f}x" for seconds in middle[1:])
-        print(f"{batch:>7}{speeds}{ratios}   {max(0.0, first[0] - middle[0]):.1f} s", flush=True)
+        middle = dict(zip(names, map(statistics.median, taken), strict=True))
+        cells = [f"{batch * shape.length / seconds:,.1f} ({seconds:.2f} s)" for seconds in middle.values()]
+        print(f"{batch:>7}{''.join(f'{cell:>20}' for cell in cells)}")
+        ratios = [f"{own} / {peer} = {middle[peer] / middle[own]:.2f}" for own, peer in pairs]
+        ratios.append(f"lmx compiled in {max(0.0, first[0] - middle['lmx']):.1f} s")
+        print(f"{'':>9}{', '.join(ratios)}", flush=True)
 
 
 def cpu_name() -> str:

@@ -182,27 +182,25 @@ PRESETS: dict[str, tuple[str, Config]] = {
         "the embedded English-German grammar: minutes on two CPU cores",
         Config(
             vocabulary=ROOT / "tokenizers" / "phrasebook.model",
-            published=None,
             max_length=48,
             model=_model(
-                width=192,
-                feedforward_width=384,
+                width=128,
+                feedforward_width=512,
                 num_heads=4,
                 num_encoder_layers=2,
                 num_decoder_layers=2,
+                norm_position="pre",  # learns at once, where post-norm waits for its warm-up
                 dropout_rate=0.1,
                 unroll=2,
                 max_length=96,
             ),
-            optimization=Optimization(schedule="cosine", peak=2e-3, warmup=150, clip_norm=1.0),
+            optimization=Optimization(schedule="cosine", peak=4e-3, warmup=200, clip_norm=1.0),
+            tokens_per_batch=2048,
             num_buckets=4,
-            updates=1200,
-            validate_every=200,
-            bleu_sentences=200,
-            average=2,
+            updates=1600,
+            validate_every=400,
             search=Search(beam_size=4),
             run=Path("runs/phrasebook"),
-            log_every=25,
         ),
     ),
     "multi30k": ("Multi30k En-De by the recipe of Wu et al. 2021: 41.02 tokenised lowercase BLEU", MULTI30K),
@@ -584,9 +582,7 @@ def test(run: Run, preset: str, config: Config, translator: Translator, pairs: P
     for index, name in enumerate(constructions or []):
         samples[index]["construction"] = name
     write_jsonl(run.directory / "samples.jsonl", samples)
-    write_json(
-        run.directory / "attention.json", shown
-    )
+    write_json(run.directory / "attention.json", shown)
     print_scores(run, saved)
 
 

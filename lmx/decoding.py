@@ -48,7 +48,7 @@ def greedy_search(
     eos_id: int,
     pad_id: int,
 ) -> Int[Array, "B T"]:
-    """Takes the likeliest word at each place until the end token, or the end of `max_length` tokens, where it is forced.
+    """Takes the likeliest word at each place until the end token; as the last of `max_length` tokens it is forced.
 
     Args:
         active: False for rows that are padding; they are not decoded.

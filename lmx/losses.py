@@ -145,9 +145,10 @@ def _chunked_forward(
     weighted = states.astype(jnp.float32) * weights[..., None]
     is_word = (jnp.arange(table.shape[0]) < vocab_size).astype(jnp.float32)
     by_states -= weights[..., None] * ((1 - smoothing) * table[labels] + smoothing * mean_word)
-    # The barrier: XLA's CPU backend would fold the transpose of a single chunk into the product, and then has no product
-    # of bfloat16 into float32.
-    by_table = jax.lax.optimization_barrier(by_table).T - smoothing / vocab_size * is_word[:, None] * weighted.sum((0, 1, 2))
+    # The barrier: XLA's CPU backend would fold the transpose of a single chunk into the product, and then has no
+    # product of bfloat16 into float32.
+    by_table = jax.lax.optimization_barrier(by_table).T
+    by_table -= smoothing / vocab_size * is_word[:, None] * weighted.sum((0, 1, 2))
     by_table = by_table.at[labels].add(-(1 - smoothing) * weighted)
     return (loss, nll), (by_states.astype(states.dtype), by_table)
 

@@ -1,7 +1,7 @@
 """The training state and the step: a pure function `(state, batch) -> (state, metrics)`.
 
-No model class is known here: the loss arrives as a function of parameters. Whatever loops, logs, saves or stops lives in
-`lmx.run` and in the experiments.
+No model class is known here: the loss arrives as a function of parameters. Whatever loops, logs, saves or stops
+lives in `lmx.run` and in the experiments.
 """
 
 from collections.abc import Callable, Mapping
@@ -41,7 +41,9 @@ class TrainState(NamedTuple):
     skipped: Int[Array, ""]
 
 
-def create_state(params: Params, optimizer: optax.GradientTransformation, *, seed: int, average: bool = False) -> TrainState:
+def create_state(
+    params: Params, optimizer: optax.GradientTransformation, *, seed: int, average: bool = False
+) -> TrainState:
     """Returns the state before the first update."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -53,9 +55,7 @@ def create_state(params: Params, optimizer: optax.GradientTransformation, *, see
     )
 
 
-def make_train_step(
-    loss: Loss, optimizer: optax.GradientTransformation, *, average_decay: float | None = None
-) -> Step:
+def make_train_step(loss: Loss, optimizer: optax.GradientTransformation, *, average_decay: float | None = None) -> Step:
     """Builds the pure training step.
 
     A batch holds arrays [A, B, ...]: A micro-batches whose gradients are summed and divided by the weight (the target
@@ -105,9 +105,7 @@ def make_train_step(
     return step
 
 
-def _accumulate(
-    loss: Loss, params: Params, batch: Batch, key: Key[Array, ""]
-) -> tuple[dict[str, jax.Array], Params]:
+def _accumulate(loss: Loss, params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[dict[str, jax.Array], Params]:
     """Sums loss and gradients over the micro-batches, each with a key of its own."""
 
     def micro(params: Params, part: Batch, index: jax.Array) -> tuple[dict[str, jax.Array], Params]:

@@ -33,7 +33,8 @@ class Search:
         beam_size: beginnings kept for each sentence; 1 is greedy.
         length_penalty: "power" divides by length^alpha (fairseq, Hugging Face), "gnmt" by ((5 + length) / 6)^alpha.
         alpha: 0 is no penalty.
-        max_ratio, max_extra: a translation has at most max_ratio x source length + max_extra tokens.
+        max_ratio, max_extra: a translation has at most max_ratio x L + max_extra tokens, L the source length rounded
+            up to a compiled one.
         batch_tokens: source tokens decoded at once, padding included; bounds the memory.
     """
 

@@ -167,7 +167,10 @@ def test_a_run_of_another_config_is_refused(finished, data):
     [
         (["multi30"], "Nearest: multi30k."),
         (["phrasebook", "--train", "nowhere.tsv", "--run", "r"], "nowhere.tsv"),
-        ([*"phrasebook --model.source-vocab-size 7 --model.target-vocab-size 7 --run r".split()], "got source_vocab_size=7"),
+        (
+            [*"phrasebook --model.source-vocab-size 7 --model.target-vocab-size 7 --run r".split()],
+            "got source_vocab_size=7",
+        ),
     ],
 )
 def test_mistakes_are_one_line_and_lose_nothing(arguments, message, tmp_path):

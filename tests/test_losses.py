@@ -138,7 +138,8 @@ def test_vmap_gives_what_one_by_one_gives(smoothed):
 def test_large_logits_stay_finite():
     states, table, labels, weights = batch()
     found, expected = (
-        with_gradients(loss, label_smoothing=0.1)(100 * states, 100 * table, labels, weights) for loss in (chunked, plain)
+        with_gradients(loss, label_smoothing=0.1)(100 * states, 100 * table, labels, weights)
+        for loss in (chunked, plain)
     )
     np.testing.assert_allclose(found[0][0], expected[0][0], rtol=1e-5)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
@@ -147,7 +148,9 @@ def test_large_logits_stay_finite():
 def test_bfloat16_states_give_float32_sums():
     states, table, labels, weights = batch()
     narrow = states.astype(jnp.bfloat16)
-    (loss, (nll, _)), (by_states, by_table) = with_gradients(chunked, label_smoothing=0.1)(narrow, table, labels, weights)
+    (loss, (nll, _)), (by_states, by_table) = with_gradients(chunked, label_smoothing=0.1)(
+        narrow, table, labels, weights
+    )
     assert loss.dtype == nll.dtype == by_table.dtype == np.float32
     assert by_states.dtype == jnp.bfloat16
     (exact, _), (exact_by_states, exact_by_table) = with_gradients(plain, label_smoothing=0.1)(

@@ -253,7 +253,9 @@ def _is_adam(part) -> bool:
 
 
 def test_a_model_that_does_not_divide_is_an_error_before_anything_is_made():
-    with pytest.raises(ValueError, match=r"^axis 'heads' must be divisible by its 2 devices \(mesh tensor\), got size=5;"):
+    with pytest.raises(
+        ValueError, match=r"^axis 'heads' must be divisible by its 2 devices \(mesh tensor\), got size=5;"
+    ):
         born(lambda rngs: Small(heads=5, rngs=rngs), OPTIMIZER, mesh=mesh_of(2, 2, 2), seed=5)
 
 

@@ -242,9 +242,7 @@ def copy_loss(definition):
         keys = (None, None) if key is None else jax.random.split(key)
         memory, _ = model.encode(part["source"], key=keys[0])
         states, _ = model.decode(memory, part["source"], part["decoder_input"], key=keys[1])
-        return cross_entropy(
-            states, model.output_table(), part["labels"], part["weights"], vocab_size=WORDS
-        )._asdict()
+        return cross_entropy(states, model.output_table(), part["labels"], part["weights"], vocab_size=WORDS)._asdict()
 
     return loss
 
@@ -308,10 +306,13 @@ def test_a_models_step_maps_over_seeds(newborn, mesh, copy_step, run):
         return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
     states = [newborn.state._replace(seed=jnp.asarray(seed, jnp.uint32)) for seed in (7, 8)]
-    mapped = jax.jit(jax.vmap(copy_step, in_axes=(0, None)))(stack(*states), copies(0))
+    arguments = stack(*states), copies(0)
+    lowered = jax.jit(jax.vmap(copy_step, in_axes=(0, None))).lower(*arguments)
+    # Without LLVM's optimizations, which are half of the time.
+    mapped = lowered.compile({"xla_backend_optimization_level": 0})(*arguments)
     singles = [run(jax.tree.map(jnp.copy, state), place_batch(copies(0), mesh)) for state in states]
     (after, metrics), (expected, expected_metrics) = mapped, stack(*singles)
     assert_near(metrics, expected_metrics, atol=1e-4)
     assert np.ptp(metrics["loss"]) > 1e-4  # other masks
-    # Adam's first update has the sign of the gradient alone: what is compared is its first moment.
+    # Parameters are left out: Adam's first update is the sign of each gradient, however small.
     assert_near(after.optimizer_state, expected.optimizer_state)

@@ -116,9 +116,7 @@ class Seq2Seq(nnx.Module):
         embed_key, stack_key = _split(key)
         x = self._embed(source, embedding, self.source_positions, positions=positions, key=embed_key)
         mask = self._source_mask(source, segments)
-        return self.encoder(
-            x, mask=mask, positions=positions, key=stack_key, with_attention=with_attention
-        )
+        return self.encoder(x, mask=mask, positions=positions, key=stack_key, with_attention=with_attention)
 
     def decode(
         self,
@@ -261,7 +259,9 @@ def _make_block(config: Seq2SeqConfig, *, has_memory: bool, rngs: nnx.Rngs) -> B
         )
 
     gated = config.activation.startswith("gated-")
-    activation = {"relu": jax.nn.relu, "gelu": jax.nn.gelu, "silu": jax.nn.silu}[config.activation.removeprefix("gated-")]
+    activation = {"relu": jax.nn.relu, "gelu": jax.nn.gelu, "silu": jax.nn.silu}[
+        config.activation.removeprefix("gated-")
+    ]
     feedforward = (GatedFeedForward if gated else FeedForward)(
         config.width,
         config.feedforward_width,
@@ -295,7 +295,9 @@ def training_flops(config: Seq2SeqConfig, *, rows: int, source: int, target: int
     attention, memory_queries = 2 * width * (width + kv_width), 2 * width * width
     feedforward = (3 if config.activation.startswith("gated-") else 2) * width * config.feedforward_width
     encoder = config.num_encoder_layers * source * (attention + feedforward)
-    decoder = config.num_decoder_layers * (target * (attention + memory_queries + feedforward) + 2 * source * width * kv_width)
+    decoder = config.num_decoder_layers * (
+        target * (attention + memory_queries + feedforward) + 2 * source * width * kv_width
+    )
     output = target * width * config.target_vocab_size
     crossed = 2 * width * (config.num_encoder_layers * source**2 + config.num_decoder_layers * target * source)
     causal = 2 * width * config.num_decoder_layers * target**2

@@ -36,7 +36,7 @@ class KeyValues(NamedTuple):
 
 
 class CachedKeyValues(NamedTuple):
-    """Keys and values as decoding keeps them: laid out as matrix products read them, so that no step transposes them."""
+    """Keys and values as decoding keeps them: laid out as matrix products read them, so that no step transposes."""
 
     key: Float[Array, "B G K S"]
     value: Float[Array, "B G S K"]
@@ -155,8 +155,8 @@ def attend_cached(
 ) -> Float[Array, "B T H K"]:
     """Returns what `attend` does, for few queries over a cache; always by XLA's kernel.
 
-    With few queries the time goes into reading the cache. In this layout both products read it in place: on a CPU that is
-    six times as fast as `attend`, which must transpose it first.
+    With few queries the time goes into reading the cache. In this layout both products read it in place; on a CPU
+    `attend` would transpose it first, at six times the cost.
     """
     batch, target, heads, width = query.shape
     groups, slots = cached.value.shape[1:3]

@@ -19,9 +19,7 @@ def padding(segments: Int[Array, "B S"]) -> Bool[Array, "B 1 1 S"]:
     return (segments > 0)[:, None, None, :]
 
 
-def same_segment(
-    query_segments: Int[Array, "B T"], key_segments: Int[Array, "B S"]
-) -> Bool[Array, "B 1 T S"]:
+def same_segment(query_segments: Int[Array, "B T"], key_segments: Int[Array, "B S"]) -> Bool[Array, "B 1 T S"]:
     """Lets a query look at keys of its own segment only (packed rows); padding is looked at by nobody."""
     same = query_segments[:, :, None] == key_segments[:, None, :]
     return (same & (key_segments > 0)[:, None, :])[:, None]

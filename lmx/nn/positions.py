@@ -37,7 +37,9 @@ class LearnedPositions(nnx.Module):
         return self.table[...][positions]
 
 
-def rotary(x: Float[Array, "B T H K"], positions: Int[Array, "#B T"], *, base: float = 10000.0) -> Float[Array, "B T H K"]:
+def rotary(
+    x: Float[Array, "B T H K"], positions: Int[Array, "#B T"], *, base: float = 10000.0
+) -> Float[Array, "B T H K"]:
     """Rotates each pair of features (i, i + K/2) by the angle position / base^(2i/K).
 
     Source: Su et al. 2021, equation 34. The paper pairs neighbours (2i, 2i + 1); pairing by halves, as Llama's

@@ -119,7 +119,7 @@ class Block(nnx.Module):
         memory_mask: Bool[Array, "#B 1 #T M"] | None = None,
         positions: Int[Array, "#B T"] | None = None,
     ) -> tuple[Float[Array, "B T D"], BlockCache]:
-        """Runs T new positions that look at the cached ones: writes their keys and values at slot `offset`, then attends.
+        """Runs T new positions that look at the cached ones: writes their keys and values at `offset`, then attends.
 
         Which slots a position sees is the mask's business alone, so that the T positions may be the next words of one
         sentence or the heads of T beams.
@@ -196,7 +196,11 @@ class Stack(nnx.Module):
     def unstack(self) -> list[Block]:
         """Returns the blocks one by one, as decoding uses them: each keeps a cache of its own."""
         definition, state = nnx.split(self.blocks)
-        return [nnx.merge(definition, jax.tree.map(lambda leaf: leaf[i], state)) for i in range(self.num_layers)]
+
+        def layer(index: int) -> Block:
+            return nnx.merge(definition, jax.tree.map(lambda leaf: leaf[index], state))
+
+        return [layer(index) for index in range(self.num_layers)]
 
     def _finish(self, x: jax.Array) -> jax.Array:
         return x if self.final_norm is None else self.final_norm(x)

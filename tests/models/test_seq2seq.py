@@ -236,7 +236,10 @@ def test_attention_maps_are_asked_for_and_seen_by_layer(tied):
 
     of_encoder, of_decoder = jax.tree.map(np.asarray, maps_of(tied, SOURCE, TARGET))
     assert {name: found.shape for name, found in of_encoder.items()} == {"self": (2, B, 4, S, S)}
-    assert {name: found.shape for name, found in of_decoder.items()} == {"self": (2, B, 4, T, T), "memory": (2, B, 4, T, S)}
+    assert {name: found.shape for name, found in of_decoder.items()} == {
+        "self": (2, B, 4, T, T),
+        "memory": (2, B, 4, T, S),
+    }
     hidden = np.broadcast_to((SOURCE == PAD)[:, None, None], of_encoder["self"].shape)
     assert (of_encoder["self"][hidden] == 0).all()
     assert (np.triu(of_decoder["self"], 1) == 0).all()
@@ -246,13 +249,17 @@ def test_attention_maps_are_asked_for_and_seen_by_layer(tied):
 @pytest.mark.parametrize("given", ["segments", "source_segments"])
 def test_segments_of_one_side_alone_are_an_error(tied, given):
     segments = jnp.ones((B, T if given == "segments" else S), jnp.int32)
-    with pytest.raises(ValueError, match=rf"^segments and source_segments must be given together, got {given} alone\.$"):
+    with pytest.raises(
+        ValueError, match=rf"^segments and source_segments must be given together, got {given} alone\.$"
+    ):
         tied.decode(jnp.zeros((B, S, 24)), jnp.asarray(SOURCE), jnp.asarray(TARGET), **{given: segments})
 
 
 def test_a_sequence_longer_than_the_learned_positions_is_an_error():
     model = filled(CONFIGS["pre-norm, learned"])
-    with pytest.raises(ValueError, match=r"^length must be at most max_length=20 with learned positions, got length=21\.$"):
+    with pytest.raises(
+        ValueError, match=r"^length must be at most max_length=20 with learned positions, got length=21\.$"
+    ):
         model.encode(jnp.ones((2, 21), jnp.int32))
 
 
@@ -306,7 +313,9 @@ def test_the_output_is_tied_to_the_target_or_its_own():
 
 
 def test_tying_all_embeddings_needs_one_vocabulary():
-    with pytest.raises(ValueError, match=r'^tied_embeddings="all" must have one vocabulary for both sides, got source_v'):
+    with pytest.raises(
+        ValueError, match=r'^tied_embeddings="all" must have one vocabulary for both sides, got source_v'
+    ):
         dataclasses.replace(TIED, target_vocab_size=131)
 
 
@@ -321,9 +330,7 @@ def test_every_parameter_is_float32_and_names_its_axes(model):
 
 def test_a_model_is_a_function_of_its_seed():
     config = dataclasses.replace(TIED, num_encoder_layers=1, num_decoder_layers=1)
-    build = functools.cache(
-        lambda seed: nnx.to_pure_dict(nnx.state(Seq2Seq(config, rngs=nnx.Rngs(seed)), nnx.Param))
-    )
+    build = functools.cache(lambda seed: nnx.to_pure_dict(nnx.state(Seq2Seq(config, rngs=nnx.Rngs(seed)), nnx.Param)))
     again = nnx.to_pure_dict(nnx.state(Seq2Seq(config, rngs=nnx.Rngs(1)), nnx.Param))
     jax.tree.map(np.testing.assert_array_equal, build(1), again)
     for name in ("query", "key", "value", "out"):

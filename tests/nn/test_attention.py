@@ -204,7 +204,9 @@ def test_auto_takes_the_fused_kernel_where_it_applies_and_says_so():
 )
 def test_what_the_fused_kernel_cannot_do_is_a_reason_for_auto_and_an_error_for_cudnn(change, reason):
     assert choose_kernel("auto", **{**FITTING, **change}) == KernelChoice("xla", reason)
-    with pytest.raises(ValueError, match=rf'^kernel="cudnn" cannot be used here: {reason}\. Use kernel="auto" or "xla"'):
+    with pytest.raises(
+        ValueError, match=rf'^kernel="cudnn" cannot be used here: {reason}\. Use kernel="auto" or "xla"'
+    ):
         choose_kernel("cudnn", **{**FITTING, **change})
 
 
@@ -217,7 +219,9 @@ def test_cudnn_on_a_cpu_is_an_error_that_lists_all_reasons():
 # The layer.
 
 call = jax.jit(lambda layer, x, memory, **inputs: layer(x, layer.keys_values(memory, positions=None), **inputs))
-call_weights = jax.jit(lambda layer, x, memory, mask: layer.weights(x, layer.keys_values(memory, positions=None), mask=mask))
+call_weights = jax.jit(
+    lambda layer, x, memory, mask: layer.weights(x, layer.keys_values(memory, positions=None), mask=mask)
+)
 call_placed = jax.jit(
     lambda layer, x, positions: layer(x, layer.keys_values(x, positions=positions), positions=positions)
 )
@@ -243,9 +247,7 @@ def test_the_layer_maps_into_heads_attends_and_maps_out(settings):
     query, key, value = (project(*pair, 1) for pair in ((x, layer.query), (memory, layer.key), (memory, layer.value)))
     expected = project(by_hand(query, key, value, mask=mask), layer.out, 2)
     np.testing.assert_allclose(call(layer, x, memory, mask=mask), expected, atol=1e-5)
-    np.testing.assert_allclose(
-        call_weights(layer, x, memory, mask), jitted_weights(query, key, mask=mask), atol=1e-5
-    )
+    np.testing.assert_allclose(call_weights(layer, x, memory, mask), jitted_weights(query, key, mask=mask), atol=1e-5)
 
 
 def test_rotation_makes_attention_a_matter_of_distance():

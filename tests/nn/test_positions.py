@@ -92,7 +92,9 @@ def test_a_larger_rotary_base_turns_slower():
     x = np.zeros((1, 1, 1, 8), np.float32)
     x[..., :4] = 1
     for base in (100.0, 10000.0):
-        np.testing.assert_allclose(turn(x, [[1]], base=base)[0, 0, 0, 4:], np.sin(base ** (-np.arange(4) / 4)), rtol=1e-5)
+        np.testing.assert_allclose(
+            turn(x, [[1]], base=base)[0, 0, 0, 4:], np.sin(base ** (-np.arange(4) / 4)), rtol=1e-5
+        )
 
 
 def test_rotary_turns_bfloat16_in_float32():

@@ -131,10 +131,9 @@ def test_a_stack_runs_its_blocks_in_order_and_then_the_final_norm(decoder, expec
     np.testing.assert_allclose(run(decoder, vectors(B, T, D), **inputs()), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("unroll", [2, 100])
-def test_unrolling_does_not_change_results(decoder, unroll):
+def test_unrolling_does_not_change_results(decoder):
     given = {**inputs(), "key": jax.random.key(1)}
-    unrolled = run(filled(make_stack, unroll=unroll), vectors(B, T, D), **given)
+    unrolled = run(filled(make_stack, unroll=2), vectors(B, T, D), **given)
     np.testing.assert_allclose(unrolled, run(decoder, vectors(B, T, D), **given), atol=1e-5)
 
 
