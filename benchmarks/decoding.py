@@ -252,7 +252,7 @@ def ctranslate2_side(shape: Shape) -> tuple[Callable[[int, int], Call], dict[str
 
 
 def serve(side: Side, shape: Shape) -> None:
-    """Runs in a row's process: gets ready, then answers each line of standard input, [batch, beam], by a call's seconds.
+    """Runs in a row's process: gets ready, then answers each line, [batch, beam], with the seconds of a call.
 
     The first call of a batch and beam holds its compilation.
     """
@@ -399,7 +399,8 @@ def main(config: Config) -> None:
                 peer_tuning = tuning | ({"LD_PRELOAD": str(library)} if library else {})
                 opened = "; MKL's AVX-512 path opened for PyTorch" if library else ""
                 print(f"tuned:   GLIBC_TUNABLES={TUNABLES}{opened}")
-                plans += [("lmx tuned", "lmx", tuning), ("HF tuned", "huggingface", peer_tuning)]
+                plans.append(("lmx tuned", "lmx", tuning))
+                plans.append(("HF tuned", "huggingface", peer_tuning))
         rows = []
         for name, side, environment in plans:
             python = sys.executable if side == "lmx" else config.peer_python

@@ -244,17 +244,25 @@ def torch_trainer(shape: Shape, *, compiled: bool) -> Trainer:
     def join(x: torch.Tensor) -> torch.Tensor:
         return x.transpose(1, 2).flatten(2)
 
+    def linear(inputs: int, outputs: int, *, parts: int = 1) -> nn.Linear:
+        """Makes a linear map, or several stored as one, that begins as lmx's do."""
+        layer = nn.Linear(inputs, parts * outputs)
+        for part in layer.weight.chunk(parts):
+            nn.init.xavier_uniform_(part)
+        nn.init.zeros_(layer.bias)
+        return layer
+
     class Block(nn.Module):
         def __init__(self, *, has_memory: bool):
             super().__init__()
-            self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+            self.qkv, self.out = linear(width, width, parts=3), linear(width, width)
             self.norm = nn.LayerNorm(width)
             self.has_memory = has_memory
             if has_memory:
-                self.memory_q, self.memory_kv = nn.Linear(width, width), nn.Linear(width, 2 * width)
-                self.memory_out, self.memory_norm = nn.Linear(width, width), nn.LayerNorm(width)
-            self.up = nn.Linear(width, shape.feedforward_width)
-            self.down = nn.Linear(shape.feedforward_width, width)
+                self.memory_q, self.memory_kv = linear(width, width), linear(width, width, parts=2)
+                self.memory_out, self.memory_norm = linear(width, width), nn.LayerNorm(width)
+            self.up = linear(width, shape.feedforward_width)
+            self.down = linear(shape.feedforward_width, width)
             self.feedforward_norm = nn.LayerNorm(width)
             self.dropout = nn.Dropout(shape.dropout_rate)
 

@@ -190,7 +190,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 num_encoder_layers=2,
                 num_decoder_layers=2,
                 norm_position="pre",  # learns at once, where post-norm waits for its warm-up
-                dropout_rate=0.1,
+                dropout_rate=0.0,  # five passes over 40,000 pairs: there is nothing to overfit
                 unroll=2,
                 max_length=96,
             ),
@@ -582,7 +582,8 @@ def test(run: Run, preset: str, config: Config, translator: Translator, pairs: P
     for index, name in enumerate(constructions or []):
         samples[index]["construction"] = name
     write_jsonl(run.directory / "samples.jsonl", samples)
-    write_json(run.directory / "attention.json", shown)
+    maps = [attention_of(translator, source, one) for source, one in zip(pairs.sources[:5], found[:5], strict=True)]
+    write_json(run.directory / "attention.json", maps)
     print_scores(run, saved)
 
 

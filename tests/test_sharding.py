@@ -232,7 +232,7 @@ def test_a_state_is_born_in_pieces_and_equal_to_the_whole(unsharded, sizes, shar
     found = born(lambda rngs: Small(rngs=rngs), OPTIMIZER, mesh=mesh, seed=5, average=True)
     jax.tree.map(np.testing.assert_array_equal, found.state, unsharded)
     assert_placed(found.state, found.shardings)
-    # The parameters, their average and Adam's two moments live in the same pieces; norms, biases, counts on each device.
+    # Parameters, their average and Adam's two moments live in the same pieces; norms, biases, counts on each device.
     adam_state = next(part for part in jax.tree.leaves(found.state.optimizer_state, is_leaf=_is_adam) if _is_adam(part))
     for tree in (found.state.params, found.state.average, adam_state.mu, adam_state.nu):
         pieces = {
@@ -275,7 +275,7 @@ CONFIG = Seq2SeqConfig(
 
 
 def train_one_step(mesh: jax.sharding.Mesh):
-    """Runs one step with accumulation, dropout and chunks of the vocabulary from parameters that do not depend on the mesh."""
+    """Runs one step with accumulation, dropout and a loss in chunks, from parameters that do not depend on the mesh."""
     abstract = nnx.eval_shape(lambda: Seq2Seq(CONFIG, rngs=nnx.Rngs(0)))
     definition, shapes = nnx.split(abstract)
     generator = np.random.default_rng(8)

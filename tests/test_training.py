@@ -305,7 +305,9 @@ def test_a_models_step_maps_over_seeds(newborn, mesh, copy_step, run):
     def stack(*trees):
         return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
-    states = [newborn.state._replace(seed=jnp.asarray(seed, jnp.uint32)) for seed in (7, 8)]
+    states = [
+        newborn.state._replace(seed=jax.device_put(np.uint32(seed), newborn.state.seed.sharding)) for seed in (7, 8)
+    ]
     arguments = stack(*states), copies(0)
     lowered = jax.jit(jax.vmap(copy_step, in_axes=(0, None))).lower(*arguments)
     # Without LLVM's optimizations, which are half of the time.

@@ -915,6 +915,11 @@ def phrasebook(split: Split, *, size: int | None = None, seed: int = 0) -> list[
     size = DEFAULT_SIZES[split] if size is None else size
     if size < 1:
         raise ValueError(f"size must be at least 1, got size={size}.")
+    return list(_written(split, size, seed))
+
+
+@functools.lru_cache(maxsize=4)  # validation and test need the training split again, for its words
+def _written(split: Split, size: int, seed: int) -> tuple[Phrase, ...]:
     known = None if split == "train" else _training_words()
     write = _Writer(split, seed)
     phrases: dict[str, Phrase] = {}
@@ -929,7 +934,7 @@ def phrasebook(split: Split, *, size: int | None = None, seed: int = 0) -> list[
         ):
             german = german[0].upper() + german[1:]
             phrases[english] = Phrase(english, german, construction, combinations)
-    return list(phrases.values())
+    return tuple(phrases.values())
 
 
 def lexicon() -> list[tuple[str, str]]:

@@ -162,7 +162,6 @@ def test_dropout_acts_on_the_weights_and_only_with_a_key():
 
 @pytest.mark.parametrize("groups", [H, G])
 def test_attending_to_a_cache_equals_attending_to_what_it_keeps(groups):
-    query, key, value = heads(groups)
     mask = some_mask(B, 1, T, S)
 
     @jax.jit

@@ -8,7 +8,7 @@ from flax import nnx
 
 from lmx.nn.attention import MultiHeadAttention
 from lmx.nn.feedforward import FeedForward
-from lmx.nn.layers import LayerNorm, dropout
+from lmx.nn.layers import LayerNorm
 from lmx.nn.transformer import Block, Memory, Stack
 
 B, T, S, N, D, H, G, F = 2, 5, 7, 3, 24, 6, 2, 10
