@@ -35,7 +35,7 @@ from lmx.data.parallel import EncodedPairs, Pairs, encode_pairs, filter_pairs, r
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig, count_parameters, training_flops
 from lmx.nn.attention import choose_kernel
 from lmx.report import write_report
-from lmx.run import Run, duration, one_line_errors, peak_flops, write_json, write_jsonl
+from lmx.run import Run, duration, keep_freed_memory, one_line_errors, peak_flops, write_json, write_jsonl
 from lmx.scoring.baselines import dictionary_translations, nearest_translations
 from lmx.scoring.translation import NUM_RESAMPLES, Score, chrf, detokenized_bleu, sentence_chrf, tokenized_bleu
 from lmx.sharding import MeshConfig, make_mesh, place_batch
@@ -655,5 +655,6 @@ def command_line(arguments: list[str]) -> tuple[str, Config]:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     with one_line_errors():
         main(*command_line(sys.argv[1:]))
