@@ -486,9 +486,10 @@ def main(preset: str, config: Config) -> None:
     save_params(run.directory / "model.safetensors", jax.device_get(params))
     checkpoints.close()
     translator = translator.with_params(params)
-    made = f"{config.search}, " + (
-        f"average of the {config.average_of} {len(chosen)} checkpoints" if averaging is None else "exponential average"
+    kept = (
+        f"the {config.average_of} checkpoint" if len(chosen) == 1 else f"mean of the {config.average_of} {len(chosen)}"
     )
+    made = f"{config.search}, {kept if averaging is None else 'exponential average'}"
     test(run, preset, config, translator, test_pairs, made=made)
     run.console.print(f"report: {write_report(run.directory)}")
 

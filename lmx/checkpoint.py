@@ -119,6 +119,10 @@ def save_params(path: Path, params: Params) -> None:
     flat = {".".join(names): np.asarray(array, order="C") for names, array in _flatten(params)}
     partial = path.with_name(path.name + ".partial")
     save_file(flat, partial)
+    # safetensors lets only the owner read; a model is shared as any other file of the run.
+    umask = os.umask(0)
+    os.umask(umask)
+    partial.chmod(0o666 & ~umask)
     os.replace(partial, path)
 
 

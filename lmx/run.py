@@ -364,8 +364,8 @@ def keep_freed_memory() -> bool:
     """Tells glibc to keep freed memory for the next step instead of handing it back; returns whether it was told.
 
     A step on the CPU takes and frees hundreds of megabytes; handed back, they are mapped and zeroed anew page by page
-    at every step, which costs about a tenth of the time. Call it before jax starts its threads. Two arenas, because with
-    one the compiler's threads wait for each other.
+    at every step, which costs about a tenth of the time. Call it before jax starts its threads. Two arenas, because
+    with one the compiler's threads wait for each other.
     """
     if not sys.platform.startswith("linux"):
         return False
