@@ -38,7 +38,7 @@ from lmx.report import write_report
 from lmx.run import Run, duration, keep_freed_memory, one_line_errors, peak_flops, write_json, write_jsonl
 from lmx.scoring.baselines import dictionary_translations, nearest_translations
 from lmx.scoring.translation import NUM_RESAMPLES, Score, chrf, detokenized_bleu, sentence_chrf, tokenized_bleu
-from lmx.sharding import MeshConfig, make_mesh, place_batch
+from lmx.sharding import MeshConfig, make_mesh, named_sharding, place_batch
 from lmx.text import (
     PretokenizedTokenizer,
     SentencePieceTokenizer,
@@ -52,6 +52,7 @@ from lmx.translator import Search, Translation, Translator, load_tokenizers, sav
 
 ROOT = Path(__file__).resolve().parent.parent
 PHRASEBOOK = "phrasebook"  # as a data location: the embedded grammar
+RESULTS = ("model.safetensors", "scores.json", "samples.jsonl", "attention.json", "test.hypotheses.txt", "report.html")
 
 
 # ---- what can be chosen ----------------------------------------------------------------------------------------------
@@ -94,7 +95,8 @@ class Config:
         raw_reference: for tokenised text, the raw test reference that detokenised BLEU is scored against.
         lowercase: scores ignore case.
         published, published_made: the score to compare with, and how it was made.
-        max_length, max_ratio: training pairs with more tokens a side, or a higher ratio of lengths, are left out.
+        max_length, max_ratio: training pairs with more tokens a side, or a higher ratio of lengths, are left out;
+            max_length holds for validation too, and cuts test sources.
         tokens_per_batch: rows times the longer side's padded length of one micro-batch.
         accumulation: micro-batches an update.
         num_buckets: batch shapes, each compiled once.
@@ -312,6 +314,11 @@ def vocabularies(config: Config, source: Tokenizer, target: Tokenizer) -> Seq2Se
     Raises:
         ValueError: the config asks for other sizes than the tokenizers have.
     """
+    if not config.joint and config.model.tied_embeddings == "all":
+        raise ValueError(
+            'model.tied_embeddings must be "target" or "none" where each side has a vocabulary of its own, '
+            'got tied_embeddings="all" and joint=False.'
+        )
     for side, asked, tokenizer in (
         ("source", config.model.source_vocab_size, source),
         ("target", config.model.target_vocab_size, target),
@@ -339,6 +346,13 @@ def main(preset: str, config: Config) -> None:
     pairs = load_pairs(config.train, config, split="train")
     validation_pairs = load_pairs(config.validation, config, split="validation")
     test_pairs = load_pairs(config.test, config, split="test")
+    if config.tokenized and config.raw_reference is not None:
+        count = sum(1 for _ in read_lines(config.raw_reference))
+        if test_pairs.empty or count != len(test_pairs):
+            raise ValueError(
+                f"raw_reference must have a line for each test pair, got {count:,} lines in {config.raw_reference} and "
+                f"{len(test_pairs):,} pairs in {config.test} ({test_pairs.empty:,} more with an empty side)."
+            )
 
     facts = {"experiment": "translation", "preset": preset, "family": "seq2seq", "config": _as_json(config)}
     free = ("run", "log_every", "mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.sequence")
@@ -369,6 +383,8 @@ def main(preset: str, config: Config) -> None:
 
     # Model and step.
     mesh = make_mesh(config.mesh)
+    for _, rows, length in batches.shapes:
+        named_sharding(mesh, ("batch", "length"), (rows, length))  # refused now, not when the shape first comes
     parts = build(config, model)
     averaging = config.optimization.average_decay
     _, state, shardings = born(
@@ -446,6 +462,8 @@ def main(preset: str, config: Config) -> None:
     first = int(state.step)
     last = first if run.memory.stopped_early else config.updates
     peak = peak_flops(jax.devices()[0], model.dtype)
+    if first < last:
+        run.forget(RESULTS)  # an earlier end of this run, when it was to be shorter
     with run.training(first=first, last=last) as loop, prefetch(batches.batch, first, last, depth=4) as stream:
         for step, batch in enumerate(stream, start=first + 1):
             state, metrics = train_step(state, place_batch(batch, mesh))
@@ -463,14 +481,16 @@ def main(preset: str, config: Config) -> None:
                 )
             if due:
                 validate(step, used(state))
-            if due or loop.stopping:
+            stopping = loop.stopping  # read once: what stops has been saved
+            if due or stopping:
                 loop.flush()
                 run.save(checkpoints, state)
                 loop.restart_clock()
-            if loop.stopping or run.memory.stopped_early:
+            if stopping or run.memory.stopped_early:
                 break
         checkpoints.wait()
-    write_json(run.directory / "start.json", start_facts | {"compile_seconds": loop.compile_seconds})
+    if first < last:
+        write_json(run.directory / "start.json", start_facts | {"compile_seconds": loop.compile_seconds})
     run.console.print(
         f"training ended {'early' if run.memory.stopped_early else 'as planned'} after {int(state.step):,} updates "
         f"and {duration(run.memory.seconds)}; lowest validation loss {run.memory.best:.4f} at {run.memory.best_step:,}"

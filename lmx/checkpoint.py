@@ -21,8 +21,7 @@ class Checkpoints:
 
     Args:
         directory: where they are; made if it is not there.
-        keep_last: the newest so many stay.
-        keep_best: the best so many stay as well, by the score given to `save` (lower is better).
+        keep_last, keep_best: so many stay, see `kept`. Scores are given to `save`; lower is better.
     """
 
     def __init__(self, directory: Path, *, keep_last: int = 1, keep_best: int = 0):
@@ -106,9 +105,14 @@ class Checkpoints:
 
 
 def kept(steps: Sequence[int], scores: Mapping[int, float], *, last: int, best: int) -> set[int]:
-    """Returns which of these steps' checkpoints stay: the `last` newest, and the `best` with the lowest scores."""
-    ranked = sorted((step for step in steps if step in scores), key=lambda step: (scores[step], step))
-    return set(sorted(steps)[-last:]) | set(ranked[:best])
+    """Returns whose checkpoints stay: the newest, and of the steps with a score the `last` newest and the `best`.
+
+    One without a score, saved because the run was stopped, takes no other's place: what is averaged in the end must not
+    depend on interruptions. Where none has a score, all count.
+    """
+    scored = sorted(step for step in steps if step in scores)
+    ranked = sorted(scored, key=lambda step: (scores[step], step))
+    return set(sorted(steps)[-1:]) | set((scored or sorted(steps))[-last:]) | set(ranked[:best])
 
 
 def save_params(path: Path, params: Params) -> None:

@@ -90,6 +90,10 @@ def translate(options: Translate) -> None:
         raise ValueError(f"length_penalty must be power or gnmt, got length_penalty={asked['length_penalty']}.")
     translator = Translator.load(options.run, search=Search(**{**saved, **asked}))
     lines = list(read_lines(options.input)) if options.input else read_standard_input()
+    if options.output:  # told now, not when all is translated
+        options.output.open("a", encoding="utf-8").close()
+    else:
+        sys.stdout.reconfigure(encoding="utf-8", newline="\n")
     began = time.perf_counter()
     found = translator.translate(lines)
     out = options.output.open("w", encoding="utf-8", newline="\n") if options.output else sys.stdout

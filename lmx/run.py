@@ -125,6 +125,11 @@ class Run:
         self._facts |= facts
         write_json(self.directory / "config.json", self._facts)
 
+    def forget(self, names: tuple[str, ...]) -> None:
+        """Removes files of the directory that no longer are true."""
+        for name in names:
+            (self.directory / name).unlink(missing_ok=True)
+
     def open_checkpoints(self, *, keep_last: int, keep_best: int = 0) -> Checkpoints:
         """Returns the checkpoints of this run."""
         return Checkpoints(self.directory / "checkpoints", keep_last=keep_last, keep_best=keep_best)
@@ -414,7 +419,9 @@ def one_line_errors() -> Iterator[None]:
     except (
         ValueError,
         FileNotFoundError,
+        FileExistsError,
         IsADirectoryError,
+        NotADirectoryError,
         PermissionError,
         FloatingPointError,
         ImportError,
@@ -423,6 +430,9 @@ def one_line_errors() -> Iterator[None]:
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
+    except BrokenPipeError:  # the reader has enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
     except KeyboardInterrupt:
         print("stopped.", file=sys.stderr)
         raise SystemExit(130) from None

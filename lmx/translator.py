@@ -5,6 +5,7 @@ shapes, and hands translations back in the order of the lines.
 """
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -226,11 +227,11 @@ class Translator:
 
 def save_tokenizers(run_directory: Path, source_tokenizer: Tokenizer, target_tokenizer: Tokenizer) -> None:
     """Writes tokenizers where `load_tokenizers` finds them; a joint one is written once."""
-    if source_tokenizer is target_tokenizer:
-        source_tokenizer.save(run_directory / f"tokenizer{source_tokenizer.suffix}")
-        return
-    source_tokenizer.save(run_directory / f"source{source_tokenizer.suffix}")
-    target_tokenizer.save(run_directory / f"target{target_tokenizer.suffix}")
+    joint = source_tokenizer is target_tokenizer
+    parts = {"tokenizer": source_tokenizer} if joint else {"source": source_tokenizer, "target": target_tokenizer}
+    for name, tokenizer in parts.items():
+        partial = tokenizer.save(run_directory / f"partial{tokenizer.suffix}")
+        os.replace(partial, run_directory / f"{name}{tokenizer.suffix}")
 
 
 def load_tokenizers(run_directory: Path) -> tuple[Tokenizer, Tokenizer]:

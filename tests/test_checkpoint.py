@@ -108,6 +108,12 @@ def test_of_equal_scores_the_earlier_is_the_better():
     assert kept([10, 20, 30], {10: 1.0, 20: 1.0, 30: 2.0}, last=1, best=1) == {10, 30}
 
 
+def test_a_checkpoint_saved_at_a_stop_takes_no_other_ones_place():
+    scores = {10: 1.0, 20: 2.0, 30: 3.0}
+    assert kept([10, 20, 30, 35], scores, last=2, best=0) == {20, 30, 35}
+    assert kept([20, 30, 35, 40], {**scores, 40: 4.0}, last=2, best=0) == {30, 40}
+
+
 def test_there_is_a_complete_checkpoint_at_any_time(opened, tmp_path):
     checkpoints = opened(keep_last=1)
     checkpoints.save(10, state(10), HOST, scores={})

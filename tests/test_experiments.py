@@ -207,14 +207,14 @@ def test_a_stopped_run_ends_bitwise_as_one_never_stopped(number, code, data, tmp
     run_script("multi30k-raw", *flags, "--run", tmp_path / "whole", cwd=tmp_path)
     command = [sys.executable, str(SCRIPT), "multi30k-raw", *flags, "--run", str(tmp_path / "stopped")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if line.startswith("validation after 8"):
-            break
-    time.sleep(0.3)
-    process.send_signal(number)
-    process.stdout.read()
-    assert process.wait(120) == code
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line.startswith("validation after 8"):
+                break
+        time.sleep(0.3)
+        process.send_signal(number)
+        process.stdout.read()
+    assert process.returncode == code
     run_script("multi30k-raw", *flags, "--run", tmp_path / "stopped", cwd=tmp_path)
     assert without_times(tmp_path / "whole") == without_times(tmp_path / "stopped")
     for name in ("model.safetensors", "test.hypotheses.txt"):
