@@ -117,8 +117,8 @@ class RMSNorm(nnx.Module):
 def hash_bits(key: Key[Array, ""], shape: Sequence[int]) -> UInt[Array, "..."]:
     """Returns 32 random bits for each element: a hash of the key and of the element's place.
 
-    A multiply-xorshift finalizer over a counter costs six vector instructions, about a twentieth of threefry on a CPU, and
-    as every element depends only on its own place the bits are the same on any mesh. Good enough for dropout,
+    A multiply-xorshift finalizer over a counter is a few vector instructions, about a twentieth of threefry's cost on a
+    CPU, and as every element depends only on its own place the bits are the same on any mesh. Good enough for dropout,
     not for initialisation or sampling. Places repeat beyond 2^32 elements.
     """
     low, high = jax.random.key_data(key).astype(jnp.uint32)
