@@ -7,7 +7,7 @@ embeddings and sublayers, label smoothing, gradients summed over micro-batches a
 clipping, Adam. Each row of the table is a process of its own that waits while another is timed; all take turns, round
 after round. What is compared with what:
 
-* stock: the process as a user starts it;
+* stock: the process as Python starts it (lmx's experiment scripts keep freed memory, which is near "tuned");
 * tuned: glibc keeps freed memory and uses huge pages (GLIBC_TUNABLES); on AMD, where there is a C compiler, a preloaded
   library also opens MKL's AVX-512 path to PyTorch;
 * compiled: `torch.compile`; lmx always compiles.

@@ -181,6 +181,14 @@ def test_mistakes_are_one_line_and_lose_nothing(arguments, message, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_a_raw_reference_of_another_length_is_told_before_training(data, tmp_path):
+    (tmp_path / "raw.de").write_text("eins zwei\n", encoding="utf-8")
+    done = run_script("multi30k", *data, "--raw-reference", "raw.de", "--run", "r", cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert "raw_reference must have a line for each test pair, got 1 lines in raw.de and 21 pairs" in done.stderr
+    assert not (tmp_path / "r").exists()
+
+
 def test_an_unknown_field_names_the_nearest(tmp_path):
     done = run_script("phrasebook", "--optimization.peek", "1", cwd=tmp_path, check=False)
     assert done.returncode == 2

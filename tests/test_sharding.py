@@ -249,8 +249,8 @@ def test_a_state_is_born_in_pieces_and_equal_to_the_whole(unsharded, sizes, shar
 
 
 def assert_drawn_alike(found: jax.Array, expected: jax.Array) -> None:
-    """The bits drawn are the same; newer XLA rounds the normal they make differently in a part, by 1 or 2 ulp."""
-    if np.issubdtype(found.dtype, np.floating):
+    """Equal to the bit with jax 0.10; newer XLA rounds the normal made of the same bits differently, by 1 or 2 ulp."""
+    if np.issubdtype(found.dtype, np.floating) and jax.__version_info__ >= (0, 11):
         np.testing.assert_array_max_ulp(np.asarray(found), np.asarray(expected), maxulp=4)
     else:
         np.testing.assert_array_equal(found, expected)
