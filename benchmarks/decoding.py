@@ -90,7 +90,8 @@ def lmx_side(shape: Shape) -> tuple[Callable[[int, int], Call], dict[str, Any]]:
     from flax import nnx
 
     from lmx.decoding import beam_search, power_penalty
-    from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig, count_parameters
+    from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
+    from lmx.nn.layers import count_parameters
 
     config = Seq2SeqConfig(
         source_vocab_size=shape.vocab_size,
@@ -103,7 +104,7 @@ def lmx_side(shape: Shape) -> tuple[Callable[[int, int], Call], dict[str, Any]]:
         pad_id=shape.pad_id,
     )
     model = Seq2Seq(config, rngs=nnx.Rngs(0))
-    parameters = count_parameters(model, config)
+    parameters = count_parameters(model)
     definition, state = nnx.split(model)
     params = nnx.to_pure_dict(state)
 

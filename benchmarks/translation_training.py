@@ -146,9 +146,10 @@ def lmx_trainer(shape: Shape) -> Trainer:
     from flax import nnx
 
     from lmx import losses, optimization
-    from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig, count_parameters
+    from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
+    from lmx.nn.layers import count_parameters
     from lmx.sharding import MeshConfig, make_mesh, place_batch
-    from lmx.training import born, compile_step, make_train_step
+    from lmx.training import born, compile_step, make_train_step, state_shardings
 
     config = Seq2SeqConfig(
         source_vocab_size=shape.vocab_size,
@@ -164,7 +165,11 @@ def lmx_trainer(shape: Shape) -> Trainer:
     mesh = make_mesh(MeshConfig())
     schedule = optimization.constant(shape.learning_rate)
     optimizer = optimization.adam(schedule, clip_norm=shape.clip_norm)
-    definition, state, shardings = born(lambda rngs: Seq2Seq(config, rngs=rngs), optimizer, mesh=mesh, seed=1)
+    build = lambda rngs: Seq2Seq(config, rngs=rngs)  # noqa: E731
+    network = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+    definition = nnx.graphdef(network)
+    shardings = state_shardings(network, optimizer, mesh=mesh)
+    state = born(build, optimizer, shardings=shardings, seed=1)
 
     def loss(params: Any, batch: Any, key: Any) -> dict[str, jax.Array]:
         network = nnx.merge(definition, params)
@@ -193,7 +198,7 @@ def lmx_trainer(shape: Shape) -> Trainer:
     square = jnp.ones((2048, 2048))
     multiply = jax.jit(jnp.matmul)
     matmul = lambda: matmul_rate(lambda: multiply(square, square).block_until_ready(), size=2048)  # noqa: E731
-    parameters = count_parameters(nnx.merge(definition, state.params), config)
+    parameters = count_parameters(network)
     return Trainer(update, matmul, {"parameters": parameters, "version": f"jax {jax.__version__}", "flops": flops})
 
 

@@ -28,17 +28,19 @@ from rich.table import Table
 
 from lmx import losses, optimization
 from lmx.checkpoint import save_params
-from lmx.data.batches import TokenBatches, choose_buckets, evaluation_batches, prefetch
+from lmx.data.batches import TokenBatches, choose_buckets, evaluation_batches
 from lmx.data.embedded import CONSTRUCTIONS, phrasebook
 from lmx.data.files import read_lines
 from lmx.data.parallel import EncodedPairs, Pairs, encode_pairs, filter_pairs, read_pairs
-from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig, count_parameters, training_flops
+from lmx.loop import train
+from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig, training_flops
 from lmx.nn.attention import choose_kernel
+from lmx.nn.layers import count_parameters
 from lmx.report import write_report
 from lmx.run import Run, duration, keep_freed_memory, one_line_errors, peak_flops, write_json, write_jsonl
 from lmx.scoring.baselines import dictionary_translations, nearest_translations
 from lmx.scoring.translation import NUM_RESAMPLES, Score, chrf, detokenized_bleu, sentence_chrf, tokenized_bleu
-from lmx.sharding import MeshConfig, make_mesh, named_sharding, place_batch
+from lmx.sharding import MeshConfig, make_mesh, named_sharding
 from lmx.text import (
     PretokenizedTokenizer,
     SentencePieceTokenizer,
@@ -47,7 +49,7 @@ from lmx.text import (
     load_tokenizer,
     undo_bpe,
 )
-from lmx.training import Params, TrainState, born, compile_step, make_eval_step, make_train_step
+from lmx.training import Params, TrainState, born, compile_step, make_eval_step, make_train_step, state_shardings
 from lmx.translator import Search, Translation, Translator, load_tokenizers, save_tokenizers
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -289,7 +291,7 @@ def load_pairs(location: str, config: Config, *, split: Literal["train", "valida
 
 
 def load_or_make_tokenizers(run: Run, config: Config, pairs: Pairs) -> tuple[Tokenizer, Tokenizer]:
-    """Returns the run's tokenizers; a new run reads or trains them and keeps a copy."""
+    """Returns the run's tokenizers; those of a new run are read, or trained on the pairs."""
     with contextlib.suppress(FileNotFoundError):
         return load_tokenizers(run.directory)
 
@@ -301,11 +303,9 @@ def load_or_make_tokenizers(run: Run, config: Config, pairs: Pairs) -> tuple[Tok
         return SentencePieceTokenizer.train(texts, vocab_size=config.vocab_size)
 
     if config.joint:
-        source = target = make(pairs.sources + pairs.targets)
-    else:
-        source, target = make(pairs.sources), make(pairs.targets)
-    save_tokenizers(run.directory, source, target)
-    return source, target
+        joint = make(pairs.sources + pairs.targets)
+        return joint, joint
+    return make(pairs.sources), make(pairs.targets)
 
 
 def vocabularies(config: Config, source: Tokenizer, target: Tokenizer) -> Seq2SeqConfig:
@@ -361,7 +361,6 @@ def main(preset: str, config: Config) -> None:
     run = Run(config.run, facts, free=free)
     source_tokenizer, target_tokenizer = load_or_make_tokenizers(run, config, pairs)
     model = vocabularies(config, source_tokenizer, target_tokenizer)
-    run.add_facts(model=dataclasses.asdict(model))
 
     # Data: encoded once, batches made ahead of their use.
     encoded, report = filter_pairs(
@@ -381,15 +380,17 @@ def main(preset: str, config: Config) -> None:
         seed=config.seed,
     )
 
-    # Model and step.
+    # Model and step. What does not fit the mesh is refused before anything is written.
     mesh = make_mesh(config.mesh)
     for _, rows, length in batches.shapes:
-        named_sharding(mesh, ("batch", "length"), (rows, length))  # refused now, not when the shape first comes
+        named_sharding(mesh, ("batch", "length"), (rows, length))
     parts = build(config, model)
     averaging = config.optimization.average_decay
-    _, state, shardings = born(
-        parts.build_model, parts.optimizer, mesh=mesh, seed=config.seed, average=averaging is not None
-    )
+    network = nnx.eval_shape(lambda: parts.build_model(nnx.Rngs(0)))
+    shardings = state_shardings(network, parts.optimizer, mesh=mesh, average=averaging is not None)
+    run.open(model=dataclasses.asdict(model))
+    save_tokenizers(run.directory, source_tokenizer, target_tokenizer)
+    state = born(parts.build_model, parts.optimizer, shardings=shardings, seed=config.seed)
     train_step = compile_step(
         make_train_step(parts.loss, parts.optimizer, average_decay=averaging), mesh=mesh, shardings=shardings
     )
@@ -413,23 +414,25 @@ def main(preset: str, config: Config) -> None:
         head_width=model.width // model.num_heads,
         dropout_rate=model.attention_dropout_rate,
     )
-    start_facts = {
-        "training_pairs": f"{pairs.origin}: {report}" + (f", {pairs.empty:,} with an empty side" * bool(pairs.empty)),
-        "validation_pairs": f"{validation_pairs.origin}: {validation_report}",
-        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "mesh": ", ".join(f"{name}={size}" for name, size in mesh.shape.items()),
-        "precision": f"{model.dtype} compute, float32 parameters",
-        "attention_kernel": kernel.name,
-        "attention_reason": kernel.reason,
-        "parameters": count_parameters(nnx.eval_shape(lambda: parts.build_model(nnx.Rngs(0))), model),
-        "vocabulary": f"{model.source_vocab_size:,} source, {model.target_vocab_size:,} target"
-        + (", joint" if source_tokenizer is target_tokenizer else ""),
-        "batch_shapes": [list(shape) for shape in batches.shapes],
-        "padding_share": batches.padding_share,
-        "padding_optimum": batches.optimum,
-        "updates_per_epoch": batches.batches_per_epoch,
-    }
-    run.print_start(start_facts)
+    run.print_start(
+        {
+            "training_pairs": f"{pairs.origin}: {report}"
+            + (f", {pairs.empty:,} with an empty side" * bool(pairs.empty)),
+            "validation_pairs": f"{validation_pairs.origin}: {validation_report}",
+            "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+            "mesh": ", ".join(f"{name}={size}" for name, size in mesh.shape.items()),
+            "precision": f"{model.dtype} compute, float32 parameters",
+            "attention_kernel": kernel.name,
+            "attention_reason": kernel.reason,
+            "parameters": count_parameters(network),
+            "vocabulary": f"{model.source_vocab_size:,} source, {model.target_vocab_size:,} target"
+            + (", joint" if source_tokenizer is target_tokenizer else ""),
+            "batch_shapes": [list(shape) for shape in batches.shapes],
+            "padding_share": batches.padding_share,
+            "padding_optimum": batches.optimum,
+            "updates_per_epoch": batches.batches_per_epoch,
+        }
+    )
 
     # Training.
     def used(state: TrainState) -> Params:
@@ -440,57 +443,44 @@ def main(preset: str, config: Config) -> None:
             return step % config.validate_every == 0 or step == config.updates
         return batches.first_batch(batches.epoch_of(step)) == step or step == config.updates
 
-    def validate(step: int, params: Params) -> None:
-        began = time.perf_counter()
-        line: dict[str, Any] = {"step": step, "epoch": round(step / batches.batches_per_epoch, 4)}
-        line |= evaluate(eval_step, params, validation, tokens_per_batch=config.tokens_per_batch, buckets=buckets)
-        bleu = ""
+    def validate(step: int, state: TrainState) -> tuple[float, dict[str, float]]:
+        params = used(state)
+        line = evaluate(eval_step, params, validation, tokens_per_batch=config.tokens_per_batch, buckets=buckets)
         if config.bleu_every and (len(run.memory.losses) + 1) % config.bleu_every == 0:
             chosen = slice(0, config.bleu_sentences)
             found = translator.with_params(params).translate(validation_pairs.sources[chosen])
             line["bleu"] = main_score(config, found, validation_pairs.targets[chosen]).score
-            bleu = f"  BLEU {line['bleu']:.2f} on {len(found)}"
-        run.judge(step, line["loss"], patience=config.patience)
-        line["seconds"] = time.perf_counter() - began
-        run.write_metrics("validation", line)
-        news = "best so far" if run.memory.best_step == step else f"{run.memory.waited} since the best"
-        run.console.print(
-            f"validation after {step:,} updates: "
-            f"loss {line['loss']:.4f}  perplexity {line['perplexity']:.2f}{bleu}  {news}"
-        )
+        return line["loss"], line
 
-    first = int(state.step)
-    last = first if run.memory.stopped_early else config.updates
-    peak = peak_flops(jax.devices()[0], model.dtype)
-    if first < last:
+    def facts_of(step: int) -> dict[str, float]:
+        return {
+            "epoch": round(step / batches.batches_per_epoch, 4),
+            "learning_rate": float(parts.schedule(step - 1)),
+        }
+
+    def flops(shape: tuple[int, ...]) -> tuple[float, float]:
+        micro_batches, rows, length = shape
+        return training_flops(model, rows=micro_batches * rows, source=length, target=length)
+
+    if not run.memory.stopped_early and int(state.step) < config.updates:
         run.forget(RESULTS)  # an earlier end of this run, when it was to be shorter
-    with run.training(first=first, last=last) as loop, prefetch(batches.batch, first, last, depth=4) as stream:
-        for step, batch in enumerate(stream, start=first + 1):
-            state, metrics = train_step(state, place_batch(batch, mesh))
-            micro_batches, rows, length = shape = batch["source"].shape
-            flops = training_flops(model, rows=micro_batches * rows, source=length, target=length)
-            loop.step_done(step, metrics, shape=shape, tokens=batches.tokens(step - 1), flops=flops)
-            due = is_due(step)
-            if due or step % config.log_every == 0:
-                loop.log(
-                    step,
-                    epoch=round(step / batches.batches_per_epoch, 4),
-                    learning_rate=float(parts.schedule(step - 1)),
-                    waited=stream.waited,
-                    peak=peak and peak * jax.device_count(),
-                )
-            if due:
-                validate(step, used(state))
-            stopping = loop.stopping  # read once: what stops has been saved
-            if due or stopping:
-                loop.flush()
-                run.save(checkpoints, state)
-                loop.restart_clock()
-            if stopping or run.memory.stopped_early:
-                break
-        checkpoints.wait()
-    if first < last:
-        write_json(run.directory / "start.json", start_facts | {"compile_seconds": loop.compile_seconds})
+    peak = peak_flops(jax.devices()[0], model.dtype)
+    state = train(
+        run,
+        train_step,
+        state,
+        batches=batches,
+        mesh=mesh,
+        last=config.updates,
+        checkpoints=checkpoints,
+        log_every=config.log_every,
+        is_due=is_due,
+        validate=validate,
+        patience=config.patience,
+        facts=facts_of,
+        flops=flops,
+        peak=peak and peak * jax.device_count(),
+    )
     run.console.print(
         f"training ended {'early' if run.memory.stopped_early else 'as planned'} after {int(state.step):,} updates "
         f"and {duration(run.memory.seconds)}; lowest validation loss {run.memory.best:.4f} at {run.memory.best_step:,}"
@@ -581,6 +571,12 @@ def test(run: Run, preset: str, config: Config, translator: Translator, pairs: P
         for index, score in enumerate(scores)
     ]
     saved: dict[str, Any] = {"test": f"{preset} test", "sentences": len(pairs), "seconds": seconds, "rows": rows}
+    saved["cut"] = translator.cut
+    if translator.cut:
+        run.console.print(
+            f"{translator.cut:,} of {len(pairs):,} test sources were longer than {translator.max_source_length} tokens "
+            "and were cut"
+        )
     references = [undo_bpe(line) for line in pairs.targets] if config.tokenized else pairs.targets
     constructions = None
     if config.test == PHRASEBOOK:

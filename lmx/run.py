@@ -1,8 +1,7 @@
 """The run directory: what a training is, remembers and prints, so that it can be stopped anywhere and continued.
 
-A run holds its config, versions, tokenizers, metrics, checkpoints and scores. Here they are opened and compared,
-metrics are written, and training stops early or on a signal. The loop itself stands in the experiment; what a step or a
-score is, other modules know.
+A run holds its config, versions, tokenizers, metrics, checkpoints and scores. Here they are opened, compared and
+written. The loop that fills them is `lmx.loop`'s; what a step or a score is, other modules know.
 """
 
 import contextlib
@@ -13,7 +12,6 @@ import json
 import math
 import os
 import platform
-import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -23,13 +21,9 @@ from typing import Any
 
 import jax
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lmx.checkpoint import Checkpoints
 from lmx.training import TrainState
-
-EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped on a signal, to be started again by the same command
-SKIPPED_LIMIT = 10
 
 # Dense bfloat16 peak of one device in FLOP/s, by a part of its name; float32 runs are not rated.
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12, "TPU v5p": 459e12, "TPU v6": 918e12}
@@ -48,9 +42,9 @@ class Memory:
         losses: validation loss by step.
         stopped_early: whether `waited` has reached the patience.
         sums: metrics since the last line was written, each times the weight of its step.
+        spent: since the last line was written: tokens, seconds, seconds waited for data, FLOPs.
         metrics_bytes: where metrics.jsonl ended: what is behind is written again.
         seconds: of training so far, validations left out.
-        tokens: trained on so far, of both sides, without padding.
         skipped: steps that were not finite, so far.
     """
 
@@ -59,9 +53,9 @@ class Memory:
     waited: int = 0
     losses: dict[int, float] = field(default_factory=dict)
     sums: dict[str, float] = field(default_factory=dict)
+    spent: dict[str, float] = field(default_factory=dict)
     metrics_bytes: int = 0
     seconds: float = 0.0
-    tokens: int = 0
     skipped: int = 0
     stopped_early: bool = False
 
@@ -80,10 +74,10 @@ class Memory:
 
 
 class Run:
-    """An opened run directory.
+    """A run directory; nothing is written before `open`, so that a start that fails leaves nothing behind.
 
     Args:
-        directory: made if it is not there.
+        directory: of the run, there or not.
         facts: what makes the run this run ("experiment", "preset", "family", "config"); compared with what an
             existing directory says, but for `free` fields of its config, which may change.
 
@@ -110,20 +104,23 @@ class Run:
             facts = saved | facts
         elif directory.exists() and any(directory.iterdir()):
             raise ValueError(f"{directory} must be a run directory or empty: it has files, but no config.json.")
-        directory.mkdir(parents=True, exist_ok=True)
         self._facts = facts
-        write_json(path, facts)
-        write_json(directory / "versions.json", versions())
+        self._start: dict[str, Any] = {}
         self.memory = Memory()
         self.console = console
-        # A restarted run finds its programs compiled.
-        jax.config.update("jax_compilation_cache_dir", str((directory / "compiled").resolve()))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
-    def add_facts(self, **facts: Any) -> None:
-        """Adds to config.json what the data has decided, such as the model with the vocabulary's size."""
-        self._facts |= facts
-        write_json(self.directory / "config.json", self._facts)
+    def open(self, **facts: Any) -> None:
+        """Makes the directory and writes what the run is; call it when all that can be wrong has been checked.
+
+        Args:
+            facts: added to config.json: what the data has decided, such as the model with the vocabulary's size.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        write_json(self.directory / "config.json", self._facts | facts)
+        write_json(self.directory / "versions.json", versions())
+        # A restarted run finds its programs compiled.
+        jax.config.update("jax_compilation_cache_dir", str((self.directory / "compiled").resolve()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
     def forget(self, names: tuple[str, ...]) -> None:
         """Removes files of the directory that no longer are true."""
@@ -168,167 +165,18 @@ class Run:
             memory.waited += 1
         memory.stopped_early = patience is not None and memory.waited >= patience
 
-    @contextlib.contextmanager
-    def training(self, *, first: int, last: int) -> Iterator["Loop"]:
-        """Opens the training loop from step `first` to `last`; SIGTERM and SIGINT become `Loop.stopping` meanwhile."""
-        loop = Loop(self, first=first, last=last)
-
-        def ask_to_stop(number: int, _: Any) -> None:
-            if loop.stopping is not None:  # a second one is not waited for
-                raise KeyboardInterrupt
-            loop.stopping = signal.Signals(number).name
-
-        before = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            with loop:
-                yield loop
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-        if loop.stopping is not None:
-            self.console.print(f"stopped by {loop.stopping}; the same command continues from the last saved step")
-            raise SystemExit(EXIT_STOPPED)
+    def add_start(self, **facts: Any) -> None:
+        """Adds to start.json what is known only later, such as the time that compiling took."""
+        self._start |= facts
+        write_json(self.directory / "start.json", self._start)
 
     def print_start(self, facts: Mapping[str, Any]) -> None:
         """Prints what the run is about to do, a line a fact, and keeps it in start.json."""
-        write_json(self.directory / "start.json", facts)
+        self._start = dict(facts)
+        self.add_start()
         width = max(map(len, facts))
         for name, value in facts.items():
             self.console.print(f"  {name.replace('_', ' '):<{width}}  {_readable(value)}")
-
-
-class Loop:
-    """What surrounds the steps of a training: means of metrics, time, tokens, progress, and the wish to stop.
-
-    Attributes:
-        stopping: the name of the signal that asked to stop, or None.
-        compile_seconds: spent on the first step of each batch shape.
-    """
-
-    def __init__(self, run: Run, *, first: int, last: int):
-        self._run, self._first, self._last = run, first, last
-        self.stopping: str | None = None
-        self.compile_seconds = 0.0
-        self._shapes: set[tuple[int, ...]] = set()
-        self._pending: tuple[Mapping[str, jax.Array], int, int] | None = None
-        self._began = self._line_began = self._step_ended = time.perf_counter()
-        self._waited = 0.0
-        self._flops = (0.0, 0.0)
-        self._bar = None
-        if run.console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._bar = Progress(*columns, console=run.console, transient=True)
-
-    def __enter__(self) -> "Loop":
-        """Shows the progress bar on a terminal."""
-        if self._bar is not None:
-            self._bar.start()
-            self._task = self._bar.add_task("training", total=self._last, completed=self._first)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """Takes the progress bar away."""
-        if self._bar is not None:
-            self._bar.stop()
-
-    def step_done(
-        self,
-        step: int,
-        metrics: Mapping[str, jax.Array],
-        *,
-        shape: tuple[int, ...],
-        tokens: int,
-        flops: tuple[float, float] = (0.0, 0.0),
-    ) -> None:
-        """Takes the metrics of a step that was started; they are read when the next one is, so that none waits.
-
-        Args:
-            shape: of the batch; the first step of each is timed as compilation.
-            tokens: real ones, without padding.
-            flops: of the step, with full attention and with the causal half.
-
-        Raises:
-            FloatingPointError: ten steps in a row were skipped.
-        """
-        self.flush()
-        self._pending = metrics, tokens, step
-        self._flops = self._flops[0] + flops[0], self._flops[1] + flops[1]
-        if shape not in self._shapes:
-            self._shapes.add(shape)
-            jax.block_until_ready(metrics)
-            self.compile_seconds += time.perf_counter() - self._step_ended
-            if step == self._first + 1:
-                self._run.console.print(f"first step done {seconds_since_start():.1f} s after the start of the process")
-        if self._bar is not None:
-            self._bar.update(self._task, completed=step)
-        self._step_ended = time.perf_counter()
-
-    def flush(self) -> None:
-        """Adds the metrics of the newest step to the next line; a skipped step is reported instead."""
-        if self._pending is None:
-            return
-        (metrics, tokens, step), self._pending = self._pending, None
-        values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
-        memory = self._run.memory
-        memory.tokens += tokens
-        in_a_row = int(values.pop("skipped"))
-        if in_a_row:
-            memory.skipped += 1
-            self._run.console.print(
-                f"step {step:,}: loss or gradient is not finite; the step is skipped ({in_a_row} in a row)"
-            )
-            if in_a_row >= SKIPPED_LIMIT:
-                raise FloatingPointError(
-                    f"loss and gradient must be finite, got {in_a_row} steps in a row that are not, to step {step:,}. "
-                    "Lower the learning rate, warm up longer, or clip the gradient norm lower, in a new run."
-                )
-            return
-        weight = values.pop("weight")
-        sums = memory.sums
-        for name, value in {"weight": 1.0, **values}.items():
-            sums[name] = sums.get(name, 0.0) + value * weight
-        sums["tokens"] = sums.get("tokens", 0) + tokens
-
-    def log(self, step: int, *, waited: float, peak: float | None = None, **facts: float) -> None:
-        """Writes one line of metrics, means since the line before, to metrics.jsonl and to the console.
-
-        Args:
-            waited: seconds for data so far.
-            peak: FLOP/s of all devices together, where it is known; gives MFU.
-            facts: of the step, such as its epoch and learning rate.
-        """
-        self.flush()
-        memory = self._run.memory
-        now = time.perf_counter()
-        seconds, self._line_began = now - self._line_began, now
-        memory.seconds += seconds
-        (full, causal), self._flops = self._flops, (0.0, 0.0)
-        data_wait, self._waited = (waited - self._waited) / seconds, waited
-        sums, memory.sums = memory.sums, {}
-        if not sums:
-            return
-        weight, tokens = sums.pop("weight"), sums.pop("tokens")
-        line = {"step": step, **facts, **{name: value / weight for name, value in sums.items()}}
-        line |= {"tokens": int(tokens), "skipped": memory.skipped, "seconds": memory.seconds}
-        line |= {"tokens_per_second": tokens / seconds, "data_wait": data_wait}
-        mfu = ""
-        if peak is not None:
-            line |= {"mfu": full / seconds / peak, "mfu_causal": causal / seconds / peak}
-            mfu = f"  MFU {line['mfu']:.1%} (causal {line['mfu_causal']:.1%})"
-        self._run.write_metrics("train", line)
-        self._run.console.print(
-            f"step {step:>{len(f'{self._last:,}')},} of {self._last:,}  loss {line['loss']:.4f}  "
-            f"{line['tokens_per_second']:,.0f} tokens/s  waiting for data {data_wait:.1%}{mfu}  "
-            f"{self._time_left(step)} left"
-        )
-
-    def restart_clock(self) -> None:
-        """Leaves out of the next line's time what was done since the last, such as a validation."""
-        self._line_began = self._step_ended = time.perf_counter()
-
-    def _time_left(self, step: int) -> str:
-        pace = (time.perf_counter() - self._began) / max(step - self._first, 1)
-        return duration(pace * (self._last - step))
 
 
 def differences(old: Any, new: Any, *, name: str = "") -> list[tuple[str, Any, Any]]:

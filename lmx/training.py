@@ -138,33 +138,26 @@ def make_eval_step(loss: Loss) -> Callable[[Params, Batch], dict[str, jax.Array]
     return step
 
 
-class Born(NamedTuple):
-    """A model and its state as `born` makes them: the module's structure, the state, where each array lives."""
-
-    definition: Any
-    state: TrainState
-    shardings: TrainState
-
-
 def born(
     build: Callable[[nnx.Rngs], nnx.Module],
     optimizer: optax.GradientTransformation,
     *,
-    mesh: Mesh,
+    shardings: TrainState,
     seed: int,
-    average: bool = False,
-) -> Born:
-    """Builds a model and its training state directly where they live: no device ever holds the whole."""
+) -> TrainState:
+    """Builds the training state of a new model directly where it lives: no device ever holds the whole.
+
+    Args:
+        shardings: as `state_shardings` gives them; with an average, the state has one.
+    """
 
     def create(seed: UInt[Array, ""]) -> TrainState:
         model = build(nnx.Rngs(params=jax.random.key(seed)))
-        return create_state(nnx.to_pure_dict(nnx.state(model, nnx.Param)), optimizer, seed=0, average=average)
+        params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+        return create_state(params, optimizer, seed=0, average=shardings.average is not None)
 
-    abstract = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
-    shardings = state_shardings(abstract, optimizer, mesh=mesh, average=average)
     state = jax.jit(create, out_shardings=shardings)(jnp.asarray(seed, jnp.uint32))
-    state = state._replace(seed=jax.device_put(jnp.asarray(seed, jnp.uint32), shardings.seed))
-    return Born(nnx.graphdef(abstract), state, shardings)
+    return state._replace(seed=jax.device_put(jnp.asarray(seed, jnp.uint32), shardings.seed))
 
 
 def param_axes(model: nnx.Module) -> Params:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 # The higher imports the lower. A name stands for a module or for all of a folder; the longest that fits counts.
 LEVELS = {
     8: ("lmx.cli", "experiments", "benchmarks"),
-    7: ("lmx.report", "lmx.interop"),
+    7: ("lmx.loop", "lmx.report", "lmx.interop"),
     6: ("lmx.run", "lmx.plan"),
     5: ("lmx.translator", "lmx.classifier", "lmx.generator"),
     4: ("lmx.training", "lmx.decoding", "lmx.checkpoint", "lmx.data", "lmx.scoring"),

@@ -1,9 +1,6 @@
 import json
 import math
-import os
 import re
-import signal
-import time
 from pathlib import Path
 
 import jax
@@ -14,9 +11,7 @@ import pytest
 from jax.experimental import compilation_cache
 
 from lmx.run import (
-    EXIT_STOPPED,
     PEAK_FLOPS,
-    SKIPPED_LIMIT,
     Memory,
     Run,
     duration,
@@ -53,7 +48,13 @@ def compiled_elsewhere():
 
 @pytest.fixture
 def run(tmp_path) -> Run:
-    return Run(tmp_path / "run", FACTS)
+    return opened(tmp_path / "run")
+
+
+def opened(directory: Path, facts: dict = FACTS, **options) -> Run:
+    run = Run(directory, facts, **options)
+    run.open()
+    return run
 
 
 def state(step: int) -> TrainState:
@@ -66,27 +67,28 @@ def lines_of(run: Run) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def metrics(loss: float, *, weight: float = 1.0, skipped: int = 0) -> dict[str, jax.Array]:
-    return {"loss": jnp.float32(loss), "weight": jnp.float32(weight), "skipped": jnp.int32(skipped)}
-
-
 # Configs.
 
 
 def test_a_run_directory_says_what_it_is(tmp_path):
-    opened = Run(tmp_path / "runs" / "new", FACTS)
-    opened.add_facts(model={"width": 24})
-    assert json.loads((opened.directory / "config.json").read_text()) == {**FACTS, "model": {"width": 24}}
-    saved = json.loads((opened.directory / "versions.json").read_text())
+    run = Run(tmp_path / "runs" / "new", FACTS)
+    run.open(model={"width": 24})
+    assert json.loads((run.directory / "config.json").read_text()) == {**FACTS, "model": {"width": 24}}
+    saved = json.loads((run.directory / "versions.json").read_text())
     assert saved == versions()
     assert saved["jax"] == jax.__version__
     # What was added is not asked for when the run goes on, and stays.
-    Run(opened.directory, FACTS)
-    assert json.loads((opened.directory / "config.json").read_text())["model"] == {"width": 24}
+    opened(run.directory)
+    assert json.loads((run.directory / "config.json").read_text())["model"] == {"width": 24}
+
+
+def test_a_start_that_fails_before_it_opens_the_run_leaves_nothing(tmp_path):
+    Run(tmp_path / "runs" / "new", FACTS)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_of_another_config_is_an_error_that_lists_each_field(tmp_path):
-    Run(tmp_path / "run", FACTS)
+    opened(tmp_path / "run")
     other = {**facts(seed=2, search={"beam_size": 5, "alpha": 1.0}, clip=0.5), "preset": "base"}
     message = (
         "run must be a run of the same config, got config.clip=None there and 0.5 here; "
@@ -99,9 +101,9 @@ def test_a_run_of_another_config_is_an_error_that_lists_each_field(tmp_path):
 
 
 def test_free_fields_may_change(tmp_path):
-    Run(tmp_path / "run", FACTS)
+    opened(tmp_path / "run")
     changed = facts(updates=50, search={"beam_size": 5, "alpha": 1.0})
-    Run(tmp_path / "run", changed, free=("updates", "search.beam_size"))
+    opened(tmp_path / "run", changed, free=("updates", "search.beam_size"))
     assert json.loads((tmp_path / "run" / "config.json").read_text()) == changed
     with pytest.raises(ValueError, match=r"got config\.updates=50 there and 30 here\. "):
         Run(tmp_path / "run", facts(search={"beam_size": 5, "alpha": 1.0}))
@@ -117,25 +119,25 @@ def test_a_directory_of_other_files_is_not_taken(tmp_path):
 
 
 def test_a_resumed_run_remembers_and_writes_again_what_was_not_saved(tmp_path):
-    first = Run(tmp_path / "run", FACTS)
+    first = opened(tmp_path / "run")
     checkpoints = first.open_checkpoints(keep_last=1)
     assert first.resume(checkpoints, state(0)).step == 0
     first.write_metrics("train", {"step": 10, "loss": 1.23456789012})
     first.judge(10, 3.0, patience=None)
-    first.memory.tokens = 2**40
+    first.memory.spent["tokens"] = 2.0**40
     first.save(checkpoints, state(10))
     checkpoints.close()
     first.write_metrics("train", {"step": 20, "loss": 0.5})
     with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "train", "st')  # killed while it wrote
 
-    second = Run(tmp_path / "run", FACTS)
+    second = opened(tmp_path / "run")
     checkpoints = second.open_checkpoints(keep_last=1)
     restored = second.resume(checkpoints, state(0))
     checkpoints.close()
     np.testing.assert_array_equal(restored.params["table"], np.full((3, 2), 10.0))
     assert restored.step == 10
-    assert (second.memory.best, second.memory.losses, second.memory.tokens) == (3.0, {10: 3.0}, 2**40)
+    assert (second.memory.best, second.memory.losses, second.memory.spent) == (3.0, {10: 3.0}, {"tokens": 2.0**40})
     second.write_metrics("train", {"step": 20, "loss": 0.25})
     assert lines_of(second) == [
         {"kind": "train", "step": 10, "loss": 1.234568},
@@ -144,14 +146,14 @@ def test_a_resumed_run_remembers_and_writes_again_what_was_not_saved(tmp_path):
 
 
 def test_metrics_that_were_lost_do_not_come_back_as_zeros(tmp_path):
-    first = Run(tmp_path / "run", FACTS)
+    first = opened(tmp_path / "run")
     checkpoints = first.open_checkpoints(keep_last=1)
     first.resume(checkpoints, state(0))
     first.write_metrics("train", {"step": 10})
     first.save(checkpoints, state(10))
     checkpoints.wait()
     (tmp_path / "run" / "metrics.jsonl").unlink()
-    second = Run(tmp_path / "run", FACTS)
+    second = opened(tmp_path / "run")
     second.resume(checkpoints, state(0))
     checkpoints.close()
     second.write_metrics("train", {"step": 20})
@@ -159,18 +161,18 @@ def test_metrics_that_were_lost_do_not_come_back_as_zeros(tmp_path):
 
 
 def test_without_a_checkpoint_metrics_begin_anew(tmp_path):
-    first = Run(tmp_path / "run", FACTS)
+    first = opened(tmp_path / "run")
     checkpoints = first.open_checkpoints(keep_last=1)
     first.resume(checkpoints, state(0))
     first.write_metrics("train", {"step": 10})
-    second = Run(tmp_path / "run", FACTS)
+    second = opened(tmp_path / "run")
     assert second.resume(checkpoints, state(0)).step == 0
     checkpoints.close()
     assert lines_of(second) == []
 
 
 def test_memory_survives_json():
-    memory = Memory(losses={10: 3.5, 20: 2.5}, sums={"loss": 1.5, "tokens": 7}, tokens=2**40, seconds=1.25)
+    memory = Memory(losses={10: 3.5, 20: 2.5}, sums={"loss": 1.5}, spent={"tokens": 2.0**40}, seconds=1.25)
     assert Memory.from_json(json.loads(json.dumps(memory.to_json()))) == memory
     memory.best, memory.best_step = 2.5, 20
     assert Memory.from_json(json.loads(json.dumps(memory.to_json()))) == memory
@@ -202,87 +204,6 @@ def test_without_patience_no_run_stops_early(run):
         run.judge(step, float(step), patience=None)
     assert run.memory.waited == 49
     assert not run.memory.stopped_early
-
-
-# The loop.
-
-
-def test_a_line_is_the_mean_over_tokens_since_the_line_before(run, capsys):
-    with run.training(first=4, last=2000) as loop:
-        for step, (loss, weight) in enumerate([(4.0, 1.0), (1.0, 3.0)], start=5):
-            loop.step_done(step, metrics(loss, weight=weight), shape=(2, 3), tokens=5)
-        loop.log(6, waited=0.0, learning_rate=0.125)
-        loop.step_done(7, metrics(7.0, weight=2.0), shape=(2, 3), tokens=6)
-        loop.log(7, waited=0.0)
-    first, second = lines_of(run)
-    assert (first["step"], first["loss"], first["tokens"], first["learning_rate"]) == (6, 1.75, 10, 0.125)
-    assert (second["step"], second["loss"], second["tokens"]) == (7, 7.0, 6)
-    assert run.memory.tokens == 16
-    printed = capsys.readouterr().out
-    assert "step     6 of 2,000  loss 1.7500" in printed
-    assert printed.count("first step done") == 1
-
-
-def test_a_skipped_step_is_reported_and_left_out(run, capsys):
-    with run.training(first=0, last=9) as loop:
-        loop.step_done(1, metrics(2.0), shape=(2, 3), tokens=5)
-        loop.step_done(2, metrics(math.nan, skipped=1), shape=(2, 3), tokens=5)
-        loop.step_done(3, metrics(4.0), shape=(2, 3), tokens=5)
-        loop.log(3, waited=0.0)
-    (line,) = lines_of(run)
-    assert (line["loss"], line["skipped"]) == (3.0, 1)
-    assert "step 2: loss or gradient is not finite; the step is skipped (1 in a row)" in capsys.readouterr().out
-
-
-def test_ten_skipped_steps_in_a_row_end_the_run_with_advice(run):
-    with run.training(first=0, last=99) as loop:
-        for step in range(1, SKIPPED_LIMIT + 1):
-            loop.step_done(step, metrics(math.inf, skipped=step), shape=(2, 3), tokens=5)
-        message = r"must be finite, got 10 steps in a row that are not, to step 10\. Lower the learning rate"
-        with pytest.raises(FloatingPointError, match=message):
-            loop.flush()
-    assert run.memory.skipped == SKIPPED_LIMIT == 10
-
-
-def kill(number: int) -> None:
-    os.kill(os.getpid(), number)
-    time.sleep(0.01)  # the handler runs between two bytecodes
-
-
-def train(run: Run, signals: dict[int, int]) -> None:
-    """Trains for nine steps; in some of them signals arrive."""
-    with run.training(first=0, last=9) as loop:
-        for step in range(1, 10):
-            for _ in range(signals.get(step, 0)):
-                kill(signal.SIGTERM)
-            loop.step_done(step, metrics(1.0), shape=(2, 3), tokens=5)
-            if loop.stopping is not None:
-                assert loop.stopping == "SIGTERM"
-                loop.log(step, waited=0.0)
-                break
-
-
-def test_a_signal_lets_the_step_end_and_then_stops(run, capsys):
-    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    with pytest.raises(SystemExit) as stopped:
-        train(run, {4: 1})
-    assert stopped.value.code == EXIT_STOPPED == 75
-    assert [line["step"] for line in lines_of(run)] == [4]
-    assert "stopped by SIGTERM" in capsys.readouterr().out
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
-
-
-def test_an_interrupt_from_the_keyboard_is_such_a_signal(run):
-    with run.training(first=0, last=9) as loop:
-        kill(signal.SIGINT)
-        assert loop.stopping == "SIGINT"
-        loop.stopping = None
-
-
-def test_a_second_signal_is_not_waited_for(run):
-    with pytest.raises(KeyboardInterrupt):
-        train(run, {4: 2})
-    assert lines_of(run) == []
 
 
 # What is printed and written.

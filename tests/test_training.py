@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,6 @@ from lmx.nn.layers import dropout
 from lmx.optimization import adam, constant, inverse_sqrt
 from lmx.sharding import MeshConfig, make_mesh, place_batch
 from lmx.training import (
-    Born,
     TrainState,
     born,
     compile_step,
@@ -19,6 +20,7 @@ from lmx.training import (
     make_eval_step,
     make_train_step,
     param_axes,
+    state_shardings,
 )
 
 # A regression with dropout on its inputs stands for a model: what a step does, it does to any loss.
@@ -253,8 +255,12 @@ def mesh():
 
 
 @pytest.fixture(scope="module")
-def newborn(mesh) -> Born:
-    return born(lambda rngs: Seq2Seq(CONFIG, rngs=rngs), COPYING, mesh=mesh, seed=7, average=True)
+def newborn(mesh) -> SimpleNamespace:
+    build = lambda rngs: Seq2Seq(CONFIG, rngs=rngs)  # noqa: E731
+    abstract = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+    shardings = state_shardings(abstract, COPYING, mesh=mesh, average=True)
+    state = born(build, COPYING, shardings=shardings, seed=7)
+    return SimpleNamespace(definition=nnx.graphdef(abstract), state=state, shardings=shardings)
 
 
 def test_a_model_is_born_with_state_structure_and_axes(newborn):

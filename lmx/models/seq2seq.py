@@ -229,15 +229,6 @@ class Seq2Seq(nnx.Module):
         return constrain(dropout(x, self.config.dropout_rate, key), "batch", "length", "embed")
 
 
-def count_parameters(model: nnx.Module, config: Seq2SeqConfig) -> int:
-    """Counts the parameters as papers do: without the padding of the vocabulary tables. Works on shapes alone."""
-    total = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
-    for embedding in (model.source_embedding, model.target_embedding, model.output_embedding):
-        if embedding is not None:
-            total -= (embedding.table.shape[0] - embedding.vocab_size) * config.width
-    return total
-
-
 def _make_norm(config: Seq2SeqConfig) -> Callable[[], nnx.Module]:
     return lambda: LayerNorm(config.width) if config.norm == "layer" else RMSNorm(config.width)
 

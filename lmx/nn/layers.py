@@ -86,6 +86,16 @@ class Embedding(nnx.Module):
         return self.table[...][tokens].astype(self.dtype)
 
 
+def count_parameters(model: nnx.Module) -> int:
+    """Counts the parameters as papers do: without the padding of embedding tables. Works on shapes alone."""
+    total = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, Embedding):
+            rows, width = module.table.shape
+            total -= (rows - module.vocab_size) * width
+    return total
+
+
 class LayerNorm(nnx.Module):
     """Normalises the last axis to mean 0 and variance 1, then scales and shifts, in float32 (Ba et al. 2016)."""
 

@@ -1,0 +1,290 @@
+"""The training loop: steps, means of metrics, validations, checkpoints, progress, and the wish to stop.
+
+What a step is, what a validation measures and when one is due arrive as functions; where things are written, the run
+knows. The order of events is a function of the step alone, so that a run that was killed repeats it to the bit.
+"""
+
+import signal
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lmx.checkpoint import Checkpoints
+from lmx.data.batches import prefetch
+from lmx.run import Run, duration, seconds_since_start
+from lmx.sharding import place_batch
+from lmx.training import Step, TrainState
+
+EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped on a signal, to be started again by the same command
+SKIPPED_LIMIT = 10
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """Training data: batch k is a pure function of k."""
+
+    def batch(self, k: int) -> Mapping[str, np.ndarray]:
+        """Makes batch k, arrays [A, B, ...]."""
+        ...
+
+    def tokens(self, k: int) -> int:
+        """Returns the tokens of batch k, without padding: what speed is counted in."""
+        ...
+
+
+def train(
+    run: Run,
+    step: Step,
+    state: TrainState,
+    *,
+    batches: Batches,
+    mesh: Mesh,
+    last: int,
+    checkpoints: Checkpoints,
+    log_every: int,
+    save_every: int | None = None,
+    is_due: Callable[[int], bool],
+    validate: Callable[[int, TrainState], tuple[float, Mapping[str, float]]],
+    patience: int | None = None,
+    facts: Callable[[int], Mapping[str, float]],
+    flops: Callable[[tuple[int, ...]], tuple[float, float]],
+    peak: float | None = None,
+    profile: tuple[int, int] | None = None,
+) -> TrainState:
+    """Trains from the state's step to step `last`, or until validations no longer improve, and returns the last state.
+
+    Args:
+        step: compiled; `(state, batch) -> (state, metrics)`.
+        save_every: checkpoints after so many steps, beside those after each validation.
+        is_due: whether a validation follows this many steps.
+        validate: `(step, state) -> (what should fall, what is written and printed)`.
+        patience: so many validations in a row without a lower value end the training.
+        facts: of a step, such as its epoch and learning rate; they stand in its lines of metrics.
+        flops: of a step with a batch of this shape, with full attention and with the causal half.
+        peak: FLOP/s of all devices together, where it is known; gives MFU.
+        profile: writes a trace of the steps after the first number up to the second into `profile/`.
+
+    Raises:
+        FloatingPointError: ten steps in a row were not finite.
+        SystemExit: SIGTERM or SIGINT asked to stop, and all is saved; status 75.
+    """
+    first = int(state.step)
+    if run.memory.stopped_early or first >= last:
+        return state
+    with _Loop(run, first=first, last=last) as loop, prefetch(batches.batch, first, last, depth=4) as stream:
+        for number, batch in enumerate(stream, start=first + 1):
+            if profile is not None:
+                loop.profile(number, *profile)
+            shape = next(iter(batch.values())).shape
+            state, metrics = loop.run_step(lambda: step(state, place_batch(batch, mesh)), shape=shape)  # noqa: B023
+            loop.step_started(number, metrics, tokens=batches.tokens(number - 1), flops=flops(shape))
+            due = is_due(number)
+            if due or number % log_every == 0 or number == last:
+                loop.log(number, waited=stream.waited, peak=peak, **facts(number))
+            if due:
+                loop.validate(number, lambda: validate(number, state), patience=patience, **facts(number))  # noqa: B023
+            stopping = loop.stopping  # read once: what stops has been saved
+            if due or stopping or number == last or (save_every is not None and number % save_every == 0):
+                loop.flush(waited=stream.waited)
+                run.save(checkpoints, state)
+                loop.restart_clock()
+            if stopping or run.memory.stopped_early:
+                break
+        checkpoints.wait()
+        run.add_start(compile_seconds=loop.compile_seconds)
+    return state
+
+
+class _Loop:
+    """What surrounds the steps of a training.
+
+    Attributes:
+        stopping: the name of the signal that asked to stop, or None.
+        compile_seconds: spent on the first step of each batch shape.
+    """
+
+    def __init__(self, run: Run, *, first: int, last: int):
+        self._run, self._first, self._last = run, first, last
+        self.stopping: str | None = None
+        self._shapes: set[tuple[int, ...]] = set()
+        self.compile_seconds = 0.0
+        self._pending: tuple[Mapping[str, jax.Array], int, int] | None = None
+        self._began = self._line_began = time.perf_counter()
+        self._waited = 0.0
+        self._profiling = False
+        self._bar = None
+        if run.console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=run.console, transient=True)
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> "_Loop":
+        """Takes the signals and shows the progress bar on a terminal."""
+
+        def ask_to_stop(number: int, _: Any) -> None:
+            if self.stopping is not None:  # a second one is not waited for
+                raise KeyboardInterrupt
+            self.stopping = signal.Signals(number).name
+
+        self._handlers = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        if self._bar is not None:
+            self._bar.start()
+            self._task = self._bar.add_task("training", total=self._last, completed=self._first)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Gives the signals back; a loop that was asked to stop, and has saved, ends the process."""
+        if self._profiling:
+            self._end_profile()
+        if self._bar is not None:
+            self._bar.stop()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        if kind is None and self.stopping is not None:
+            self._run.console.print(f"stopped by {self.stopping}; the same command continues from the last saved step")
+            raise SystemExit(EXIT_STOPPED)
+
+    def run_step(
+        self, step: Callable[[], tuple[TrainState, dict[str, jax.Array]]], *, shape: tuple[int, ...]
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        """Starts a step; the first one of each batch shape compiles, and is waited for and timed."""
+        if shape in self._shapes:
+            return step()
+        began = time.perf_counter()
+        result = jax.block_until_ready(step())
+        self.compile_seconds += time.perf_counter() - began
+        if not self._shapes:
+            self._run.console.print(f"first step done {seconds_since_start():.1f} s after the start of the process")
+        self._shapes.add(shape)
+        return result
+
+    def step_started(
+        self, step: int, metrics: Mapping[str, jax.Array], *, tokens: int, flops: tuple[float, float]
+    ) -> None:
+        """Takes the metrics of a step that was started; they are read when the next one is, so that none waits.
+
+        Args:
+            tokens: real ones, without padding.
+            flops: of the step, with full attention and with the causal half.
+
+        Raises:
+            FloatingPointError: ten steps in a row were skipped.
+        """
+        self._read_pending()
+        self._pending = metrics, tokens, step
+        self._spend(flops=flops[0], flops_causal=flops[1])
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step)
+
+    def flush(self, *, waited: float) -> None:
+        """Brings into the run's memory all that belongs to the next line so far, so that a checkpoint has it."""
+        self._read_pending()
+        now = time.perf_counter()
+        self._spend(seconds=now - self._line_began, waited=waited - self._waited)
+        self._line_began, self._waited = now, waited
+
+    def log(self, step: int, *, waited: float, peak: float | None, **facts: int | float) -> None:
+        """Writes one line of metrics, means since the line before, to metrics.jsonl and to the console.
+
+        Args:
+            waited: seconds for data since the loop began.
+        """
+        self.flush(waited=waited)
+        memory = self._run.memory
+        sums, memory.sums = memory.sums, {}
+        spent, memory.spent = memory.spent, {}
+        seconds = spent["seconds"]
+        memory.seconds += seconds
+        if not sums:
+            return
+        weight = sums.pop("weight")
+        line = {"step": step, **facts, **{name: value / weight for name, value in sums.items()}}
+        line |= {"tokens": int(spent["tokens"]), "skipped": memory.skipped, "seconds": memory.seconds}
+        line |= {"tokens_per_second": spent["tokens"] / seconds, "data_wait": spent["waited"] / seconds}
+        mfu = ""
+        if peak is not None:
+            line |= {"mfu": spent["flops"] / seconds / peak, "mfu_causal": spent["flops_causal"] / seconds / peak}
+            mfu = f"  MFU {line['mfu']:.1%} (causal {line['mfu_causal']:.1%})"
+        self._run.write_metrics("train", line)
+        self._run.console.print(
+            f"step {step:>{len(f'{self._last:,}')},} of {self._last:,}  loss {line['loss']:.4f}  "
+            f"{line['tokens_per_second']:,.0f} tokens/s  waiting for data {line['data_wait']:.1%}{mfu}  "
+            f"{self._time_left(step)} left"
+        )
+
+    def validate(
+        self,
+        step: int,
+        measure: Callable[[], tuple[float, Mapping[str, float]]],
+        *,
+        patience: int | None,
+        **facts: int | float,
+    ) -> None:
+        """Validates, remembers, writes and prints it; its time is not training's."""
+        began = time.perf_counter()
+        value, line = measure()
+        self._run.judge(step, value, patience=patience)
+        memory = self._run.memory
+        self._run.write_metrics("validation", {"step": step, **facts, **line, "seconds": time.perf_counter() - began})
+        scores = "  ".join(f"{name} {score:.4f}" for name, score in line.items())
+        news = "best so far" if memory.best_step == step else f"{memory.waited} since the best"
+        self._run.console.print(f"validation after {step:,} updates: {scores}  {news}")
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Leaves out of the next line's time what was done since the last, such as a validation."""
+        self._line_began = time.perf_counter()
+
+    def profile(self, step: int, first: int, last: int) -> None:
+        """Before step `step` starts: begins or ends the trace of the steps after `first` up to `last`."""
+        if step == max(first, self._first) + 1 and step <= last:
+            jax.profiler.start_trace(str(self._run.directory / "profile"))
+            self._profiling = True
+        if step == last + 1 and self._profiling:
+            self._end_profile()
+
+    def _end_profile(self) -> None:
+        if self._pending is not None:
+            jax.block_until_ready(self._pending[0])
+        jax.profiler.stop_trace()
+        self._profiling = False
+        self._run.console.print(f"profile: {self._run.directory / 'profile'} (open it with xprof or TensorBoard)")
+
+    def _spend(self, **amounts: int | float) -> None:
+        spent = self._run.memory.spent
+        for name, amount in amounts.items():
+            spent[name] = spent.get(name, 0.0) + float(amount)
+
+    def _read_pending(self) -> None:
+        """Adds the metrics of the newest step to the next line; a skipped step is reported instead."""
+        if self._pending is None:
+            return
+        (metrics, tokens, step), self._pending = self._pending, None
+        values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
+        memory = self._run.memory
+        self._spend(tokens=tokens)
+        in_a_row = int(values.pop("skipped"))
+        if in_a_row:
+            memory.skipped += 1
+            self._run.console.print(
+                f"step {step:,}: loss or gradient is not finite; the step is skipped ({in_a_row} in a row)"
+            )
+            if in_a_row >= SKIPPED_LIMIT:
+                raise FloatingPointError(
+                    f"loss and gradient must be finite, got {in_a_row} steps in a row that are not, to step {step:,}. "
+                    "Lower the learning rate, warm up longer, or clip the gradient norm lower, in a new run."
+                )
+            return
+        weight = values.pop("weight")
+        sums = memory.sums
+        for name, value in {"weight": 1.0, **values}.items():
+            sums[name] = sums.get(name, 0.0) + value * weight
+
+    def _time_left(self, step: int) -> str:
+        pace = (time.perf_counter() - self._began) / max(step - self._first, 1)
+        return duration(pace * (self._last - step))
