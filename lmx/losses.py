@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from lmx.sharding import constrain, gather, parts, scatter
+
 # Tokens whose logits exist at one time. 512 x 10,000 words in float32 are 20 MB: near a CPU's caches, while the
 # product still is large enough to run at full speed.
 CHUNK_TOKENS = 512
@@ -41,7 +43,8 @@ def cross_entropy(
     """Returns the cross entropy in nats of softmax(states table^T) against the labels, summed over weighted tokens.
 
     The logits are made a chunk of rows at a time and never exist whole; the gradient is made in the same pass, so the
-    backward pass costs no second product. A chunk takes every n-th row, so that a batch split over devices stays split.
+    backward pass costs no second product. On a mesh, each device chunks its own tokens, and the sums meet once, after the
+    last chunk.
 
     Smoothing gives every word of the vocabulary eps/V (Szegedy et al. 2016, as fairseq 0.9 has it; later fairseq
     gives eps/(V-1) to the others).
@@ -51,16 +54,29 @@ def cross_entropy(
         vocab_size: rows of the table that are words; the rest is padding and has no probability.
         z_loss: weight of log(Z)^2, which keeps logits from drifting (Chowdhery et al. 2022, section 5).
     """
-    batch, length, _ = states.shape
+    rows, columns = parts("batch"), parts("length")
+    grouped = rows * columns > 1
+    batch, length = states.shape[0] // rows, states.shape[1] // columns
     chunks = _number_of_chunks(batch, length, chunk_tokens)
 
     def split(x: jax.Array) -> jax.Array:
-        return jnp.moveaxis(x.reshape(batch // chunks, chunks, *x.shape[1:]), 1, 0)
+        rest = x.shape[2:]
+        if not grouped:
+            return jnp.moveaxis(x.reshape(batch // chunks, chunks, length, *rest), 1, 0)
+        x = x.reshape(rows, batch // chunks, chunks, columns, length, *rest)
+        x = x.transpose(2, 0, 3, 1, 4, *range(5, x.ndim))
+        x = x.reshape(chunks, rows * columns, batch // chunks, length, *rest)
+        return constrain(x, None, "group", *[None] * (x.ndim - 2))
 
-    loss, nll = _chunked(
-        (vocab_size, label_smoothing, z_loss), split(states), table, split(labels), split(weights.astype(jnp.float32))
-    )
-    return TokenLoss(loss, jax.lax.stop_gradient(nll), weights.astype(jnp.float32).sum())
+    with jax.named_scope("loss"):
+        loss, nll = _chunked(
+            _Settings(vocab_size, label_smoothing, z_loss, grouped),
+            split(states),
+            table,
+            split(labels),
+            split(weights.astype(jnp.float32)),
+        )
+        return TokenLoss(loss, jax.lax.stop_gradient(nll), weights.astype(jnp.float32).sum())
 
 
 def _number_of_chunks(batch: int, length: int, chunk_tokens: int) -> int:
@@ -77,39 +93,45 @@ class _Chunk(NamedTuple):
 
     loss: jax.Array
     nll: jax.Array
-    exponentials: jax.Array  # [B, T, V], the one large array
-    scale: jax.Array  # [B, T], gradient of the loss by log Z, over the sum of the exponentials
+    exponentials: jax.Array  # [*G, B, T, V], the one large array
+    scale: jax.Array  # [*G, B, T], gradient of the loss by log Z, over the sum of the exponentials
 
 
-def _run_chunk(settings: tuple, table: jax.Array, mean_word: jax.Array, chunk: tuple) -> _Chunk:
+class _Settings(NamedTuple):
+    vocab_size: int
+    smoothing: float
+    z_loss: float
+    grouped: bool  # chunks are [G, B, T]: a group's tokens live on one device, and its sums stay there to the end
+
+
+def _run_chunk(settings: _Settings, table: jax.Array, mean_word: jax.Array, chunk: tuple) -> _Chunk:
     """Makes one chunk's logits and reads them twice: for their maximum and for their exponentials.
 
     The label's logit and the mean logit of smoothing are products with single vectors, not passes over logits.
     """
-    vocab_size, smoothing, z_loss = settings
     states, labels, weights = chunk
-    is_padding = jnp.where(jnp.arange(table.shape[0]) < vocab_size, 0.0, -1e30)
-    logits = jnp.einsum("BTD,VD->BTV", states, table, preferred_element_type=jnp.float32) + is_padding
+    is_padding = jnp.where(jnp.arange(table.shape[0]) < settings.vocab_size, 0.0, -1e30)
+    logits = jnp.einsum("...TD,VD->...TV", states, table, preferred_element_type=jnp.float32) + is_padding
     largest = jax.lax.stop_gradient(logits.max(-1))
     exponentials = jnp.exp(logits - largest[..., None])
     normaliser = exponentials.sum(-1)
     log_z = largest + jnp.log(normaliser)
     states = states.astype(jnp.float32)
     nll = log_z - (states * table[labels]).sum(-1)
-    loss = (1 - smoothing) * nll + smoothing * (log_z - states @ mean_word) + z_loss * jnp.square(log_z)
-    scale = weights * (1 + 2 * z_loss * log_z) / normaliser
+    smooth = log_z - states @ mean_word
+    loss = (1 - settings.smoothing) * nll + settings.smoothing * smooth + settings.z_loss * jnp.square(log_z)
+    scale = weights * (1 + 2 * settings.z_loss * log_z) / normaliser
     return _Chunk((loss * weights).sum(), (nll * weights).sum(), exponentials, scale)
 
 
-def _mean_word(table: jax.Array, vocab_size: int) -> jax.Array:
-    is_word = (jnp.arange(table.shape[0]) < vocab_size).astype(jnp.float32)
-    return is_word @ table.astype(jnp.float32) / vocab_size
+def _is_word(table: jax.Array, settings: _Settings) -> jax.Array:
+    return (jnp.arange(table.shape[0]) < settings.vocab_size).astype(jnp.float32)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _chunked(settings: tuple, states: jax.Array, table: jax.Array, labels: jax.Array, weights: jax.Array) -> tuple:
-    mean_word = _mean_word(table, settings[0])
-    table = table.astype(states.dtype)
+def _chunked(settings: _Settings, states: jax.Array, table: jax.Array, labels: jax.Array, weights: jax.Array) -> tuple:
+    table = gather(table.astype(states.dtype), "vocab", "embed")
+    mean_word = _is_word(table, settings) @ table.astype(jnp.float32) / settings.vocab_size
 
     def add(sums: tuple, chunk: tuple) -> tuple:
         done = _run_chunk(settings, table, mean_word, chunk)
@@ -120,40 +142,49 @@ def _chunked(settings: tuple, states: jax.Array, table: jax.Array, labels: jax.A
 
 
 def _chunked_forward(
-    settings: tuple, states: jax.Array, table: jax.Array, labels: jax.Array, weights: jax.Array
+    settings: _Settings, states: jax.Array, table: jax.Array, labels: jax.Array, weights: jax.Array
 ) -> tuple:
     """The gradient by a logit is p - (1 - eps) [label] - eps/V: a full part, a sparse part and a constant part.
 
     Only the full part is a product with a large matrix, the exponentials; its scale is applied to the small side.
     """
-    vocab_size, smoothing, _ = settings
-    mean_word = _mean_word(table, vocab_size)
-    compute_table = table.astype(states.dtype)
+    smoothing = settings.smoothing
+    words = gather(table.astype(states.dtype), "vocab", "embed")
+    mean_word = _is_word(table, settings) @ words.astype(jnp.float32) / settings.vocab_size
+    by_table_of = "GBTD,GBTV->GDV" if settings.grouped else "BTD,BTV->DV"
+    group = "group" if settings.grouped else None
 
     def add(sums: tuple, chunk: tuple) -> tuple:
-        done = _run_chunk(settings, compute_table, mean_word, chunk)
+        done = _run_chunk(settings, words, mean_word, chunk)
         scaled = (chunk[0] * done.scale[..., None]).astype(states.dtype)
         exponentials = done.exponentials.astype(states.dtype)
-        by_states = jnp.einsum("BTV,VD->BTD", exponentials, compute_table, preferred_element_type=jnp.float32)
-        by_table = jnp.einsum("BTD,BTV->DV", scaled, exponentials, preferred_element_type=jnp.float32)
+        by_states = jnp.einsum("...TV,VD->...TD", exponentials, words, preferred_element_type=jnp.float32)
+        by_table = jnp.einsum(by_table_of, scaled, exponentials, preferred_element_type=jnp.float32)
         total = (sums[0] + done.loss, sums[1] + done.nll, sums[2] + by_table)
         return total, by_states * done.scale[..., None]
 
     zero = jnp.zeros((), jnp.float32)
-    start = (zero, zero, jnp.zeros(table.shape[::-1], jnp.float32))
-    (loss, nll, by_table), by_states = jax.lax.scan(add, start, (states, labels, weights))
+    lead = states.shape[1:-3]
+    by_table = constrain(jnp.zeros((*lead, *table.shape[::-1]), jnp.float32), *[group] * len(lead), None, "vocab")
+    (loss, nll, by_table), by_states = jax.lax.scan(add, (zero, zero, by_table), (states, labels, weights))
     weighted = states.astype(jnp.float32) * weights[..., None]
-    is_word = (jnp.arange(table.shape[0]) < vocab_size).astype(jnp.float32)
-    by_states -= weights[..., None] * ((1 - smoothing) * table[labels] + smoothing * mean_word)
+    by_states -= weights[..., None] * ((1 - smoothing) * words[labels].astype(jnp.float32) + smoothing * mean_word)
     # The barrier: XLA's CPU backend would fold the transpose of a single chunk into the product, and then has no
     # product of bfloat16 into float32.
-    by_table = jax.lax.optimization_barrier(by_table).T
-    by_table -= smoothing / vocab_size * is_word[:, None] * weighted.sum((0, 1, 2))
-    by_table = by_table.at[labels].add(-(1 - smoothing) * weighted)
+    by_table = jax.lax.optimization_barrier(by_table).swapaxes(-1, -2)
+    constant = smoothing / settings.vocab_size * weighted.sum(tuple(range(weighted.ndim - 1)))
+    sparse = -(1 - smoothing) * weighted
+    if settings.grouped:
+        add_rows = lambda total, rows, values: total.at[rows].add(values)  # noqa: E731
+        by_table = jax.vmap(add_rows, in_axes=(0, 1, 1))(by_table, labels, sparse)
+        by_table = scatter(constrain(by_table, "group", "vocab", "embed").sum(0), "vocab", "embed")
+    else:
+        by_table = by_table.at[labels].add(sparse)
+    by_table -= _is_word(table, settings)[:, None] * constant
     return (loss, nll), (by_states.astype(states.dtype), by_table)
 
 
-def _chunked_backward(settings: tuple, gradients: tuple, cotangents: tuple) -> tuple:
+def _chunked_backward(settings: _Settings, gradients: tuple, cotangents: tuple) -> tuple:
     by_states, by_table = gradients
     scale = cotangents[0]
     return (by_states * scale.astype(by_states.dtype), by_table * scale, None, None)

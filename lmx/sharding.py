@@ -4,6 +4,7 @@ Only this module builds a mesh or a PartitionSpec; everybody else names axes in 
 """
 
 import contextlib
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,10 +15,14 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("data", "fsdp", "tensor", "sequence")
 
-# Model axis -> mesh axes it is split over. An axis that is not here, or maps to (), is replicated.
-DEFAULT_RULES: Mapping[str, tuple[str, ...]] = {
+Rules = Mapping[str, tuple[str, ...]]
+
+# Model axis -> mesh axes it is split over. An axis that is not here, or maps to (), is replicated. An experiment passes
+# `DEFAULT_RULES | {...}` to have another table.
+DEFAULT_RULES: Rules = {
     "batch": ("data", "fsdp"),
     "length": ("sequence",),
+    "group": ("data", "fsdp", "sequence"),
     "vocab": ("tensor",),
     "embed": ("fsdp",),
     "heads": ("tensor",),
@@ -25,8 +30,8 @@ DEFAULT_RULES: Mapping[str, tuple[str, ...]] = {
     "mlp": ("tensor",),
 }
 
-# Activations have the axes of parameters, but their width is not split the way a weight's is.
-ACTIVATION_RULES: Mapping[str, tuple[str, ...]] = {**DEFAULT_RULES, "embed": ()}
+# Split where parameters live, whole where they are computed with: weights not in use at the moment stay in pieces.
+STORED = ("embed",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,28 +66,90 @@ def make_mesh(config: MeshConfig, *, devices: list[jax.Device] | None = None) ->
 @dataclass(frozen=True)
 class _Ambient:
     mesh: Mesh
-    rules: Mapping[str, tuple[str, ...]]
+    rules: Rules
+
+    def computed(self, axes: tuple[str | None, ...], shape: tuple[int, ...]) -> NamedSharding:
+        rules = {**self.rules, **dict.fromkeys(STORED, ())}
+        return named_sharding(self.mesh, axes, shape, rules=rules)
+
+    def stored(self, axes: tuple[str | None, ...], shape: tuple[int, ...]) -> NamedSharding:
+        return named_sharding(self.mesh, axes, shape, rules=self.rules)
 
 
 _ambient: _Ambient | None = None
 
 
 @contextlib.contextmanager
-def use_mesh(mesh: Mesh, *, rules: Mapping[str, tuple[str, ...]] = ACTIVATION_RULES) -> Iterator[None]:
-    """Makes a mesh the one that `constrain` reads while a step is traced."""
+def use_mesh(mesh: Mesh, *, rules: Rules = DEFAULT_RULES) -> Iterator[None]:
+    """Makes a mesh the one that `constrain`, `gather` and `parts` read while a step is traced."""
     global _ambient
-    before, _ambient = _ambient, _Ambient(mesh, rules)
+    before, _ambient = _ambient, _Ambient(mesh, rules) if mesh.size > 1 else None
     try:
         yield
     finally:
         _ambient = before
 
 
+def parts(*axes: str) -> int:
+    """Returns into how many pieces activations are split along these axes together; 1 on one device."""
+    if _ambient is None:
+        return 1
+    return math.prod(_ambient.mesh.shape[name] for axis in axes for name in _ambient.rules.get(axis, ()))
+
+
+def on_mesh() -> bool:
+    """Says whether a step is being traced for more than one device."""
+    return _ambient is not None
+
+
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """Asks the compiler to lay out an activation by the names of its axes; does nothing outside `use_mesh`."""
-    if _ambient is None or _ambient.mesh.size == 1:
+    if _ambient is None:
         return x
-    return jax.lax.with_sharding_constraint(x, named_sharding(_ambient.mesh, axes, x.shape, rules=_ambient.rules))
+    return jax.lax.with_sharding_constraint(x, _ambient.computed(axes, x.shape))
+
+
+def is_gathered(axes: tuple[str | None, ...]) -> bool:
+    """Says whether a parameter with these axes is kept in pieces that `gather` puts together."""
+    if _ambient is None:
+        return False
+    names = {name for axis in axes if axis in STORED for name in _ambient.rules.get(axis, ())}
+    return any(_ambient.mesh.shape[name] > 1 for name in names)
+
+
+def gather(parameter: jax.Array, *axes: str | None) -> jax.Array:
+    """Returns a parameter as a step computes with it: whole along the axes that are split only where it lives.
+
+    Its gradient is added up straight into the pieces (a reduce-scatter). Give the parameter in the compute type: what
+    is cast after it was gathered has been sent in full precision.
+    """
+    if not is_gathered(axes):
+        return parameter
+    return _gather(_ambient.computed(axes, parameter.shape), _ambient.stored(axes, parameter.shape), parameter)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _gather(computed: NamedSharding, stored: NamedSharding, parameter: jax.Array) -> jax.Array:
+    # Both ends are said: else the compiler gathers what the parameter was cast from, or keeps the whole in its place.
+    return jax.lax.with_sharding_constraint(jax.lax.with_sharding_constraint(parameter, stored), computed)
+
+
+def _gather_forward(computed: NamedSharding, stored: NamedSharding, parameter: jax.Array) -> tuple[jax.Array, None]:
+    return _gather(computed, stored, parameter), None
+
+
+def _gather_backward(computed: NamedSharding, stored: NamedSharding, _: None, gradient: jax.Array) -> tuple[jax.Array]:
+    return (jax.lax.with_sharding_constraint(gradient, stored),)
+
+
+_gather.defvjp(_gather_forward, _gather_backward)
+
+
+def scatter(gradient: jax.Array, *axes: str | None) -> jax.Array:
+    """Returns a parameter's gradient laid out as the parameter lives; for gradients made by hand."""
+    if _ambient is None:
+        return gradient
+    return jax.lax.with_sharding_constraint(gradient, _ambient.stored(axes, gradient.shape))
 
 
 def named_sharding(
@@ -90,7 +157,7 @@ def named_sharding(
     axes: tuple[str | None, ...],
     shape: tuple[int, ...] | None = None,
     *,
-    rules: Mapping[str, tuple[str, ...]] = DEFAULT_RULES,
+    rules: Rules = DEFAULT_RULES,
 ) -> NamedSharding:
     """Returns the sharding of an array whose axes have these names.
 
@@ -116,11 +183,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, *, rules: Rules = DEFAULT_RULES) -> dict[str, jax.Array]:
     """Puts a batch of arrays [A, B, ...] on the mesh, B split over data and fsdp."""
 
     def place(array: np.ndarray) -> jax.Array:
         axes = (None, "batch", *[None] * (array.ndim - 2))
-        return jax.device_put(array, named_sharding(mesh, axes, array.shape))
+        return jax.device_put(array, named_sharding(mesh, axes, array.shape, rules=rules))
 
     return {name: place(array) for name, array in batch.items()}

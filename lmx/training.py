@@ -14,7 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, Key, UInt
 
-from lmx.sharding import named_sharding, replicated, use_mesh
+from lmx.sharding import DEFAULT_RULES, Rules, named_sharding, replicated, use_mesh
 
 Params = Any  # nested dicts of arrays, as `nnx.to_pure_dict` gives them
 Batch = Mapping[str, jax.Array]
@@ -76,8 +76,9 @@ def make_train_step(loss: Loss, optimizer: optax.GradientTransformation, *, aver
         gradients = jax.tree.map(lambda g: g / weight, gradients)
         norm = optax.tree.norm(gradients)
         finite = jnp.isfinite(sums["loss"]) & jnp.isfinite(norm)
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        with jax.named_scope("optimizer"):
+            updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
+            params = optax.apply_updates(state.params, updates)
         average = state.average
         if average_decay is not None:
             average = optax.incremental_update(params, state.average, 1 - average_decay)
@@ -169,13 +170,18 @@ def param_axes(model: nnx.Module) -> Params:
 
 
 def state_shardings(
-    abstract: nnx.Module, optimizer: optax.GradientTransformation, *, mesh: Mesh, average: bool = False
+    abstract: nnx.Module,
+    optimizer: optax.GradientTransformation,
+    *,
+    mesh: Mesh,
+    rules: Rules = DEFAULT_RULES,
+    average: bool = False,
 ) -> TrainState:
     """Returns where each array of the state lives, from the axes of the model's parameters."""
     shapes = nnx.to_pure_dict(nnx.state(abstract, nnx.Param))
     axes = param_axes(abstract)
     is_axes = lambda leaf: isinstance(leaf, tuple)  # noqa: E731
-    params = jax.tree.map(lambda a, s: named_sharding(mesh, a, s.shape), axes, shapes, is_leaf=is_axes)
+    params = jax.tree.map(lambda a, s: named_sharding(mesh, a, s.shape, rules=rules), axes, shapes, is_leaf=is_axes)
     whole = replicated(mesh)
     optimizer_state = optax.tree.map_params(
         optimizer,
@@ -187,11 +193,11 @@ def state_shardings(
     return TrainState(whole, whole, params, optimizer_state, params if average else None, whole)
 
 
-def compile_step(step: Step, *, mesh: Mesh, shardings: TrainState) -> Callable:
+def compile_step(step: Step, *, mesh: Mesh, shardings: TrainState, rules: Rules = DEFAULT_RULES) -> Callable:
     """Returns the step jitted for a mesh, the state donated; it compiles once for each batch shape."""
 
     def on_mesh(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        with use_mesh(mesh):
+        with use_mesh(mesh, rules=rules):
             return step(state, batch)
 
     return jax.jit(on_mesh, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))

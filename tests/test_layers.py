@@ -14,23 +14,16 @@ ROOT = Path(__file__).parents[1]
 
 # The higher imports the lower. A name stands for a module or for all of a folder; the longest that fits counts.
 LEVELS = {
-    8: ("lmx.cli", "experiments", "benchmarks"),
-    7: ("lmx.loop", "lmx.report", "lmx.interop"),
-    6: ("lmx.run", "lmx.plan"),
-    5: ("lmx.translator", "lmx.classifier", "lmx.generator"),
-    4: ("lmx.training", "lmx.decoding", "lmx.checkpoint", "lmx.data", "lmx.scoring"),
-    3: ("lmx.models",),
-    2: ("lmx.nn.transformer",),
-    1: ("lmx.nn.attention", "lmx.nn.feedforward"),
-    0: (
-        "lmx.nn.layers",
-        "lmx.nn.masks",
-        "lmx.nn.positions",
-        "lmx.losses",
-        "lmx.optimization",
-        "lmx.text",
-        "lmx.sharding",
-    ),
+    9: ("lmx.cli", "experiments", "benchmarks"),
+    8: ("lmx.loop", "lmx.report", "lmx.interop"),
+    7: ("lmx.run", "lmx.plan"),
+    6: ("lmx.translator", "lmx.classifier", "lmx.generator"),
+    5: ("lmx.training", "lmx.decoding", "lmx.checkpoint", "lmx.data", "lmx.scoring"),
+    4: ("lmx.models",),
+    3: ("lmx.nn.transformer",),
+    2: ("lmx.nn.attention", "lmx.nn.feedforward"),
+    1: ("lmx.nn.layers", "lmx.nn.positions", "lmx.losses"),
+    0: ("lmx.nn.initializers", "lmx.nn.masks", "lmx.optimization", "lmx.text", "lmx.sharding"),
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names}
 # Folders whose files may share a file of the same folder.

@@ -14,47 +14,25 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from lmx.nn import masks
-from lmx.nn.attention import MASKED, KernelName, MultiHeadAttention
-from lmx.nn.feedforward import FeedForward, GatedFeedForward
-from lmx.nn.layers import Embedding, LayerNorm, RMSNorm, dropout
-from lmx.nn.positions import LearnedPositions, sinusoidal
-from lmx.nn.transformer import Block, BlockCache, Memory, NormPosition, Stack
-from lmx.sharding import constrain
+from lmx.nn.layers import Embedding, dropout, output_logits
+from lmx.nn.positions import LearnedPositions
+from lmx.nn.transformer import BlockCache, Memory, TransformerConfig, embed, make_positions, make_stack
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seq2SeqConfig:
+class Seq2SeqConfig(TransformerConfig):
     """The shape of an encoder-decoder; the defaults are Vaswani's base model but for the vocabulary.
 
     Attributes:
         source_vocab_size, target_vocab_size: words of each side, special ones included.
         tied_embeddings: "all" shares one table between source, target and output; "target" between target and output.
-        max_length: longest sequence of either side, in tokens; only learned positions take memory for it.
-        unroll: layers a turn of the scan over layers holds; changes speed, never results.
     """
 
     source_vocab_size: int
     target_vocab_size: int
-    width: int = 512
-    feedforward_width: int = 2048
-    num_heads: int = 8
-    num_kv_heads: int | None = None
     num_encoder_layers: int = 6
     num_decoder_layers: int = 6
-    norm: Literal["layer", "rms"] = "layer"
-    norm_position: NormPosition = "post"
-    activation: Literal["relu", "gelu", "gated-gelu", "gated-silu"] = "relu"
-    positions: Literal["sinusoidal", "learned", "rotary"] = "sinusoidal"
     tied_embeddings: Literal["all", "target", "none"] = "all"
-    use_bias: bool = True
-    dropout_rate: float = 0.1
-    attention_dropout_rate: float = 0.0
-    feedforward_dropout_rate: float = 0.0
-    max_length: int = 1024
-    kernel: KernelName = "auto"
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    unroll: int = 1
-    pad_id: int = 0
 
     def __post_init__(self):
         if self.tied_embeddings == "all" and self.source_vocab_size != self.target_vocab_size:
@@ -75,27 +53,14 @@ class Seq2Seq(nnx.Module):
         def embedding(vocab_size: int) -> Embedding:
             return Embedding(vocab_size, config.width, dtype=dtype, rngs=rngs)
 
-        def positions() -> LearnedPositions | None:
-            learned = config.positions == "learned"
-            return LearnedPositions(config.max_length, config.width, rngs=rngs) if learned else None
-
         # Each attribute is assigned once: NNX fixes at the first assignment whether it holds parameters.
         self.target_embedding = embedding(config.target_vocab_size)
         self.source_embedding = embedding(config.source_vocab_size) if config.tied_embeddings != "all" else None
         self.output_embedding = embedding(config.target_vocab_size) if config.tied_embeddings == "none" else None
-        self.source_positions, self.target_positions = positions(), positions()
-        make_norm = _make_norm(config)
-
-        def stack(num_layers: int, *, has_memory: bool) -> Stack:
-            final_norm = make_norm() if config.norm_position == "pre" else None
-
-            def make_block(rngs: nnx.Rngs) -> Block:
-                return _make_block(config, has_memory=has_memory, rngs=rngs)
-
-            return Stack(make_block, num_layers, final_norm=final_norm, unroll=config.unroll, rngs=rngs)
-
-        self.encoder = stack(config.num_encoder_layers, has_memory=False)
-        self.decoder = stack(config.num_decoder_layers, has_memory=True)
+        self.source_positions = make_positions(config, rngs=rngs)
+        self.target_positions = make_positions(config, rngs=rngs)
+        self.encoder = make_stack(config, config.num_encoder_layers, rngs=rngs)
+        self.decoder = make_stack(config, config.num_decoder_layers, has_memory=True, rngs=rngs)
 
     def encode(
         self,
@@ -114,9 +79,10 @@ class Seq2Seq(nnx.Module):
         """
         embedding = self.source_embedding or self.target_embedding
         embed_key, stack_key = _split(key)
-        x = self._embed(source, embedding, self.source_positions, positions=positions, key=embed_key)
-        mask = self._source_mask(source, segments)
-        return self.encoder(x, mask=mask, positions=positions, key=stack_key, with_attention=with_attention)
+        with jax.named_scope("encoder"):
+            x = self._embed(source, embedding, self.source_positions, positions=positions, key=embed_key)
+            mask = self._source_mask(source, segments)
+            return self.encoder(x, mask=mask, positions=positions, key=stack_key, with_attention=with_attention)
 
     def decode(
         self,
@@ -141,20 +107,23 @@ class Seq2Seq(nnx.Module):
             given = "segments" if source_segments is None else "source_segments"
             raise ValueError(f"segments and source_segments must be given together, got {given} alone.")
         embed_key, stack_key = _split(key)
-        x = self._embed(decoder_input, self.target_embedding, self.target_positions, positions=positions, key=embed_key)
         mask = masks.causal(decoder_input.shape[1])  # padding is at the end: no real token sees it
         memory_mask = self._source_mask(source, None)
         if segments is not None:
             mask = mask & masks.same_segment(segments, segments)
             memory_mask = masks.same_segment(segments, source_segments)
-        return self.decoder(
-            x,
-            mask=mask,
-            memory=Memory(memory, memory_mask),
-            positions=positions,
-            key=stack_key,
-            with_attention=with_attention,
-        )
+        with jax.named_scope("decoder"):
+            x = self._embed(
+                decoder_input, self.target_embedding, self.target_positions, positions=positions, key=embed_key
+            )
+            return self.decoder(
+                x,
+                mask=mask,
+                memory=Memory(memory, memory_mask),
+                positions=positions,
+                key=stack_key,
+                with_attention=with_attention,
+            )
 
     def output_table(self) -> Float[Array, "V D"]:
         """Returns the vectors whose products with the states are the logits; rows past the vocabulary are padding."""
@@ -162,12 +131,7 @@ class Seq2Seq(nnx.Module):
 
     def logits(self, states: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """Returns the logits in float32; those of the table's padding are masked, so that they have no probability."""
-        dtype = jnp.dtype(self.config.dtype)
-        table = self.output_table()
-        logits = jnp.einsum(
-            "...D,VD->...V", states.astype(dtype), table.astype(dtype), preferred_element_type=jnp.float32
-        )
-        return jnp.where(jnp.arange(table.shape[0]) < self.config.target_vocab_size, logits, MASKED)
+        return output_logits(states, self.output_table(), vocab_size=self.config.target_vocab_size)
 
     def start_decoding(
         self, source: Int[Array, "B S"], *, slots: int
@@ -212,64 +176,9 @@ class Seq2Seq(nnx.Module):
         positions: jax.Array | None,
         key: jax.Array | None,
     ) -> jax.Array:
-        x = embedding(tokens) * self.config.width**0.5
-        if self.config.positions == "sinusoidal":
-            # Of an explicit position, only decoding and packing ask: the table is then cut to what they can name.
-            if positions is None:
-                x = x + sinusoidal(tokens.shape[1], self.config.width).astype(x.dtype)
-            else:
-                x = x + sinusoidal(self.config.max_length, self.config.width)[positions].astype(x.dtype)
-        elif learned is not None:
-            length, max_length = tokens.shape[1], self.config.max_length
-            if positions is None and length > max_length:
-                raise ValueError(
-                    f"length must be at most max_length={max_length} with learned positions, got length={length}."
-                )
-            x = x + learned(jnp.arange(length)[None] if positions is None else positions).astype(x.dtype)
-        return constrain(dropout(x, self.config.dropout_rate, key), "batch", "length", "embed")
-
-
-def _make_norm(config: Seq2SeqConfig) -> Callable[[], nnx.Module]:
-    return lambda: LayerNorm(config.width) if config.norm == "layer" else RMSNorm(config.width)
-
-
-def _make_block(config: Seq2SeqConfig, *, has_memory: bool, rngs: nnx.Rngs) -> Block:
-    dtype = jnp.dtype(config.dtype)
-
-    def attention(*, rotary: bool) -> MultiHeadAttention:
-        return MultiHeadAttention(
-            config.width,
-            config.num_heads,
-            num_kv_heads=config.num_kv_heads,
-            use_bias=config.use_bias,
-            rotary_base=10000.0 if rotary else None,
-            dropout_rate=config.attention_dropout_rate,
-            kernel=config.kernel,
-            dtype=dtype,
-            rngs=rngs,
-        )
-
-    gated = config.activation.startswith("gated-")
-    activation = {"relu": jax.nn.relu, "gelu": jax.nn.gelu, "silu": jax.nn.silu}[
-        config.activation.removeprefix("gated-")
-    ]
-    feedforward = (GatedFeedForward if gated else FeedForward)(
-        config.width,
-        config.feedforward_width,
-        activation=activation,
-        dropout_rate=config.feedforward_dropout_rate,
-        use_bias=config.use_bias,
-        dtype=dtype,
-        rngs=rngs,
-    )
-    return Block(
-        attention(rotary=config.positions == "rotary"),
-        feedforward,
-        memory_attention=attention(rotary=False) if has_memory else None,
-        make_norm=_make_norm(config),
-        norm_position=config.norm_position,
-        dropout_rate=config.dropout_rate,
-    )
+        with jax.named_scope("embed"):
+            x = embed(self.config, tokens, embedding, learned, positions=positions)
+            return dropout(x, self.config.dropout_rate, key)
 
 
 def _split(key: jax.Array | None) -> tuple[jax.Array | None, jax.Array | None]:

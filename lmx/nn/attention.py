@@ -12,13 +12,11 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from lmx.nn.layers import Linear, dropout
+from lmx.nn.layers import MASKED, Linear, dropout
 from lmx.nn.positions import rotary
+from lmx.sharding import constrain
 
 KernelName = Literal["auto", "xla", "cudnn"]
-
-# Scores of what may not be seen. Finite, so that a row that may see nothing averages the values instead of giving NaN.
-MASKED = -1e30
 
 
 class KernelChoice(NamedTuple):
@@ -219,11 +217,12 @@ class MultiHeadAttention(nnx.Module):
 
     def queries(self, x: Float[Array, "B T D"], *, positions: Int[Array, "#B T"] | None) -> Float[Array, "B T H K"]:
         """Maps x to the queries of each head, rotated where the layer rotates."""
-        return self._rotate(self.query(x), positions)
+        return constrain(self._rotate(self.query(x), positions), "batch", "length", "heads", None)
 
     def keys_values(self, x: Float[Array, "B S D"], *, positions: Int[Array, "#B S"] | None) -> KeyValues:
-        """Maps x to keys and values: what decoding keeps of it."""
-        return KeyValues(self._rotate(self.key(x), positions), self.value(x))
+        """Maps x to keys and values: what decoding keeps of it. Over a split sequence, each device gets all of them."""
+        whole = ("batch", None, "kv_heads", None)
+        return KeyValues(constrain(self._rotate(self.key(x), positions), *whole), constrain(self.value(x), *whole))
 
     def __call__(
         self,

@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 from lmx.nn.layers import Linear, dropout
+from lmx.sharding import constrain
 
 Activation = Callable[[jax.Array], jax.Array]
 
@@ -33,7 +34,7 @@ class FeedForward(nnx.Module):
         self.dropout_rate = dropout_rate
 
     def __call__(self, x: Float[Array, "*B D"], *, key: Key[Array, ""] | None = None) -> Float[Array, "*B D"]:
-        return self.down(dropout(self.activation(self.up(x)), self.dropout_rate, key))
+        return self.down(dropout(_split(self.activation(self.up(x))), self.dropout_rate, key))
 
 
 class GatedFeedForward(nnx.Module):
@@ -57,4 +58,8 @@ class GatedFeedForward(nnx.Module):
         self.dropout_rate = dropout_rate
 
     def __call__(self, x: Float[Array, "*B D"], *, key: Key[Array, ""] | None = None) -> Float[Array, "*B D"]:
-        return self.down(dropout(self.activation(self.gate(x)) * self.up(x), self.dropout_rate, key))
+        return self.down(dropout(_split(self.activation(self.gate(x)) * self.up(x)), self.dropout_rate, key))
+
+
+def _split(hidden: jax.Array) -> jax.Array:
+    return constrain(hidden, "batch", "length", "mlp") if hidden.ndim == 3 else hidden

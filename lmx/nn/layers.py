@@ -4,6 +4,7 @@ Parameters are float32 and name their axes; `dtype` is the type a layer computes
 counter: what is random takes its key as an argument, and None means "not random".
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -13,16 +14,12 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key, UInt
 
+from lmx.nn.initializers import normal, xavier_uniform
+from lmx.sharding import constrain, gather, on_mesh, scatter
+
+# What masks put in the place of scores and logits. Finite: a row that may see nothing averages instead of giving NaN.
+MASKED = -1e30
 VOCAB_MULTIPLE = 128  # tables are padded to a multiple of this, so that any vocabulary divides over a mesh axis
-
-
-def xavier_uniform(key: Key[Array, ""], fan_in: int, fan_out: int) -> Float[Array, "I O"]:
-    """Returns a 2-D matrix drawn from U(-a, a), a = sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio 2010).
-
-    Head-shaped weights are drawn through this and then reshaped: the fans of a 3-D shape would be wrong.
-    """
-    limit = math.sqrt(6 / (fan_in + fan_out))
-    return jax.random.uniform(key, (fan_in, fan_out), minval=-limit, maxval=limit)
 
 
 class Linear(nnx.Module):
@@ -47,20 +44,21 @@ class Linear(nnx.Module):
         matrix = xavier_uniform(rngs.params(), math.prod(in_shape), math.prod(out_shape))
         self.weight = nnx.Param(matrix.reshape(in_shape + out_shape), axes=tuple(axes))
         self.bias = nnx.Param(jnp.zeros(out_shape), axes=(None,) * len(out_shape)) if use_bias else None
+        self.axes = tuple(axes)
         self.num_in = len(in_shape)
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        x, weight = x.astype(self.dtype), self.weight[...].astype(self.dtype)
-        if jax.device_count() == 1:
+        x, weight = x.astype(self.dtype), gather(self.weight[...].astype(self.dtype), *self.axes)
+        if on_mesh():  # the axes stay apart, to stay split
+            contracted = tuple(range(x.ndim - self.num_in, x.ndim)), tuple(range(self.num_in))
+            y = jax.lax.dot_general(x, weight, (contracted, ((), ())))
+        else:
             # As a product of two matrices: only then does XLA's CPU backend read x transposed for the weight's gradient
-            # instead of writing its transpose first. Over several devices the axes must stay apart to stay split.
+            # instead of writing its transpose first.
             lead, out_shape = x.shape[: x.ndim - self.num_in], weight.shape[self.num_in :]
             fan_in = math.prod(weight.shape[: self.num_in])
             y = (x.reshape(-1, fan_in) @ weight.reshape(fan_in, -1)).reshape(*lead, *out_shape)
-        else:
-            contracted = tuple(range(x.ndim - self.num_in, x.ndim)), tuple(range(self.num_in))
-            y = jax.lax.dot_general(x, weight, (contracted, ((), ())))
         return y if self.bias is None else y + self.bias[...].astype(self.dtype)
 
 
@@ -72,18 +70,50 @@ def padded_vocabulary(vocab_size: int) -> int:
 class Embedding(nnx.Module):
     """A table of word vectors, stored with its rows padded to a multiple of 128.
 
-    Drawn from N(0, 1/D), so that a tied output layer starts with logits of unit variance (Vaswani et al. 2017,
-    section 3.4, scales the inputs by sqrt(D) to match).
+    Drawn by `normal` with variance 1/D, so that a tied output layer starts with logits of unit variance (Vaswani et al.
+    2017, section 3.4, scales the inputs by sqrt(D) to match).
     """
 
     def __init__(self, vocab_size: int, width: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
-        table = jax.random.normal(rngs.params(), (padded_vocabulary(vocab_size), width)) * width**-0.5
+        table = normal(rngs.params(), (padded_vocabulary(vocab_size), width), deviation=width**-0.5)
         self.table = nnx.Param(table, axes=("vocab", "embed"))
         self.vocab_size = vocab_size
         self.dtype = dtype
 
     def __call__(self, tokens: Int[Array, "*B T"]) -> Float[Array, "*B T D"]:
-        return self.table[...][tokens].astype(self.dtype)
+        return look_up(self.table[...], tokens, dtype=self.dtype)
+
+
+def look_up(table: Float[Array, "V D"], tokens: Int[Array, "*B T"], *, dtype: DTypeLike) -> Float[Array, "*B T D"]:
+    """Returns the rows of a table that tokens name, in the compute type; the gradient is added up in float32."""
+    if not on_mesh():
+        return table[tokens].astype(dtype)
+    return _look_up(jnp.dtype(dtype), table, tokens)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _look_up(dtype: jnp.dtype, table: jax.Array, tokens: jax.Array) -> jax.Array:
+    return gather(table.astype(dtype), "vocab", "embed")[tokens]
+
+
+def _look_up_forward(dtype: jnp.dtype, table: jax.Array, tokens: jax.Array) -> tuple[jax.Array, tuple]:
+    return _look_up(dtype, table, tokens), (tokens, table.shape)
+
+
+def _look_up_backward(dtype: jnp.dtype, saved: tuple, gradient: jax.Array) -> tuple[jax.Array, None]:
+    tokens, shape = saved
+    zeros = constrain(jnp.zeros(shape, jnp.float32), "vocab", "embed")
+    return scatter(zeros.at[tokens].add(gradient.astype(jnp.float32)), "vocab", "embed"), None
+
+
+_look_up.defvjp(_look_up_forward, _look_up_backward)
+
+
+def output_logits(states: Float[Array, "*B D"], table: Float[Array, "V D"], *, vocab_size: int) -> Float[Array, "*B V"]:
+    """Returns the products of states and words in float32; those of the table's padding have no probability."""
+    table = gather(table.astype(states.dtype), "vocab", "embed")
+    logits = jnp.einsum("...D,VD->...V", states, table, preferred_element_type=jnp.float32)
+    return jnp.where(jnp.arange(table.shape[0]) < vocab_size, logits, MASKED)
 
 
 def count_parameters(model: nnx.Module) -> int:

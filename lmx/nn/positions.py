@@ -4,11 +4,13 @@ Biases that are added to attention scores (T5's, ALiBi's) enter through the `bia
 `lmx.nn.attention.attend`; nothing here touches scores.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
+
+from lmx.nn.initializers import normal
+from lmx.sharding import gather
 
 
 def sinusoidal(length: int, width: int) -> Float[Array, "T D"]:
@@ -30,11 +32,11 @@ class LearnedPositions(nnx.Module):
     """A trained vector for each position (Gehring et al. 2017, section 3.1)."""
 
     def __init__(self, length: int, width: int, *, rngs: nnx.Rngs):
-        table = jax.random.normal(rngs.params(), (length, width)) * width**-0.5
+        table = normal(rngs.params(), (length, width), deviation=width**-0.5)
         self.table = nnx.Param(table, axes=(None, "embed"))
 
     def __call__(self, positions: Int[Array, "*B T"]) -> Float[Array, "*B T D"]:
-        return self.table[...][positions]
+        return gather(self.table[...], None, "embed")[positions]
 
 
 def rotary(

@@ -1,25 +1,66 @@
-"""Transformer blocks and the stack that runs them.
+"""Transformer blocks, the stack that runs them, and the choices that all models share.
 
 A block is self-attention, optionally attention to a memory, and a feed-forward network, each with its norm and
 residual. A stack holds the parameters of N equal blocks in arrays with a leading axis "layers" and runs them by one
 scan: compile time does not grow with depth, and a checkpoint does not depend on how far the scan is unrolled.
-Embeddings and output layers belong to the models.
+`make_stack` and `embed` build from a `TransformerConfig`; tables and output layers belong to the models.
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from lmx.nn.attention import CachedKeyValues, KeyValues, MultiHeadAttention
-from lmx.nn.layers import dropout
-from lmx.sharding import constrain
+from lmx.nn.attention import CachedKeyValues, KernelName, KeyValues, MultiHeadAttention
+from lmx.nn.feedforward import FeedForward, GatedFeedForward
+from lmx.nn.layers import Embedding, LayerNorm, RMSNorm, dropout
+from lmx.nn.positions import LearnedPositions, sinusoidal
+from lmx.sharding import constrain, is_gathered
 
 NormPosition = Literal["pre", "post"]
+Remat = Literal["none", "dots", "full"]
 Norm = Callable[[jax.Array], jax.Array]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """What every Transformer chooses; the defaults are those of Vaswani's base model.
+
+    Attributes:
+        num_kv_heads: heads of keys and values, each serving several query heads; None means num_heads.
+        norm_position: "post" or "pre", see `Block`.
+        scaled_embeddings: multiplies embeddings by sqrt(width) (Vaswani et al. 2017, section 3.4).
+        dropout_rate: on embeddings and on each sublayer's output.
+        max_length: longest sequence, in tokens; only learned positions take memory for it.
+        remat: what the backward pass recomputes rather than keeps: nothing, all but matrix products with weights
+            ("dots"), or each block as a whole ("full").
+        unroll: layers a turn of the scan over layers holds; changes speed, never results.
+    """
+
+    width: int = 512
+    feedforward_width: int = 2048
+    num_heads: int = 8
+    num_kv_heads: int | None = None
+    norm: Literal["layer", "rms"] = "layer"
+    norm_position: NormPosition = "post"
+    activation: Literal["relu", "gelu", "gated-gelu", "gated-silu"] = "relu"
+    positions: Literal["sinusoidal", "learned", "rotary"] = "sinusoidal"
+    rotary_base: float = 10000.0
+    scaled_embeddings: bool = True
+    use_bias: bool = True
+    dropout_rate: float = 0.1
+    attention_dropout_rate: float = 0.0
+    feedforward_dropout_rate: float = 0.0
+    max_length: int = 1024
+    kernel: KernelName = "auto"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: Remat = "none"
+    unroll: int = 1
+    pad_id: int = 0
 
 
 class Memory(NamedTuple):
@@ -93,11 +134,14 @@ class Block(nnx.Module):
                 maps["memory"] = self.memory_attention.weights(y, keys_values, mask=memory.mask)
             return self.memory_attention(y, keys_values, mask=memory.mask, key=keys[2])
 
-        x = self._sublayer(x, attend_self, self.attention_norm, key=keys[1])
+        with jax.named_scope("attention"):
+            x = self._sublayer(x, attend_self, self.attention_norm, key=keys[1])
         if self.memory_attention is not None:
-            x = self._sublayer(x, attend_memory, self.memory_norm, key=keys[3])
-        x = self._sublayer(x, lambda y: self.feedforward(y, key=keys[4]), self.feedforward_norm, key=keys[5])
-        return constrain(x, "batch", "length", "embed"), maps
+            with jax.named_scope("memory_attention"):
+                x = self._sublayer(x, attend_memory, self.memory_norm, key=keys[3])
+        with jax.named_scope("feedforward"):
+            x = self._sublayer(x, lambda y: self.feedforward(y, key=keys[4]), self.feedforward_norm, key=keys[5])
+        return x, maps
 
     def start_cache(self, memory: Memory | None, *, batch: int, slots: int) -> BlockCache:
         """Returns a cache with room for `slots` positions, with the memory already mapped."""
@@ -142,8 +186,23 @@ class Block(nnx.Module):
 
     def _sublayer(self, x: jax.Array, function: Callable, norm: Norm, *, key: jax.Array | None) -> jax.Array:
         if self.norm_position == "pre":
-            return x + dropout(function(norm(x)), self.dropout_rate, key)
-        return norm(x + dropout(function(x), self.dropout_rate, key))
+            return x + dropout(_laid_out(function(norm(x))), self.dropout_rate, key)
+        return norm(x + dropout(_laid_out(function(x)), self.dropout_rate, key))
+
+
+def _keep_all_but_gathered(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Keeps every result for the backward pass but gathered parameters: with them, each device would hold the model.
+
+    `gather` is the one function in a block with a derivative of its own; a kernel that has one is run again too.
+    """
+    return primitive.name not in ("custom_vjp_call", "sharding_constraint")
+
+
+REMAT_POLICIES: dict[Remat, Callable[..., Any]] = {
+    "none": _keep_all_but_gathered,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
 
 
 class Stack(nnx.Module):
@@ -152,6 +211,7 @@ class Stack(nnx.Module):
     Args:
         make_block: builds one block from its own random streams.
         final_norm: applied after the last block; pre-norm stacks need it.
+        remat: see `TransformerConfig`.
         unroll: how many layers one turn of the scan holds; num_layers unrolls all of it. The results are the same.
 
     Raises:
@@ -164,6 +224,7 @@ class Stack(nnx.Module):
         num_layers: int,
         *,
         final_norm: nnx.Module | None = None,
+        remat: Remat = "none",
         unroll: int = 1,
         rngs: nnx.Rngs,
     ):
@@ -177,6 +238,7 @@ class Stack(nnx.Module):
         self.blocks = nnx.merge(definition, state)
         self.final_norm = final_norm
         self.num_layers = num_layers
+        self.remat: Remat = remat
         self.unroll = unroll
 
     def __call__(
@@ -190,6 +252,9 @@ class Stack(nnx.Module):
             block_state, block_key = layer
             return nnx.merge(definition, block_state)(x, key=block_key, **inputs)
 
+        if self.remat != "none" or is_gathered(("embed",)):
+            # In a loop XLA cannot merge what is recomputed with the first pass, and so undo it; unrolled it could.
+            run = jax.checkpoint(run, policy=REMAT_POLICIES[self.remat], prevent_cse=self.unroll > 1)
         x, maps = jax.lax.scan(run, x, (state, keys), unroll=min(self.unroll, self.num_layers))
         return self._finish(x), maps
 
@@ -214,6 +279,93 @@ class Stack(nnx.Module):
             x, cache = block.extend(x, cache, **inputs)
             extended.append(cache)
         return self._finish(x), extended
+
+
+def _laid_out(x: jax.Array) -> jax.Array:
+    return constrain(x, "batch", "length", "embed")
+
+
+def make_norm(config: TransformerConfig) -> nnx.Module:
+    """Returns one norm of the kind the config names."""
+    return LayerNorm(config.width) if config.norm == "layer" else RMSNorm(config.width)
+
+
+def make_stack(config: TransformerConfig, num_layers: int, *, has_memory: bool = False, rngs: nnx.Rngs) -> Stack:
+    """Builds a stack of the blocks the config names; with `has_memory` each attends to a memory too."""
+    dtype = jnp.dtype(config.dtype)
+
+    def attention(rngs: nnx.Rngs, *, rotary: bool) -> MultiHeadAttention:
+        return MultiHeadAttention(
+            config.width,
+            config.num_heads,
+            num_kv_heads=config.num_kv_heads,
+            use_bias=config.use_bias,
+            rotary_base=config.rotary_base if rotary else None,
+            dropout_rate=config.attention_dropout_rate,
+            kernel=config.kernel,
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+    def make_block(rngs: nnx.Rngs) -> Block:
+        kind = GatedFeedForward if config.activation.startswith("gated-") else FeedForward
+        functions = {"relu": jax.nn.relu, "gelu": jax.nn.gelu, "silu": jax.nn.silu}
+        return Block(
+            attention(rngs, rotary=config.positions == "rotary"),
+            kind(
+                config.width,
+                config.feedforward_width,
+                activation=functions[config.activation.removeprefix("gated-")],
+                dropout_rate=config.feedforward_dropout_rate,
+                use_bias=config.use_bias,
+                dtype=dtype,
+                rngs=rngs,
+            ),
+            memory_attention=attention(rngs, rotary=False) if has_memory else None,
+            make_norm=lambda: make_norm(config),
+            norm_position=config.norm_position,
+            dropout_rate=config.dropout_rate,
+        )
+
+    final_norm = make_norm(config) if config.norm_position == "pre" else None
+    return Stack(make_block, num_layers, final_norm=final_norm, remat=config.remat, unroll=config.unroll, rngs=rngs)
+
+
+def make_positions(config: TransformerConfig, *, rngs: nnx.Rngs) -> LearnedPositions | None:
+    """Returns the table of learned positions, or None where positions are of another kind."""
+    return LearnedPositions(config.max_length, config.width, rngs=rngs) if config.positions == "learned" else None
+
+
+def embed(
+    config: TransformerConfig,
+    tokens: Int[Array, "B T"],
+    embedding: Embedding,
+    learned: LearnedPositions | None,
+    *,
+    positions: Int[Array, "#B T"] | None = None,
+) -> Float[Array, "B T D"]:
+    """Returns the embedded tokens with their positions added, before dropout.
+
+    Raises:
+        ValueError: the tokens are more than learned positions reach.
+    """
+    x = embedding(tokens)
+    if config.scaled_embeddings:
+        x = x * config.width**0.5
+    if config.positions == "sinusoidal":
+        # Of an explicit position, only decoding and packing ask: the table is then cut to what they can name.
+        if positions is None:
+            x = x + sinusoidal(tokens.shape[1], config.width).astype(x.dtype)
+        else:
+            x = x + sinusoidal(config.max_length, config.width)[positions].astype(x.dtype)
+    elif learned is not None:
+        length, max_length = tokens.shape[1], config.max_length
+        if positions is None and length > max_length:
+            raise ValueError(
+                f"length must be at most max_length={max_length} with learned positions, got length={length}."
+            )
+        x = x + learned(jnp.arange(length)[None] if positions is None else positions).astype(x.dtype)
+    return _laid_out(x)
 
 
 def _split(key: jax.Array | None, number: int) -> list[jax.Array | None]:

@@ -1,0 +1,84 @@
+"""The decoder-only Transformer (Radford et al. 2019; Touvron et al. 2023) and its config.
+
+A call gives states; `lmx.losses.cross_entropy` with `output_table()` turns them into a loss without ever holding all
+logits. What is predicted from what, objectives and recipes say.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int, Key
+
+from lmx.nn import masks
+from lmx.nn.layers import Embedding, dropout, output_logits
+from lmx.nn.transformer import NormPosition, TransformerConfig, embed, make_positions, make_stack
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig(TransformerConfig):
+    """The shape of a decoder; the defaults are Llama's choices (Touvron et al. 2023, section 2.2) at a small size.
+
+    Attributes:
+        vocab_size: words, special ones included.
+        tied_embeddings: one table for the input and the output.
+    """
+
+    vocab_size: int
+    num_layers: int = 6
+    tied_embeddings: bool = False
+    norm: Literal["layer", "rms"] = "rms"
+    norm_position: NormPosition = "pre"
+    activation: Literal["relu", "gelu", "gated-gelu", "gated-silu"] = "gated-silu"
+    positions: Literal["sinusoidal", "learned", "rotary"] = "rotary"
+    scaled_embeddings: bool = False
+    use_bias: bool = False
+    dropout_rate: float = 0.0
+
+
+class Decoder(nnx.Module):
+    """A decoder-only Transformer: each position sees itself and the past."""
+
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        dtype = jnp.dtype(config.dtype)
+        self.embedding = Embedding(config.vocab_size, config.width, dtype=dtype, rngs=rngs)
+        tied = config.tied_embeddings
+        self.output_embedding = None if tied else Embedding(config.vocab_size, config.width, dtype=dtype, rngs=rngs)
+        self.positions = make_positions(config, rngs=rngs)
+        self.stack = make_stack(config, config.num_layers, rngs=rngs)
+
+    def __call__(
+        self,
+        tokens: Int[Array, "B T"],
+        *,
+        segments: Int[Array, "B T"] | None = None,
+        positions: Int[Array, "B T"] | None = None,
+        key: Key[Array, ""] | None = None,
+        with_attention: bool = False,
+    ) -> tuple[Float[Array, "B T D"], dict[str, jax.Array]]:
+        """Returns the states, and attention maps ("self", [N, B, H, T, T]) when asked.
+
+        Args:
+            segments, positions: of packed rows; without them a row is one text and its padding, which is at the end.
+            key: randomness of dropout; None runs without.
+        """
+        embed_key, stack_key = (None, None) if key is None else jax.random.split(key)
+        with jax.named_scope("embed"):
+            x = embed(self.config, tokens, self.embedding, self.positions, positions=positions)
+            x = dropout(x, self.config.dropout_rate, embed_key)
+        mask = masks.causal(tokens.shape[1])
+        if segments is not None:
+            mask = mask & masks.same_segment(segments, segments)
+        with jax.named_scope("decoder"):
+            return self.stack(x, mask=mask, positions=positions, key=stack_key, with_attention=with_attention)
+
+    def output_table(self) -> Float[Array, "V D"]:
+        """Returns the vectors whose products with the states are the logits; rows past the vocabulary are padding."""
+        return (self.output_embedding or self.embedding).table[...]
+
+    def logits(self, states: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
+        """Returns the logits in float32; those of the table's padding are masked, so that they have no probability."""
+        return output_logits(states, self.output_table(), vocab_size=self.config.vocab_size)
