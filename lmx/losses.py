@@ -43,8 +43,7 @@ def cross_entropy(
     """Returns the cross entropy in nats of softmax(states table^T) against the labels, summed over weighted tokens.
 
     The logits are made a chunk of rows at a time and never exist whole; the gradient is made in the same pass, so the
-    backward pass costs no second product. On a mesh, each device chunks its own tokens, and the sums meet once, after the
-    last chunk.
+    backward pass costs no second product. On a mesh, each device chunks its own tokens; the sums meet once, at the end.
 
     Smoothing gives every word of the vocabulary eps/V (Szegedy et al. 2016, as fairseq 0.9 has it; later fairseq
     gives eps/(V-1) to the others).
@@ -70,7 +69,7 @@ def cross_entropy(
 
     with jax.named_scope("loss"):
         loss, nll = _chunked(
-            _Settings(vocab_size, label_smoothing, z_loss, grouped),
+            _Settings(vocab_size, label_smoothing, z_loss, grouped, parts("vocab") > 1),
             split(states),
             table,
             split(labels),
@@ -93,8 +92,8 @@ class _Chunk(NamedTuple):
 
     loss: jax.Array
     nll: jax.Array
-    exponentials: jax.Array  # [*G, B, T, V], the one large array
-    scale: jax.Array  # [*G, B, T], gradient of the loss by log Z, over the sum of the exponentials
+    by_logits: jax.Array  # [*G, B, T, V], the one large array: exponentials, or gradients that lack the scale
+    scale: jax.Array  # [*G, B, T], gradient of the loss by log Z, over the sum of the exponentials; or 1
 
 
 class _Settings(NamedTuple):
@@ -102,6 +101,7 @@ class _Settings(NamedTuple):
     smoothing: float
     z_loss: float
     grouped: bool  # chunks are [G, B, T]: a group's tokens live on one device, and its sums stay there to the end
+    split_vocab: bool  # rows of the table are not looked up then: they would be sent, [B, T, D]
 
 
 def _run_chunk(settings: _Settings, table: jax.Array, mean_word: jax.Array, chunk: tuple) -> _Chunk:
@@ -117,10 +117,17 @@ def _run_chunk(settings: _Settings, table: jax.Array, mean_word: jax.Array, chun
     normaliser = exponentials.sum(-1)
     log_z = largest + jnp.log(normaliser)
     states = states.astype(jnp.float32)
-    nll = log_z - (states * table[labels]).sum(-1)
+    is_label = jnp.arange(table.shape[0]) == labels[..., None] if settings.split_vocab else None
+    if is_label is None:
+        nll = log_z - (states * table[labels]).sum(-1)
+    else:
+        nll = log_z - jnp.where(is_label, logits, 0.0).sum(-1)
     smooth = log_z - states @ mean_word
     loss = (1 - settings.smoothing) * nll + settings.smoothing * smooth + settings.z_loss * jnp.square(log_z)
     scale = weights * (1 + 2 * settings.z_loss * log_z) / normaliser
+    if is_label is not None:
+        sparse = jnp.where(is_label, (1 - settings.smoothing) * weights[..., None], 0.0)
+        exponentials, scale = exponentials * scale[..., None] - sparse, jnp.ones_like(scale)
     return _Chunk((loss * weights).sum(), (nll * weights).sum(), exponentials, scale)
 
 
@@ -153,13 +160,15 @@ def _chunked_forward(
     mean_word = _is_word(table, settings) @ words.astype(jnp.float32) / settings.vocab_size
     by_table_of = "GBTD,GBTV->GDV" if settings.grouped else "BTD,BTV->DV"
     group = "group" if settings.grouped else None
+    # Over a split vocabulary it is summed over devices: what is sent is in the compute type.
+    by_states_type = states.dtype if settings.split_vocab else jnp.float32
 
     def add(sums: tuple, chunk: tuple) -> tuple:
         done = _run_chunk(settings, words, mean_word, chunk)
         scaled = (chunk[0] * done.scale[..., None]).astype(states.dtype)
-        exponentials = done.exponentials.astype(states.dtype)
-        by_states = jnp.einsum("...TV,VD->...TD", exponentials, words, preferred_element_type=jnp.float32)
-        by_table = jnp.einsum(by_table_of, scaled, exponentials, preferred_element_type=jnp.float32)
+        by_logits = done.by_logits.astype(states.dtype)
+        by_states = jnp.einsum("...TV,VD->...TD", by_logits, words, preferred_element_type=by_states_type)
+        by_table = jnp.einsum(by_table_of, scaled, by_logits, preferred_element_type=jnp.float32)
         total = (sums[0] + done.loss, sums[1] + done.nll, sums[2] + by_table)
         return total, by_states * done.scale[..., None]
 
@@ -168,18 +177,20 @@ def _chunked_forward(
     by_table = constrain(jnp.zeros((*lead, *table.shape[::-1]), jnp.float32), *[group] * len(lead), None, "vocab")
     (loss, nll, by_table), by_states = jax.lax.scan(add, (zero, zero, by_table), (states, labels, weights))
     weighted = states.astype(jnp.float32) * weights[..., None]
-    by_states -= weights[..., None] * ((1 - smoothing) * words[labels].astype(jnp.float32) + smoothing * mean_word)
+    by_states -= weights[..., None] * smoothing * mean_word
+    if not settings.split_vocab:
+        by_states -= weights[..., None] * (1 - smoothing) * words[labels].astype(jnp.float32)
     # The barrier: XLA's CPU backend would fold the transpose of a single chunk into the product, and then has no
     # product of bfloat16 into float32.
     by_table = jax.lax.optimization_barrier(by_table).swapaxes(-1, -2)
     constant = smoothing / settings.vocab_size * weighted.sum(tuple(range(weighted.ndim - 1)))
-    sparse = -(1 - smoothing) * weighted
-    if settings.grouped:
+    if not settings.split_vocab:
         add_rows = lambda total, rows, values: total.at[rows].add(values)  # noqa: E731
-        by_table = jax.vmap(add_rows, in_axes=(0, 1, 1))(by_table, labels, sparse)
-        by_table = scatter(constrain(by_table, "group", "vocab", "embed").sum(0), "vocab", "embed")
-    else:
-        by_table = by_table.at[labels].add(sparse)
+        add_rows = jax.vmap(add_rows, in_axes=(0, 1, 1)) if settings.grouped else add_rows
+        by_table = add_rows(by_table, labels, -(1 - smoothing) * weighted)
+    if settings.grouped:
+        by_table = constrain(by_table, "group", "vocab", "embed").sum(0)
+    by_table = scatter(by_table, "vocab", "embed")
     by_table -= _is_word(table, settings)[:, None] * constant
     return (loss, nll), (by_states.astype(states.dtype), by_table)
 

@@ -12,9 +12,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from lmx.nn.layers import MASKED, Linear, dropout
+from lmx.nn.layers import MASKED, Linear, dropout, joint_product
 from lmx.nn.positions import rotary
-from lmx.sharding import constrain
+from lmx.sharding import constrain, parts
 
 KernelName = Literal["auto", "xla", "cudnn"]
 
@@ -217,26 +217,31 @@ class MultiHeadAttention(nnx.Module):
 
     def queries(self, x: Float[Array, "B T D"], *, positions: Int[Array, "#B T"] | None) -> Float[Array, "B T H K"]:
         """Maps x to the queries of each head, rotated where the layer rotates."""
-        return constrain(self._rotate(self.query(x), positions), "batch", "length", "heads", None)
+        return self._lay_out_queries(self.query(x), positions)
 
     def keys_values(self, x: Float[Array, "B S D"], *, positions: Int[Array, "#B S"] | None) -> KeyValues:
         """Maps x to keys and values: what decoding keeps of it. Over a split sequence, each device gets all of them."""
-        whole = ("batch", None, "kv_heads", None)
-        return KeyValues(constrain(self._rotate(self.key(x), positions), *whole), constrain(self.value(x), *whole))
+        return self._lay_out_keys_values(*self._maps(x, self.key, self.value), positions)
+
+    def project(
+        self, x: Float[Array, "B T D"], *, positions: Int[Array, "#B T"] | None
+    ) -> tuple[Float[Array, "B T H K"], KeyValues]:
+        """Maps x to its queries and its keys and values: what a sequence needs to attend to itself."""
+        query, key, value = self._maps(x, self.query, self.key, self.value)
+        return self._lay_out_queries(query, positions), self._lay_out_keys_values(key, value, positions)
 
     def __call__(
         self,
-        x: Float[Array, "B T D"],
+        queries: Float[Array, "B T H K"],
         keys_values: KeyValues,
         *,
         mask: Bool[Array, "#B #H #T S"] | None = None,
         bias: Float[Array, "#B #H T S"] | None = None,
-        positions: Int[Array, "#B T"] | None = None,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "B T D"]:
-        """Attends from x to keys and values made by `keys_values`, of x itself or of another sequence."""
+        """Attends with queries to keys and values, of the same or of another sequence, and maps the heads out."""
         attended = attend(
-            self.queries(x, positions=positions),
+            queries,
             *keys_values,
             mask=mask,
             bias=bias,
@@ -248,26 +253,30 @@ class MultiHeadAttention(nnx.Module):
 
     def attend_cached(
         self,
-        x: Float[Array, "B T D"],
+        queries: Float[Array, "B T H K"],
         cached: CachedKeyValues,
         *,
         mask: Bool[Array, "#B #H #T S"] | None = None,
-        positions: Int[Array, "#B T"] | None = None,
     ) -> Float[Array, "B T D"]:
-        """Attends from x to keys and values kept by decoding; what a call does, without dropout and bias."""
-        return self.out(attend_cached(self.queries(x, positions=positions), cached, mask=mask))
+        """Attends to keys and values kept by decoding; what a call does, without dropout and bias."""
+        return self.out(attend_cached(queries, cached, mask=mask))
 
-    def weights(
-        self,
-        x: Float[Array, "B T D"],
-        keys_values: KeyValues,
-        *,
-        mask: Bool[Array, "#B #H #T S"] | None = None,
-        bias: Float[Array, "#B #H T S"] | None = None,
-        positions: Int[Array, "#B T"] | None = None,
-    ) -> Float[Array, "B H T S"]:
-        """Returns the attention map that a call with the same arguments uses, without dropout."""
-        return attention_weights(self.queries(x, positions=positions), keys_values.key, mask=mask, bias=bias)
+    def _maps(self, x: jax.Array, *linears: Linear) -> list[jax.Array]:
+        if parts("kv_heads") == 1:
+            return [linear(x) for linear in linears]
+        # As one product, in which each device has its key heads and the query heads that read them.
+        width, groups, _ = self.key.weight.shape
+        weights = [linear.matrix().reshape(width, groups, -1) for linear in linears]
+        products = joint_product(x.astype(self.key.dtype), weights, axis=-1)
+        shapes = [(*x.shape[:-1], *linear.weight.shape[1:]) for linear in linears]
+        return [linear.shift(y.reshape(s)) for linear, y, s in zip(linears, products, shapes, strict=True)]
+
+    def _lay_out_queries(self, query: jax.Array, positions: jax.Array | None) -> jax.Array:
+        return constrain(self._rotate(query, positions), "batch", "length", "heads", None)
+
+    def _lay_out_keys_values(self, key: jax.Array, value: jax.Array, positions: jax.Array | None) -> KeyValues:
+        whole = ("batch", None, "kv_heads", None)
+        return KeyValues(constrain(self._rotate(key, positions), *whole), constrain(value, *whole))
 
     def _rotate(self, x: jax.Array, positions: jax.Array | None) -> jax.Array:
         if self.rotary_base is None:

@@ -8,8 +8,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
-from lmx.nn.layers import Linear, dropout
-from lmx.sharding import constrain
+from lmx.nn.layers import Linear, dropout, joint_product
+from lmx.sharding import constrain, parts
 
 Activation = Callable[[jax.Array], jax.Array]
 
@@ -58,7 +58,13 @@ class GatedFeedForward(nnx.Module):
         self.dropout_rate = dropout_rate
 
     def __call__(self, x: Float[Array, "*B D"], *, key: Key[Array, ""] | None = None) -> Float[Array, "*B D"]:
-        return self.down(dropout(_split(self.activation(self.gate(x)) * self.up(x)), self.dropout_rate, key))
+        if parts("mlp") == 1:
+            gate, up = self.gate(x), self.up(x)
+        else:
+            weights = [linear.matrix()[:, None] for linear in (self.gate, self.up)]
+            gate, up = (y.squeeze(-2) for y in joint_product(x.astype(self.up.dtype), weights, axis=1))
+            gate, up = self.gate.shift(gate), self.up.shift(up)
+        return self.down(dropout(_split(self.activation(gate) * up), self.dropout_rate, key))
 
 
 def _split(hidden: jax.Array) -> jax.Array:

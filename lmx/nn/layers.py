@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key, UInt
@@ -49,7 +50,7 @@ class Linear(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        x, weight = x.astype(self.dtype), gather(self.weight[...].astype(self.dtype), *self.axes)
+        x, weight = x.astype(self.dtype), self.matrix()
         if on_mesh():  # the axes stay apart, to stay split
             contracted = tuple(range(x.ndim - self.num_in, x.ndim)), tuple(range(self.num_in))
             y = jax.lax.dot_general(x, weight, (contracted, ((), ())))
@@ -59,7 +60,28 @@ class Linear(nnx.Module):
             lead, out_shape = x.shape[: x.ndim - self.num_in], weight.shape[self.num_in :]
             fan_in = math.prod(weight.shape[: self.num_in])
             y = (x.reshape(-1, fan_in) @ weight.reshape(fan_in, -1)).reshape(*lead, *out_shape)
+        return self.shift(y)
+
+    def matrix(self) -> Float[Array, "..."]:
+        """Returns the weight as a step computes with it: in the compute type, and gathered."""
+        return gather(self.weight[...].astype(self.dtype), *self.axes)
+
+    def shift(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Adds the bias, if there is one."""
         return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+
+
+def joint_product(
+    x: Float[Array, "*B D"], weights: Sequence[Float[Array, "D ..."]], *, axis: int
+) -> list[Float[Array, "..."]]:
+    """Returns the products of x with several weights, made as one with the weights side by side along `axis`.
+
+    Where the weights are split over devices, the gradients by x of single products would each be summed over them.
+    """
+    weight = jnp.concatenate(weights, axis)
+    y = jax.lax.dot_general(x, weight, (((x.ndim - 1,), (0,)), ((), ())))
+    ends = np.cumsum([w.shape[axis] for w in weights])[:-1]
+    return jnp.split(y, ends, axis=axis if axis < 0 else axis + x.ndim - 2)
 
 
 def padded_vocabulary(vocab_size: int) -> int:

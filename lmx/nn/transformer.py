@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from lmx.nn.attention import CachedKeyValues, KernelName, KeyValues, MultiHeadAttention
+from lmx.nn.attention import CachedKeyValues, KernelName, KeyValues, MultiHeadAttention, attention_weights
 from lmx.nn.feedforward import FeedForward, GatedFeedForward
 from lmx.nn.layers import Embedding, LayerNorm, RMSNorm, dropout
 from lmx.nn.positions import LearnedPositions, sinusoidal
@@ -123,16 +123,17 @@ class Block(nnx.Module):
         maps: dict[str, jax.Array] = {}
 
         def attend_self(y: jax.Array) -> jax.Array:
-            past = self.attention.keys_values(y, positions=positions)
+            queries, past = self.attention.project(y, positions=positions)
             if with_attention:
-                maps["self"] = self.attention.weights(y, past, mask=mask, bias=bias, positions=positions)
-            return self.attention(y, past, mask=mask, bias=bias, positions=positions, key=keys[0])
+                maps["self"] = attention_weights(queries, past.key, mask=mask, bias=bias)
+            return self.attention(queries, past, mask=mask, bias=bias, key=keys[0])
 
         def attend_memory(y: jax.Array) -> jax.Array:
+            queries = self.memory_attention.queries(y, positions=None)
             keys_values = self.memory_attention.keys_values(memory.states, positions=None)
             if with_attention:
-                maps["memory"] = self.memory_attention.weights(y, keys_values, mask=memory.mask)
-            return self.memory_attention(y, keys_values, mask=memory.mask, key=keys[2])
+                maps["memory"] = attention_weights(queries, keys_values.key, mask=memory.mask)
+            return self.memory_attention(queries, keys_values, mask=memory.mask, key=keys[2])
 
         with jax.named_scope("attention"):
             x = self._sublayer(x, attend_self, self.attention_norm, key=keys[1])
@@ -172,11 +173,13 @@ class Block(nnx.Module):
 
         def attend_self(y: jax.Array) -> jax.Array:
             nonlocal past
-            past = past.write(self.attention.keys_values(y, positions=positions), offset=offset)
-            return self.attention.attend_cached(y, past, mask=mask, positions=positions)
+            queries, new = self.attention.project(y, positions=positions)
+            past = past.write(new, offset=offset)
+            return self.attention.attend_cached(queries, past, mask=mask)
 
         def attend_memory(y: jax.Array) -> jax.Array:
-            return self.memory_attention.attend_cached(y, cache.memory, mask=memory_mask)
+            queries = self.memory_attention.queries(y, positions=None)
+            return self.memory_attention.attend_cached(queries, cache.memory, mask=memory_mask)
 
         x = self._sublayer(x, attend_self, self.attention_norm, key=None)
         if self.memory_attention is not None:

@@ -217,13 +217,17 @@ def test_cudnn_on_a_cpu_is_an_error_that_lists_all_reasons():
 
 # The layer.
 
-call = jax.jit(lambda layer, x, memory, **inputs: layer(x, layer.keys_values(memory, positions=None), **inputs))
+call = jax.jit(
+    lambda layer, x, memory, **inputs: layer(
+        layer.queries(x, positions=None), layer.keys_values(memory, positions=None), **inputs
+    )
+)
 call_weights = jax.jit(
-    lambda layer, x, memory, mask: layer.weights(x, layer.keys_values(memory, positions=None), mask=mask)
+    lambda layer, x, memory, mask: attention_weights(
+        layer.queries(x, positions=None), layer.keys_values(memory, positions=None).key, mask=mask
+    )
 )
-call_placed = jax.jit(
-    lambda layer, x, positions: layer(x, layer.keys_values(x, positions=positions), positions=positions)
-)
+call_placed = jax.jit(lambda layer, x, positions: layer(*layer.project(x, positions=positions)))
 
 
 def filled(**settings) -> MultiHeadAttention:

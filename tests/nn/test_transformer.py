@@ -61,11 +61,11 @@ run_with_maps = jax.jit(lambda module, x, **given: module(x, with_attention=True
 @jax.jit
 def by_formula(block: Block, x: jax.Array, mask: jax.Array, memory: Memory | None) -> jax.Array:
     def attend(y):
-        return block.attention(y, block.attention.keys_values(y, positions=None), mask=mask)
+        return block.attention(*block.attention.project(y, positions=None), mask=mask)
 
     def attend_memory(y):
         keys_values = block.memory_attention.keys_values(memory.states, positions=None)
-        return block.memory_attention(y, keys_values, mask=memory.mask)
+        return block.memory_attention(block.memory_attention.queries(y, positions=None), keys_values, mask=memory.mask)
 
     sublayers = [(attend, block.attention_norm)]
     if memory is not None:
