@@ -5,8 +5,6 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType, PartitionSpec
 
-from lmx.losses import cross_entropy
-from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from lmx.nn.feedforward import FeedForward
 from lmx.nn.layers import Embedding, LayerNorm, Linear, dropout
 from lmx.optimization import adam, constant
@@ -21,7 +19,7 @@ from lmx.sharding import (
     replicated,
     use_mesh,
 )
-from lmx.training import born, compile_step, create_state, make_train_step, state_shardings
+from lmx.training import born, state_shardings
 
 pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
 
@@ -264,68 +262,3 @@ def test_a_model_that_does_not_divide_is_an_error_before_anything_is_made():
         ValueError, match=r"^axis 'heads' must be divisible by its 2 devices \(mesh tensor\), got size=5;"
     ):
         newborn(mesh_of(2, 2, 2), heads=5)
-
-
-# A step on a mesh.
-
-A, B, T, S, WORDS = 2, 16, 14, 10, 150
-CONFIG = Seq2SeqConfig(
-    source_vocab_size=WORDS,
-    target_vocab_size=WORDS,
-    width=24,
-    feedforward_width=40,
-    num_heads=4,
-    num_encoder_layers=3,
-    num_decoder_layers=3,
-    dropout_rate=0.3,
-)
-
-
-def train_one_step(mesh: jax.sharding.Mesh):
-    """Runs one step with accumulation, dropout and a loss in chunks, from parameters that do not depend on the mesh."""
-    abstract = nnx.eval_shape(lambda: Seq2Seq(CONFIG, rngs=nnx.Rngs(0)))
-    definition, shapes = nnx.split(abstract)
-    generator = np.random.default_rng(8)
-    draw = lambda shape: jnp.asarray(generator.normal(0, 24**-0.5, shape.shape), shape.dtype)  # noqa: E731
-    params = jax.tree.map(draw, nnx.to_pure_dict(shapes))
-    words = generator.integers(0, WORDS, (A, B, T + S + T))
-    batch = {
-        "source": words[..., :S],
-        "decoder_input": words[..., S : S + T],
-        "labels": words[..., S + T :],
-        "weights": (generator.random((A, B, T)) < 0.8).astype(np.float32),
-    }
-    batch = {name: x.astype(np.float32 if name == "weights" else np.int32) for name, x in batch.items()}
-
-    def loss(params, part, key):
-        model = nnx.merge(definition, params)
-        keys = jax.random.split(key)
-        memory, _ = model.encode(part["source"], key=keys[0])
-        states, _ = model.decode(memory, part["source"], part["decoder_input"], key=keys[1])
-        sums = cross_entropy(
-            states, model.output_table(), part["labels"], part["weights"], vocab_size=WORDS, chunk_tokens=8 * T
-        )
-        return sums._asdict()
-
-    shardings = state_shardings(abstract, OPTIMIZER, mesh=mesh)
-    state = jax.device_put(create_state(params, OPTIMIZER, seed=11), shardings)
-    step = compile_step(make_train_step(loss, OPTIMIZER), mesh=mesh, shardings=shardings)
-    batch = place_batch(batch, mesh)
-    # Compiled ahead of time, and without LLVM's optimizations: they are half of the time.
-    after, metrics = step.lower(state, batch).compile({"xla_backend_optimization_level": 0})(state, batch)
-    assert_placed(after, shardings)
-    return jax.tree.map(np.asarray, (after, metrics))
-
-
-@pytest.fixture(scope="module")
-def on_one_device():
-    return train_one_step(mesh_of())
-
-
-@pytest.mark.parametrize("sizes", [(2, 2, 2, 1), pytest.param((1, 2, 2, 2), marks=pytest.mark.slow)])
-def test_a_step_on_a_mesh_is_the_step_on_one_device(on_one_device, sizes):
-    # Other masks of dropout would move the loss by percents; what is left is the order of float32 sums.
-    (after, metrics), (expected, expected_metrics) = train_one_step(mesh_of(*sizes)), on_one_device
-    for name, value in expected_metrics.items():
-        np.testing.assert_allclose(metrics[name], value, rtol=2e-5, err_msg=name)
-    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-5), after, expected)

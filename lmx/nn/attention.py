@@ -266,8 +266,8 @@ class MultiHeadAttention(nnx.Module):
             return [linear(x) for linear in linears]
         # As one product, in which each device has its key heads and the query heads that read them.
         width, groups, _ = self.key.weight.shape
-        weights = [linear.matrix().reshape(width, groups, -1) for linear in linears]
-        products = joint_product(x.astype(self.key.dtype), weights, axis=-1)
+        weights = [linear.cast_weight().reshape(width, groups, -1) for linear in linears]
+        products = joint_product(x.astype(self.key.dtype), weights, axes=("embed", "kv_heads", None), axis=2)
         shapes = [(*x.shape[:-1], *linear.weight.shape[1:]) for linear in linears]
         return [linear.shift(y.reshape(s)) for linear, y, s in zip(linears, products, shapes, strict=True)]
 

@@ -50,7 +50,7 @@ class Linear(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        x, weight = x.astype(self.dtype), self.matrix()
+        x, weight = x.astype(self.dtype), gather(self.cast_weight(), *self.axes)
         if on_mesh():  # the axes stay apart, to stay split
             contracted = tuple(range(x.ndim - self.num_in, x.ndim)), tuple(range(self.num_in))
             y = jax.lax.dot_general(x, weight, (contracted, ((), ())))
@@ -62,9 +62,9 @@ class Linear(nnx.Module):
             y = (x.reshape(-1, fan_in) @ weight.reshape(fan_in, -1)).reshape(*lead, *out_shape)
         return self.shift(y)
 
-    def matrix(self) -> Float[Array, "..."]:
-        """Returns the weight as a step computes with it: in the compute type, and gathered."""
-        return gather(self.weight[...].astype(self.dtype), *self.axes)
+    def cast_weight(self) -> Float[Array, "..."]:
+        """Returns the weight in the compute type."""
+        return self.weight[...].astype(self.dtype)
 
     def shift(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         """Adds the bias, if there is one."""
@@ -72,16 +72,19 @@ class Linear(nnx.Module):
 
 
 def joint_product(
-    x: Float[Array, "*B D"], weights: Sequence[Float[Array, "D ..."]], *, axis: int
+    x: Float[Array, "*B D"], weights: Sequence[Float[Array, "D ..."]], *, axes: Sequence[str | None], axis: int
 ) -> list[Float[Array, "..."]]:
     """Returns the products of x with several weights, made as one with the weights side by side along `axis`.
 
     Where the weights are split over devices, the gradients by x of single products would each be summed over them.
+
+    Args:
+        axes: the names of the weights' axes; the one at `axis` is not split.
     """
-    weight = jnp.concatenate(weights, axis)
+    weight = gather(jnp.concatenate(weights, axis), *axes)
     y = jax.lax.dot_general(x, weight, (((x.ndim - 1,), (0,)), ((), ())))
-    ends = np.cumsum([w.shape[axis] for w in weights])[:-1]
-    return jnp.split(y, ends, axis=axis if axis < 0 else axis + x.ndim - 2)
+    ends = [int(end) for end in np.cumsum([w.shape[axis] for w in weights])[:-1]]
+    return jnp.split(y, ends, axis=x.ndim - 2 + axis)
 
 
 def padded_vocabulary(vocab_size: int) -> int:
