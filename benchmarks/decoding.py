@@ -8,7 +8,7 @@ Hugging Face's). Every translation has exactly `length` tokens: the end token is
 equally many steps. What is timed is one call, from token ids to the ids of the best translations.
 Tokens a second are sentences x length / seconds: of each sentence the best translation counts, not all of its beam.
 
-* stock: the process as a user starts it;
+* stock: the process as a user starts it (`lmx translate` keeps freed memory);
 * tuned: glibc keeps freed memory and uses huge pages (GLIBC_TUNABLES); on AMD, where there is a C compiler, a preloaded
   library also opens MKL's AVX-512 path to PyTorch.
 
@@ -20,10 +20,7 @@ The script runs in two Pythons, so only the standard library is imported at the 
 import dataclasses
 import json
 import os
-import platform
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -34,12 +31,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # a script's own folder is there by itself, the project is not
 
-# Memory that is freed stays with the process, in huge pages: each call needs the same again.
-TUNABLES = ":".join(
-    f"glibc.malloc.{name}={value}"
-    for name, value in (("hugetlb", 1), ("mmap_max", 0), ("trim_threshold", 2**34), ("top_pad", 2**28))
-)
+from benchmarks.rows import Row, check_peer, cpu_name, serve, tuned_environments  # noqa: E402
 
 Side = Literal["lmx", "huggingface", "ctranslate2"]
 
@@ -84,7 +78,9 @@ Call = Callable[[], Any]
 
 def lmx_side(shape: Shape) -> tuple[Callable[[int, int], Call], dict[str, Any]]:
     """Builds lmx's model and search, as its translator does."""
-    sys.path.insert(0, str(ROOT))
+    from lmx.run import keep_freed_memory
+
+    keep_freed_memory()  # as `lmx translate` does
     import jax
     import jax.numpy as jnp
     from flax import nnx
@@ -252,79 +248,26 @@ def ctranslate2_side(shape: Shape) -> tuple[Callable[[int, int], Call], dict[str
 # ---- one process a row -----------------------------------------------------------------------------------------------
 
 
-def serve(side: Side, shape: Shape) -> None:
-    """Runs in a row's process: gets ready, then answers each line, [batch, beam], with the seconds of a call.
-
-    The first call of a batch and beam holds its compilation.
-    """
-    answers, sys.stdout = sys.stdout, sys.stderr
-    try:
-        make = {"lmx": lmx_side, "huggingface": huggingface_side, "ctranslate2": ctranslate2_side}[side]
-        translate, facts = make(shape)
-    except Exception as error:
-        message = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        print(json.dumps({"error": message}), file=answers, flush=True)
-        raise SystemExit(1) from error
-    print(json.dumps(facts), file=answers, flush=True)
+def prepare(side: Side, shape: Shape) -> tuple[dict[str, Any], Callable[[Any], Any]]:
+    """Gets a row ready: it answers [batch, beam] with the seconds of a call; the first such call compiles."""
+    make = {"lmx": lmx_side, "huggingface": huggingface_side, "ctranslate2": ctranslate2_side}[side]
+    translate, facts = make(shape)
     calls: dict[tuple[int, int], Call] = {}
-    for line in sys.stdin:
-        batch, beam = json.loads(line)
+
+    def answer(question: Any) -> Any:
+        batch, beam = question
         if (batch, beam) not in calls:
-            calls = {(batch, beam): translate(batch, beam)}
+            calls.clear()
+            calls[batch, beam] = translate(batch, beam)
         began = time.perf_counter()
         found = calls[batch, beam]()
         seconds = time.perf_counter() - began
         sizes = {len(row) for row in found}
         if len(found) != batch or sizes != {shape.length} or any(END in row[:-1] for row in found):
-            message = f"translations must have {shape.length} tokens, got {sizes} of {len(found)} sentences"
-            print(json.dumps({"error": message}), file=answers, flush=True)
-            raise SystemExit(1)
-        print(json.dumps(seconds), file=answers, flush=True)
+            raise ValueError(f"translations must have {shape.length} tokens, got {sizes} of {len(found)} sentences")
+        return seconds
 
-
-class Row:
-    """A row of the table and its process, kept on as many cores as it has threads."""
-
-    def __init__(self, name: str, side: Side, shape: Shape, *, python: str, environment: dict[str, str]):
-        self.name = name
-        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 -- closed by `end`
-        threads = str(shape.threads)
-        common = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"}
-        self.process = subprocess.Popen(
-            [python, __file__, "--serve", json.dumps([side, dataclasses.asdict(shape)])],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.log,
-            text=True,
-            env=os.environ | common | environment,
-        )
-        self.facts = self._answer()
-
-    def seconds(self, batch: int, beam: int) -> float:
-        """Returns the seconds of one call."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps([batch, beam]) + "\n")
-        self.process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> Any:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        answer = json.loads(line) if line else {"error": f"its process ended: {self._last_words()}"}
-        if isinstance(answer, dict) and "error" in answer:
-            raise ValueError(f"{self.name} must run, got {answer['error']}")
-        return answer
-
-    def _last_words(self) -> str:
-        self.process.wait()
-        self.log.seek(0)
-        return (self.log.read().strip().splitlines() or ["no message"])[-1]
-
-    def end(self) -> None:
-        """Ends the process."""
-        self.process.kill()
-        self.process.communicate()
-        self.log.close()
+    return facts, answer
 
 
 # ---- the comparison --------------------------------------------------------------------------------------------------
@@ -374,6 +317,8 @@ def main(config: Config) -> None:
         raise ValueError(
             f"threads must be at most the {len(cores)} cores of this machine, got threads={config.threads}."
         )
+    if not config.quick:
+        check_peer(config.peer_python, "torch", "transformers", *["ctranslate2"] * config.ctranslate2)
     os.sched_setaffinity(0, cores[: config.threads])  # the rows' processes inherit it: XLA has no other knob
     if config.quick:
         config = dataclasses.replace(config, beams=(2,), batches=(1, 3), rounds=1)
@@ -396,16 +341,16 @@ def main(config: Config) -> None:
             if config.ctranslate2:
                 plans.append(("CTranslate2", "ctranslate2", {}))
             if config.tuned:
-                tuning, library = {"GLIBC_TUNABLES": TUNABLES}, open_mkl(directory)
-                peer_tuning = tuning | ({"LD_PRELOAD": str(library)} if library else {})
-                opened = "; MKL's AVX-512 path opened for PyTorch" if library else ""
-                print(f"tuned:   GLIBC_TUNABLES={TUNABLES}{opened}")
+                tuning, peer_tuning, words = tuned_environments(directory)
+                print(f"tuned:   {words}")
                 plans.append(("lmx tuned", "lmx", tuning))
                 plans.append(("HF tuned", "huggingface", peer_tuning))
         rows = []
+        threads = {"OMP_NUM_THREADS": str(shape.threads), "MKL_NUM_THREADS": str(shape.threads), "HF_HUB_OFFLINE": "1"}
         for name, side, environment in plans:
             python = sys.executable if side == "lmx" else config.peer_python
-            row = Row(name, side, shape, python=python, environment=environment)
+            task = [side, dataclasses.asdict(shape)]
+            row = Row(name, __file__, task, python=python, environment=threads | environment)
             stack.callback(row.end)
             rows.append(row)
             count = f", {row.facts['parameters']:,} parameters" if "parameters" in row.facts else ""
@@ -422,11 +367,11 @@ def compare(rows: list[Row], shape: Shape, *, beam: int, batches: tuple[int, ...
     print(f"\nbeam {beam}: target tokens/s and seconds a call, medians of {rounds} interleaved rounds")
     print(f"{'batch':>7}{''.join(f'{name:>20}' for name in names)}")
     for batch in batches:
-        first = [row.seconds(batch, beam) for row in rows]
+        first = [row.ask([batch, beam]) for row in rows]
         taken: list[list[float]] = [[] for _ in rows]
         for _ in range(rounds):
             for row, seconds in zip(rows, taken, strict=True):
-                seconds.append(row.seconds(batch, beam))
+                seconds.append(row.ask([batch, beam]))
         middle = dict(zip(names, map(statistics.median, taken), strict=True))
         cells = [f"{batch * shape.length / seconds:,.1f} ({seconds:.2f} s)" for seconds in middle.values()]
         print(f"{batch:>7}{''.join(f'{cell:>20}' for cell in cells)}")
@@ -435,32 +380,11 @@ def compare(rows: list[Row], shape: Shape, *, beam: int, batches: tuple[int, ...
         print(f"{'':>9}{', '.join(ratios)}", flush=True)
 
 
-def cpu_name() -> str:
-    """Returns the processor's name."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def open_mkl(directory: Path) -> Path | None:
-    """Builds the library that opens MKL's AVX-512 path on AMD; None elsewhere, or without a C compiler."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None or "AMD" not in cpu_name():
-        return None
-    library = directory / "open_mkl.so"
-    source = "int mkl_serv_intel_cpu_true(void) { return 1; }"
-    command = [compiler, "-shared", "-fPIC", "-x", "c", "-", "-o", str(library)]
-    done = subprocess.run(command, input=source, text=True, check=False)
-    return library if done.returncode == 0 else None
-
-
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--serve"]:
         side, sizes = json.loads(sys.argv[2])
-        serve(side, Shape(**sizes))
+        serve(lambda: prepare(side, Shape(**sizes)))
     else:
-        sys.path.insert(0, str(ROOT))
         import tyro
 
         from lmx.run import one_line_errors

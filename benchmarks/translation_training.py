@@ -7,7 +7,7 @@ embeddings and sublayers, label smoothing, gradients summed over micro-batches a
 clipping, Adam. Each row of the table is a process of its own that waits while another is timed; all take turns, round
 after round. What is compared with what:
 
-* stock: the process as Python starts it (lmx's experiment scripts keep freed memory, which is near "tuned");
+* stock: PyTorch as Python starts it, lmx as its experiment scripts start it (they keep freed memory);
 * tuned: glibc keeps freed memory and uses huge pages (GLIBC_TUNABLES); on AMD, where there is a C compiler, a preloaded
   library also opens MKL's AVX-512 path to PyTorch;
 * compiled: `torch.compile`; lmx always compiles.
@@ -19,10 +19,7 @@ The script runs in two Pythons, so only the standard library is imported at the 
 import dataclasses
 import json
 import os
-import platform
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -33,14 +30,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # a script's own folder is there by itself, the project is not
 
-# Memory that is freed stays with the process, in huge pages: each update needs the same again. One arena, because glibc
-# takes large blocks of any other from the system each time.
-TUNABLES = (
-    "glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:glibc.malloc.hugetlb=1:"
-    "glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=268435456"
-)
-
+from benchmarks.rows import Row, check_peer, cpu_name, serve, tuned_environments  # noqa: E402
 
 # ---- what is trained -------------------------------------------------------------------------------------------------
 
@@ -140,7 +132,9 @@ class Trainer:
 
 def lmx_trainer(shape: Shape) -> Trainer:
     """Builds lmx's model and step, as the experiment script does."""
-    sys.path.insert(0, str(ROOT))
+    from lmx.run import keep_freed_memory
+
+    keep_freed_memory()  # as the experiment scripts do
     import jax
     import jax.numpy as jnp
     from flax import nnx
@@ -338,82 +332,45 @@ def torch_trainer(shape: Shape, *, compiled: bool) -> Trainer:
 Side = Literal["lmx", "torch", "torch compiled"]
 
 
-def serve(side: Side, shape: Shape) -> None:
-    """Runs in a row's process: gets ready, then answers each line of standard input with a line of JSON.
+def prepare(side: Side, shape: Shape) -> tuple[dict[str, Any], Callable[[Any], Any]]:
+    """Gets a row ready: it answers "matmul" with GFLOP/s, and a number of updates with wall and processor seconds."""
+    trainer = lmx_trainer(shape) if side == "lmx" else torch_trainer(shape, compiled=side == "torch compiled")
+    began = time.perf_counter()
+    loss = trainer.update()
+    facts = trainer.facts | {"first": time.perf_counter() - began, "loss": loss}
+    trainer.update()
 
-    The answer to "matmul" is GFLOP/s; to a number, so many updates, it is their wall and their processor seconds.
+    def answer(question: Any) -> Any:
+        if question == "matmul":
+            return trainer.matmul()
+        began = time.perf_counter(), time.process_time()
+        for _ in range(question):
+            trainer.update()
+        return time.perf_counter() - began[0], time.process_time() - began[1]
+
+    return facts, answer
+
+
+@dataclass
+class Timed:
+    """A row of the table and what was measured, once for each round.
+
+    Attributes:
+        seconds: of an update.
+        cores: that were at work meanwhile.
+        rates: of a matrix product, in GFLOP/s.
     """
-    answers, sys.stdout = sys.stdout, sys.stderr
-    try:
-        trainer = lmx_trainer(shape) if side == "lmx" else torch_trainer(shape, compiled=side == "torch compiled")
-        began = time.perf_counter()
-        loss = trainer.update()
-        facts = trainer.facts | {"first": time.perf_counter() - began, "loss": loss}
-        trainer.update()
-    except Exception as error:
-        print(
-            json.dumps({"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}),
-            file=answers,
-            flush=True,
-        )
-        raise SystemExit(1) from error
-    print(json.dumps(facts), file=answers, flush=True)
-    for line in sys.stdin:
-        if line.strip() == "matmul":
-            answer = trainer.matmul()
-        else:
-            began = time.perf_counter(), time.process_time()
-            for _ in range(int(line)):
-                trainer.update()
-            answer = [time.perf_counter() - began[0], time.process_time() - began[1]]
-        print(json.dumps(answer), file=answers, flush=True)
 
+    row: Row
+    side: Side
+    seconds: list[float] = dataclasses.field(default_factory=list)
+    cores: list[float] = dataclasses.field(default_factory=list)
+    rates: list[float] = dataclasses.field(default_factory=list)
 
-class Row:
-    """A row of the table and its process."""
-
-    def __init__(self, name: str, side: Side, shape: Shape, *, python: str, environment: dict[str, str]):
-        self.name, self.side = name, side
-        task = json.dumps([side, dataclasses.asdict(shape)])
-        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed by `end`
-        self.process = subprocess.Popen(
-            [python, __file__, "--serve", task],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.log,
-            text=True,
-            env={name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
-            | {"JAX_PLATFORMS": "cpu"}
-            | environment,
-        )
-        self.seconds: list[float] = []  # of an update, one for each round
-        self.cores: list[float] = []  # that were at work meanwhile
-        self.rates: list[float] = []
-        self.facts = self._answer()
-
-    def ask(self, line: str) -> Any:
-        """Sends a line to the process and waits for its answer."""
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> Any:
-        line = self.process.stdout.readline()
-        answer = json.loads(line) if line else {"error": f"its process ended: {self._last_words()}"}
-        if isinstance(answer, dict) and "error" in answer:
-            raise RuntimeError(f"{self.name} must run, got {answer['error']}")
-        return answer
-
-    def _last_words(self) -> str:
-        self.process.wait()
-        self.log.seek(0)
-        return (self.log.read().strip().splitlines() or ["no message"])[-1]
-
-    def end(self) -> None:
-        """Ends the process."""
-        self.process.kill()
-        self.process.communicate()
-        self.log.close()
+    @property
+    def name(self) -> str:
+        """The row's name."""
+        return self.row.name
 
 
 # ---- the comparison --------------------------------------------------------------------------------------------------
@@ -450,14 +407,12 @@ def main(config: Config) -> None:
         raise ValueError(
             f"rounds and updates must be at least 1, got rounds={config.rounds} and updates={config.updates}."
         )
-    check_peer(config.peer_python)
+    check_peer(config.peer_python, "torch")
     print(f"machine: {cpu_name()}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f} at the start")
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        tuning = {"GLIBC_TUNABLES": TUNABLES}
-        library = open_mkl(directory)
-        peer_tuning = tuning | ({"LD_PRELOAD": str(library)} if library else {})
-        print(f"tuned:   GLIBC_TUNABLES={TUNABLES}" + ("; MKL's AVX-512 path opened for PyTorch" if library else ""))
+        tuning, peer_tuning, words = tuned_environments(directory)
+        print(f"tuned:   {words}")
         for shape in [QUICK] if config.quick else [SHAPES[name] for name in config.shapes]:
             compare(shape, config, tuning=tuning, peer_tuning=peer_tuning)
 
@@ -466,7 +421,7 @@ def compare(shape: Shape, config: Config, *, tuning: dict[str, str], peer_tuning
     """Times all rows of one shape and prints its table.
 
     Raises:
-        RuntimeError: a row's process fails; of the compiled rows, which need a C++ compiler, only a line says so.
+        ValueError: a row's process fails; of the compiled rows, which need a C++ compiler, only a line says so.
     """
     plans: list[tuple[str, Side, dict[str, str]]] = [("lmx", "lmx", {}), ("PyTorch", "torch", {})]
     if config.compiled:
@@ -482,39 +437,39 @@ def compare(shape: Shape, config: Config, *, tuning: dict[str, str], peer_tuning
     print(f"feed-forward {shape.feedforward_width}, {shape.heads} heads, {shape.vocab_size:,} words,", end=" ")
     print(f"dropout {shape.dropout_rate}\n  an update: {shape.micro_batches} x [{shape.rows}, {shape.length}]", end=" ")
     print(f"on each side, {1 - counted:.1%} of it padding")
-    rows: list[Row] = []
+    rows: list[Timed] = []
     with ExitStack() as stack:
         for name, side, environment in plans:
             python = sys.executable if side == "lmx" else config.peer_python
             try:
-                row = Row(name, side, shape, python=python, environment=environment)
-            except RuntimeError as error:
+                row = Row(name, __file__, [side, dataclasses.asdict(shape)], python=python, environment=environment)
+            except ValueError as error:
                 if side != "torch compiled":
                     raise
                 print(f"  left out: {error}")
                 continue
             stack.callback(row.end)
-            rows.append(row)
+            rows.append(Timed(row, side))
             facts = row.facts
             first = f"first update {facts['first']:.1f} s, loss {facts['loss']:.3f}"
             print(f"  {name:<23} {facts['version']}, {first}", flush=True)
-        counts = {row.facts["parameters"] for row in rows}
+        counts = {timed.row.facts["parameters"] for timed in rows}
         assert len(counts) == 1, f"the sides train different models: {counts} parameters"
         for _ in range(config.rounds):
-            for row in rows:
-                row.rates.append(row.ask("matmul"))
-                wall, processor = row.ask(str(config.updates))
-                row.seconds.append(wall / config.updates)
-                row.cores.append(processor / wall)
+            for timed in rows:
+                timed.rates.append(timed.row.ask("matmul"))
+                wall, processor = timed.row.ask(config.updates)
+                timed.seconds.append(wall / config.updates)
+                timed.cores.append(processor / wall)
     print_table(shape, rows, counted=counted)
 
 
-def print_table(shape: Shape, rows: list[Row], *, counted: float) -> None:
+def print_table(shape: Shape, rows: list[Timed], *, counted: float) -> None:
     """Prints tokens a second, the share of the machine's matmul rate, and the ratios that matter."""
-    flops = next(row.facts["flops"] for row in rows if row.side == "lmx")
+    flops = next(timed.row.facts["flops"] for timed in rows if timed.side == "lmx")
     best_rate = max(statistics.median(row.rates) for row in rows)
     speed = {row.name: shape.tokens / statistics.median(row.seconds) for row in rows}
-    print(f"  {rows[0].facts['parameters']:,} parameters, {flops / 1e9:,.0f} GFLOP of matrix products an update;")
+    print(f"  {rows[0].row.facts['parameters']:,} parameters, {flops / 1e9:,.0f} GFLOP of matrix products an update;")
     print(f"  a float32 product of [2048, 2048] runs at {best_rate:.0f} GFLOP/s (best row's median)")
     print("  tokens/s: source and target, padding included; words/s: without padding; cores: at work in the process\n")
     print(
@@ -538,48 +493,11 @@ def print_table(shape: Shape, rows: list[Row], *, counted: float) -> None:
         print(f"  WARNING: lmx had {given:.1f} of {wanted} cores: another job was running, these numbers mean little.")
 
 
-def cpu_name() -> str:
-    """Returns the processor's name."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def check_peer(python: str) -> None:
-    """Checks that the peer's Python is there and has torch.
-
-    Raises:
-        FileNotFoundError: there is no such Python.
-        ImportError: it has no torch.
-    """
-    if shutil.which(python) is None:
-        raise FileNotFoundError(
-            f"--peer-python must be a Python that has torch, got {python}: there is no such program."
-        )
-    if subprocess.run([python, "-c", "import torch"], capture_output=True, check=False).returncode:
-        raise ImportError(f"--peer-python must have torch, got {python}. Install it there, or name another Python.")
-
-
-def open_mkl(directory: Path) -> Path | None:
-    """Builds the library that opens MKL's AVX-512 path on AMD; None elsewhere, or without a C compiler."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None or "AMD" not in cpu_name():
-        return None
-    library = directory / "open_mkl.so"
-    source = "int mkl_serv_intel_cpu_true(void) { return 1; }"
-    done = subprocess.run(
-        [compiler, "-shared", "-fPIC", "-x", "c", "-", "-o", str(library)], input=source, text=True, check=False
-    )
-    return library if done.returncode == 0 else None
-
-
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--serve"]:
         side, sizes = json.loads(sys.argv[2])
-        serve(side, Shape(**sizes))
+        serve(lambda: prepare(side, Shape(**sizes)))
     else:
-        sys.path.insert(0, str(ROOT))
         import tyro
 
         from lmx.run import one_line_errors

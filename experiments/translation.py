@@ -13,7 +13,7 @@ import importlib.util
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -34,7 +34,7 @@ from lmx.data.embedded import CONSTRUCTIONS, phrasebook
 from lmx.data.files import read_lines
 from lmx.data.parallel import EncodedPairs, Pairs, encode_pairs, filter_pairs, read_pairs
 from lmx.hosts import HostsConfig, agreement, fingerprint, start, wait
-from lmx.loop import train
+from lmx.loop import steps_to_profile, train
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig, training_flops
 from lmx.nn.attention import choose_kernel
 from lmx.nn.layers import count_parameters
@@ -159,6 +159,7 @@ class Config:
     run: Path = Path("runs/translation")
     seed: int = 1
     log_every: int = 50
+    profile: str | None = None
 
 
 def _model(**sizes: Any) -> Seq2SeqConfig:
@@ -311,7 +312,7 @@ def load_or_make_tokenizers(run: Run, config: Config, pairs: Pairs) -> tuple[Tok
     with contextlib.suppress(FileNotFoundError):
         return load_tokenizers(run.directory)
 
-    def make(texts: list[str]) -> Tokenizer:
+    def make(texts: Sequence[str]) -> Tokenizer:
         if config.vocabulary is not None:
             return load_tokenizer(config.vocabulary)
         if config.tokenized:
@@ -319,7 +320,7 @@ def load_or_make_tokenizers(run: Run, config: Config, pairs: Pairs) -> tuple[Tok
         return SentencePieceTokenizer.train(texts, vocab_size=config.vocab_size)
 
     if config.joint:
-        joint = make(pairs.sources + pairs.targets)
+        joint = make([*pairs.sources, *pairs.targets])
         return joint, joint
     return make(pairs.sources), make(pairs.targets)
 
@@ -364,8 +365,18 @@ def main(preset: str, config: Config) -> None:
     # What can be wrong with config, text and mesh is found before anything is written, and before hosts that do not
     # agree wait for each other.
     with agreement() as agreed:
+        profile = None if config.profile is None else steps_to_profile(config.profile)
         facts = {"experiment": "translation", "preset": preset, "family": "seq2seq", "config": _as_json(config)}
-        free = ("run", "deterministic", "log_every", "mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.sequence")
+        free = (
+            "run",
+            "deterministic",
+            "log_every",
+            "profile",
+            "mesh.data",
+            "mesh.fsdp",
+            "mesh.tensor",
+            "mesh.sequence",
+        )
         if config.optimization.schedule not in ("linear", "cosine"):  # these two depend on where they end
             free += ("updates",)
         agreed |= facts | {"versions": versions(machine=False)}
@@ -490,7 +501,7 @@ def main(preset: str, config: Config) -> None:
     def facts_of(step: int) -> dict[str, float]:
         return {
             "epoch": round(step / batches.batches_per_epoch, 4),
-            "learning_rate": float(parts.schedule(step - 1)),
+            "learning_rate": float(np.asarray(parts.schedule(step - 1))),
         }
 
     def flops(shape: tuple[int, ...]) -> tuple[float, float]:
@@ -515,6 +526,7 @@ def main(preset: str, config: Config) -> None:
         facts=facts_of,
         flops=flops,
         peak=peak and peak * jax.device_count(),
+        profile=profile,
     )
     run.console.print(
         f"training ended {'early' if run.memory.stopped_early else 'as planned'} after {int(state.step):,} updates "
@@ -573,7 +585,7 @@ def evaluate(
 # ---- scores ----------------------------------------------------------------------------------------------------------
 
 
-def main_score(config: Config, found: list[Translation], references: list[str], *, resamples: int = 0) -> Score:
+def main_score(config: Config, found: list[Translation], references: Sequence[str], *, resamples: int = 0) -> Score:
     """Returns the BLEU that an experiment is judged by: of tokens where the recipe has tokenised text, else of text."""
     hypotheses = [translation.text for translation in found]
     if config.tokenized:
@@ -582,7 +594,7 @@ def main_score(config: Config, found: list[Translation], references: list[str], 
     return detokenized_bleu(hypotheses, references, lowercase=config.lowercase, num_resamples=resamples)
 
 
-def all_scores(config: Config, found: list[Translation], references: list[str]) -> list[Score]:
+def all_scores(config: Config, found: list[Translation], references: Sequence[str]) -> list[Score]:
     """Returns the main score and those beside it: chrF, and for tokenised text BLEU of detokenised text if possible."""
     scores = [main_score(config, found, references, resamples=NUM_RESAMPLES)]
     texts = [translation.text for translation in found]
@@ -711,7 +723,7 @@ def command_line(arguments: list[str]) -> tuple[str, Config]:
         ValueError: there is no such preset; the message names the nearest.
     """
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(__doc__.strip())
+        print((__doc__ or "").strip())
         print("\npresets:")
         for name, (description, _) in PRESETS.items():
             print(f"  {name:<14} {description}")

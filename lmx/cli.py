@@ -1,14 +1,15 @@
 """The command line of the installed package: translate, score and report from a run directory alone."""
 
 import difflib
+import io
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import tyro
 
-from lmx.run import console, duration, one_line_errors
+from lmx.run import console, duration, keep_freed_memory, one_line_errors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,7 @@ COMMANDS = {"translate": Translate, "score": Score, "average": Average, "report"
 
 def translate(options: Translate) -> None:
     """Runs `lmx translate`."""
+    keep_freed_memory()
     # What a command needs is loaded by that command: `lmx score` should not wait for jax.
     import json
     import time
@@ -93,7 +95,7 @@ def translate(options: Translate) -> None:
     if options.output:  # told now, not when all is translated
         options.output.open("a", encoding="utf-8").close()
     else:
-        sys.stdout.reconfigure(encoding="utf-8", newline="\n")
+        cast(io.TextIOWrapper, sys.stdout).reconfigure(encoding="utf-8", newline="\n")
     began = time.perf_counter()
     found = translator.translate(lines)
     out = options.output.open("w", encoding="utf-8", newline="\n") if options.output else sys.stdout

@@ -39,6 +39,18 @@ class Batches(Protocol):
         ...
 
 
+def steps_to_profile(text: str) -> tuple[int, int]:
+    """Returns (FROM, TO) of "FROM:TO": the steps after FROM up to TO.
+
+    Raises:
+        ValueError: it is not such a range.
+    """
+    first, colon, last = text.partition(":")
+    if not (colon and first.isdecimal() and last.isdecimal() and int(first) < int(last)):
+        raise ValueError(f"profile must be FROM:TO, two steps with FROM below TO, got profile={text!r}.")
+    return int(first), int(last)
+
+
 def train(
     run: Run,
     step: Step,

@@ -63,12 +63,12 @@ def cross_entropy(
         if not grouped:
             return jnp.moveaxis(x.reshape(batch // chunks, chunks, length, *rest), 1, 0)
         x = x.reshape(rows, batch // chunks, chunks, columns, length, *rest)
-        x = x.transpose(2, 0, 3, 1, 4, *range(5, x.ndim))
+        x = jnp.transpose(x, (2, 0, 3, 1, 4, *range(5, x.ndim)))
         x = x.reshape(chunks, rows * columns, batch // chunks, length, *rest)
         return constrain(x, None, "group", *[None] * (x.ndim - 2))
 
     with jax.named_scope("loss"):
-        loss, nll = _chunked(
+        loss, nll = _chunked(  # pyright: ignore[reportGeneralTypeIssues]
             _Settings(vocab_size, label_smoothing, z_loss, grouped, parts("vocab") > 1),
             split(states),
             table,
@@ -136,7 +136,9 @@ def _is_word(table: jax.Array, settings: _Settings) -> jax.Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _chunked(settings: _Settings, states: jax.Array, table: jax.Array, labels: jax.Array, weights: jax.Array) -> tuple:
+def _chunked(
+    settings: _Settings, states: jax.Array, table: jax.Array, labels: jax.Array, weights: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     table = gather(table.astype(states.dtype), "vocab", "embed")
     mean_word = _is_word(table, settings) @ table.astype(jnp.float32) / settings.vocab_size
 

@@ -108,7 +108,7 @@ class Run:
             facts = saved | facts
         elif directory.exists() and any(directory.iterdir()):
             raise ValueError(f"{directory} must be a run directory or empty: it has files, but no config.json.")
-        self._facts = facts
+        self._facts: dict[str, Any] = dict(facts)
         self._start: dict[str, Any] = {}
         self.memory = Memory()
         self.writes = is_writer()

@@ -129,7 +129,7 @@ def gather(parameter: jax.Array, *axes: str | None) -> jax.Array:
     Its gradient is added up straight into the pieces (a reduce-scatter). Give the parameter in the compute type: what
     is cast after it was gathered has been sent in full precision.
     """
-    if not is_gathered(axes):
+    if _ambient is None or not is_gathered(axes):
         return parameter
     return _gather(_ambient.computed(axes, parameter.shape), _ambient.stored(axes, parameter.shape), parameter)
 

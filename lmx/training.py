@@ -5,7 +5,7 @@ lives in `lmx.run` and in the experiments.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -80,8 +80,8 @@ def make_train_step(loss: Loss, optimizer: optax.GradientTransformation, *, aver
             updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
             params = optax.apply_updates(state.params, updates)
         average = state.average
-        if average_decay is not None:
-            average = optax.incremental_update(params, state.average, 1 - average_decay)
+        if average_decay is not None and average is not None:
+            average = optax.incremental_update(params, average, 1 - average_decay)
 
         def keep(new: Any, old: Any) -> Any:
             return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
@@ -190,7 +190,8 @@ def state_shardings(
         params,
         transform_non_params=lambda _: whole,
     )
-    return TrainState(whole, whole, params, optimizer_state, params if average else None, whole)
+    # A state of shardings in the places of arrays.
+    return TrainState(*cast(Any, (whole, whole, params, optimizer_state, params if average else None, whole)))
 
 
 def compile_step(step: Step, *, mesh: Mesh, shardings: TrainState, rules: Rules = DEFAULT_RULES) -> Callable:

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from lmx.loop import EXIT_STOPPED, SKIPPED_LIMIT, train
+from lmx.loop import EXIT_STOPPED, SKIPPED_LIMIT, steps_to_profile, train
 from lmx.run import Run
 from lmx.sharding import MeshConfig, make_mesh
 from lmx.training import TrainState, create_state
@@ -195,3 +195,10 @@ def test_a_profile_holds_the_steps_asked_for(run, capsys):
     count(run, profile=(2, 4), last=6)
     assert "profile: " in capsys.readouterr().out
     assert list((run.directory / "profile").rglob("*.xplane.pb"))
+
+
+def test_a_range_of_steps_is_from_and_to():
+    assert steps_to_profile("100:110") == (100, 110)
+    for text in ("100", "110:100", "5:5", "a:b", "-1:3", ":"):
+        with pytest.raises(ValueError, match=r"^profile must be FROM:TO, two steps with FROM below TO, got profile='"):
+            steps_to_profile(text)

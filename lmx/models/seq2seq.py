@@ -109,7 +109,7 @@ class Seq2Seq(nnx.Module):
         embed_key, stack_key = _split(key)
         mask = masks.causal(decoder_input.shape[1])  # padding is at the end: no real token sees it
         memory_mask = self._source_mask(source, None)
-        if segments is not None:
+        if segments is not None and source_segments is not None:
             mask = mask & masks.same_segment(segments, segments)
             memory_mask = masks.same_segment(segments, source_segments)
         with jax.named_scope("decoder"):

@@ -221,7 +221,8 @@ class MultiHeadAttention(nnx.Module):
 
     def keys_values(self, x: Float[Array, "B S D"], *, positions: Int[Array, "#B S"] | None) -> KeyValues:
         """Maps x to keys and values: what decoding keeps of it. Over a split sequence, each device gets all of them."""
-        return self._lay_out_keys_values(*self._maps(x, self.key, self.value), positions)
+        key, value = self._maps(x, self.key, self.value)
+        return self._lay_out_keys_values(key, value, positions)
 
     def project(
         self, x: Float[Array, "B T D"], *, positions: Int[Array, "#B T"] | None

@@ -23,7 +23,6 @@ from lmx.sharding import constrain, is_gathered
 
 NormPosition = Literal["pre", "post"]
 Remat = Literal["none", "dots", "full"]
-Norm = Callable[[jax.Array], jax.Array]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +117,11 @@ class Block(nnx.Module):
         key: Key[Array, ""] | None = None,
         with_attention: bool = False,
     ) -> tuple[Float[Array, "B T D"], dict[str, jax.Array]]:
-        """Returns the block's output, and its attention maps by name when asked ("self", "memory")."""
+        """Returns the block's output, and its attention maps by name when asked ("self", "memory").
+
+        Raises:
+            ValueError: the block attends to a memory, and none is given.
+        """
         keys = _split(key, 6)
         maps: dict[str, jax.Array] = {}
 
@@ -128,18 +131,20 @@ class Block(nnx.Module):
                 maps["self"] = attention_weights(queries, past.key, mask=mask, bias=bias)
             return self.attention(queries, past, mask=mask, bias=bias, key=keys[0])
 
-        def attend_memory(y: jax.Array) -> jax.Array:
-            queries = self.memory_attention.queries(y, positions=None)
-            keys_values = self.memory_attention.keys_values(memory.states, positions=None)
+        def attend_memory(y: jax.Array, attention: MultiHeadAttention, memory: Memory) -> jax.Array:
+            queries = attention.queries(y, positions=None)
+            keys_values = attention.keys_values(memory.states, positions=None)
             if with_attention:
                 maps["memory"] = attention_weights(queries, keys_values.key, mask=memory.mask)
-            return self.memory_attention(queries, keys_values, mask=memory.mask, key=keys[2])
+            return attention(queries, keys_values, mask=memory.mask, key=keys[2])
 
         with jax.named_scope("attention"):
             x = self._sublayer(x, attend_self, self.attention_norm, key=keys[1])
-        if self.memory_attention is not None:
+        if (attention := self.memory_attention) is not None:
+            if memory is None:
+                raise ValueError("memory must be given to a block that attends to one, got memory=None.")
             with jax.named_scope("memory_attention"):
-                x = self._sublayer(x, attend_memory, self.memory_norm, key=keys[3])
+                x = self._sublayer(x, lambda y: attend_memory(y, attention, memory), self.memory_norm, key=keys[3])
         with jax.named_scope("feedforward"):
             x = self._sublayer(x, lambda y: self.feedforward(y, key=keys[4]), self.feedforward_norm, key=keys[5])
         return x, maps
@@ -150,7 +155,7 @@ class Block(nnx.Module):
         _, groups, head_width = attention.key.weight.shape
         empty = jnp.zeros((batch, slots, groups, head_width), attention.key.dtype)
         mapped = None
-        if memory is not None:
+        if memory is not None and self.memory_attention is not None:
             mapped = CachedKeyValues.of(self.memory_attention.keys_values(memory.states, positions=None))
         return BlockCache(CachedKeyValues.of(KeyValues(empty, empty)), mapped)
 
@@ -177,17 +182,16 @@ class Block(nnx.Module):
             past = past.write(new, offset=offset)
             return self.attention.attend_cached(queries, past, mask=mask)
 
-        def attend_memory(y: jax.Array) -> jax.Array:
-            queries = self.memory_attention.queries(y, positions=None)
-            return self.memory_attention.attend_cached(queries, cache.memory, mask=memory_mask)
+        def attend_memory(y: jax.Array, attention: MultiHeadAttention, cached: CachedKeyValues) -> jax.Array:
+            return attention.attend_cached(attention.queries(y, positions=None), cached, mask=memory_mask)
 
         x = self._sublayer(x, attend_self, self.attention_norm, key=None)
-        if self.memory_attention is not None:
-            x = self._sublayer(x, attend_memory, self.memory_norm, key=None)
+        if (attention := self.memory_attention) is not None and (cached := cache.memory) is not None:
+            x = self._sublayer(x, lambda y: attend_memory(y, attention, cached), self.memory_norm, key=None)
         x = self._sublayer(x, self.feedforward, self.feedforward_norm, key=None)
         return x, BlockCache(past, cache.memory)
 
-    def _sublayer(self, x: jax.Array, function: Callable, norm: Norm, *, key: jax.Array | None) -> jax.Array:
+    def _sublayer(self, x: jax.Array, function: Callable, norm: Any, *, key: jax.Array | None) -> jax.Array:
         if self.norm_position == "pre":
             return x + dropout(_laid_out(function(norm(x))), self.dropout_rate, key)
         return norm(x + dropout(_laid_out(function(x)), self.dropout_rate, key))
