@@ -28,10 +28,10 @@ class Collective:
         bytes: of the operand for reductions, of the result for all-gather, on one device.
         times: how often a step runs it: the trips of the loops around it.
         known: whether all of these trips are known; unknown loops count once.
-        sliced: an all-reduce of whose result only slices of 1/devices are used.
+        sliced: an all-reduce of whose result each device uses a slice of 1/devices, another one than the others.
         added: how many all-reduces are only added up with this one; 1 when it stands alone, 0 when another of them
             counts for this one.
-        sum_sliced: whether only slices of 1/devices of that sum are used.
+        sum_sliced: whether that sum is used so.
         reach: places between the first and the last device of a group, both included.
         shape: of its result on one device, as XLA writes it.
         scope: where in the model it comes from.
@@ -272,29 +272,59 @@ def _collectives_of(
             bytes=operands * devices if kind == "all-gather" else operands,
             times=times,
             known=known,
-            sliced=is_reduction and _is_only_sliced(computation, instruction, devices),
+            sliced=is_reduction and _is_only_sliced(computation, instruction, groups),
             added=added,
-            sum_sliced=is_reduction and _is_only_sliced(computation, whole, devices),
+            sum_sliced=is_reduction and _is_only_sliced(computation, whole, groups),
             reach=int((groups.max(1) - groups.min(1)).max()) + 1,
             shape=re.sub(r"\{[^}]*\}", "", instruction.shape),
             scope=scope.group(1) if scope else "",
         )
 
 
-def _is_only_sliced(computation: _Computation, instruction: _Instruction, devices: int) -> bool:
-    """Tells whether of a result nothing is used but slices that keep at most 1/devices of it."""
-    limit = _elements(instruction.shape) / devices
+def _is_only_sliced(computation: _Computation, instruction: _Instruction, groups: np.ndarray) -> bool:
+    """Tells whether each device of a group uses a part of its own, 1/devices of a result at most, and no more of it."""
+    limit = _elements(instruction.shape) / groups.shape[1]
+    taken: set[bytes] = set()
 
-    def reads_little(user: _Instruction, name: str) -> bool:
+    def is_part(user: _Instruction, name: str) -> bool:
         if user.op in FORMS and not user.root:
             return is_sliced(user.name)
-        return user.op in ("slice", "dynamic-slice") and user.operands[0] == name and _elements(user.shape) <= limit
+        if user.op != "dynamic-slice" or user.operands[0] != name or _elements(user.shape) > limit:
+            return False
+        for operand in user.operands[1:]:
+            places = _by_device(computation, operand, int(groups.max()) + 1)
+            if places is not None and all(len(set(places[group])) == len(group) for group in groups):
+                taken.add(places.tobytes())
+                return True
+        return False
 
     def is_sliced(name: str) -> bool:
         users = computation.users.get(name, [])
-        return bool(users) and all(reads_little(user, name) for user in users)
+        return bool(users) and all(is_part(user, name) for user in users)
 
-    return not instruction.root and is_sliced(instruction.name)
+    return not instruction.root and is_sliced(instruction.name) and len(taken) == 1
+
+
+def _by_device(computation: _Computation, name: str, devices: int) -> np.ndarray | None:
+    """Returns a scalar's value on each device: what constants, tables and the device's number give, else None."""
+    instruction = computation.instructions[name]
+    if instruction.op == "partition-id":
+        return np.arange(devices)
+    if instruction.op == "constant" and re.fullmatch(r"-?\d+", instruction.inside):
+        return np.full(devices, int(instruction.inside))
+    if instruction.op in FORMS:
+        return _by_device(computation, instruction.operands[0], devices)
+    if instruction.op == "dynamic-slice":
+        table = computation.instructions[instruction.operands[0]]
+        place = _by_device(computation, instruction.operands[1], devices)
+        if table.op == "constant" and len(instruction.operands) == 2 and place is not None:
+            values = np.array(_numbers(table.inside))
+            return values[np.minimum(place, len(values) - 1)]
+    if instruction.op in ("add", "subtract", "multiply"):
+        left, right = (_by_device(computation, operand, devices) for operand in instruction.operands)
+        if left is not None and right is not None:
+            return {"add": left + right, "subtract": left - right, "multiply": left * right}[instruction.op]
+    return None
 
 
 def _sums(computation: _Computation, reductions: Sequence[_Instruction]) -> dict[str, tuple[int, _Instruction]]:
@@ -396,7 +426,7 @@ def _mesh_groups(text: str) -> np.ndarray:
 
 
 def _numbers(text: str) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", text)]
+    return [int(number) for number in re.findall(r"-?\d+", text)]
 
 
 def _iota(text: str) -> np.ndarray:

@@ -167,8 +167,22 @@ SLICE = "%s = f32[2,16]{1,0} dynamic-slice(%c, %i, %z), dynamic_slice_sizes={2,1
 CONVERT = "%c = bf16[8,16]{1,0} convert(%r)"
 
 
+def places(table: str) -> tuple[str, ...]:
+    """Where each device's slice begins, as the partitioner writes it: a table read at the device's number."""
+    return (
+        "%me = u32[] partition-id()",
+        f"%table = s32[8]{{0}} constant({table})",
+        "%place = s32[1]{0} dynamic-slice(%table, %me), dynamic_slice_sizes={1}",
+        "%i = s32[] reshape(%place)",
+        "%z = s32[] constant(0)",
+    )
+
+
+OWN = places("{0, 2, 4, 6, 0, 2, 4, 6}")  # the four devices of a group have a quarter each
+
+
 def test_an_all_reduce_of_which_only_a_slice_is_used_counts_as_a_reduce_scatter():
-    (found,) = read(REDUCE, CONVERT, SLICE, "%i = s32[] constant(0)", "%z = s32[] constant(0)")
+    (found,) = read(REDUCE, *OWN, CONVERT, SLICE)
     assert found.sliced
     assert found.counted == found.raw / 2
     assert found.raw == pytest.approx(2 * 3 / 4 * 512)
@@ -177,9 +191,12 @@ def test_an_all_reduce_of_which_only_a_slice_is_used_counts_as_a_reduce_scatter(
 @pytest.mark.parametrize(
     "lines",
     [
-        (REDUCE, CONVERT, SLICE, "%more = f32[8,16]{1,0} negate(%r)"),  # used whole elsewhere
-        (REDUCE, CONVERT, SLICE.replace("[2,16]", "[4,16]").replace("{2,16}", "{4,16}")),  # half of it, of 4 devices
-        (REDUCE, CONVERT.replace("%c", "ROOT %c"), SLICE),  # handed out whole as well
+        (REDUCE, *OWN, CONVERT, SLICE, "%more = f32[8,16]{1,0} negate(%r)"),  # used whole elsewhere
+        (REDUCE, *OWN, CONVERT, SLICE.replace("[2,16]", "[4,16]").replace("{2,16}", "{4,16}")),  # half, of 4 devices
+        (REDUCE, *OWN, CONVERT.replace("%c", "ROOT %c"), SLICE),  # handed out whole as well
+        (REDUCE, *places("{0, 0, 2, 2, 4, 4, 6, 6}"), CONVERT, SLICE),  # two devices of a group take the same
+        (REDUCE, CONVERT, "%s = bf16[2,16]{1,0} slice(%c), slice={[0:2], [0:16]}"),  # all devices take the same
+        (REDUCE, *OWN, CONVERT, SLICE, "%j = s32[] add(%i, %i)", SLICE.replace("%s", "%t").replace("%i", "%j")),  # two
         (REDUCE,),
     ],
 )
@@ -210,9 +227,8 @@ def test_a_sum_of_all_reduces_that_is_only_sliced_is_one_reduce_scatter_when_mer
     found = read(
         REDUCE,
         REDUCE.replace("%r", "%q"),
+        *OWN,
         "%c = f32[8,16]{1,0} add(%r, %q)",
-        "%i = s32[] constant(0)",
-        "%z = s32[] constant(0)",
         SLICE,
     )
     assert sum(one.merged for one in found) == pytest.approx(3 / 4 * 512)

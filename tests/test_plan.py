@@ -109,10 +109,12 @@ def test_modules_hold_their_parameters_and_twice_as_much_of_adam(planned):
 
 @needs_eight
 def test_activations_are_split_as_the_batch_is():
-    whole = dict(measure_memory(job_of(MeshConfig(data=1))).activations)
-    split = dict(measure_memory(job_of(MeshConfig(data=8))).activations)
-    assert whole.keys() == split.keys() >= {"embed", "feedforward", "loss"}
-    assert {scope: 8 * size for scope, size in split.items()} == whole
+    def saved(number: int) -> dict[str, int]:
+        return dict(measure_memory(job_of(MeshConfig(data=number))).activations)
+
+    two, eight = saved(2), saved(8)
+    assert eight.keys() >= {"embed", "feedforward", "loss"}
+    assert {scope: 4 * size for scope, size in eight.items()} == two
 
 
 def test_more_micro_batches_save_as_much_and_hold_a_second_tree_of_gradients():
