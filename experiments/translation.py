@@ -1,6 +1,7 @@
 """Machine translation with an encoder-decoder Transformer: train, translate, score, report.
 
     python experiments/translation.py PRESET [--field value ...]
+    python experiments/translation.py PRESET --plan DEVICE [--devices N] [--mesh.fsdp 8 ...]
 
 PRESETS says what each preset reproduces; `experiments/README.md` has the commands, times and expected scores. Read from
 top to bottom: the config, the presets, `build` (pure: model, loss, optimizer), data, `main`, and the scores.
@@ -38,6 +39,19 @@ from lmx.loop import steps_to_profile, train
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig, training_flops
 from lmx.nn.attention import choose_kernel
 from lmx.nn.layers import count_parameters
+from lmx.plan import (
+    Job,
+    Proposal,
+    count_devices,
+    double_fsdp,
+    explain_out_of_memory,
+    halve_rows,
+    make_plan,
+    plan_of_this_command,
+    resolve_mesh,
+    split_arguments,
+    use_virtual_devices,
+)
 from lmx.report import write_report
 from lmx.run import (
     Run,
@@ -706,6 +720,71 @@ def print_scores(run: Run, saved: dict[str, Any]) -> None:
     run.console.print(f"{main_row['name']} = {main_row['score']:.2f}")
 
 
+# ---- the plan --------------------------------------------------------------------------------------------------------
+
+
+def plan(preset: str, config: Config, *, device: str, devices: int | None) -> None:
+    """Prints what training will need, from shapes alone: no text is read, what it would tell is assumed."""
+    config = replace(config, mesh=resolve_mesh(config.mesh, devices))
+    source_size, target_size, origin = planned_vocabularies(config)
+    longest, usual = config.max_length, max(config.max_length // 4, 1)
+
+    def shapes(length: int) -> dict[str, tuple[int, ...]]:
+        rows = max(config.tokens_per_batch // length // 8 * 8, 8)
+        return dict.fromkeys(("source", "decoder_input", "target"), (config.accumulation, rows, length))
+
+    def job_of(**changes: Any) -> Job:
+        model = replace(config.model, source_vocab_size=source_size, target_vocab_size=target_size, **changes)
+        model = replace(model, max_length=max(model.max_length, config.max_length))
+        parts = build(config, model)
+        return Job(
+            build=parts.build_model,
+            loss=parts.loss,
+            optimizer=parts.optimizer,
+            mesh=config.mesh,
+            batch=shapes(longest),
+            typical=shapes(usual),
+            dtype=model.dtype,
+            average=config.optimization.average_decay is not None,
+        )
+
+    number = count_devices(config.mesh)
+    use_virtual_devices(2 * number)  # as many again, to see what twice as many would do
+    job = job_of()
+    proposals: list[Proposal] = [
+        ("--model.remat dots", lambda: job_of(remat="dots")),
+        ("--model.remat full", lambda: job_of(remat="full")),
+        (f"--mesh.fsdp {2 * config.mesh.fsdp}, on {2 * number} devices", lambda: double_fsdp(job)),
+        (
+            f"--tokens-per-batch {config.tokens_per_batch // 2} --accumulation {2 * config.accumulation}",
+            lambda: halve_rows(job),
+        ),
+        ("--model.dtype bfloat16", lambda: job_of(dtype="bfloat16")),
+    ]
+    print(
+        f"{preset}: {origin}.\nBatches: the longest that the config allows, {longest} tokens, and as usual {usual}.\n"
+    )
+    print(make_plan(job, device, changes=proposals), end="")
+
+
+def planned_vocabularies(config: Config) -> tuple[int, int, str]:
+    """Returns the sizes of the vocabularies as far as they are known without reading text, and where they are from."""
+    given = config.model.source_vocab_size, config.model.target_vocab_size
+    if all(given):
+        return *given, f"vocabularies of {given[0]:,} and {given[1]:,} as the config says"
+    if config.run.is_dir():
+        with contextlib.suppress(FileNotFoundError):
+            source, target = load_tokenizers(config.run)
+            return source.vocab_size, target.vocab_size, f"the vocabulary of {config.run}"
+    if config.vocabulary is not None:
+        size = load_tokenizer(config.vocabulary).vocab_size
+        return size, size, f"the vocabulary of {config.vocabulary.name}, {size:,}"
+    origin = (
+        f"a vocabulary of {config.vocab_size:,} is assumed (--model.source-vocab-size and --model.target-vocab-size)"
+    )
+    return config.vocab_size, config.vocab_size, origin
+
+
 # ---- command line ----------------------------------------------------------------------------------------------------
 
 
@@ -741,4 +820,9 @@ def command_line(arguments: list[str]) -> tuple[str, Config]:
 if __name__ == "__main__":
     keep_freed_memory()
     with one_line_errors():
-        main(*command_line(sys.argv[1:]))
+        planned, devices, arguments = split_arguments(sys.argv[1:])
+        if planned is not None:
+            plan(*command_line(arguments), device=planned, devices=devices)
+        else:
+            with explain_out_of_memory(plan_of_this_command):
+                main(*command_line(arguments))

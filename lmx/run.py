@@ -23,11 +23,9 @@ import jax
 from rich.console import Console
 
 from lmx.checkpoint import Checkpoints
+from lmx.devices import device_of_kind
 from lmx.hosts import is_writer, label
 from lmx.training import TrainState
-
-# Dense bfloat16 peak of one device in FLOP/s, by a part of its name; float32 runs are not rated.
-PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12, "TPU v5p": 459e12, "TPU v6": 918e12}
 
 _IMPORTED = time.perf_counter()
 
@@ -215,10 +213,9 @@ def versions(*, machine: bool = True) -> dict[str, str]:
 
 
 def peak_flops(device: jax.Device, dtype: str) -> float | None:
-    """Returns a device's dense peak in FLOP/s for MFU, or None where it is not known."""
-    if dtype != "bfloat16":
-        return None
-    return next((peak for name, peak in PEAK_FLOPS.items() if name in device.device_kind), None)
+    """Returns a device's dense peak in FLOP/s for MFU, or None where it is not known; float32 runs are not rated."""
+    known = device_of_kind(device.device_kind)
+    return known.bfloat16 if known is not None and dtype == "bfloat16" else None
 
 
 def keep_freed_memory() -> bool:

@@ -23,7 +23,17 @@ LEVELS = {
     3: ("lmx.nn.transformer",),
     2: ("lmx.nn.attention", "lmx.nn.feedforward"),
     1: ("lmx.nn.layers", "lmx.nn.positions", "lmx.losses"),
-    0: ("lmx.nn.initializers", "lmx.nn.masks", "lmx.hosts", "lmx.optimization", "lmx.text", "lmx.sharding"),
+    0: (
+        "lmx.nn.initializers",
+        "lmx.nn.masks",
+        "lmx.collectives",
+        "lmx.costs",
+        "lmx.devices",
+        "lmx.hosts",
+        "lmx.optimization",
+        "lmx.text",
+        "lmx.sharding",
+    ),
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names}
 # Folders whose files may share a file of the same folder.

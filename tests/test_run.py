@@ -10,8 +10,8 @@ import optax
 import pytest
 from jax.experimental import compilation_cache
 
+from lmx.devices import DEVICES, Device
 from lmx.run import (
-    PEAK_FLOPS,
     Memory,
     Run,
     duration,
@@ -243,7 +243,8 @@ def test_files_are_whole_or_not_there(tmp_path):
 def test_only_bfloat16_on_known_devices_has_a_peak(monkeypatch):
     device = jax.devices("cpu")[0]
     assert peak_flops(device, "bfloat16") is None
-    monkeypatch.setitem(PEAK_FLOPS, device.device_kind, 5e12)
+    known = Device(name="test", kind=f"^{device.device_kind}$", memory=1e9, bfloat16=5e12, float32=1e12)
+    monkeypatch.setitem(DEVICES, "test", known)
     assert peak_flops(device, "bfloat16") == 5e12
     assert peak_flops(device, "float32") is None
 

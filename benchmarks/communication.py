@@ -1,0 +1,110 @@
+"""What a training step communicates on each kind of mesh, beside the least possible.
+
+    python benchmarks/communication.py
+    python benchmarks/communication.py --meshes fsdp=8 --dtype float32
+    python benchmarks/communication.py --meshes data=8 --largest 20     names the operations that send most
+
+The step is partitioned by XLA for virtual CPU devices and its collectives are counted in the program right after
+partitioning, in compute precision; nothing runs. For each mesh three counts of the bytes that one device sends:
+
+* raw: as the program stands;
+* counted: an all-reduce of which only slices are used counts as a reduce-scatter, which accelerators make of it;
+* merged: all-reduces that are only added up count as one, too.
+
+Least: for fsdp two all-gathers and one reduce-scatter of the parameters' bytes in compute precision times (n-1)/n, for
+data one all-reduce, for tensor two all-reduces a block each way. The last column is counted/least.
+"""
+
+import argparse
+import math
+from typing import Any
+
+import jax
+from flax import nnx
+
+from lmx import losses, optimization
+from lmx.collectives import read_collectives
+from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
+from lmx.plan import Job, communication_table, partitioned_step, summarize_communication, use_virtual_devices
+from lmx.sharding import MESH_AXES, MeshConfig
+from lmx.training import Params
+
+MESHES = ("fsdp=8", "data=8", "tensor=8", "data=2,fsdp=2,tensor=2")
+
+
+def seq2seq(mesh: MeshConfig, dtype: Any, *, rows: int, length: int) -> Job:
+    """Returns the step of Vaswani's base model, pre-norm, with a vocabulary of 32,768."""
+    config = Seq2SeqConfig(source_vocab_size=32_768, target_vocab_size=32_768, norm_position="pre", dtype=dtype)
+    definition = nnx.graphdef(nnx.eval_shape(lambda: Seq2Seq(config, rngs=nnx.Rngs(0))))
+
+    def loss(params: Params, batch: Any, key: Any) -> dict[str, jax.Array]:
+        network = nnx.merge(definition, params)
+        encoder_key, decoder_key = (None, None) if key is None else jax.random.split(key)
+        memory, _ = network.encode(batch["source"], key=encoder_key)
+        states, _ = network.decode(memory, batch["source"], batch["decoder_input"], key=decoder_key)
+        table, target = network.output_table(), batch["target"]
+        vocab_size = config.target_vocab_size
+        return losses.cross_entropy(
+            states, table, target, target != 0, vocab_size=vocab_size, label_smoothing=0.1
+        )._asdict()
+
+    return Job(
+        build=lambda rngs: Seq2Seq(config, rngs=rngs),
+        loss=loss,
+        optimizer=optimization.adam(optimization.constant(1e-3)),
+        mesh=mesh,
+        batch=dict.fromkeys(("source", "decoder_input", "target"), (1, rows, length)),
+        dtype=dtype,
+    )
+
+
+def read_mesh(text: str) -> MeshConfig:
+    """Returns the mesh that "data=2,fsdp=4" names.
+
+    Raises:
+        ValueError: a part is not an axis and a size.
+    """
+    sizes = {"data": 1}
+    for part in text.split(","):
+        name, _, size = part.partition("=")
+        if name not in MESH_AXES or not size.isdigit():
+            raise ValueError(f"a mesh must be like data=2,fsdp=4 with axes {', '.join(MESH_AXES)}, got {text}.")
+        sizes[name] = int(size)
+    return MeshConfig(**sizes)
+
+
+def mesh_sizes(mesh: MeshConfig) -> dict[str, int]:
+    """Returns the sizes by their names, in the order of the mesh."""
+    return {name: getattr(mesh, name) for name in MESH_AXES}
+
+
+def main() -> None:
+    """Prints the table of each mesh, then one line for each."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--meshes", nargs="+", default=MESHES)
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--rows", type=int, default=64)
+    parser.add_argument("--length", type=int, default=64)
+    parser.add_argument("--largest", type=int, default=0)
+    options = parser.parse_args()
+    meshes = {text: read_mesh(text) for text in options.meshes}
+    use_virtual_devices(max(math.prod(mesh_sizes(mesh).values()) for mesh in meshes.values()))
+    lines = []
+    for text, mesh in meshes.items():
+        job = seq2seq(mesh, options.dtype, rows=options.rows, length=options.length)
+        collectives = read_collectives(partitioned_step(job), mesh_sizes(mesh))
+        found = summarize_communication(job, collectives)
+        print(f"seq2seq base, {options.dtype}, batch {options.rows}x{options.length}, mesh {text}\n")
+        print(communication_table(found) + "\n", flush=True)
+        for one in sorted(collectives, key=lambda one: -one.counted)[: options.largest]:
+            mark = " (sliced)" if one.sliced else ""
+            print(f"  {one.counted / 1e6:10.2f} MB  {one.times:>3} x {one.kind}{mark} of {one.shape}  {one.scope}")
+        figures = (found.raw, found.counted, found.merged)
+        raw, counted, merged = (f"{figure / found.least_total:.2f}" for figure in figures)
+        lines.append(f"  {text:<24} raw {raw}  counted {counted}  merged {merged}")
+    print("bytes sent / least possible (wanted: counted at most 1.10)")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,367 @@
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from lmx import plan as plan_module
+from lmx.devices import DEVICES, device_of_kind, find_device
+from lmx.nn.layers import Embedding, LayerNorm, Linear, dropout
+from lmx.optimization import adam, constant
+from lmx.plan import (
+    Job,
+    double_fsdp,
+    explain_out_of_memory,
+    halve_rows,
+    make_plan,
+    measure_memory,
+    plan_of_this_command,
+    resolve_mesh,
+    split_arguments,
+)
+from lmx.sharding import MeshConfig, constrain, make_mesh, place_batch
+from lmx.training import born, compile_step, make_train_step, state_shardings
+
+ROOT = Path(__file__).parents[1]
+needs_eight = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
+ROWS, LENGTH, WORDS, D, F = 8, 12, 150, 32, 80
+OPTIMIZER = adam(constant(0.1))
+
+
+class Tiny(nnx.Module):
+    """A language model of one feed-forward block, whose parameters split over fsdp and tensor."""
+
+    def __init__(self, *, rngs: nnx.Rngs):
+        self.embedding = Embedding(WORDS, D, rngs=rngs)
+        self.inner = Linear((D,), (F,), axes=("embed", "mlp"), rngs=rngs)
+        self.outer = Linear((F,), (D,), axes=("mlp", "embed"), rngs=rngs)
+        self.norm = LayerNorm(D)
+
+    def __call__(self, tokens: jax.Array, key: jax.Array | None) -> jax.Array:
+        with jax.named_scope("embed"):
+            x = self.embedding(tokens)
+        with jax.named_scope("feedforward"):
+            x = x + dropout(self.outer(jax.nn.relu(self.inner(x))), 0.1, key)
+        x = constrain(self.norm(x), "batch", "length", "embed")
+        with jax.named_scope("loss"):
+            return jax.nn.logsumexp(x @ self.embedding.table[...].T, axis=-1)
+
+
+def job_of(mesh: MeshConfig, *, rows: int = ROWS, micro_batches: int = 1) -> Job:
+    definition = nnx.graphdef(nnx.eval_shape(lambda: Tiny(rngs=nnx.Rngs(0))))
+
+    def loss(params, part, key):
+        found = nnx.merge(definition, params)(part["tokens"], key)
+        return {"loss": found.sum(), "weight": jnp.float32(found.size)}
+
+    return Job(
+        build=lambda rngs: Tiny(rngs=rngs),
+        loss=loss,
+        optimizer=OPTIMIZER,
+        mesh=mesh,
+        batch={"tokens": (micro_batches, rows, LENGTH)},
+        average=True,
+    )
+
+
+ON_EIGHT = MeshConfig(data=2, fsdp=2, tensor=2)
+
+
+@pytest.fixture(scope="module")
+def planned():
+    return make_plan(job_of(ON_EIGHT), "h100")
+
+
+# Memory.
+
+
+@needs_eight
+def test_the_bytes_of_the_state_are_those_of_the_live_arrays_after_a_step(planned):
+    job = job_of(ON_EIGHT)
+    mesh = make_mesh(ON_EIGHT)
+    shardings = state_shardings(nnx.eval_shape(lambda: job.build(nnx.Rngs(0))), OPTIMIZER, mesh=mesh, average=True)
+    state = born(job.build, OPTIMIZER, shardings=shardings, seed=3)
+    step = compile_step(make_train_step(job.loss, OPTIMIZER, average_decay=0.9), mesh=mesh, shardings=shardings)
+    batch = place_batch({name: np.ones(shape, np.int32) for name, shape in job.batch.items()}, mesh)
+    after, _ = step.lower(state, batch).compile({"xla_backend_optimization_level": 0})(state, batch)
+    live = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(after))
+    assert planned.memory.state == live
+    params = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(after.params))
+    assert planned.memory.gradients == params
+
+
+@needs_eight
+def test_modules_hold_their_parameters_and_twice_as_much_of_adam(planned):
+    modules = {module.name: module for module in planned.memory.modules}
+    inner = modules["inner"]
+    assert inner.count == D * F + F
+    assert inner.parameters == 4 * (D * F // 4 + F)  # the matrix is split over fsdp and tensor, the bias is whole
+    assert inner.optimizer == 2 * inner.parameters == 2 * inner.average == 2 * inner.gradients
+    assert modules["embedding"].parameters == 4 * 256 * D // 4
+    assert planned.parameters == sum(module.count for module in modules.values()) - (256 - WORDS) * D
+
+
+@needs_eight
+def test_activations_are_split_as_the_batch_is():
+    def saved(number: int) -> dict[str, int]:
+        return dict(measure_memory(job_of(MeshConfig(data=number))).activations)
+
+    two, eight = saved(2), saved(8)
+    assert eight.keys() >= {"embed", "feedforward", "loss"}
+    assert {scope: 4 * size for scope, size in eight.items()} == two
+
+
+def test_more_micro_batches_save_as_much_and_hold_a_second_tree_of_gradients():
+    one, two = (measure_memory(job_of(MeshConfig(data=1), micro_batches=number)) for number in (1, 2))
+    assert two.saved == one.saved
+    assert two.state == one.state
+    assert two.gradients == 2 * one.gradients
+
+
+# FLOPs and communication.
+
+
+@needs_eight
+def test_the_flops_of_a_step_are_those_of_its_products(planned):
+    # Each of the products is there once forward and twice backward; the table has 256 rows.
+    assert planned.estimates[0].flops.total == 6 * ROWS * LENGTH * D * (2 * F + 256)
+
+
+@needs_eight
+def test_the_least_communication_is_what_the_parameters_and_activations_take(planned):
+    split = 2 * D * F + 256 * D  # the matrices; biases and norms are whole on each device
+    least = {(kind, axes): size for kind, axes, size in planned.communication.least}
+    activations = 4 * ROWS * LENGTH // 4 * D
+    assert least == {
+        ("all-gather", ("fsdp",)): 2 * (1 / 2) * 4 * split / 2,
+        ("reduce-scatter", ("fsdp",)): (1 / 2) * 4 * split / 2,
+        ("all-reduce", ("data",)): 2 * (1 / 2) * 4 * split / 4,
+        ("all-reduce", ("data", "fsdp")): 2 * (3 / 4) * 4 * (F + D + 2 * D),
+        # For the block and for the vocabulary, one forward and one backward.
+        ("all-reduce", ("tensor",)): 2 * (1 / 2) * 4 * activations,
+    }
+
+
+@needs_eight
+def test_a_step_sends_over_each_axis_of_its_mesh_and_at_least_what_it_must(planned):
+    communication = planned.communication
+    assert {axis for row in communication.traffic for axis in row.axes} == {"data", "fsdp", "tensor"}
+    assert communication.raw >= communication.counted >= communication.merged >= communication.least_total > 0
+    assert communication.known
+    assert communication.far == 0  # eight devices of one node
+
+
+def test_one_device_sends_nothing():
+    communication = plan_module.measure_communication(job_of(MeshConfig(data=1)))
+    assert communication.traffic == communication.least == ()
+
+
+# The whole plan.
+
+
+@needs_eight
+def test_the_tables_have_what_a_plan_promises(planned):
+    text = str(planned)
+    for part in (
+        "8 x h100 (data=2, fsdp=2, tensor=2)",
+        f"{planned.parameters:,} parameters",
+        "embedding",
+        "state and gradients (exact)",
+        "saved for the backward pass",
+        "of 80.00 GB",
+        "fits",
+        "all-gather",
+        "needed: reduce-scatter",
+        "FLOPs a step",
+        "tokens/s, MFU",
+        "not calibrated",
+    ):
+        assert part in text, part
+
+
+@needs_eight
+def test_the_estimate_lies_between_full_overlap_and_none(planned):
+    (estimate,) = planned.estimates
+    seconds = estimate.seconds
+    assert estimate.tokens == ROWS * LENGTH
+    assert seconds.computing == pytest.approx(estimate.flops.total / 8 / (0.5 * 494.5e12))
+    assert seconds.sending == pytest.approx(planned.communication.counted / 450e9)
+    assert seconds.updating == (2 * planned.memory.state + planned.memory.gradients) / 3.35e12
+    assert seconds.best == max(seconds.computing, seconds.sending) + seconds.updating
+    assert seconds.worst == seconds.computing + seconds.sending + seconds.updating
+
+
+def test_what_does_not_fit_names_the_first_change_that_does(monkeypatch):
+    job = job_of(MeshConfig(data=1))
+    total = measure_memory(job).total
+    memory = measure_memory(halve_rows(job)).total / plan_module.USABLE + 1
+    assert memory * plan_module.USABLE < total
+    monkeypatch.setitem(DEVICES, "h100", dataclasses.replace(DEVICES["h100"], memory=memory))
+
+    def never() -> Job:
+        raise AssertionError("a change was tried after one that fits")
+
+    def impossible() -> Job:
+        return halve_rows(job_of(MeshConfig(data=1), rows=5))
+
+    proposals = [("half of five rows", impossible), ("half the rows", lambda: halve_rows(job)), ("more", never)]
+    found = make_plan(job, "h100", changes=proposals)
+    assert not found.fits
+    assert [(change.text, change.fits) for change in found.changes] == [
+        ("half of five rows", False),
+        ("half the rows", True),
+    ]
+    text = str(found)
+    assert "does not fit" in text
+    assert "with half of five rows: cannot be: rows must be even to be halved, got rows=5" in text
+    assert f"with half the rows: {found.changes[1].total / 1e3:.2f} kB, fits" in text
+
+
+def test_half_the_rows_are_the_same_update_in_twice_the_micro_batches():
+    job = halve_rows(job_of(MeshConfig(data=1), micro_batches=3))
+    assert set(job.batch.values()) == {(6, ROWS // 2, LENGTH)}
+
+
+def test_twice_the_devices_along_fsdp():
+    job = double_fsdp(job_of(MeshConfig(data=2, fsdp=3)))
+    assert job.mesh == MeshConfig(data=2, fsdp=6)
+    assert job.devices == 12
+
+
+def test_a_mesh_without_enough_virtual_devices_is_an_error():
+    needed = 2 * jax.device_count()
+    with pytest.raises(ValueError, match=rf"must have a virtual device for each of the mesh's {needed}, got"):
+        measure_memory(job_of(MeshConfig(data=needed)))
+
+
+# Devices.
+
+
+def test_an_unknown_device_names_the_nearest():
+    with pytest.raises(ValueError, match=r"^device must be one of h100, .*, cpu, got h20. Nearest: h200\.$"):
+        find_device("h20")
+    assert find_device("cpu").peak("float32") is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA B200", "b200"),
+        ("TPU v5", "tpu-v5p"),
+        ("TPU v6 lite", "tpu-v6e"),
+        ("NVIDIA H100 PCIe", None),
+        ("TPU v5 lite", None),
+        ("cpu", None),
+    ],
+)
+def test_a_device_is_found_by_what_jax_calls_it(kind, name):
+    found = device_of_kind(kind)
+    assert (found and found.name) == name
+
+
+# The command line.
+
+
+def test_plan_and_devices_are_taken_out_of_a_command_line():
+    arguments = ["preset", "--plan", "h100", "--model.width", "8", "--devices=16"]
+    assert split_arguments(arguments) == ("h100", 16, ["preset", "--model.width", "8"])
+    assert split_arguments(["preset", "--updates", "3"]) == (None, None, ["preset", "--updates", "3"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["p", "--plan"], "--plan must have a value"),
+        (["p", "--plan", "--devices", "8"], "--plan must have a value"),
+        (["p", "--devices", "8"], "--devices must come with --plan"),
+        (["p", "--plan", "h100", "--devices", "0"], "--devices must be a positive number, got 0"),
+    ],
+)
+def test_a_wrong_command_line_says_what_is_wrong(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        split_arguments(arguments)
+
+
+def test_an_open_size_of_the_mesh_takes_the_devices_that_are_left():
+    assert resolve_mesh(MeshConfig(fsdp=4), 16) == MeshConfig(data=4, fsdp=4)
+    assert resolve_mesh(MeshConfig(fsdp=4), None) == MeshConfig(data=1, fsdp=4)
+    with pytest.raises(ValueError, match="mesh sizes must multiply to devices=6, got data=-1, fsdp=4"):
+        resolve_mesh(MeshConfig(fsdp=4), 6)
+
+
+def test_the_translation_experiment_plans_a_preset_without_reading_text(tmp_path):
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, str(ROOT / "experiments" / "translation.py"), "multi30k", *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, env=environment)
+
+    done = run("--plan", "a100", "--vocab-size", "500", "--model.num-encoder-layers", "2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    for part in (
+        "a vocabulary of 500 is assumed",
+        "Plan for 1 x a100 (one device), float32 compute",
+        "decoder/blocks/memory_attention",
+        "a fused one does not",
+        "communication: none, there is one device",
+        "batch 2x32x128",
+        "batch 2x128x32",
+        "not calibrated",
+    ):
+        assert part in done.stdout, part
+    assert not list(tmp_path.iterdir())
+    wrong = run("--plan", "a1000")
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("error: device must be one of")
+
+
+# Out of memory.
+
+
+def test_a_device_out_of_memory_ends_with_the_table_and_one_line(capsys):
+    error = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.\nmore")
+    with (
+        pytest.raises(SystemExit, match=r"^error: a device is out of memory .*allocate 9 bytes") as caught,
+        explain_out_of_memory(lambda: "the table"),
+    ):
+        raise error
+    assert caught.value.code != 0
+    assert capsys.readouterr().out == "the table\n"
+
+
+def test_other_errors_of_a_device_stay_as_they_are():
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), explain_out_of_memory(lambda: "the table"):
+        raise jax.errors.JaxRuntimeError("INTERNAL: broken")
+
+
+def test_the_plan_of_a_command_is_made_by_a_process_of_its_own(monkeypatch, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("import os, sys\nprint(os.environ['JAX_PLATFORMS'], *sys.argv[1:])\n")
+    monkeypatch.setattr(sys, "argv", [str(script), "preset"])
+    assert plan_of_this_command() == f"cpu preset --plan cpu --devices {jax.device_count()}\n"
+    script.write_text("raise SystemExit('error: no')\n")
+    assert plan_of_this_command() == "There is no plan: error: no"
+
+
+def test_a_script_that_does_not_know_plan_is_not_started_again_and_again(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["script.py", "preset", "--plan", "cpu"])
+    assert plan_of_this_command().startswith("There is no plan")
+
+
+def test_keys_and_small_types_are_counted_too():
+    job = job_of(MeshConfig(data=1))
+
+    def loss(params, part, key):
+        scale = jax.random.bernoulli(key, 0.5, (3,)).astype(jnp.bfloat16)
+        table = params["embedding"]["table"][:3]
+        return {"loss": jnp.sin(table * scale[:, None]).sum(), "weight": jnp.ones(())}
+
+    assert measure_memory(dataclasses.replace(job, loss=loss)).saved >= 3 * D * 4
