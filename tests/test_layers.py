@@ -37,7 +37,7 @@ LEVELS = {
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names}
 # Folders whose files may share a file of the same folder.
-SHARING = ("lmx.data", "lmx.scoring", "lmx.interop")
+SHARING = ("lmx.data", "lmx.scoring", "lmx.interop", "benchmarks")
 # Imported where they are used: extras, and what is slow to load and not always needed.
 ON_DEMAND = {"datasets", "grain", "matplotlib", "sacremoses", "safetensors", "sklearn", "subword_nmt", "tensorboardX"}
 FORBIDDEN = {
