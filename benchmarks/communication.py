@@ -25,6 +25,7 @@ from flax import nnx
 from lmx import losses, optimization
 from lmx.collectives import read_collectives
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
+from lmx.nn.layers import spread_tables
 from lmx.plan import Job, communication_table, partitioned_step, summarize_communication, use_virtual_devices
 from lmx.sharding import MESH_AXES, MeshConfig
 from lmx.training import Params
@@ -38,7 +39,7 @@ def seq2seq(mesh: MeshConfig, dtype: Any, *, rows: int, length: int) -> Job:
     definition = nnx.graphdef(nnx.eval_shape(lambda: Seq2Seq(config, rngs=nnx.Rngs(0))))
 
     def loss(params: Params, batch: Any, key: Any) -> dict[str, jax.Array]:
-        network = nnx.merge(definition, params)
+        network = spread_tables(nnx.merge(definition, params))
         encoder_key, decoder_key = (None, None) if key is None else jax.random.split(key)
         memory, _ = network.encode(batch["source"], key=encoder_key)
         states, _ = network.decode(memory, batch["source"], batch["decoder_input"], key=decoder_key)

@@ -38,7 +38,7 @@ from lmx.hosts import HostsConfig, agreement, fingerprint, start, wait
 from lmx.loop import steps_to_profile, train
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig, training_flops
 from lmx.nn.attention import choose_kernel
-from lmx.nn.layers import count_parameters
+from lmx.nn.layers import count_parameters, spread_tables
 from lmx.plan import (
     Job,
     Proposal,
@@ -276,7 +276,7 @@ def build(config: Config, model: Seq2SeqConfig) -> Parts:
     options = config.optimization
 
     def loss(params: Params, batch: Any, key: Any) -> dict[str, jax.Array]:
-        network = nnx.merge(definition, params)
+        network = spread_tables(nnx.merge(definition, params))
         encoder_key, decoder_key = (None, None) if key is None else jax.random.split(key)
         memory, _ = network.encode(batch["source"], key=encoder_key)
         states, _ = network.decode(memory, batch["source"], batch["decoder_input"], key=decoder_key)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from lmx.sharding import constrain, gather, parts, scatter
+from lmx.sharding import constrain, group, parts, spread
 
 # Tokens whose logits exist at one time. 512 x 10,000 words in float32 are 20 MB: near a CPU's caches, while the
 # product still is large enough to run at full speed.
@@ -31,7 +31,7 @@ class TokenLoss(NamedTuple):
 
 def cross_entropy(
     states: Float[Array, "B T D"],
-    table: Float[Array, "V D"],
+    table: Float[Array, "*G V D"],
     labels: Int[Array, "B T"],
     weights: Float[Array, "B T"] | Bool[Array, "B T"],
     *,
@@ -50,22 +50,22 @@ def cross_entropy(
 
     Args:
         states: in the compute type; logits are float32.
+        table: of words; also as `lmx.nn.layers.spread_tables` leaves it, a copy for each group of tokens.
         vocab_size: rows of the table that are words; the rest is padding and has no probability.
         z_loss: weight of log(Z)^2, which keeps logits from drifting (Chowdhery et al. 2022, section 5).
     """
-    rows, columns = parts("batch"), parts("length")
-    grouped = rows * columns > 1
-    batch, length = states.shape[0] // rows, states.shape[1] // columns
+    grouped = parts("group") > 1
+    if table.ndim == 2:
+        table = spread(table.astype(states.dtype), "vocab", "embed") if grouped else table
+    batch, length = states.shape[0] // parts("batch"), states.shape[1] // parts("length")
     chunks = _number_of_chunks(batch, length, chunk_tokens)
 
     def split(x: jax.Array) -> jax.Array:
-        rest = x.shape[2:]
-        if not grouped:
-            return jnp.moveaxis(x.reshape(batch // chunks, chunks, length, *rest), 1, 0)
-        x = x.reshape(rows, batch // chunks, chunks, columns, length, *rest)
-        x = jnp.transpose(x, (2, 0, 3, 1, 4, *range(5, x.ndim)))
-        x = x.reshape(chunks, rows * columns, batch // chunks, length, *rest)
-        return constrain(x, None, "group", *[None] * (x.ndim - 2))
+        if grouped:
+            x = group(x)
+        *groups, _, _ = x.shape[: 2 + grouped]
+        x = x.reshape(*groups, batch // chunks, chunks, length, *x.shape[2 + grouped :])
+        return jnp.moveaxis(x, 1 + grouped, 0)
 
     with jax.named_scope("loss"):
         loss, nll = _chunked(  # pyright: ignore[reportGeneralTypeIssues]
@@ -103,6 +103,13 @@ class _Settings(NamedTuple):
     grouped: bool  # chunks are [G, B, T]: a group's tokens live on one device, and its sums stay there to the end
     split_vocab: bool  # rows of the table are not looked up then: they would be sent, [B, T, D]
 
+    def product(self, equation: str) -> str:
+        """Returns an einsum equation with each group by itself, where there are groups."""
+        if not self.grouped:
+            return equation
+        terms, _, result = equation.partition("->")
+        return ",".join(f"G{term}" for term in terms.split(",")) + f"->G{result}"
+
 
 def _run_chunk(settings: _Settings, table: jax.Array, mean_word: jax.Array, chunk: tuple) -> _Chunk:
     """Makes one chunk's logits and reads them twice: for their maximum and for their exponentials.
@@ -110,19 +117,19 @@ def _run_chunk(settings: _Settings, table: jax.Array, mean_word: jax.Array, chun
     The label's logit and the mean logit of smoothing are products with single vectors, not passes over logits.
     """
     states, labels, weights = chunk
-    is_padding = jnp.where(jnp.arange(table.shape[0]) < settings.vocab_size, 0.0, -1e30)
-    logits = jnp.einsum("...TD,VD->...TV", states, table, preferred_element_type=jnp.float32) + is_padding
+    is_padding = jnp.where(jnp.arange(table.shape[-2]) < settings.vocab_size, 0.0, -1e30)
+    logits = jnp.einsum(settings.product("BTD,VD->BTV"), states, table, preferred_element_type=jnp.float32) + is_padding
     largest = jax.lax.stop_gradient(logits.max(-1))
     exponentials = jnp.exp(logits - largest[..., None])
     normaliser = exponentials.sum(-1)
     log_z = largest + jnp.log(normaliser)
     states = states.astype(jnp.float32)
-    is_label = jnp.arange(table.shape[0]) == labels[..., None] if settings.split_vocab else None
+    is_label = jnp.arange(table.shape[-2]) == labels[..., None] if settings.split_vocab else None
     if is_label is None:
-        nll = log_z - (states * table[labels]).sum(-1)
+        nll = log_z - (states * _rows(settings, table, labels)).sum(-1)
     else:
         nll = log_z - jnp.where(is_label, logits, 0.0).sum(-1)
-    smooth = log_z - states @ mean_word
+    smooth = log_z - jnp.einsum(settings.product("BTD,D->BT"), states, mean_word)
     loss = (1 - settings.smoothing) * nll + settings.smoothing * smooth + settings.z_loss * jnp.square(log_z)
     scale = weights * (1 + 2 * settings.z_loss * log_z) / normaliser
     if is_label is not None:
@@ -131,16 +138,25 @@ def _run_chunk(settings: _Settings, table: jax.Array, mean_word: jax.Array, chun
     return _Chunk((loss * weights).sum(), (nll * weights).sum(), exponentials, scale)
 
 
+def _rows(settings: _Settings, table: jax.Array, labels: jax.Array) -> jax.Array:
+    look_up = lambda table, labels: table[labels]  # noqa: E731
+    return (jax.vmap(look_up) if settings.grouped else look_up)(table, labels)
+
+
 def _is_word(table: jax.Array, settings: _Settings) -> jax.Array:
-    return (jnp.arange(table.shape[0]) < settings.vocab_size).astype(jnp.float32)
+    return (jnp.arange(table.shape[-2]) < settings.vocab_size).astype(jnp.float32)
+
+
+def _mean_word(table: jax.Array, settings: _Settings) -> jax.Array:
+    return jnp.einsum("V,...VD->...D", _is_word(table, settings), table.astype(jnp.float32)) / settings.vocab_size
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _chunked(
     settings: _Settings, states: jax.Array, table: jax.Array, labels: jax.Array, weights: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    table = gather(table.astype(states.dtype), "vocab", "embed")
-    mean_word = _is_word(table, settings) @ table.astype(jnp.float32) / settings.vocab_size
+    table = table.astype(states.dtype)
+    mean_word = _mean_word(table, settings)
 
     def add(sums: tuple, chunk: tuple) -> tuple:
         done = _run_chunk(settings, table, mean_word, chunk)
@@ -158,10 +174,9 @@ def _chunked_forward(
     Only the full part is a product with a large matrix, the exponentials; its scale is applied to the small side.
     """
     smoothing = settings.smoothing
-    words = gather(table.astype(states.dtype), "vocab", "embed")
-    mean_word = _is_word(table, settings) @ words.astype(jnp.float32) / settings.vocab_size
-    by_table_of = "GBTD,GBTV->GDV" if settings.grouped else "BTD,BTV->DV"
-    group = "group" if settings.grouped else None
+    words = table.astype(states.dtype)
+    mean_word = _mean_word(words, settings)
+    by_table_of = settings.product("BTD,BTV->DV")
     # Over a split vocabulary it is summed over devices: what is sent is in the compute type.
     by_states_type = states.dtype if settings.split_vocab else jnp.float32
 
@@ -169,38 +184,37 @@ def _chunked_forward(
         done = _run_chunk(settings, words, mean_word, chunk)
         scaled = (chunk[0] * done.scale[..., None]).astype(states.dtype)
         by_logits = done.by_logits.astype(states.dtype)
-        by_states = jnp.einsum("...TV,VD->...TD", by_logits, words, preferred_element_type=by_states_type)
+        by_states = jnp.einsum(settings.product("BTV,VD->BTD"), by_logits, words, preferred_element_type=by_states_type)
         by_table = jnp.einsum(by_table_of, scaled, by_logits, preferred_element_type=jnp.float32)
         total = (sums[0] + done.loss, sums[1] + done.nll, sums[2] + by_table)
         return total, by_states * done.scale[..., None]
 
     zero = jnp.zeros((), jnp.float32)
-    lead = states.shape[1:-3]
-    by_table = constrain(jnp.zeros((*lead, *table.shape[::-1]), jnp.float32), *[group] * len(lead), None, "vocab")
+    by_table = jnp.zeros((*table.shape[:-2], table.shape[-1], table.shape[-2]), jnp.float32)
+    if settings.grouped:
+        by_table = constrain(by_table, "group", None, "vocab")
     (loss, nll, by_table), by_states = jax.lax.scan(add, (zero, zero, by_table), (states, labels, weights))
     weighted = states.astype(jnp.float32) * weights[..., None]
+    mean_word = mean_word[:, None, None] if settings.grouped else mean_word
     by_states -= weights[..., None] * smoothing * mean_word
-    if not settings.split_vocab:
-        by_states -= weights[..., None] * (1 - smoothing) * words[labels].astype(jnp.float32)
     # The barrier: XLA's CPU backend would fold the transpose of a single chunk into the product, and then has no
     # product of bfloat16 into float32.
     by_table = jax.lax.optimization_barrier(by_table).swapaxes(-1, -2)
-    constant = smoothing / settings.vocab_size * weighted.sum(tuple(range(weighted.ndim - 1)))
     if not settings.split_vocab:
+        looked_up = jax.vmap(lambda labels: _rows(settings, words, labels))(labels)
+        by_states -= weights[..., None] * (1 - smoothing) * looked_up.astype(jnp.float32)
         add_rows = lambda total, rows, values: total.at[rows].add(values)  # noqa: E731
         add_rows = jax.vmap(add_rows, in_axes=(0, 1, 1)) if settings.grouped else add_rows
         by_table = add_rows(by_table, labels, -(1 - smoothing) * weighted)
-    if settings.grouped:
-        by_table = constrain(by_table, "group", "vocab", "embed").sum(0)
-    by_table = scatter(by_table, "vocab", "embed")
-    by_table -= _is_word(table, settings)[:, None] * constant
-    return (loss, nll), (by_states.astype(states.dtype), by_table)
+    constant = smoothing / settings.vocab_size * weighted.sum((0, -3, -2))
+    by_table -= jnp.einsum("V,...D->...VD", _is_word(table, settings), constant)
+    return (loss, nll), (by_states.astype(states.dtype), by_table.astype(table.dtype))
 
 
 def _chunked_backward(settings: _Settings, gradients: tuple, cotangents: tuple) -> tuple:
     by_states, by_table = gradients
     scale = cotangents[0]
-    return (by_states * scale.astype(by_states.dtype), by_table * scale, None, None)
+    return (by_states * scale.astype(by_states.dtype), by_table * scale.astype(by_table.dtype), None, None)
 
 
 _chunked.defvjp(_chunked_forward, _chunked_backward)

@@ -562,7 +562,8 @@ def _least(job: Job) -> Iterator[tuple[str, tuple[str, ...], float]]:
     Parameters split over fsdp are gathered twice and their gradients reduce-scattered, in each micro-batch; what then
     is left of the gradients is reduced over data (and sequence) once a step. Over tensor, activations are reduced for
     each matrix that contracts a split axis, once forward and once backward: twice a block each way. A vocabulary split
-    over tensor takes one for the words' vectors and one for the gradient of the states.
+    over tensor takes one for the words' vectors and one for the gradient of the states; a memory that decoders attend
+    to takes one for its gradient, which all layers could share.
     """
     mesh = _mesh(job)
     state, shardings = _abstract_state(job, mesh)
@@ -591,6 +592,9 @@ def _least(job: Job) -> Iterator[tuple[str, tuple[str, ...], float]]:
                 tables.append(leaf.shape[-1])
             else:
                 reduced += 2 * copies * local_tokens * leaf.shape[-1] * itemsize
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state.params)]
+    if tables and any("memory_attention" in path for path in paths):
+        reduced += local_tokens * tables[0] * itemsize  # the memory's gradient, for all layers together
     if tables:
         reduced += max(2, len(tables)) * local_tokens * tables[0] * itemsize
 

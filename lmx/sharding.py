@@ -151,11 +151,64 @@ def _gather_backward(computed: NamedSharding, stored: NamedSharding, _: None, gr
 _gather.defvjp(_gather_forward, _gather_backward)
 
 
-def scatter(gradient: jax.Array, *axes: str | None) -> jax.Array:
-    """Returns a parameter's gradient laid out as the parameter lives; for gradients made by hand."""
-    if _ambient is None:
-        return gradient
-    return jax.lax.with_sharding_constraint(gradient, _ambient.stored(axes, gradient.shape))
+def spread(table: jax.Array, *axes: str | None) -> jax.Array:
+    """Returns a parameter as each group of tokens computes with it: [G, *axes], every device with a copy of its own.
+
+    Gradients of all its uses are added up on each device, and meet once. One that is used once needs `gather` alone.
+    Give it in the compute type; outside `use_mesh`, or with one group, it is returned as it is.
+    """
+    if _ambient is None or parts("group") == 1:
+        return table
+    return _spread(_ambient, axes, table)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _spread(ambient: _Ambient, axes: tuple[str | None, ...], table: jax.Array) -> jax.Array:
+    table = gather(table, *axes)
+    copies = jax.numpy.broadcast_to(table, (parts("group"), *table.shape))
+    return jax.lax.with_sharding_constraint(copies, ambient.computed(("group", *axes), copies.shape))
+
+
+def _spread_forward(ambient: _Ambient, axes: tuple[str | None, ...], table: jax.Array) -> tuple[jax.Array, None]:
+    return _spread(ambient, axes, table), None
+
+
+def _spread_backward(ambient: _Ambient, axes: tuple[str | None, ...], _: None, gradient: jax.Array) -> tuple[jax.Array]:
+    """Adds up the groups' gradients: first over the axes that the parameter is split over, then over the others."""
+    mesh, shape = ambient.mesh, gradient.shape[1:]
+    names = ambient.rules["group"]
+    stored = ambient.stored(axes, shape)
+    holding = {name for part in stored.spec for name in (part if isinstance(part, tuple) else (part,))}
+    gradient = gradient.reshape(*(mesh.shape[name] for name in names), *shape)
+    for first in (True, False):
+        kept = [name for name in names if (name in holding) != first]
+        summed = tuple(index for index, name in enumerate(names) if name not in kept)
+        gradient = jax.lax.reduce(gradient, jax.numpy.zeros((), gradient.dtype), jax.lax.add, summed)
+        spec = PartitionSpec(*kept, *stored.spec)
+        gradient = jax.lax.with_sharding_constraint(gradient, NamedSharding(mesh, spec))
+        names = kept
+    return (gradient,)
+
+
+_spread.defvjp(_spread_forward, _spread_backward)
+
+
+def group(x: jax.Array) -> jax.Array:
+    """Returns [B, T, ...] as [G, B, T, ...]: the tokens of each device together."""
+    rows, columns = parts("batch"), parts("length")
+    batch, length, *rest = x.shape
+    x = x.reshape(rows, batch // rows, columns, length // columns, *rest).swapaxes(1, 2)
+    x = x.reshape(rows * columns, batch // rows, length // columns, *rest)
+    return constrain(x, "group", *[None] * (x.ndim - 1))
+
+
+def ungroup(x: jax.Array) -> jax.Array:
+    """Returns [G, B, T, ...] as [B, T, ...], which `group` made it from."""
+    rows, columns = parts("batch"), parts("length")
+    _, batch, length, *rest = x.shape
+    x = x.reshape(rows, columns, batch, length, *rest).swapaxes(1, 2)
+    x = x.reshape(rows * batch, columns * length, *rest)
+    return constrain(x, "batch", "length", *[None] * (x.ndim - 2))
 
 
 def named_sharding(

@@ -16,6 +16,7 @@ from lmx.losses import cross_entropy
 from lmx.models.decoder import Decoder, DecoderConfig
 from lmx.models.encoder import Encoder, EncoderConfig
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
+from lmx.nn.layers import spread_tables
 from lmx.optimization import adam, constant
 from lmx.sharding import MeshConfig, make_mesh, place_batch
 from lmx.training import born, compile_step, make_train_step, state_shardings
@@ -43,7 +44,7 @@ def logits_loss(family: str, definition: Any):
     """Returns the loss of a family: translation, the next word, or masked words; with smoothing and padding."""
 
     def loss(params, part, key):
-        model = nnx.merge(definition, params)
+        model = spread_tables(nnx.merge(definition, params))
         if family == "seq2seq":
             keys = jax.random.split(key)
             memory, _ = model.encode(part["source"], key=keys[0])

@@ -75,7 +75,7 @@ class Decoder(nnx.Module):
         with jax.named_scope("decoder"):
             return self.stack(x, mask=mask, positions=positions, key=stack_key, with_attention=with_attention)
 
-    def output_table(self) -> Float[Array, "V D"]:
+    def output_table(self) -> Float[Array, "*G V D"]:
         """Returns the vectors whose products with the states are the logits; rows past the vocabulary are padding."""
         return (self.output_embedding or self.embedding).table[...]
 

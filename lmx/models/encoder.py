@@ -87,7 +87,7 @@ class Encoder(nnx.Module):
         with jax.named_scope("encoder"):
             return self.stack(x, mask=mask, positions=positions, key=stack_key, with_attention=with_attention)
 
-    def output_table(self) -> Float[Array, "V D"]:
+    def output_table(self) -> Float[Array, "*G V D"]:
         """Returns the word vectors, which masked words are predicted with; rows past the vocabulary are padding."""
         return self.embedding.table[...]
 

@@ -125,7 +125,7 @@ class Seq2Seq(nnx.Module):
                 with_attention=with_attention,
             )
 
-    def output_table(self) -> Float[Array, "V D"]:
+    def output_table(self) -> Float[Array, "*G V D"]:
         """Returns the vectors whose products with the states are the logits; rows past the vocabulary are padding."""
         return (self.output_embedding or self.target_embedding).table[...]
 

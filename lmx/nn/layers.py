@@ -4,9 +4,9 @@ Parameters are float32 and name their axes; `dtype` is the type a layer computes
 counter: what is random takes its key as an argument, and None means "not random".
 """
 
-import functools
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key, UInt
 
 from lmx.nn.initializers import normal, xavier_uniform
-from lmx.sharding import constrain, gather, on_mesh, scatter
+from lmx.sharding import constrain, gather, group, on_mesh, parts, spread, ungroup
 
 # What masks put in the place of scores and logits. Finite: a row that may see nothing averages instead of giving NaN.
 MASKED = -1e30
+Model = TypeVar("Model", bound=nnx.Module)
 VOCAB_MULTIPLE = 128  # tables are padded to a multiple of this, so that any vocabulary divides over a mesh axis
 
 
@@ -109,29 +110,51 @@ class Embedding(nnx.Module):
         return look_up(self.table[...], tokens, dtype=self.dtype)
 
 
-def look_up(table: Float[Array, "V D"], tokens: Int[Array, "*B T"], *, dtype: DTypeLike) -> Float[Array, "*B T D"]:
-    """Returns the rows of a table that tokens name, in the compute type; the gradient is added up in float32."""
+def look_up(table: Float[Array, "*G V D"], tokens: Int[Array, "*B T"], *, dtype: DTypeLike) -> Float[Array, "*B T D"]:
+    """Returns the rows of a table that tokens name, in the compute type; the gradient is added up in float32.
+
+    Args:
+        table: as it is, or as `spread_tables` leaves it, a copy for each group of tokens.
+    """
     if not on_mesh():
         return table[tokens].astype(dtype)
-    return _look_up(jnp.dtype(dtype), table, tokens)
+    if table.ndim == 2:
+        table = spread(table.astype(dtype), "vocab", "embed")
+        table = table if table.ndim == 3 else table[None]
+    return ungroup(_look_up(table, group(tokens)))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _look_up(dtype: jnp.dtype, table: jax.Array, tokens: jax.Array) -> jax.Array:
-    return gather(table.astype(dtype), "vocab", "embed")[tokens]
+@jax.custom_vjp
+def _look_up(table: jax.Array, tokens: jax.Array) -> jax.Array:
+    return jax.vmap(lambda table, tokens: table[tokens])(table, tokens)
 
 
-def _look_up_forward(dtype: jnp.dtype, table: jax.Array, tokens: jax.Array) -> tuple[jax.Array, tuple]:
-    return _look_up(dtype, table, tokens), (tokens, table.shape)
+def _look_up_forward(table: jax.Array, tokens: jax.Array) -> tuple[jax.Array, tuple]:
+    return _look_up(table, tokens), (tokens, jnp.zeros((0, *table.shape), table.dtype))
 
 
-def _look_up_backward(dtype: jnp.dtype, saved: tuple, gradient: jax.Array) -> tuple[jax.Array, None]:
-    tokens, shape = saved
-    zeros = constrain(jnp.zeros(shape, jnp.float32), "vocab", "embed")
-    return scatter(zeros.at[tokens].add(gradient.astype(jnp.float32)), "vocab", "embed"), None
+def _look_up_backward(saved: tuple, gradient: jax.Array) -> tuple[jax.Array, None]:
+    tokens, like = saved
+    zeros = constrain(jnp.zeros(like.shape[1:], jnp.float32), "group", "vocab", "embed")
+    added = jax.vmap(lambda total, rows, values: total.at[rows].add(values))(
+        zeros, tokens, gradient.astype(jnp.float32)
+    )
+    return constrain(added, "group", "vocab", "embed").astype(like.dtype), None
 
 
 _look_up.defvjp(_look_up_forward, _look_up_backward)
+
+
+def spread_tables(model: Model) -> Model:
+    """Gives each group of tokens its own copy of the embedding tables, in place, and returns the model.
+
+    A loss does this first, so that the gradients of a table's uses, as source, target and output, meet once on a mesh.
+    On one device nothing changes.
+    """
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, Embedding) and parts("group") > 1:
+            module.table.set_value(spread(module.table[...].astype(module.dtype), "vocab", "embed"))
+    return model
 
 
 def output_logits(states: Float[Array, "*B D"], table: Float[Array, "V D"], *, vocab_size: int) -> Float[Array, "*B V"]:
