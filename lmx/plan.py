@@ -545,7 +545,8 @@ def partitioned_step(job: Job) -> str:
     step = compile_step(_step(job), mesh=mesh, shardings=shardings)
     lowered = step.lower(state, _abstract_batch(job.batch, mesh))
     with tempfile.TemporaryDirectory() as folder:
-        _compile(lowered, {"xla_dump_to": folder, "xla_dump_hlo_pass_re": "spmd.*", "xla_dump_hlo_as_text": True})
+        dump = {"xla_dump_to": folder, "xla_dump_hlo_pass_re": "spmd.*", "xla_dump_hlo_as_text": True}
+        _compile(lowered, dump | {"xla_dump_large_constants": True})  # such as a number for each device
         texts = sorted(Path(folder).glob("*after_spmd-partitioning*.txt"))
         if len(texts) != 1:
             raise RuntimeError(f"XLA must write one partitioned program, got {len(texts)}.")
