@@ -16,7 +16,9 @@ data one all-reduce, for tensor two all-reduces a block each way. The last colum
 """
 
 import argparse
+import itertools
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -24,39 +26,66 @@ from flax import nnx
 
 from lmx import losses, optimization
 from lmx.collectives import read_collectives
+from lmx.models.decoder import Decoder, DecoderConfig
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from lmx.nn.layers import spread_tables
 from lmx.plan import Job, communication_table, partitioned_step, summarize_communication, use_virtual_devices
 from lmx.sharding import MESH_AXES, MeshConfig
 from lmx.training import Params
 
+VOCAB = 32_768
 MESHES = ("fsdp=8", "data=8", "tensor=8", "data=2,fsdp=2,tensor=2")
 
 
 def seq2seq(mesh: MeshConfig, dtype: Any, *, rows: int, length: int) -> Job:
-    """Returns the step of Vaswani's base model, pre-norm, with a vocabulary of 32,768."""
-    config = Seq2SeqConfig(source_vocab_size=32_768, target_vocab_size=32_768, norm_position="pre", dtype=dtype)
-    definition = nnx.graphdef(nnx.eval_shape(lambda: Seq2Seq(config, rngs=nnx.Rngs(0))))
+    """Returns the step of Vaswani's base model, pre-norm, with a joint vocabulary of 32,768."""
+    config = Seq2SeqConfig(source_vocab_size=VOCAB, target_vocab_size=VOCAB, norm_position="pre", dtype=dtype)
+
+    def states(network: Seq2Seq, batch: Any, key: Any) -> jax.Array:
+        encoder_key, decoder_key = (None, None) if key is None else jax.random.split(key)
+        memory, _ = network.encode(batch["source"], key=encoder_key)
+        return network.decode(memory, batch["source"], batch["input"], key=decoder_key)[0]
+
+    sides = ("source", "input", "target")
+    return job_of(lambda rngs: Seq2Seq(config, rngs=rngs), states, sides, mesh, dtype, shape=(1, rows, length))
+
+
+def decoder(mesh: MeshConfig, dtype: Any, *, rows: int, length: int) -> Job:
+    """Returns the step of a small Llama: 8 layers of width 1024, grouped heads, two vocabulary tables."""
+    config = DecoderConfig(
+        vocab_size=VOCAB,
+        width=1024,
+        feedforward_width=2816,
+        num_heads=16,
+        num_kv_heads=8,
+        num_layers=8,
+        dtype=dtype,
+    )
+
+    def states(network: Decoder, batch: Any, key: Any) -> jax.Array:
+        return network(batch["input"], key=key)[0]
+
+    sides = ("input", "target")
+    return job_of(lambda rngs: Decoder(config, rngs=rngs), states, sides, mesh, dtype, shape=(1, rows, length))
+
+
+def job_of(
+    build: Callable, states: Callable, sides: Sequence[str], mesh: MeshConfig, dtype: Any, *, shape: tuple[int, ...]
+) -> Job:
+    """Returns a job whose loss is the cross entropy of a model's states with label smoothing, trained by Adam."""
+    definition = nnx.graphdef(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
 
     def loss(params: Params, batch: Any, key: Any) -> dict[str, jax.Array]:
         network = spread_tables(nnx.merge(definition, params))
-        encoder_key, decoder_key = (None, None) if key is None else jax.random.split(key)
-        memory, _ = network.encode(batch["source"], key=encoder_key)
-        states, _ = network.decode(memory, batch["source"], batch["decoder_input"], key=decoder_key)
-        table, target = network.output_table(), batch["target"]
-        vocab_size = config.target_vocab_size
-        return losses.cross_entropy(
-            states, table, target, target != 0, vocab_size=vocab_size, label_smoothing=0.1
-        )._asdict()
+        found, target = states(network, batch, key), batch["target"]
+        table = network.output_table()
+        return losses.cross_entropy(found, table, target, target != 0, vocab_size=VOCAB, label_smoothing=0.1)._asdict()
 
-    return Job(
-        build=lambda rngs: Seq2Seq(config, rngs=rngs),
-        loss=loss,
-        optimizer=optimization.adam(optimization.constant(1e-3)),
-        mesh=mesh,
-        batch=dict.fromkeys(("source", "decoder_input", "target"), (1, rows, length)),
-        dtype=dtype,
-    )
+    optimizer = optimization.adam(optimization.constant(1e-3))
+    return Job(build=build, loss=loss, optimizer=optimizer, mesh=mesh, batch=dict.fromkeys(sides, shape), dtype=dtype)
+
+
+MODELS = {"seq2seq": seq2seq, "decoder": decoder}
 
 
 def read_mesh(text: str) -> MeshConfig:
@@ -82,6 +111,7 @@ def mesh_sizes(mesh: MeshConfig) -> dict[str, int]:
 def main() -> None:
     """Prints the table of each mesh, then one line for each."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--meshes", nargs="+", default=MESHES)
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--rows", type=int, default=64)
@@ -91,18 +121,18 @@ def main() -> None:
     meshes = {text: read_mesh(text) for text in options.meshes}
     use_virtual_devices(max(math.prod(mesh_sizes(mesh).values()) for mesh in meshes.values()))
     lines = []
-    for text, mesh in meshes.items():
-        job = seq2seq(mesh, options.dtype, rows=options.rows, length=options.length)
+    for model, (text, mesh) in itertools.product(options.models, meshes.items()):
+        job = MODELS[model](mesh, options.dtype, rows=options.rows, length=options.length)
         collectives = read_collectives(partitioned_step(job), mesh_sizes(mesh))
         found = summarize_communication(job, collectives)
-        print(f"seq2seq base, {options.dtype}, batch {options.rows}x{options.length}, mesh {text}\n")
+        print(f"{model}, {options.dtype}, batch {options.rows}x{options.length}, mesh {text}\n")
         print(communication_table(found) + "\n", flush=True)
         for one in sorted(collectives, key=lambda one: -one.counted)[: options.largest]:
             mark = " (sliced)" if one.sliced else ""
             print(f"  {one.counted / 1e6:10.2f} MB  {one.times:>3} x {one.kind}{mark} of {one.shape}  {one.scope}")
         figures = (found.raw, found.counted, found.merged)
         raw, counted, merged = (f"{figure / found.least_total:.2f}" for figure in figures)
-        lines.append(f"  {text:<24} raw {raw}  counted {counted}  merged {merged}")
+        lines.append(f"  {model:<8} {text:<24} raw {raw}  counted {counted}  merged {merged}")
     print("bytes sent / least possible (wanted: counted at most 1.10)")
     print("\n".join(lines))
 

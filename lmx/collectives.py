@@ -317,8 +317,8 @@ def _by_device(computation: _Computation, name: str, devices: int) -> np.ndarray
     if instruction.op == "dynamic-slice":
         table = computation.instructions[instruction.operands[0]]
         place = _by_device(computation, instruction.operands[1], devices)
-        if table.op == "constant" and len(instruction.operands) == 2 and place is not None:
-            values = np.array(_numbers(table.inside))
+        values = np.array(_numbers(table.inside)) if table.op == "constant" else np.array([])
+        if values.size and len(instruction.operands) == 2 and place is not None:
             return values[np.minimum(place, len(values) - 1)]
     if instruction.op in ("add", "subtract", "multiply"):
         left, right = (_by_device(computation, operand, devices) for operand in instruction.operands)

@@ -5,7 +5,7 @@ Both work on shapes alone. Where the arrays live, and what a device is worth, `l
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,48 +20,67 @@ class Flops:
     """FLOPs of the products of matrices and convolutions; a multiply-add is two. Nothing else is counted.
 
     Attributes:
+        recomputed: of the total, what the backward pass does again because `jax.checkpoint` did not keep it.
         unknown: what could not be counted fully, such as a loop without a known length (its body counts once).
     """
 
     total: float
+    recomputed: float = 0.0
     unknown: tuple[str, ...] = ()
 
 
 def count_flops(function: Callable, *arguments: Any) -> Flops:
     """Counts the FLOPs of a function on arguments that may be shapes; scans count as often as they run."""
-    unknown: dict[str, None] = {}
-    total = _flops(jax.make_jaxpr(function)(*arguments).jaxpr, unknown)
-    return Flops(total=total, unknown=tuple(unknown))
+    count = _Count()
+    total, recomputed = count.jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr, False)
+    return Flops(total=total, recomputed=recomputed, unknown=tuple(count.unknown))
 
 
-def _flops(jaxpr: Any, unknown: dict[str, None]) -> float:
-    return sum((_flops_of(equation, unknown) for equation in jaxpr.eqns), 0.0)
+class _Count:
+    """Counts (total, recomputed) and gathers what it could not count."""
+
+    def __init__(self):
+        self.unknown: dict[str, None] = {}
+
+    def jaxpr(self, jaxpr: Any, again: bool) -> tuple[float, float]:
+        return _sum(self.equation(equation, again) for equation in jaxpr.eqns)
+
+    def equation(self, equation: Any, again: bool) -> tuple[float, float]:
+        name, parameters = equation.primitive.name, equation.params
+        again = again or "rematted_computation" in str(equation.source_info.name_stack)
+        own = 0.0
+        if name == "dot_general":
+            ((contracted, _), _) = parameters["dimension_numbers"]
+            left, out = equation.invars[0].aval, equation.outvars[0].aval
+            own = 2.0 * out.size * math.prod(left.shape[axis] for axis in contracted)
+        elif name == "conv_general_dilated":
+            kernel, out = equation.invars[1].aval, equation.outvars[0].aval
+            outputs = kernel.shape[parameters["dimension_numbers"].rhs_spec[0]]
+            own = 2.0 * out.size * kernel.size / outputs
+        elif name == "cond":
+            return max(self.jaxpr(branch.jaxpr, again) for branch in parameters["branches"])
+        elif name in ("pallas_call", "custom_call", "ffi_call"):
+            self.unknown[f"{name} is not counted"] = None
+            return 0.0, 0.0
+        if own:
+            return own, own * again
+        total, recomputed = _sum(self.jaxpr(body, again) for body in _bodies(parameters))
+        times = 1.0
+        if name == "scan":
+            times = parameters["length"]
+        elif name == "while" and total:
+            self.unknown["a while loop counts once"] = None
+        elif name == "shard_map":  # its body is what one device does
+            mesh = parameters["mesh"]
+            times = math.prod(mesh.shape[axis] for axis in parameters["manual_axes"])
+        return times * total, times * recomputed
 
 
-def _flops_of(equation: Any, unknown: dict[str, None]) -> float:
-    name, parameters = equation.primitive.name, equation.params
-    if name == "dot_general":
-        ((contracted, _), _) = parameters["dimension_numbers"]
-        left, out = equation.invars[0].aval, equation.outvars[0].aval
-        return 2.0 * out.size * math.prod(left.shape[axis] for axis in contracted)
-    if name == "conv_general_dilated":
-        kernel, out = equation.invars[1].aval, equation.outvars[0].aval
-        outputs = kernel.shape[parameters["dimension_numbers"].rhs_spec[0]]
-        return 2.0 * out.size * kernel.size / outputs
-    if name == "cond":
-        return max(_flops(branch.jaxpr, unknown) for branch in parameters["branches"])
-    if name in ("pallas_call", "custom_call", "ffi_call"):
-        unknown[f"{name} is not counted"] = None
-        return 0.0
-    bodies = sum((_flops(body, unknown) for body in _bodies(parameters)), 0.0)
-    if name == "scan":
-        return parameters["length"] * bodies
-    if name == "while" and bodies:
-        unknown["a while loop counts once"] = None
-    if name == "shard_map":  # its body is what one device does
-        mesh = parameters["mesh"]
-        return bodies * math.prod(mesh.shape[axis] for axis in parameters["manual_axes"])
-    return bodies
+def _sum(pairs: Iterable[tuple[float, float]]) -> tuple[float, float]:
+    total = recomputed = 0.0
+    for one, again in pairs:
+        total, recomputed = total + one, recomputed + again
+    return total, recomputed
 
 
 def _bodies(parameters: Mapping[str, Any]) -> Iterator[Any]:

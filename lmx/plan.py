@@ -367,7 +367,8 @@ def explain_out_of_memory(table: Callable[[], str]) -> Iterator[None]:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         first = str(error).strip().splitlines()[0]
-        print(table(), flush=True)
+        if jax.process_index() == 0:
+            print(table(), flush=True)
         raise SystemExit(f"error: a device is out of memory ({first}). The table above says what takes it.") from error
 
 
@@ -545,7 +546,8 @@ def partitioned_step(job: Job) -> str:
     step = compile_step(_step(job), mesh=mesh, shardings=shardings)
     lowered = step.lower(state, _abstract_batch(job.batch, mesh))
     with tempfile.TemporaryDirectory() as folder:
-        _compile(lowered, {"xla_dump_to": folder, "xla_dump_hlo_pass_re": "spmd.*", "xla_dump_hlo_as_text": True})
+        dump = {"xla_dump_to": folder, "xla_dump_hlo_pass_re": "spmd.*", "xla_dump_hlo_as_text": True}
+        _compile(lowered, dump | {"xla_dump_large_constants": True})  # such as a number for each device
         texts = sorted(Path(folder).glob("*after_spmd-partitioning*.txt"))
         if len(texts) != 1:
             raise RuntimeError(f"XLA must write one partitioned program, got {len(texts)}.")
@@ -727,7 +729,8 @@ def communication_table(communication: Communication) -> str:
         rows += [(f"  needed: {kind}", names, "", "", "", "", _bytes(size), "") for kind, size in least]
         if least:
             counted, possible = sum(row.counted for row in matched), sum(size for _, size in least)
-            rows.append(("", names, "", "", _bytes(counted), "", _bytes(possible), f"{counted / possible:.2f}"))
+            ratio = f"{counted / possible:.2f}" if possible > 0.05 * communication.least_total else ""
+            rows.append(("", names, "", "", _bytes(counted), "", _bytes(possible), ratio))
     if small:
         sums = [_bytes(sum(getattr(row, name) for row in small)) for name in ("raw", "counted", "merged")]
         rows.append(("small ones together", "", f"{sum(row.times for row in small):,}", *sums, "", ""))
@@ -749,12 +752,16 @@ def _time_table(plan: Plan) -> str:
     for estimate in plan.estimates:
         shape = "x".join(map(str, estimate.shape))
         lines.append(f"batch {shape}: {estimate.tokens:,} padded tokens, {estimate.flops.total:.4g} FLOPs a step")
+        if estimate.flops.recomputed:
+            again = estimate.flops.recomputed / estimate.flops.total
+            lines.append(f"  {again:.1%} of them are done again for the backward pass; MFU leaves these out")
         lines += [f"  {note}" for note in estimate.flops.unknown]
         seconds = estimate.seconds
         if seconds is None or peak is None:
             continue
         rates = [estimate.tokens / time for time in (seconds.worst, seconds.best)]
-        shares = [estimate.flops.total / plan.devices / time / peak for time in (seconds.worst, seconds.best)]
+        useful = (estimate.flops.total - estimate.flops.recomputed) / plan.devices
+        shares = [useful / time / peak for time in (seconds.worst, seconds.best)]
         lines += [
             f"  {_time(seconds.best)} to {_time(seconds.worst)} a step (computing {_time(seconds.computing)}, "
             f"sending {_time(seconds.sending)}, updating {_time(seconds.updating)})",

@@ -38,6 +38,22 @@ def test_a_scan_counts_as_often_as_it_runs_and_inner_functions_count():
     assert found.unknown == ()
 
 
+def test_what_a_checkpoint_makes_the_backward_pass_do_again_is_told():
+    def loss(ws, x, *, again: bool):
+        def layer(x, w):
+            return jnp.tanh(jnp.tanh(x @ w) @ w), None
+
+        return jax.lax.scan(jax.checkpoint(layer) if again else layer, x, ws)[0].sum()
+
+    def flops(again: bool):
+        return count_flops(jax.grad(functools.partial(loss, again=again)), shape(9, 5, 5), shape(3, 5))
+
+    product = 9 * 2 * 3 * 5 * 5
+    assert (flops(False).total, flops(False).recomputed) == (6 * product, 0)
+    assert flops(True).total - flops(True).recomputed == 6 * product
+    assert flops(True).recomputed == product * 2  # both, as tanh's own gradient needs its output
+
+
 def test_a_conditional_counts_its_largest_branch_and_a_loop_without_a_length_is_told():
     def choose(flag, x):
         return jax.lax.cond(flag, lambda x: x @ x @ x, lambda x: x @ x, x)

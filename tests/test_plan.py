@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -321,6 +322,51 @@ def test_the_translation_experiment_plans_a_preset_without_reading_text(tmp_path
     wrong = run("--plan", "a1000")
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("error: device must be one of")
+
+
+PLAN_OF_70B = """
+import json, resource
+import jax
+from flax import nnx
+from lmx.losses import cross_entropy
+from lmx.models.decoder import Decoder, DecoderConfig
+from lmx.optimization import adam, constant
+from lmx.plan import Job, make_plan, use_virtual_devices
+from lmx.sharding import MeshConfig
+
+use_virtual_devices(256)
+config = DecoderConfig(
+    vocab_size=128256, width=8192, feedforward_width=28672, num_heads=64, num_kv_heads=8, num_layers=80, remat="full",
+    dtype="bfloat16",
+)
+definition = nnx.graphdef(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0))))
+
+def loss(params, batch, key):
+    model = nnx.merge(definition, params)
+    states, _ = model(batch["tokens"])
+    table, target = model.output_table(), batch["target"]
+    return cross_entropy(states, table, target, target != 0, vocab_size=config.vocab_size)._asdict()
+
+job = Job(
+    build=lambda rngs: Decoder(config, rngs=rngs), loss=loss, optimizer=adam(constant(1e-4)), dtype="bfloat16",
+    mesh=MeshConfig(data=1, fsdp=64, tensor=4), batch=dict.fromkeys(("tokens", "target"), (1, 256, 4096)),
+)
+plan = make_plan(job, "h100")
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps({"parameters": plan.parameters, "state": plan.memory.state, "fits": plan.fits, "peak": peak}))
+"""
+
+
+@pytest.mark.slow
+def test_a_model_of_70b_parameters_on_256_devices_is_planned_in_3_gb():
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", PLAN_OF_70B]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["parameters"] == 70_553_706_496  # Llama 3's
+    assert found["state"] == pytest.approx(3 * 4 * found["parameters"] / 256, rel=0.01)
+    assert found["fits"]
+    assert found["peak"] < 3e9
 
 
 # Out of memory.
