@@ -37,7 +37,16 @@ from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig, training_flops
 from lmx.nn.attention import choose_kernel
 from lmx.nn.layers import count_parameters
 from lmx.report import write_report
-from lmx.run import Run, duration, keep_freed_memory, one_line_errors, peak_flops, write_json, write_jsonl
+from lmx.run import (
+    Run,
+    duration,
+    keep_freed_memory,
+    one_line_errors,
+    peak_flops,
+    stop_on_signals,
+    write_json,
+    write_jsonl,
+)
 from lmx.scoring.baselines import dictionary_translations, nearest_translations
 from lmx.scoring.translation import NUM_RESAMPLES, Score, chrf, detokenized_bleu, sentence_chrf, tokenized_bleu
 from lmx.sharding import MeshConfig, make_mesh, named_sharding
@@ -108,6 +117,8 @@ class Config:
         bleu_every: of the validations, each so many-th also translates; 0 never.
         bleu_sentences: of the validation set, the first so many are translated then.
         average: parameters that are kept: the mean of this many checkpoints, of the last or of the best.
+        save_every: updates between checkpoints, beside those after each validation.
+        keep_every: checkpoints of multiples of this stay for good, beside the two newest and those to average.
         run: directory of the run.
     """
 
@@ -140,6 +151,8 @@ class Config:
     average_of: Literal["last", "best"] = "last"
     search: Search = field(default_factory=Search)
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    save_every: int | None = None
+    keep_every: int | None = None
     run: Path = Path("runs/translation")
     seed: int = 1
     log_every: int = 50
@@ -355,7 +368,7 @@ def main(preset: str, config: Config) -> None:
             )
 
     facts = {"experiment": "translation", "preset": preset, "family": "seq2seq", "config": _as_json(config)}
-    free = ("run", "log_every", "mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.sequence")
+    free = ("run", "log_every", "save_every", "keep_every", "mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.sequence")
     if config.optimization.schedule not in ("linear", "cosine"):  # these two depend on where they end
         free += ("updates",)
     run = Run(config.run, facts, free=free)
@@ -398,6 +411,7 @@ def main(preset: str, config: Config) -> None:
     checkpoints = run.open_checkpoints(
         keep_last=config.average if config.average_of == "last" else 1,
         keep_best=config.average if config.average_of == "best" else 0,
+        keep_every=config.keep_every,
     )
     state = run.resume(checkpoints, state)
     translator = Translator(
@@ -474,6 +488,7 @@ def main(preset: str, config: Config) -> None:
         last=config.updates,
         checkpoints=checkpoints,
         log_every=config.log_every,
+        save_every=config.save_every,
         is_due=is_due,
         validate=validate,
         patience=config.patience,
@@ -673,5 +688,5 @@ def command_line(arguments: list[str]) -> tuple[str, Config]:
 
 if __name__ == "__main__":
     keep_freed_memory()
-    with one_line_errors():
+    with one_line_errors(), stop_on_signals():
         main(*command_line(sys.argv[1:]))

@@ -16,12 +16,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lmx.checkpoint import Checkpoints
 from lmx.data.batches import prefetch
-from lmx.run import Run, duration, seconds_since_start
+from lmx.run import EXIT_STOPPED, Run, duration, seconds_since_start
 from lmx.sharding import place_batch
 from lmx.training import Step, TrainState
 
-EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped on a signal, to be started again by the same command
 SKIPPED_LIMIT = 10
+
+
+class _Interrupted(BaseException):
+    """A signal asks to stop, and what is under way can be done again."""
 
 
 @runtime_checkable
@@ -72,12 +75,17 @@ def train(
     Raises:
         FloatingPointError: ten steps in a row were not finite.
         SystemExit: SIGTERM or SIGINT asked to stop, and all is saved; status 75.
+        CheckpointNotSaved: the last checkpoint could not be.
     """
     first = int(state.step)
-    if run.memory.stopped_early or first >= last:
+    due = run.memory.validation_due  # left out when the run was stopped
+    if not due and (run.memory.stopped_early or first >= last):
         return state
     with _Loop(run, first=first, last=last) as loop, prefetch(batches.batch, first, last, depth=4) as stream:
-        for number, batch in enumerate(stream, start=first + 1):
+        if due:
+            loop.validate(first, lambda: validate(first, state), patience=patience, **facts(first))
+        ended = loop.stopping or run.memory.stopped_early
+        for number, batch in enumerate(() if ended else stream, start=first + 1):
             if profile is not None:
                 loop.profile(number, *profile)
             shape = next(iter(batch.values())).shape
@@ -88,13 +96,12 @@ def train(
                 loop.log(number, waited=stream.waited, peak=peak, **facts(number))
             if due:
                 loop.validate(number, lambda: validate(number, state), patience=patience, **facts(number))  # noqa: B023
-            stopping = loop.stopping  # read once: what stops has been saved
-            if due or stopping or number == last or (save_every is not None and number % save_every == 0):
+            if due or loop.stopping or number == last or (save_every is not None and number % save_every == 0):
                 loop.flush(waited=stream.waited)
                 run.save(checkpoints, state)
                 loop.restart_clock()
-            if stopping or run.memory.stopped_early:
-                break
+                if loop.stopping or run.memory.stopped_early:  # asked before or while saving: this step is saved
+                    break
         checkpoints.wait()
         run.add_start(compile_seconds=loop.compile_seconds)
     return state
@@ -117,6 +124,7 @@ class _Loop:
         self._began = self._line_began = time.perf_counter()
         self._waited = 0.0
         self._profiling = False
+        self._validating = False
         self._bar = None
         if run.console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -130,6 +138,8 @@ class _Loop:
             if self.stopping is not None:  # a second one is not waited for
                 raise KeyboardInterrupt
             self.stopping = signal.Signals(number).name
+            if self._validating:
+                raise _Interrupted
 
         self._handlers = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)}
         if self._bar is not None:
@@ -146,7 +156,7 @@ class _Loop:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         if kind is None and self.stopping is not None:
-            self._run.console.print(f"stopped by {self.stopping}; the same command continues from the last saved step")
+            self._run.console.print(f"stopped by {self.stopping} and saved; the same command continues")
             raise SystemExit(EXIT_STOPPED)
 
     def run_step(
@@ -225,11 +235,25 @@ class _Loop:
         patience: int | None,
         **facts: int | float,
     ) -> None:
-        """Validates, remembers, writes and prints it; its time is not training's."""
-        began = time.perf_counter()
-        value, line = measure()
-        self._run.judge(step, value, patience=patience)
+        """Validates, remembers, writes and prints it; its time is not training's.
+
+        A signal ends a validation under way, which may take minutes: it is left for the start of the continued run.
+        """
         memory = self._run.memory
+        memory.validation_due = True
+        began = time.perf_counter()
+        try:
+            try:
+                self._validating = True
+                if self.stopping is not None:
+                    return
+                value, line = measure()
+            finally:
+                self._validating = False
+        except _Interrupted:
+            return
+        memory.validation_due = False
+        self._run.judge(step, value, patience=patience)
         self._run.write_metrics("validation", {"step": step, **facts, **line, "seconds": time.perf_counter() - began})
         scores = "  ".join(f"{name} {score:.4f}" for name, score in line.items())
         news = "best so far" if memory.best_step == step else f"{memory.waited} since the best"

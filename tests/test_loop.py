@@ -11,8 +11,8 @@ import numpy as np
 import optax
 import pytest
 
-from lmx.loop import EXIT_STOPPED, SKIPPED_LIMIT, train
-from lmx.run import Run
+from lmx.loop import SKIPPED_LIMIT, train
+from lmx.run import EXIT_STOPPED, Run
 from lmx.sharding import MeshConfig, make_mesh
 from lmx.training import TrainState, create_state
 
@@ -153,7 +153,7 @@ def test_a_signal_lets_the_step_end_saves_and_stops(run, capsys):
     with pytest.raises(SystemExit) as stopped:
         count(run, signals={4: 1})
     assert stopped.value.code == EXIT_STOPPED == 75
-    assert "stopped by SIGTERM; the same command continues" in capsys.readouterr().out
+    assert "stopped by SIGTERM and saved; the same command continues" in capsys.readouterr().out
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
 
 
