@@ -1,6 +1,11 @@
+import errno
 import json
 import math
+import os
 import re
+import resource
+import signal
+import time
 from pathlib import Path
 
 import jax
@@ -11,12 +16,15 @@ import pytest
 from jax.experimental import compilation_cache
 
 from lmx.run import (
+    EXIT_STOPPED,
     PEAK_FLOPS,
     Memory,
     Run,
+    console,
     duration,
     one_line_errors,
     peak_flops,
+    stop_on_signals,
     versions,
     write_json,
     write_jsonl,
@@ -178,6 +186,49 @@ def test_memory_survives_json():
     assert Memory.from_json(json.loads(json.dumps(memory.to_json()))) == memory
 
 
+def test_a_start_that_was_killed_while_it_wrote_its_config_is_no_obstacle(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json.partial").write_text('{"exper')
+    opened(tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == FACTS
+
+
+def test_lines_that_a_full_disk_does_not_take_are_written_later(run):
+    checkpoints = run.open_checkpoints(keep_last=1)
+    run.resume(checkpoints, state(0))
+    run.write_metrics("train", {"step": 10})
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (45, limit[1]))  # half of the next line fits
+    try:
+        run.write_metrics("train", {"step": 20})
+        run.write_metrics("train", {"step": 30})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert (run.directory / "metrics.jsonl").stat().st_size == 45
+    remembered = Memory.from_json(run.memory.to_json())
+    run.write_metrics("train", {"step": 40})
+    assert [line["step"] for line in lines_of(run)] == [10, 20, 30, 40]
+    # A checkpoint saved meanwhile knows of them too.
+    run.memory = remembered
+    run.save(checkpoints, state(30))
+    checkpoints.close()
+    assert [line["step"] for line in lines_of(run)] == [10, 20, 30]
+    assert run.memory.metrics_bytes == (run.directory / "metrics.jsonl").stat().st_size
+
+
+def test_a_log_that_a_full_disk_does_not_take_ends_nothing(tmp_path):
+    with (tmp_path / "log").open("w") as log:
+        limited = type(console)(file=log)
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3, limit[1]))
+        try:
+            limited.print("a line that does not fit")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        limited.print("later")
+    assert (tmp_path / "log").read_text().endswith("later\n")
+
+
 # Validations.
 
 
@@ -273,6 +324,30 @@ def test_a_users_mistake_is_one_line_and_exit_status_2(error, line, capsys, monk
 def test_our_own_mistakes_keep_their_traceback():
     with pytest.raises(ZeroDivisionError), one_line_errors():
         1 / 0  # noqa: B018
+
+
+def test_a_full_disk_is_one_line(capsys, monkeypatch):
+    monkeypatch.delenv("LMX_TRACEBACK", raising=False)
+    with pytest.raises(SystemExit) as ended, one_line_errors():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "model.safetensors")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: [Errno 28] No space left on device: 'model.safetensors'\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_outside_of_the_loop_is_a_line_and_status_75(number, capsys):
+    before = signal.getsignal(number)
+
+    @stop_on_signals()
+    def work() -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(1)
+
+    with pytest.raises(SystemExit) as ended, one_line_errors():
+        work()
+    assert ended.value.code == EXIT_STOPPED == 75
+    assert capsys.readouterr().out == f"stopped by {signal.Signals(number).name}; the same command continues\n"
+    assert signal.getsignal(number) == before
 
 
 def test_an_interrupt_is_one_word(capsys):
