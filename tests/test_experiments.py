@@ -230,6 +230,16 @@ def test_a_stopped_run_ends_bitwise_as_one_never_stopped(number, code, data, tmp
 
 
 @pytest.mark.slow
+def test_random_kills_change_nothing(tmp_path):
+    command = [sys.executable, str(ROOT / "benchmarks" / "kill.py"), "--kills", "3", "--directory", str(tmp_path / "k")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 kills by SIGKILL" in done.stdout
+    assert done.stdout.endswith("all runs ended bitwise as the one never stopped\n")
+
+
+@pytest.mark.slow
 def test_the_phrasebook_is_learned(tmp_path):
     flags = ["--updates", "300", "--average", "1", "--run", str(tmp_path / "run")]
     printed = run_script("phrasebook", *flags, cwd=tmp_path).stdout
