@@ -15,6 +15,7 @@ import platform
 import signal
 import sys
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,6 +136,7 @@ class Run:
         write_json(self.directory / "config.json", self._facts | facts)
         write_json(self.directory / "versions.json", versions())
         # A restarted run finds its programs compiled.
+        _remove_torn_programs(self.directory / "compiled")
         jax.config.update("jax_compilation_cache_dir", str((self.directory / "compiled").resolve()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
@@ -251,6 +253,23 @@ def peak_flops(device: jax.Device, dtype: str) -> float | None:
     if dtype != "bfloat16":
         return None
     return next((peak for name, peak in PEAK_FLOPS.items() if name in device.device_kind), None)
+
+
+def _remove_torn_programs(directory: Path) -> None:
+    """Removes compiled programs that a process was killed while writing: jax would warn of them at every start."""
+    for path in directory.glob("*-cache"):
+        data = path.read_bytes()
+        if data[:1] == b"\x78":  # zlib; where jax finds another compressor, it is left to jax
+            decoder = zlib.decompressobj()
+            try:
+                decoder.decompress(data)
+            except zlib.error:
+                path.unlink()
+            else:
+                if not decoder.eof:
+                    path.unlink()
+        elif not data:
+            path.unlink()
 
 
 def keep_freed_memory() -> bool:

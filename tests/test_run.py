@@ -193,6 +193,29 @@ def test_a_start_that_was_killed_while_it_wrote_its_config_is_no_obstacle(tmp_pa
     assert json.loads((tmp_path / "run" / "config.json").read_text()) == FACTS
 
 
+def test_programs_that_were_not_written_to_the_end_are_compiled_again_without_a_warning(tmp_path):
+    folder = opened(tmp_path / "run").directory / "compiled"
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+    def compile_and_run() -> None:
+        compilation_cache.compilation_cache.reset_cache()
+        jax.clear_caches()
+        jax.jit(lambda x: x * 3 + 1)(np.ones(7, np.float32))
+
+    compile_and_run()
+    whole = {path: path.stat().st_size for path in folder.glob("*-cache")}
+    assert whole
+    for number, path in enumerate(whole):
+        os.truncate(path, 0 if number % 2 else whole[path] // 2)
+    opened(tmp_path / "run")
+    assert not list(folder.glob("*-cache"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    compile_and_run()
+    assert set(folder.glob("*-cache")) == set(whole)
+    opened(tmp_path / "run")
+    assert set(folder.glob("*-cache")) == set(whole)
+
+
 def test_lines_that_a_full_disk_does_not_take_are_written_later(run):
     checkpoints = run.open_checkpoints(keep_last=1)
     run.resume(checkpoints, state(0))
