@@ -164,10 +164,17 @@ class Checkpoints:
         return None
 
     def average(self, steps: Sequence[int], like: Any) -> Params:
-        """Returns the mean of the parameters of several checkpoints, added up in float32 (Vaswani et al. 2017, 6.1)."""
+        """Returns the mean of the parameters of several checkpoints, added up in float32 (Vaswani et al. 2017, 6.1).
+
+        Raises:
+            DamagedCheckpoint: one of them cannot be read.
+        """
         total = None
         for step in steps:
-            params = self.restore(step, like)[0].params
+            try:
+                params = self.restore(step, like)[0].params
+            except DamagedCheckpoint as error:
+                raise DamagedCheckpoint(f"{error}. Remove it to average the others.") from error
             total = params if total is None else jax.tree.map(jax.numpy.add, total, params)
         return jax.tree.map(lambda x: x / len(steps), total)
 

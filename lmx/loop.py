@@ -238,14 +238,15 @@ class _Loop:
         """Validates, remembers, writes and prints it; its time is not training's.
 
         A signal ends a validation under way, which may take minutes: it is left for the start of the continued run.
+        Several processes cannot leave it each at a place of its own, and finish it.
         """
         memory = self._run.memory
         memory.validation_due = True
         began = time.perf_counter()
         try:
             try:
-                self._validating = True
-                if self.stopping is not None:
+                self._validating = jax.process_count() == 1
+                if self._validating and self.stopping is not None:
                     return
                 value, line = measure()
             finally:

@@ -277,6 +277,14 @@ def test_where_every_checkpoint_is_damaged_nothing_begins_anew_unasked(three, op
     assert sorted(path.name for path in three.iterdir()) == ["10", "20", "30"]
 
 
+def test_a_damaged_checkpoint_is_not_averaged_and_not_left_out_unasked(three, opened):
+    damage(files_of(three / "20")[0], "gone")
+    with pytest.raises(
+        DamagedCheckpoint, match=r"20 cannot be read: .* is missing\. Remove it to average the others\."
+    ):
+        opened().average([10, 20, 30], state(1))
+
+
 def test_without_checkpoints_there_is_nothing_to_restore(opened):
     assert opened().restore_newest(state(1)) is None
 
