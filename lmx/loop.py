@@ -73,10 +73,13 @@ def train(
         profile: writes a trace of the steps after the first number up to the second into `profile/`.
 
     Raises:
+        ValueError: save_every is no number of steps.
         FloatingPointError: ten steps in a row were not finite.
         SystemExit: SIGTERM or SIGINT asked to stop, and all is saved; status 75.
         CheckpointNotSaved: the last checkpoint could not be.
     """
+    if save_every is not None and save_every < 1:
+        raise ValueError(f"save_every must be at least 1, or None to save at validations, got save_every={save_every}.")
     first = int(state.step)
     due = run.memory.validation_due  # left out when the run was stopped
     if not due and (run.memory.stopped_early or first >= last):

@@ -13,6 +13,7 @@ import pytest
 
 from lmx.checkpoint import (
     CHECKSUMS,
+    CheckpointNotSaved,
     Checkpoints,
     DamagedCheckpoint,
     average_files,
@@ -195,6 +196,17 @@ def test_errors_of_checkpoints_say_what_is_wrong(opened):
     checkpoints.save(10, state(10), HOST, scores={})
     with pytest.raises(FileNotFoundError, match=r"checkpoints must hold a checkpoint of step 20, got \[10\]\."):
         checkpoints.restore(20, state(1))
+
+
+def test_a_step_that_is_there_is_not_saved_again_in_silence(opened):
+    lines: list[str] = []
+    checkpoints = opened(report=lines.append)
+    checkpoints.save(10, state(10), HOST, scores={})
+    checkpoints.save(10, state(20), HOST, scores={})
+    with pytest.raises(CheckpointNotSaved, match=r"^the checkpoint of step 10 must be saved, got .* already exists\."):
+        checkpoints.wait()
+    assert len(lines) == 1
+    assert_same(checkpoints.restore(10, state(1))[0], state(10))
 
 
 # Checkpoints that cannot be used.

@@ -292,6 +292,11 @@ def test_checkpoints_between_validations_are_saved_when_asked_for(run):
     checkpoints.close()
 
 
+def test_a_wrong_save_every_is_an_error(run):
+    with pytest.raises(ValueError, match=r"^save_every must be at least 1, or None .*, got save_every=0\.$"):
+        count(run, save_every=0)
+
+
 def test_a_profile_holds_the_steps_asked_for(run, capsys):
     count(run, profile=(2, 4), last=6)
     assert "profile: " in capsys.readouterr().out
