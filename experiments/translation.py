@@ -112,6 +112,7 @@ class Config:
         max_length, max_ratio: training pairs with more tokens a side, or a higher ratio of lengths, are left out;
             max_length holds for validation too, and cuts test sources.
         tokens_per_batch: rows times the longer side's padded length of one micro-batch.
+        rows_multiple: what the rows of a batch divide by, and the mesh's data x fsdp must divide.
         accumulation: micro-batches an update.
         num_buckets: batch shapes, each compiled once.
         updates: training ends after so many.
@@ -143,6 +144,7 @@ class Config:
     model: Seq2SeqConfig = field(default_factory=lambda: Seq2SeqConfig(source_vocab_size=0, target_vocab_size=0))
     optimization: Optimization = field(default_factory=Optimization)
     tokens_per_batch: int = 4096
+    rows_multiple: int = 8
     accumulation: int = 1
     num_buckets: int = 8
     updates: int = 100_000
@@ -402,6 +404,7 @@ def main(preset: str, config: Config) -> None:
             buckets=buckets,
             tokens_per_batch=config.tokens_per_batch,
             accumulation=config.accumulation,
+            rows_multiple=config.rows_multiple,
             seed=config.seed,
         )
         for side, tokenizer in (("source", source_tokenizer), ("target", target_tokenizer)):
@@ -479,7 +482,13 @@ def main(preset: str, config: Config) -> None:
     def validate(step: int, state: TrainState) -> tuple[float, dict[str, float]]:
         params = used(state)
         line = evaluate(
-            eval_step, params, validation, mesh=mesh, tokens_per_batch=config.tokens_per_batch, buckets=buckets
+            eval_step,
+            params,
+            validation,
+            mesh=mesh,
+            buckets=buckets,
+            tokens_per_batch=config.tokens_per_batch,
+            rows_multiple=config.rows_multiple,
         )
         if config.bleu_every and (len(run.memory.losses) + 1) % config.bleu_every == 0:
             chosen = slice(0, config.bleu_sentences)
@@ -551,6 +560,7 @@ def evaluate(
     mesh: Mesh,
     buckets: tuple[int, ...],
     tokens_per_batch: int,
+    rows_multiple: int,
 ) -> dict[str, float]:
     """Returns loss, nll and perplexity over a whole set, means over its target tokens."""
     longest = int(encoded.lengths.max())
@@ -560,7 +570,8 @@ def evaluate(
     for batch in evaluation_batches(
         encoded,
         buckets=buckets,
-        tokens_per_batch=max(tokens_per_batch, 8 * buckets[-1]),
+        tokens_per_batch=max(tokens_per_batch, rows_multiple * buckets[-1]),
+        rows_multiple=rows_multiple,
         fill_multiple=batch_shards(mesh),
         rows=lambda number: rows_on(mesh, number),
     ):
