@@ -23,6 +23,7 @@ import numpy as np
 import optax
 import tyro
 from flax import nnx
+from jax.sharding import Mesh
 from rich import box
 from rich.table import Table
 
@@ -32,6 +33,7 @@ from lmx.data.batches import TokenBatches, choose_buckets, evaluation_batches
 from lmx.data.embedded import CONSTRUCTIONS, phrasebook
 from lmx.data.files import read_lines
 from lmx.data.parallel import EncodedPairs, Pairs, encode_pairs, filter_pairs, read_pairs
+from lmx.hosts import HostsConfig, agreement, fingerprint, start, wait
 from lmx.loop import train
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig, training_flops
 from lmx.nn.attention import choose_kernel
@@ -41,15 +43,17 @@ from lmx.run import (
     Run,
     duration,
     keep_freed_memory,
+    make_deterministic,
     one_line_errors,
     peak_flops,
     stop_on_signals,
+    versions,
     write_json,
     write_jsonl,
 )
 from lmx.scoring.baselines import dictionary_translations, nearest_translations
 from lmx.scoring.translation import NUM_RESAMPLES, Score, chrf, detokenized_bleu, sentence_chrf, tokenized_bleu
-from lmx.sharding import MeshConfig, make_mesh, named_sharding
+from lmx.sharding import MeshConfig, batch_shards, fetch, make_mesh, named_sharding, place_rows, rows_on
 from lmx.text import (
     PretokenizedTokenizer,
     SentencePieceTokenizer,
@@ -58,7 +62,7 @@ from lmx.text import (
     load_tokenizer,
     undo_bpe,
 )
-from lmx.training import Params, TrainState, born, compile_step, make_eval_step, make_train_step, state_shardings
+from lmx.training import Params, TrainState, born, compile_eval_step, compile_step, make_train_step, state_shardings
 from lmx.translator import Search, Translation, Translator, load_tokenizers, save_tokenizers
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -109,6 +113,7 @@ class Config:
         max_length, max_ratio: training pairs with more tokens a side, or a higher ratio of lengths, are left out;
             max_length holds for validation too, and cuts test sources.
         tokens_per_batch: rows times the longer side's padded length of one micro-batch.
+        rows_multiple: what the rows of a batch divide by, and the mesh's data x fsdp must divide.
         accumulation: micro-batches an update.
         num_buckets: batch shapes, each compiled once.
         updates: training ends after so many.
@@ -119,7 +124,9 @@ class Config:
         average: parameters that are kept: the mean of this many checkpoints, of the last or of the best.
         save_every: updates between checkpoints, beside those after each validation.
         keep_every: checkpoints of multiples of this stay for good, beside the two newest and those to average.
-        run: directory of the run.
+        hosts: several processes that train together, see docs/many-machines.md.
+        deterministic: the same bits from the same run on a GPU, somewhat slower; a CPU gives them anyway.
+        run: directory of the run, which all hosts see.
     """
 
     train: str = PHRASEBOOK
@@ -140,6 +147,7 @@ class Config:
     model: Seq2SeqConfig = field(default_factory=lambda: Seq2SeqConfig(source_vocab_size=0, target_vocab_size=0))
     optimization: Optimization = field(default_factory=Optimization)
     tokens_per_batch: int = 4096
+    rows_multiple: int = 8
     accumulation: int = 1
     num_buckets: int = 8
     updates: int = 100_000
@@ -153,6 +161,8 @@ class Config:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     save_every: int | None = None
     keep_every: int | None = None
+    hosts: HostsConfig = field(default_factory=HostsConfig)
+    deterministic: bool = False
     run: Path = Path("runs/translation")
     seed: int = 1
     log_every: int = 50
@@ -355,59 +365,76 @@ def vocabularies(config: Config, source: Tokenizer, target: Tokenizer) -> Seq2Se
 
 def main(preset: str, config: Config) -> None:
     """Trains, or goes on training, then translates the test set, scores it and writes the report."""
-    # All text is read first: a bad line should be told now, not after the training.
-    pairs = load_pairs(config.train, config, split="train")
-    validation_pairs = load_pairs(config.validation, config, split="validation")
-    test_pairs = load_pairs(config.test, config, split="test")
-    if config.tokenized and config.raw_reference is not None:
-        count = sum(1 for _ in read_lines(config.raw_reference))
-        if test_pairs.empty or count != len(test_pairs):
-            raise ValueError(
-                f"raw_reference must have a line for each test pair, got {count:,} lines in {config.raw_reference} and "
-                f"{len(test_pairs):,} pairs in {config.test} ({test_pairs.empty:,} more with an empty side)."
-            )
+    if config.deterministic:
+        make_deterministic()
+    start(config.hosts)
+    # What can be wrong with config, text and mesh is found before anything is written, and before hosts that do not
+    # agree wait for each other.
+    with agreement() as agreed:
+        facts = {"experiment": "translation", "preset": preset, "family": "seq2seq", "config": _as_json(config)}
+        free = ("run", "deterministic", "log_every", "save_every", "keep_every")
+        free += ("mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.sequence")
+        if config.optimization.schedule not in ("linear", "cosine"):  # these two depend on where they end
+            free += ("updates",)
+        agreed |= facts | {"versions": versions(machine=False)}
+        # All text is read first: a bad line should be told now, not after the training.
+        pairs = load_pairs(config.train, config, split="train")
+        validation_pairs = load_pairs(config.validation, config, split="validation")
+        test_pairs = load_pairs(config.test, config, split="test")
+        if config.tokenized and config.raw_reference is not None:
+            count = sum(1 for _ in read_lines(config.raw_reference))
+            if test_pairs.empty or count != len(test_pairs):
+                raise ValueError(
+                    f"raw_reference must have a line for each test pair, got {count:,} lines in "
+                    f"{config.raw_reference} and {len(test_pairs):,} pairs in {config.test} ({test_pairs.empty:,} more "
+                    "with an empty side)."
+                )
+        run = Run(config.run, facts, free=free)
+        source_tokenizer, target_tokenizer = load_or_make_tokenizers(run, config, pairs)
+        model = vocabularies(config, source_tokenizer, target_tokenizer)
 
-    facts = {"experiment": "translation", "preset": preset, "family": "seq2seq", "config": _as_json(config)}
-    free = ("run", "log_every", "save_every", "keep_every", "mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.sequence")
-    if config.optimization.schedule not in ("linear", "cosine"):  # these two depend on where they end
-        free += ("updates",)
-    run = Run(config.run, facts, free=free)
-    source_tokenizer, target_tokenizer = load_or_make_tokenizers(run, config, pairs)
-    model = vocabularies(config, source_tokenizer, target_tokenizer)
+        # Data: encoded once, batches made ahead of their use.
+        encoded, report = filter_pairs(
+            encode_pairs(pairs, source_tokenizer, target_tokenizer),
+            max_length=config.max_length,
+            max_ratio=config.max_ratio,
+        )
+        validation, validation_report = filter_pairs(
+            encode_pairs(validation_pairs, source_tokenizer, target_tokenizer),
+            max_length=config.max_length,
+            max_ratio=None,
+        )
+        buckets = choose_buckets(encoded.lengths, num_buckets=config.num_buckets)
+        batches = TokenBatches(
+            encoded,
+            buckets=buckets,
+            tokens_per_batch=config.tokens_per_batch,
+            accumulation=config.accumulation,
+            rows_multiple=config.rows_multiple,
+            seed=config.seed,
+        )
+        for side, tokenizer in (("source", source_tokenizer), ("target", target_tokenizer)):
+            agreed[f"{side} tokenizer"] = fingerprint(tokenizer.pieces(range(tokenizer.vocab_size)))
+        for split, kept in (("training", encoded), ("validation", validation)):
+            agreed[f"{split} data"] = fingerprint(kept.source, kept.source_offsets, kept.target, kept.target_offsets)
+        agreed["test data"] = fingerprint(test_pairs.sources, test_pairs.targets)
 
-    # Data: encoded once, batches made ahead of their use.
-    encoded, report = filter_pairs(
-        encode_pairs(pairs, source_tokenizer, target_tokenizer),
-        max_length=config.max_length,
-        max_ratio=config.max_ratio,
-    )
-    validation, validation_report = filter_pairs(
-        encode_pairs(validation_pairs, source_tokenizer, target_tokenizer), max_length=config.max_length, max_ratio=None
-    )
-    buckets = choose_buckets(encoded.lengths, num_buckets=config.num_buckets)
-    batches = TokenBatches(
-        encoded,
-        buckets=buckets,
-        tokens_per_batch=config.tokens_per_batch,
-        accumulation=config.accumulation,
-        seed=config.seed,
-    )
-
-    # Model and step. What does not fit the mesh is refused before anything is written.
-    mesh = make_mesh(config.mesh)
-    for _, rows, length in batches.shapes:
-        named_sharding(mesh, ("batch", "length"), (rows, length))
-    parts = build(config, model)
-    averaging = config.optimization.average_decay
-    network = nnx.eval_shape(lambda: parts.build_model(nnx.Rngs(0)))
-    shardings = state_shardings(network, parts.optimizer, mesh=mesh, average=averaging is not None)
+        # Model and step.
+        mesh = make_mesh(config.mesh)
+        for _, rows, length in batches.shapes:
+            named_sharding(mesh, ("batch", "length"), (rows, length))
+        parts = build(config, model)
+        averaging = config.optimization.average_decay
+        network = nnx.eval_shape(lambda: parts.build_model(nnx.Rngs(0)))
+        shardings = state_shardings(network, parts.optimizer, mesh=mesh, average=averaging is not None)
     run.open(model=dataclasses.asdict(model))
-    save_tokenizers(run.directory, source_tokenizer, target_tokenizer)
+    if run.writes:
+        save_tokenizers(run.directory, source_tokenizer, target_tokenizer)
     state = born(parts.build_model, parts.optimizer, shardings=shardings, seed=config.seed)
     train_step = compile_step(
         make_train_step(parts.loss, parts.optimizer, average_decay=averaging), mesh=mesh, shardings=shardings
     )
-    eval_step = jax.jit(make_eval_step(parts.loss))
+    eval_step = compile_eval_step(parts.loss, mesh=mesh)
     checkpoints = run.open_checkpoints(
         keep_last=config.average if config.average_of == "last" else 1,
         keep_best=config.average if config.average_of == "best" else 0,
@@ -421,6 +448,7 @@ def main(preset: str, config: Config) -> None:
         target_tokenizer=target_tokenizer,
         search=config.search,
         max_source_length=config.max_length,
+        mesh=mesh,
     )
     kernel = choose_kernel(
         model.kernel,
@@ -433,7 +461,8 @@ def main(preset: str, config: Config) -> None:
             "training_pairs": f"{pairs.origin}: {report}"
             + (f", {pairs.empty:,} with an empty side" * bool(pairs.empty)),
             "validation_pairs": f"{validation_pairs.origin}: {validation_report}",
-            "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+            "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+            + (f", {jax.process_count()} hosts" if jax.process_count() > 1 else ""),
             "mesh": ", ".join(f"{name}={size}" for name, size in mesh.shape.items()),
             "precision": f"{model.dtype} compute, float32 parameters",
             "attention_kernel": kernel.name,
@@ -459,7 +488,15 @@ def main(preset: str, config: Config) -> None:
 
     def validate(step: int, state: TrainState) -> tuple[float, dict[str, float]]:
         params = used(state)
-        line = evaluate(eval_step, params, validation, tokens_per_batch=config.tokens_per_batch, buckets=buckets)
+        line = evaluate(
+            eval_step,
+            params,
+            validation,
+            mesh=mesh,
+            buckets=buckets,
+            tokens_per_batch=config.tokens_per_batch,
+            rows_multiple=config.rows_multiple,
+        )
         if config.bleu_every and (len(run.memory.losses) + 1) % config.bleu_every == 0:
             chosen = slice(0, config.bleu_sentences)
             found = translator.with_params(params).translate(validation_pairs.sources[chosen])
@@ -508,7 +545,9 @@ def main(preset: str, config: Config) -> None:
         saved.sort(key=losses_by_step.__getitem__, reverse=True)
     chosen = saved[-config.average :]
     params = used(state) if averaging is not None or not chosen else checkpoints.average(chosen, state)
-    save_params(run.directory / "model.safetensors", jax.device_get(params))
+    whole = fetch(params, keep=run.writes)
+    if run.writes:
+        save_params(run.directory / "model.safetensors", whole)
     checkpoints.close()
     translator = translator.with_params(params)
     kept = (
@@ -516,19 +555,35 @@ def main(preset: str, config: Config) -> None:
     )
     made = f"{config.search}, {kept if averaging is None else 'exponential average'}"
     test(run, preset, config, translator, test_pairs, made=made)
-    run.console.print(f"report: {write_report(run.directory)}")
+    if run.writes:
+        run.console.print(f"report: {write_report(run.directory)}")
+    wait("the end of the run")
 
 
 def evaluate(
-    eval_step: Callable, params: Params, encoded: EncodedPairs, *, buckets: tuple[int, ...], tokens_per_batch: int
+    eval_step: Callable,
+    params: Params,
+    encoded: EncodedPairs,
+    *,
+    mesh: Mesh,
+    buckets: tuple[int, ...],
+    tokens_per_batch: int,
+    rows_multiple: int,
 ) -> dict[str, float]:
     """Returns loss, nll and perplexity over a whole set, means over its target tokens."""
     longest = int(encoded.lengths.max())
     if longest > buckets[-1]:  # no training pair was as long
         buckets = (*buckets, longest)
     sums = {"loss": 0.0, "nll": 0.0, "weight": 0.0}
-    for batch in evaluation_batches(encoded, buckets=buckets, tokens_per_batch=max(tokens_per_batch, 8 * buckets[-1])):
-        for name, value in jax.device_get(eval_step(params, batch)).items():
+    for batch in evaluation_batches(
+        encoded,
+        buckets=buckets,
+        tokens_per_batch=max(tokens_per_batch, rows_multiple * buckets[-1]),
+        rows_multiple=rows_multiple,
+        fill_multiple=batch_shards(mesh),
+        rows=lambda number: rows_on(mesh, number),
+    ):
+        for name, value in jax.device_get(eval_step(params, place_rows(batch, mesh))).items():
             sums[name] += float(value)
     loss, nll = sums["loss"] / sums["weight"], sums["nll"] / sums["weight"]
     return {"loss": loss, "nll": nll, "perplexity": float(np.exp(nll))}
@@ -571,7 +626,6 @@ def test(run: Run, preset: str, config: Config, translator: Translator, pairs: P
         found = translator.translate(pairs.sources)
     seconds = time.perf_counter() - began
     texts = [translation.text for translation in found]
-    (run.directory / "test.hypotheses.txt").write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
     scores = all_scores(config, found, pairs.targets)
     rows = [
         {
@@ -603,8 +657,6 @@ def test(run: Run, preset: str, config: Config, translator: Translator, pairs: P
             name: {"exact": float(np.mean(hits)), "count": len(hits)} for name, hits in exact.items()
         }
         saved["baselines"] = baselines(config, pairs)
-    write_json(run.directory / "scores.json", saved)
-
     samples = [
         {"source": source, "reference": reference, "hypothesis": text, "chrf": value}
         for source, reference, text, value in zip(
@@ -613,9 +665,13 @@ def test(run: Run, preset: str, config: Config, translator: Translator, pairs: P
     ]
     for index, name in enumerate(constructions or []):
         samples[index]["construction"] = name
-    write_jsonl(run.directory / "samples.jsonl", samples)
     maps = [attention_of(translator, source, one) for source, one in zip(pairs.sources[:5], found[:5], strict=True)]
-    write_json(run.directory / "attention.json", maps)
+    if run.writes:
+        lines = "".join(f"{text}\n" for text in texts)
+        (run.directory / "test.hypotheses.txt").write_text(lines, encoding="utf-8")
+        write_json(run.directory / "scores.json", saved)
+        write_jsonl(run.directory / "samples.jsonl", samples)
+        write_json(run.directory / "attention.json", maps)
     print_scores(run, saved)
 
 
@@ -661,7 +717,10 @@ def print_scores(run: Run, saved: dict[str, Any]) -> None:
 
 
 def _as_json(config: Config) -> dict[str, Any]:
-    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    """Returns what makes a run this run; with whom a process trains is no part of it."""
+    saved = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    del saved["hosts"]
+    return saved
 
 
 def command_line(arguments: list[str]) -> tuple[str, Config]:

@@ -15,12 +15,14 @@ from jax.sharding import Mesh
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lmx.checkpoint import Checkpoints
-from lmx.data.batches import prefetch
+from lmx.data.batches import Rows, prefetch
+from lmx.hosts import largest
 from lmx.run import EXIT_STOPPED, Run, duration, seconds_since_start
-from lmx.sharding import place_batch
+from lmx.sharding import place_batch, rows_on
 from lmx.training import Step, TrainState
 
 SKIPPED_LIMIT = 10
+AGREE_EVERY = 8  # steps after which several hosts ask each other whether one was told to stop: a wait each time
 
 
 class _Interrupted(BaseException):
@@ -31,12 +33,12 @@ class _Interrupted(BaseException):
 class Batches(Protocol):
     """Training data: batch k is a pure function of k."""
 
-    def batch(self, k: int) -> Mapping[str, np.ndarray]:
-        """Makes batch k, arrays [A, B, ...]."""
+    def batch(self, k: int, rows: Rows | None = None) -> Mapping[str, np.ndarray]:
+        """Makes batch k, arrays [A, B, ...]; of B, the rows that this host holds."""
         ...
 
     def tokens(self, k: int) -> int:
-        """Returns the tokens of batch k, without padding: what speed is counted in."""
+        """Returns the tokens of batch k on all hosts, without padding: what speed is counted in."""
         ...
 
 
@@ -84,26 +86,33 @@ def train(
     due = run.memory.validation_due  # left out when the run was stopped
     if not due and (run.memory.stopped_early or first >= last):
         return state
-    with _Loop(run, first=first, last=last) as loop, prefetch(batches.batch, first, last, depth=4) as stream:
+
+    def make(k: int) -> Mapping[str, np.ndarray]:
+        return batches.batch(k) if jax.process_count() == 1 else batches.batch(k, lambda rows: rows_on(mesh, rows))
+
+    with _Loop(run, first=first, last=last) as loop, prefetch(make, first, last, depth=4) as stream:
         if due:
             loop.validate(first, lambda: validate(first, state), patience=patience, **facts(first))
-        ended = loop.stopping or run.memory.stopped_early
-        for number, batch in enumerate(() if ended else stream, start=first + 1):
+        ended = run.memory.stopped_early or loop.agree_to_stop(due)
+        for number, made in enumerate(() if ended else stream, start=first + 1):
             if profile is not None:
                 loop.profile(number, *profile)
+            batch = place_batch(made, mesh)
             shape = next(iter(batch.values())).shape
-            state, metrics = loop.run_step(lambda: step(state, place_batch(batch, mesh)), shape=shape)  # noqa: B023
+            state, metrics = loop.run_step(lambda: step(state, batch), shape=shape)  # noqa: B023
             loop.step_started(number, metrics, tokens=batches.tokens(number - 1), flops=flops(shape))
             due = is_due(number)
             if due or number % log_every == 0 or number == last:
                 loop.log(number, waited=stream.waited, peak=peak, **facts(number))
             if due:
                 loop.validate(number, lambda: validate(number, state), patience=patience, **facts(number))  # noqa: B023
-            if due or loop.stopping or number == last or (save_every is not None and number % save_every == 0):
+            stopping = loop.agree_to_stop(due or number == last or number % AGREE_EVERY == 0)
+            if due or stopping or number == last or (save_every is not None and number % save_every == 0):
                 loop.flush(waited=stream.waited)
                 run.save(checkpoints, state)
                 loop.restart_clock()
-                if loop.stopping or run.memory.stopped_early:  # asked before or while saving: this step is saved
+                # Asked before, or by one process while saving: this step is saved.
+                if stopping or loop.agree_to_stop(False) or run.memory.stopped_early:
                     break
         checkpoints.wait()
         run.add_start(compile_seconds=loop.compile_seconds)
@@ -114,13 +123,14 @@ class _Loop:
     """What surrounds the steps of a training.
 
     Attributes:
-        stopping: the name of the signal that asked to stop, or None.
+        stopping: the name of the signal that all hosts stop for, or None.
         compile_seconds: spent on the first step of each batch shape.
     """
 
     def __init__(self, run: Run, *, first: int, last: int):
         self._run, self._first, self._last = run, first, last
         self.stopping: str | None = None
+        self._asked = 0  # the number of the signal that this process got
         self._shapes: set[tuple[int, ...]] = set()
         self.compile_seconds = 0.0
         self._pending: tuple[Mapping[str, jax.Array], int, int] | None = None
@@ -138,9 +148,9 @@ class _Loop:
         """Takes the signals and shows the progress bar on a terminal."""
 
         def ask_to_stop(number: int, _: Any) -> None:
-            if self.stopping is not None:  # a second one is not waited for
+            if self._asked:  # a second one is not waited for
                 raise KeyboardInterrupt
-            self.stopping = signal.Signals(number).name
+            self._asked = number
             if self._validating:
                 raise _Interrupted
 
@@ -158,9 +168,19 @@ class _Loop:
             self._bar.stop()
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        if kind is None and self.stopping is not None:
+        if kind is None and self.agree_to_stop(True):
             self._run.console.print(f"stopped by {self.stopping} and saved; the same command continues")
             raise SystemExit(EXIT_STOPPED)
+
+    def agree_to_stop(self, now: bool) -> bool:
+        """Returns whether to save and stop after this step; several hosts decide it together, and only `now`."""
+        if jax.process_count() == 1:
+            asked = self._asked  # read once: what stops has been saved
+        else:
+            asked = largest(self._asked) if now else 0
+        if asked:
+            self.stopping = signal.Signals(asked).name
+        return bool(asked)
 
     def run_step(
         self, step: Callable[[], tuple[TrainState, dict[str, jax.Array]]], *, shape: tuple[int, ...]
@@ -249,7 +269,7 @@ class _Loop:
         try:
             try:
                 self._validating = jax.process_count() == 1
-                if self._validating and self.stopping is not None:
+                if self._validating and self._asked:
                     return
                 value, line = measure()
             finally:
@@ -270,7 +290,7 @@ class _Loop:
 
     def profile(self, step: int, first: int, last: int) -> None:
         """Before step `step` starts: begins or ends the trace of the steps after `first` up to `last`."""
-        if step == max(first, self._first) + 1 and step <= last:
+        if step == max(first, self._first) + 1 and step <= last and self._run.writes:
             jax.profiler.start_trace(str(self._run.directory / "profile"))
             self._profiling = True
         if step == last + 1 and self._profiling:

@@ -25,6 +25,7 @@ import jax
 from rich.console import Console
 
 from lmx.checkpoint import FULL, Checkpoints
+from lmx.hosts import is_writer, label
 from lmx.training import TrainState
 
 # Dense bfloat16 peak of one device in FLOP/s, by a part of its name; float32 runs are not rated.
@@ -93,6 +94,9 @@ class Memory:
 class Run:
     """A run directory; nothing is written before `open`, so that a start that fails leaves nothing behind.
 
+    Of several hosts, all of which see the directory, one writes and speaks (`lmx.hosts`); the others call the same
+    methods, read, and stay silent.
+
     Args:
         directory: of the run, there or not.
         facts: what makes the run this run ("experiment", "preset", "family", "config"); compared with what an
@@ -124,7 +128,8 @@ class Run:
         self._facts = facts
         self._start: dict[str, Any] = {}
         self.memory = Memory()
-        self.console = console
+        self.writes = is_writer()
+        self.console = console if self.writes else Console(quiet=True)
 
     def open(self, **facts: Any) -> None:
         """Makes the directory and writes what the run is; call it when all that can be wrong has been checked.
@@ -132,17 +137,19 @@ class Run:
         Args:
             facts: added to config.json: what the data has decided, such as the model with the vocabulary's size.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
-        write_json(self.directory / "config.json", self._facts | facts)
-        write_json(self.directory / "versions.json", versions())
+        if self.writes:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            write_json(self.directory / "config.json", self._facts | facts)
+            write_json(self.directory / "versions.json", versions())
         # A restarted run finds its programs compiled.
-        _remove_torn_programs(self.directory / "compiled")
+        if self.writes:
+            _remove_torn_programs(self.directory / "compiled")
         jax.config.update("jax_compilation_cache_dir", str((self.directory / "compiled").resolve()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
     def forget(self, names: tuple[str, ...]) -> None:
         """Removes files of the directory that no longer are true."""
-        for name in names:
+        for name in names if self.writes else ():
             (self.directory / name).unlink(missing_ok=True)
 
     def open_checkpoints(self, *, keep_last: int, keep_best: int = 0, keep_every: int | None = None) -> Checkpoints:
@@ -162,10 +169,11 @@ class Run:
             state, saved = found
             self.memory = Memory.from_json(saved)
             self.console.print(f"continuing {self.directory} from step {int(state.step):,}")
-        path = self.directory / "metrics.jsonl"
-        path.touch()
-        self.memory.metrics_bytes = min(self.memory.metrics_bytes, path.stat().st_size)
-        os.truncate(path, self.memory.metrics_bytes)
+        if self.writes:
+            path = self.directory / "metrics.jsonl"
+            path.touch()
+            self.memory.metrics_bytes = min(self.memory.metrics_bytes, path.stat().st_size)
+            os.truncate(path, self.memory.metrics_bytes)
         return state
 
     def save(self, checkpoints: Checkpoints, state: TrainState) -> None:
@@ -185,6 +193,8 @@ class Run:
         Args:
             sync: until it is on the disk, as a checkpoint that is on the disk will say that it is.
         """
+        if not self.writes:
+            return
         memory = self.memory
         memory.unwritten += text
         with _unless_full(), (self.directory / "metrics.jsonl").open("ab") as file:
@@ -210,7 +220,8 @@ class Run:
     def add_start(self, **facts: Any) -> None:
         """Adds to start.json what is known only later, such as the time that compiling took."""
         self._start |= facts
-        write_json(self.directory / "start.json", self._start)
+        if self.writes:
+            write_json(self.directory / "start.json", self._start)
 
     def print_start(self, facts: Mapping[str, Any]) -> None:
         """Prints what the run is about to do, a line a fact, and keeps it in start.json."""
@@ -232,20 +243,18 @@ def differences(old: Any, new: Any, *, name: str = "") -> list[tuple[str, Any, A
     return [] if old == new else [(name, old, new)]
 
 
-def versions() -> dict[str, str]:
-    """Returns the versions and the machine that a result depends on."""
+def versions(*, machine: bool = True) -> dict[str, str]:
+    """Returns the versions that a result depends on, and the machine, which may differ between hosts."""
     packages = ("lmx", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece", "sacrebleu")
     found = {}
     for package in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
+    found["python"] = platform.python_version()
+    if not machine:
+        return found
     device = jax.devices()[0]
-    return {
-        **found,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": f"{device.device_kind} x {jax.device_count()}",
-    }
+    return {**found, "platform": platform.platform(), "device": f"{device.device_kind} x {jax.device_count()}"}
 
 
 def peak_flops(device: jax.Device, dtype: str) -> float | None:
@@ -287,6 +296,15 @@ def keep_freed_memory() -> bool:
         settings = ((-8, 2), (-4, 0), (-1, 2**31 - 1), (-2, 256 * 2**20))
         return all(libc.mallopt(name, value) == 1 for name, value in settings)
     return False
+
+
+def make_deterministic() -> None:
+    """Makes a GPU give the same bits for the same program, at the cost of some speed; call it before jax starts.
+
+    The CPU does so anyway, and nothing changes there.
+    """
+    flag = "--xla_gpu_deterministic_ops=true"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
 
 
 def seconds_since_start() -> float:
@@ -358,7 +376,7 @@ def one_line_errors() -> Iterator[None]:
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
         if os.environ.get("LMX_TRACEBACK"):
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{label()}error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("stopped.", file=sys.stderr)

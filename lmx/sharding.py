@@ -4,12 +4,15 @@ Only this module builds a mesh or a PartitionSpec; everybody else names axes in 
 """
 
 import contextlib
+import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("data", "fsdp", "tensor", "sequence")
@@ -27,6 +30,9 @@ DEFAULT_RULES: Mapping[str, tuple[str, ...]] = {
 
 # Activations have the axes of parameters, but their width is not split the way a weight's is.
 ACTIVATION_RULES: Mapping[str, tuple[str, ...]] = {**DEFAULT_RULES, "embed": ()}
+
+# Decoding makes one position after another: there is no length to split.
+DECODING_RULES: Mapping[str, tuple[str, ...]] = {**ACTIVATION_RULES, "length": ()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,10 +123,55 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Puts a batch of arrays [A, B, ...] on the mesh, B split over data and fsdp."""
+    """Puts a batch of arrays [A, B, ...] on the mesh, B split over data and fsdp; each host gives its `rows_on`."""
+    return {name: _place(array, mesh, (None, "batch", *[None] * (array.ndim - 2))) for name, array in batch.items()}
 
-    def place(array: np.ndarray) -> jax.Array:
-        axes = (None, "batch", *[None] * (array.ndim - 2))
+
+def place_rows(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Puts arrays [B, ...] on the mesh, B split over data and fsdp; each host gives its `rows_on`."""
+    return {name: _place(array, mesh, ("batch", *[None] * (array.ndim - 1))) for name, array in batch.items()}
+
+
+def _place(array: np.ndarray, mesh: Mesh, axes: tuple[str | None, ...]) -> jax.Array:
+    sharding = named_sharding(mesh, axes)
+    if sharding.is_fully_addressable:
         return jax.device_put(array, named_sharding(mesh, axes, array.shape))
+    return jax.make_array_from_process_local_data(sharding, array)
 
-    return {name: place(array) for name, array in batch.items()}
+
+def batch_shards(mesh: Mesh) -> int:
+    """Returns into how many parts the rows of a batch are split."""
+    return math.prod(mesh.shape[name] for name in DEFAULT_RULES["batch"])
+
+
+def rows_on(mesh: Mesh, rows: int, *, devices: Sequence[jax.Device] | None = None) -> slice:
+    """Returns which of a batch's rows these devices hold; this host's devices, if none are named.
+
+    Hosts whose devices split other axes of the mesh, such as tensor, hold the same rows.
+
+    Raises:
+        ValueError: the rows are not consecutive, or do not divide over the mesh.
+    """
+    places = named_sharding(mesh, ("batch",), (rows,)).devices_indices_map((rows,))
+    parts = sorted({places[device][0].indices(rows)[:2] for device in devices or mesh.local_devices})
+    if any(stop != begin for (_, stop), (begin, _) in itertools.pairwise(parts)):
+        raise ValueError(
+            f"the mesh must give each host consecutive rows of a batch, got {parts}. Order the mesh's devices by host."
+        )
+    return slice(parts[0][0], parts[-1][1])
+
+
+def fetch(tree: Any, *, keep: bool = True) -> Any:
+    """Returns arrays as NumPy arrays, gathered over hosts one after another so that devices never hold more whole.
+
+    Args:
+        keep: False helps to gather and returns None for each array, so that one host alone holds the whole.
+    """
+
+    def one(array: jax.Array) -> np.ndarray | None:
+        if array.is_fully_addressable or array.is_fully_replicated:
+            return np.asarray(array) if keep else None
+        whole = multihost_utils.process_allgather(array, tiled=True)
+        return whole if keep else None
+
+    return jax.tree.map(one, tree)

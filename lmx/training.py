@@ -195,3 +195,14 @@ def compile_step(step: Step, *, mesh: Mesh, shardings: TrainState) -> Callable:
             return step(state, batch)
 
     return jax.jit(on_mesh, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
+
+
+def compile_eval_step(loss: Loss, *, mesh: Mesh) -> Callable[[Params, Batch], dict[str, jax.Array]]:
+    """Returns the evaluation step of `make_eval_step` jitted for a mesh, its sums whole on every device."""
+    step = make_eval_step(loss)
+
+    def on_mesh(params: Params, batch: Batch) -> dict[str, jax.Array]:
+        with use_mesh(mesh):
+            return step(params, batch)
+
+    return jax.jit(on_mesh, out_shardings=replicated(mesh))

@@ -4,6 +4,7 @@ A `Translator` is a model, its tokenizers and the settings of the search. It sor
 shapes, and hands translations back in the order of the lines.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -15,11 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Int
 
 from lmx.checkpoint import Params, load_params
 from lmx.decoding import Hypotheses, beam_search, gnmt_penalty, greedy_search, power_penalty
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
+from lmx.sharding import DECODING_RULES, batch_shards, place_rows, replicated, rows_on, use_mesh
 from lmx.text import Tokenizer, load_tokenizer
 
 # Source lengths are rounded up to these, so that few programs are compiled; beyond the last, to its multiples.
@@ -72,6 +75,8 @@ class Translator:
     Args:
         params: the model's parameters, as `nnx.to_pure_dict` gives them.
         max_source_length: longer sources are cut to so many tokens, the end token included; `cut` counts them.
+        mesh: where the parameters live, if on several devices: its devices search together, and every host calls
+            alike and gets all translations.
     """
 
     def __init__(
@@ -83,13 +88,15 @@ class Translator:
         target_tokenizer: Tokenizer,
         search: Search,
         max_source_length: int | None = None,
+        mesh: Mesh | None = None,
     ):
         self.config, self.params, self.search = config, params, search
         self.source_tokenizer, self.target_tokenizer = source_tokenizer, target_tokenizer
         self.max_source_length = max_source_length or config.max_length
         self.cut = 0
         self._definition = nnx.graphdef(nnx.eval_shape(lambda: Seq2Seq(config, rngs=nnx.Rngs(0))))
-        self._search = jax.jit(self._make_search(), static_argnames="max_length")
+        self._mesh = mesh if mesh is not None and mesh.size > 1 else None
+        self._search = jax.jit(self._make_search(), static_argnames="max_length", out_shardings=self._whole())
 
     @staticmethod
     def load(run_directory: Path, *, search: Search | None = None) -> "Translator":
@@ -145,10 +152,14 @@ class Translator:
         done = sum(len(ids) == 1 for ids in sources)
         for length, indices in self._groups(sources):
             rows = self._rows(length, len(indices))
+            if self._mesh is not None:
+                rows = -(-rows // batch_shards(self._mesh)) * batch_shards(self._mesh)
             source = np.full((rows, length), self.config.pad_id, np.int32)
             for row, index in enumerate(indices):
                 source[row, : len(sources[index])] = sources[index]
-            found = jax.device_get(self._search(self.params, source, max_length=self._max_target_length(length)))
+            found = jax.device_get(
+                self._search(self.params, self._placed(source), max_length=self._max_target_length(length))
+            )
             for row, index in enumerate(indices):
                 ids = self._until_end(found.tokens[row, 0])
                 results[index] = Translation(self.target_tokenizer.decode(ids), ids, float(found.scores[row, 0]))
@@ -162,17 +173,24 @@ class Translator:
         The result holds `source` and `target` pieces and `weights`, [N, H, T, S].
         """
         ids = self._ended(self.source_tokenizer.encode(line))
-        source = jnp.asarray([ids], jnp.int32)
+        source = np.asarray([ids], np.int32)
         end = self.target_tokenizer.eos_id
         words = [word for word in translation.ids if word != end]
-        decoder_input = jnp.asarray([[self.target_tokenizer.bos_id, *words]], jnp.int32)
-        model = nnx.merge(self._definition, self.params)
-        memory, _ = model.encode(source)
-        _, maps = model.decode(memory, source, decoder_input, with_attention=True)
+        decoder_input = np.asarray([[self.target_tokenizer.bos_id, *words]], np.int32)
+
+        def look(params: Params, source: Int[Array, "B S"], decoder_input: Int[Array, "B T"]) -> jax.Array:
+            model = nnx.merge(self._definition, params)
+            with self._on_mesh(rows=False):
+                memory, _ = model.encode(source)
+                return model.decode(memory, source, decoder_input, with_attention=True)[1]["memory"][:, 0]
+
+        if self._mesh is not None:
+            look = jax.jit(look, out_shardings=self._whole())
+        weights = look(self.params, jnp.asarray(source), jnp.asarray(decoder_input))
         return {
             "source": self.source_tokenizer.pieces(ids),
             "target": self.target_tokenizer.pieces([*words, end]),
-            "weights": np.asarray(maps["memory"][:, 0]),
+            "weights": np.asarray(weights),
         }
 
     def _make_search(self) -> Callable[..., Hypotheses]:
@@ -182,22 +200,38 @@ class Translator:
 
         def run(params: Params, source: Int[Array, "B S"], *, max_length: int) -> Hypotheses:
             model = nnx.merge(self._definition, params)
-            step, cache = model.start_decoding(source, slots=max_length * search.beam_size)
-            active = (source != pad_id).any(-1)
-            if search.beam_size == 1:
-                tokens = greedy_search(step, cache, active=active, max_length=max_length, **ids)
-                return Hypotheses(tokens[:, None], jnp.zeros((tokens.shape[0], 1)))
-            return beam_search(
-                step,
-                cache,
-                active=active,
-                beam_size=search.beam_size,
-                max_length=max_length,
-                length_penalty=penalty,
-                **ids,
-            )
+            with self._on_mesh():
+                step, cache = model.start_decoding(source, slots=max_length * search.beam_size)
+                active = (source != pad_id).any(-1)
+                if search.beam_size == 1:
+                    tokens = greedy_search(step, cache, active=active, max_length=max_length, **ids)
+                    return Hypotheses(tokens[:, None], jnp.zeros((tokens.shape[0], 1)))
+                return beam_search(
+                    step,
+                    cache,
+                    active=active,
+                    beam_size=search.beam_size,
+                    max_length=max_length,
+                    length_penalty=penalty,
+                    **ids,
+                )
 
         return run
+
+    def _on_mesh(self, *, rows: bool = True) -> contextlib.AbstractContextManager[None]:
+        """Returns what to trace under: the mesh, if there is one, with the rows split over it or not."""
+        if self._mesh is None:
+            return contextlib.nullcontext()
+        return use_mesh(self._mesh, rules=DECODING_RULES if rows else {**DECODING_RULES, "batch": ()})
+
+    def _whole(self) -> NamedSharding | None:
+        return None if self._mesh is None else replicated(self._mesh)
+
+    def _placed(self, source: Int[np.ndarray, "B S"]) -> Int[np.ndarray, "B S"] | Int[Array, "B S"]:
+        """Returns a batch of sources where its search is to run; each host gives its rows."""
+        if self._mesh is None:
+            return source
+        return place_rows({"source": source[rows_on(self._mesh, len(source))]}, self._mesh)["source"]
 
     def _ended(self, ids: list[int]) -> list[int]:
         return [*ids[: self.max_source_length - 1], self.source_tokenizer.eos_id]

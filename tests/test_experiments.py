@@ -189,6 +189,15 @@ def test_a_raw_reference_of_another_length_is_told_before_training(data, tmp_pat
     assert not (tmp_path / "r").exists()
 
 
+def test_a_mesh_that_does_not_divide_the_rows_is_told_before_training(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "3")
+    done = run_script("multi30k-raw", *data, *MAKE_IT_TINY, "--run", "r", cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert "axis 'batch' must be divisible by its 3 devices (mesh data), got size=8" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "r").exists()
+
+
 def test_an_unknown_field_names_the_nearest(tmp_path):
     done = run_script("phrasebook", "--optimization.peek", "1", cwd=tmp_path, check=False)
     assert done.returncode == 2

@@ -26,6 +26,7 @@ LEVELS = {
         "lmx.nn.layers",
         "lmx.nn.masks",
         "lmx.nn.positions",
+        "lmx.hosts",
         "lmx.losses",
         "lmx.optimization",
         "lmx.text",

@@ -26,7 +26,7 @@ LAST = 9
 class Batches:
     """Batch k holds the number k."""
 
-    def batch(self, k: int) -> dict[str, np.ndarray]:
+    def batch(self, k: int, rows=None) -> dict[str, np.ndarray]:
         return {"k": np.full((1, 2, 3), k)}
 
     def tokens(self, k: int) -> int:

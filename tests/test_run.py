@@ -22,6 +22,7 @@ from lmx.run import (
     Run,
     console,
     duration,
+    make_deterministic,
     one_line_errors,
     peak_flops,
     stop_on_signals,
@@ -378,3 +379,41 @@ def test_an_interrupt_is_one_word(capsys):
         raise KeyboardInterrupt
     assert ended.value.code == 130
     assert capsys.readouterr().err == "stopped.\n"
+
+
+# Several hosts.
+
+
+def test_a_host_that_does_not_write_reads_and_is_silent(run, tmp_path, monkeypatch, capsys):
+    checkpoints = run.open_checkpoints(keep_last=1)
+    run.write_metrics("train", {"step": 3, "loss": 2.0})
+    run.memory.losses[3] = 2.0
+    run.save(checkpoints, state(3))
+    checkpoints.close()
+    before = {path: path.read_bytes() for path in run.directory.rglob("*") if path.is_file()}
+    monkeypatch.setattr("lmx.run.is_writer", lambda: False)
+    other = opened(run.directory)
+    checkpoints = other.open_checkpoints(keep_last=1)
+    assert int(other.resume(checkpoints, state(0)).step) == 3
+    checkpoints.close()
+    assert other.memory.losses == {3: 2.0}
+    other.print_start({"devices": 2})
+    other.write_metrics("train", {"step": 4, "loss": 1.0})
+    other.add_start(compile_seconds=1.0)
+    other.forget(("config.json",))
+    assert capsys.readouterr().out == ""
+    assert {path: path.read_bytes() for path in run.directory.rglob("*") if path.is_file()} == before
+    assert Run(tmp_path / "new", FACTS).writes is False
+
+
+def test_an_error_names_the_host_where_there_are_several(monkeypatch, capsys):
+    monkeypatch.setattr("lmx.run.label", lambda: "host 3: ")
+    with pytest.raises(SystemExit), one_line_errors():
+        raise ValueError("width must be 8.")
+    assert capsys.readouterr().err == "host 3: error: width must be 8.\n"
+
+
+def test_deterministic_adds_to_the_flags_that_are_there(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=there")
+    make_deterministic()
+    assert os.environ["XLA_FLAGS"] == "--xla_dump_to=there --xla_gpu_deterministic_ops=true"

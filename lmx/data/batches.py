@@ -21,6 +21,8 @@ from lmx.data.parallel import EncodedPairs
 T = TypeVar("T")
 
 Batch = dict[str, Int32[np.ndarray, "*rows L"]]
+# The part of a batch's rows that one host makes: as it stands, or as a function of how many rows the batch has.
+Rows = slice | Callable[[int], slice]
 
 
 def choose_buckets(
@@ -170,7 +172,7 @@ class TokenBatches:
             low, high = (middle, high) if self.first_batch(middle) <= k else (low, middle)
         return low
 
-    def batch(self, k: int, rows: slice | None = None) -> Batch:
+    def batch(self, k: int, rows: Rows | None = None) -> Batch:
         """Makes batch k.
 
         Args:
@@ -179,7 +181,7 @@ class TokenBatches:
         """
         bucket, items = self._items(k)
         items = items.reshape(self.accumulation, -1)
-        return _padded(self.encoded, items if rows is None else items[:, rows], length=self.buckets[bucket])
+        return _padded(self.encoded, items[:, _chosen(rows, items.shape[1])], length=self.buckets[bucket])
 
     def indices(self, k: int) -> Int64[np.ndarray, "A B"]:
         """Returns which pairs batch k holds, as positions in the `Pairs` that were encoded."""
@@ -233,7 +235,8 @@ def evaluation_batches(
     buckets: Sequence[int],
     tokens_per_batch: int,
     rows_multiple: int = 8,
-    rows: slice | None = None,
+    fill_multiple: int = 1,
+    rows: Rows | None = None,
 ) -> Iterator[Batch]:
     """Yields every pair once, in batches [B, L] of the shapes that `TokenBatches` has without accumulation.
 
@@ -245,6 +248,7 @@ def evaluation_batches(
         buckets: As in training, so that the shapes are compiled already.
         tokens_per_batch: Rows times bucket length, at most.
         rows_multiple: What B divides by.
+        fill_multiple: Batches are filled up with rows of padding until B divides by this too: the parts of a mesh.
         rows: The part of B that this host holds; None for all.
     """
     buckets = _checked_buckets(buckets, tokens_per_batch=tokens_per_batch, rows_multiple=rows_multiple)
@@ -253,10 +257,10 @@ def evaluation_batches(
         members = np.flatnonzero(bucket_of == bucket)
         size = rows_of_bucket(length, tokens_per_batch=tokens_per_batch, rows_multiple=rows_multiple)
         for start in range(0, members.size, size):
-            items = np.full(size, -1, dtype=np.int64)
+            items = np.full(-(-size // fill_multiple) * fill_multiple, -1, dtype=np.int64)
             chosen = members[start : start + size]
             items[: chosen.size] = chosen
-            yield _padded(encoded, items if rows is None else items[rows], length=length)
+            yield _padded(encoded, items[_chosen(rows, items.size)], length=length)
 
 
 class Prefetch(Generic[T]):
@@ -383,6 +387,12 @@ def _checked_buckets(buckets: Sequence[int], *, tokens_per_batch: int, rows_mult
             f"tokens), got tokens_per_batch={tokens_per_batch}."
         )
     return buckets
+
+
+def _chosen(rows: Rows | None, number: int) -> slice:
+    if rows is None:
+        return slice(None)
+    return rows if isinstance(rows, slice) else rows(number)
 
 
 def _padded(encoded: EncodedPairs, items: Int[np.ndarray, "*rows"], *, length: int) -> Batch:
