@@ -60,13 +60,14 @@ from lmx.run import (
     make_deterministic,
     one_line_errors,
     peak_flops,
+    stop_on_signals,
     versions,
     write_json,
     write_jsonl,
 )
 from lmx.scoring.baselines import dictionary_translations, nearest_translations
 from lmx.scoring.translation import NUM_RESAMPLES, Score, chrf, detokenized_bleu, sentence_chrf, tokenized_bleu
-from lmx.sharding import MeshConfig, batch_shards, fetch, make_mesh, named_sharding, place_rows, rows_on
+from lmx.sharding import MESH_AXES, MeshConfig, batch_shards, fetch, make_mesh, named_sharding, place_rows, rows_on
 from lmx.text import (
     PretokenizedTokenizer,
     SentencePieceTokenizer,
@@ -126,6 +127,7 @@ class Config:
         max_length, max_ratio: training pairs with more tokens a side, or a higher ratio of lengths, are left out;
             max_length holds for validation too, and cuts test sources.
         tokens_per_batch: rows times the longer side's padded length of one micro-batch.
+        rows_multiple: what the rows of a batch divide by, and the mesh's data x fsdp must divide.
         accumulation: micro-batches an update.
         num_buckets: batch shapes, each compiled once.
         updates: training ends after so many.
@@ -134,6 +136,8 @@ class Config:
         bleu_every: of the validations, each so many-th also translates; 0 never.
         bleu_sentences: of the validation set, the first so many are translated then.
         average: parameters that are kept: the mean of this many checkpoints, of the last or of the best.
+        save_every: updates between checkpoints, beside those after each validation.
+        keep_every: checkpoints of multiples of this stay for good, beside the two newest and those to average.
         hosts: several processes that train together, see docs/many-machines.md.
         deterministic: the same bits from the same run on a GPU, somewhat slower; a CPU gives them anyway.
         run: directory of the run, which all hosts see.
@@ -157,6 +161,7 @@ class Config:
     model: Seq2SeqConfig = field(default_factory=lambda: Seq2SeqConfig(source_vocab_size=0, target_vocab_size=0))
     optimization: Optimization = field(default_factory=Optimization)
     tokens_per_batch: int = 4096
+    rows_multiple: int = 8
     accumulation: int = 1
     num_buckets: int = 8
     updates: int = 100_000
@@ -168,6 +173,8 @@ class Config:
     average_of: Literal["last", "best"] = "last"
     search: Search = field(default_factory=Search)
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    save_every: int | None = None
+    keep_every: int | None = None
     hosts: HostsConfig = field(default_factory=HostsConfig)
     deterministic: bool = False
     run: Path = Path("runs/translation")
@@ -381,16 +388,8 @@ def main(preset: str, config: Config) -> None:
     with agreement() as agreed:
         profile = None if config.profile is None else steps_to_profile(config.profile)
         facts = {"experiment": "translation", "preset": preset, "family": "seq2seq", "config": _as_json(config)}
-        free = (
-            "run",
-            "deterministic",
-            "log_every",
-            "profile",
-            "mesh.data",
-            "mesh.fsdp",
-            "mesh.tensor",
-            "mesh.sequence",
-        )
+        free = ("run", "deterministic", "profile", "log_every", "save_every", "keep_every")
+        free += tuple(f"mesh.{axis}" for axis in MESH_AXES)
         if config.optimization.schedule not in ("linear", "cosine"):  # these two depend on where they end
             free += ("updates",)
         agreed |= facts | {"versions": versions(machine=False)}
@@ -428,6 +427,7 @@ def main(preset: str, config: Config) -> None:
             buckets=buckets,
             tokens_per_batch=config.tokens_per_batch,
             accumulation=config.accumulation,
+            rows_multiple=config.rows_multiple,
             seed=config.seed,
         )
         for side, tokenizer in (("source", source_tokenizer), ("target", target_tokenizer)):
@@ -454,6 +454,7 @@ def main(preset: str, config: Config) -> None:
     checkpoints = run.open_checkpoints(
         keep_last=config.average if config.average_of == "last" else 1,
         keep_best=config.average if config.average_of == "best" else 0,
+        keep_every=config.keep_every,
     )
     state = run.resume(checkpoints, state)
     translator = Translator(
@@ -504,7 +505,13 @@ def main(preset: str, config: Config) -> None:
     def validate(step: int, state: TrainState) -> tuple[float, dict[str, float]]:
         params = used(state)
         line = evaluate(
-            eval_step, params, validation, mesh=mesh, tokens_per_batch=config.tokens_per_batch, buckets=buckets
+            eval_step,
+            params,
+            validation,
+            mesh=mesh,
+            buckets=buckets,
+            tokens_per_batch=config.tokens_per_batch,
+            rows_multiple=config.rows_multiple,
         )
         if config.bleu_every and (len(run.memory.losses) + 1) % config.bleu_every == 0:
             chosen = slice(0, config.bleu_sentences)
@@ -534,6 +541,7 @@ def main(preset: str, config: Config) -> None:
         last=config.updates,
         checkpoints=checkpoints,
         log_every=config.log_every,
+        save_every=config.save_every,
         is_due=is_due,
         validate=validate,
         patience=config.patience,
@@ -577,6 +585,7 @@ def evaluate(
     mesh: Mesh,
     buckets: tuple[int, ...],
     tokens_per_batch: int,
+    rows_multiple: int,
 ) -> dict[str, float]:
     """Returns loss, nll and perplexity over a whole set, means over its target tokens."""
     longest = int(encoded.lengths.max())
@@ -586,7 +595,8 @@ def evaluate(
     for batch in evaluation_batches(
         encoded,
         buckets=buckets,
-        tokens_per_batch=max(tokens_per_batch, 8 * buckets[-1]),
+        tokens_per_batch=max(tokens_per_batch, rows_multiple * buckets[-1]),
+        rows_multiple=rows_multiple,
         fill_multiple=batch_shards(mesh),
         rows=lambda number: rows_on(mesh, number),
     ):
@@ -819,7 +829,7 @@ def command_line(arguments: list[str]) -> tuple[str, Config]:
 
 if __name__ == "__main__":
     keep_freed_memory()
-    with one_line_errors():
+    with one_line_errors(), stop_on_signals():
         planned, devices, arguments = split_arguments(sys.argv[1:])
         if planned is not None:
             plan(*command_line(arguments), device=planned, devices=devices)

@@ -17,13 +17,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lmx.checkpoint import Checkpoints
 from lmx.data.batches import Rows, prefetch
 from lmx.hosts import largest
-from lmx.run import Run, duration, seconds_since_start
+from lmx.run import EXIT_STOPPED, Run, duration, seconds_since_start
 from lmx.sharding import place_batch, rows_on
 from lmx.training import Step, TrainState
 
-EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped on a signal, to be started again by the same command
 SKIPPED_LIMIT = 10
 AGREE_EVERY = 8  # steps after which several hosts ask each other whether one was told to stop: a wait each time
+
+
+class _Interrupted(BaseException):
+    """A signal asks to stop, and what is under way can be done again."""
 
 
 @runtime_checkable
@@ -84,18 +87,26 @@ def train(
         profile: writes a trace of the steps after the first number up to the second into `profile/`.
 
     Raises:
+        ValueError: save_every is no number of steps.
         FloatingPointError: ten steps in a row were not finite.
         SystemExit: SIGTERM or SIGINT asked to stop, and all is saved; status 75.
+        CheckpointNotSaved: the last checkpoint could not be.
     """
+    if save_every is not None and save_every < 1:
+        raise ValueError(f"save_every must be at least 1, or None to save at validations, got save_every={save_every}.")
     first = int(state.step)
-    if run.memory.stopped_early or first >= last:
+    due = run.memory.validation_due  # left out when the run was stopped
+    if not due and (run.memory.stopped_early or first >= last):
         return state
 
     def make(k: int) -> Mapping[str, np.ndarray]:
         return batches.batch(k) if jax.process_count() == 1 else batches.batch(k, lambda rows: rows_on(mesh, rows))
 
     with _Loop(run, first=first, last=last) as loop, prefetch(make, first, last, depth=4) as stream:
-        for number, made in enumerate(stream, start=first + 1):
+        if due:
+            loop.validate(first, lambda: validate(first, state), patience=patience, **facts(first))
+        ended = run.memory.stopped_early or loop.agree_to_stop(due)
+        for number, made in enumerate(() if ended else stream, start=first + 1):
             if profile is not None:
                 loop.profile(number, *profile)
             batch = place_batch(made, mesh)
@@ -112,8 +123,9 @@ def train(
                 loop.flush(waited=stream.waited)
                 run.save(checkpoints, state)
                 loop.restart_clock()
-            if stopping or run.memory.stopped_early:
-                break
+                # Asked before, or by one process while saving: this step is saved.
+                if stopping or loop.agree_to_stop(False) or run.memory.stopped_early:
+                    break
         checkpoints.wait()
         run.add_start(compile_seconds=loop.compile_seconds)
     return state
@@ -137,6 +149,7 @@ class _Loop:
         self._began = self._line_began = time.perf_counter()
         self._waited = 0.0
         self._profiling = False
+        self._validating = False
         self._bar = None
         if run.console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -150,6 +163,8 @@ class _Loop:
             if self._asked:  # a second one is not waited for
                 raise KeyboardInterrupt
             self._asked = number
+            if self._validating:
+                raise _Interrupted
 
         self._handlers = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)}
         if self._bar is not None:
@@ -166,7 +181,7 @@ class _Loop:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         if kind is None and self.agree_to_stop(True):
-            self._run.console.print(f"stopped by {self.stopping}; the same command continues from the last saved step")
+            self._run.console.print(f"stopped by {self.stopping} and saved; the same command continues")
             raise SystemExit(EXIT_STOPPED)
 
     def agree_to_stop(self, now: bool) -> bool:
@@ -255,11 +270,26 @@ class _Loop:
         patience: int | None,
         **facts: int | float,
     ) -> None:
-        """Validates, remembers, writes and prints it; its time is not training's."""
-        began = time.perf_counter()
-        value, line = measure()
-        self._run.judge(step, value, patience=patience)
+        """Validates, remembers, writes and prints it; its time is not training's.
+
+        A signal ends a validation under way, which may take minutes: it is left for the start of the continued run.
+        Several processes cannot leave it each at a place of its own, and finish it.
+        """
         memory = self._run.memory
+        memory.validation_due = True
+        began = time.perf_counter()
+        try:
+            try:
+                self._validating = jax.process_count() == 1
+                if self._validating and self._asked:
+                    return
+                value, line = measure()
+            finally:
+                self._validating = False
+        except _Interrupted:
+            return
+        memory.validation_due = False
+        self._run.judge(step, value, patience=patience)
         self._run.write_metrics("validation", {"step": step, **facts, **line, "seconds": time.perf_counter() - began})
         scores = "  ".join(f"{name} {score:.4f}" for name, score in line.items())
         news = "best so far" if memory.best_step == step else f"{memory.waited} since the best"

@@ -12,8 +12,10 @@ import json
 import math
 import os
 import platform
+import signal
 import sys
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,14 +24,25 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from lmx.checkpoint import Checkpoints
+from lmx.checkpoint import FULL, Checkpoints
 from lmx.devices import device_of_kind
 from lmx.hosts import is_writer, label
 from lmx.training import TrainState
 
+EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped on a signal, to be started again by the same command
+
 _IMPORTED = time.perf_counter()
 
-console = Console(highlight=False, soft_wrap=True)
+
+class _Console(Console):
+    """A console that a full disk, where its lines go to a file, does not stop: what cannot be written is left out."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        with _unless_full():
+            super().print(*objects, **options)
+
+
+console = _Console(highlight=False, soft_wrap=True)
 
 
 @dataclass
@@ -43,8 +56,10 @@ class Memory:
         sums: metrics since the last line was written, each times the weight of its step.
         spent: since the last line was written: tokens, seconds, seconds waited for data, FLOPs.
         metrics_bytes: where metrics.jsonl ended: what is behind is written again.
+        unwritten: lines that a full disk has kept out of metrics.jsonl so far.
         seconds: of training so far, validations left out.
         skipped: steps that were not finite, so far.
+        validation_due: whether the validation after the saved step was left out, because the run was asked to stop.
     """
 
     best: float = math.inf
@@ -54,9 +69,11 @@ class Memory:
     sums: dict[str, float] = field(default_factory=dict)
     spent: dict[str, float] = field(default_factory=dict)
     metrics_bytes: int = 0
+    unwritten: str = ""
     seconds: float = 0.0
     skipped: int = 0
     stopped_early: bool = False
+    validation_due: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Returns it as JSON has it; an infinite best is None there."""
@@ -104,7 +121,7 @@ class Run:
                     "Choose another --run, or remove that directory."
                 )
             facts = saved | facts
-        elif directory.exists() and any(directory.iterdir()):
+        elif directory.exists() and any(path.suffix != ".partial" for path in directory.iterdir()):
             raise ValueError(f"{directory} must be a run directory or empty: it has files, but no config.json.")
         self._facts: dict[str, Any] = dict(facts)
         self._start: dict[str, Any] = {}
@@ -123,6 +140,8 @@ class Run:
             write_json(self.directory / "config.json", self._facts | facts)
             write_json(self.directory / "versions.json", versions())
         # A restarted run finds its programs compiled.
+        if self.writes:
+            _remove_torn_programs(self.directory / "compiled")
         jax.config.update("jax_compilation_cache_dir", str((self.directory / "compiled").resolve()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
@@ -131,17 +150,23 @@ class Run:
         for name in names if self.writes else ():
             (self.directory / name).unlink(missing_ok=True)
 
-    def open_checkpoints(self, *, keep_last: int, keep_best: int = 0) -> Checkpoints:
+    def open_checkpoints(self, *, keep_last: int, keep_best: int = 0, keep_every: int | None = None) -> Checkpoints:
         """Returns the checkpoints of this run."""
-        return Checkpoints(self.directory / "checkpoints", keep_last=keep_last, keep_best=keep_best)
+        return Checkpoints(
+            self.directory / "checkpoints",
+            keep_last=keep_last,
+            keep_best=keep_best,
+            keep_every=keep_every,
+            report=self.console.print,
+        )
 
     def resume(self, checkpoints: Checkpoints, state: TrainState) -> TrainState:
-        """Returns the newest checkpoint's state, with metrics.jsonl cut back to it, or the state given."""
-        steps = checkpoints.steps()
-        if steps:
-            state, saved = checkpoints.restore(steps[-1], state)
+        """Returns the newest readable checkpoint's state, with metrics.jsonl cut back to it, or the state given."""
+        found = checkpoints.restore_newest(state)
+        if found is not None:
+            state, saved = found
             self.memory = Memory.from_json(saved)
-            self.console.print(f"continuing {self.directory} from step {steps[-1]:,}")
+            self.console.print(f"continuing {self.directory} from step {int(state.step):,}")
         if self.writes:
             path = self.directory / "metrics.jsonl"
             path.touch()
@@ -151,16 +176,34 @@ class Run:
 
     def save(self, checkpoints: Checkpoints, state: TrainState) -> None:
         """Saves state and memory as one checkpoint, in the background."""
+        self._append_metrics("", sync=True)
         checkpoints.save(int(state.step), state, self.memory.to_json(), scores=self.memory.losses)
 
     def write_metrics(self, kind: str, line: Mapping[str, Any]) -> None:
-        """Appends one line to metrics.jsonl."""
+        """Appends one line to metrics.jsonl; on a full disk it is remembered, and written with a later one."""
+        self._append_metrics(
+            json.dumps({"kind": kind, **{name: _rounded(value) for name, value in line.items()}}) + "\n"
+        )
+
+    def _append_metrics(self, text: str, *, sync: bool = False) -> None:
+        """Appends text where metrics.jsonl is known to end.
+
+        Args:
+            sync: until it is on the disk, as a checkpoint that is on the disk will say that it is.
+        """
         if not self.writes:
             return
-        text = json.dumps({"kind": kind, **{name: _rounded(value) for name, value in line.items()}}) + "\n"
-        with (self.directory / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(text)
-        self.memory.metrics_bytes += len(text.encode())
+        memory = self.memory
+        memory.unwritten += text
+        with _unless_full(), (self.directory / "metrics.jsonl").open("ab") as file:
+            if file.tell() > memory.metrics_bytes:  # a part of what did not fit
+                file.truncate(memory.metrics_bytes)
+            written = memory.unwritten.encode()
+            file.write(written)
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+            memory.unwritten, memory.metrics_bytes = "", memory.metrics_bytes + len(written)
 
     def judge(self, step: int, loss: float, *, patience: int | None) -> None:
         """Remembers a validation; with `patience`, so many without a better one end the training."""
@@ -216,6 +259,23 @@ def peak_flops(device: jax.Device, dtype: str) -> float | None:
     """Returns a device's dense peak in FLOP/s for MFU, or None where it is not known; float32 runs are not rated."""
     known = device_of_kind(device.device_kind)
     return known.bfloat16 if known is not None and dtype == "bfloat16" else None
+
+
+def _remove_torn_programs(directory: Path) -> None:
+    """Removes compiled programs that a process was killed while writing: jax would warn of them at every start."""
+    for path in directory.glob("*-cache"):
+        data = path.read_bytes()
+        if data[:1] == b"\x78":  # zlib; where jax finds another compressor, it is left to jax
+            decoder = zlib.decompressobj()
+            try:
+                decoder.decompress(data)
+            except zlib.error:
+                path.unlink()
+            else:
+                if not decoder.eof:
+                    path.unlink()
+        elif not data:
+            path.unlink()
 
 
 def keep_freed_memory() -> bool:
@@ -274,27 +334,47 @@ def duration(seconds: float) -> str:
 
 
 @contextlib.contextmanager
+def _unless_full() -> Iterator[None]:
+    """Leaves out what a full disk does not take."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[None]:
+    """Ends the process on SIGTERM or SIGINT with a line and the status that asks for a restart.
+
+    For what comes before and after the training loop, where nothing has to be saved; the loop has its own way.
+    """
+
+    def stop(number: int, _: Any) -> None:
+        console.print(f"stopped by {signal.Signals(number).name}; the same command continues")
+        raise SystemExit(EXIT_STOPPED)
+
+    handlers = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turns what a user can mend into one line on standard error and exit status 2; the rest keeps its traceback."""
     try:
         yield
-    except (
-        ValueError,
-        FileNotFoundError,
-        FileExistsError,
-        IsADirectoryError,
-        NotADirectoryError,
-        PermissionError,
-        FloatingPointError,
-        ImportError,
-    ) as error:
+    except BrokenPipeError:  # the reader has enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
         if os.environ.get("LMX_TRACEBACK"):
             raise
         print(f"{label()}error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
-    except BrokenPipeError:  # the reader has enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(141) from None
     except KeyboardInterrupt:
         print("stopped.", file=sys.stderr)
         raise SystemExit(130) from None

@@ -1,3 +1,8 @@
+import os
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -6,7 +11,16 @@ import numpy as np
 import optax
 import pytest
 
-from lmx.checkpoint import Checkpoints, average_files, kept, load_params, save_params
+from lmx.checkpoint import (
+    CHECKSUMS,
+    CheckpointNotSaved,
+    Checkpoints,
+    DamagedCheckpoint,
+    average_files,
+    kept,
+    load_params,
+    save_params,
+)
 from lmx.sharding import MeshConfig, make_mesh, named_sharding, replicated
 from lmx.training import TrainState, create_state
 
@@ -91,9 +105,10 @@ def test_a_state_is_restored_onto_another_mesh(opened):
 
 
 @pytest.mark.parametrize(
-    ("last", "best", "expected"), [(1, 0, {50}), (2, 0, {40, 50}), (1, 2, {20, 40, 50}), (2, 1, {20, 40, 50})]
+    ("last", "best", "expected"),
+    [(1, 0, {40, 50}), (3, 0, {20, 40, 50}), (1, 1, {20, 40, 50}), (1, 4, {10, 20, 40, 50})],
 )
-def test_the_newest_and_the_best_are_kept(opened, last, best, expected):
+def test_the_two_newest_and_the_best_are_kept(opened, last, best, expected):
     losses = {10: 3.0, 20: 0.5, 40: 1.0, 50: 2.0}  # step 30 was not validated
     assert kept([50, 10, 40, 20, 30], losses, last=last, best=best) == expected
     checkpoints = opened(keep_last=last, keep_best=best)
@@ -105,13 +120,24 @@ def test_the_newest_and_the_best_are_kept(opened, last, best, expected):
 
 
 def test_of_equal_scores_the_earlier_is_the_better():
-    assert kept([10, 20, 30], {10: 1.0, 20: 1.0, 30: 2.0}, last=1, best=1) == {10, 30}
+    assert kept([10, 20, 30, 40], {10: 1.0, 20: 1.0, 30: 2.0}, last=1, best=1) == {10, 30, 40}
+
+
+def test_multiples_of_keep_every_stay_for_good(opened):
+    assert kept(range(1, 11), {}, last=1, best=0, every=4) == {4, 8, 9, 10}
+    assert kept([4, 6, 8, 10, 12], {4: 1.0, 10: 2.0}, last=1, best=0, every=8) == {8, 10, 12}
+    checkpoints = opened(keep_every=20)
+    for step in (10, 20, 30, 40, 50, 60, 70):
+        checkpoints.save(step, state(step), HOST, scores={step: 1.0})
+    checkpoints.wait()
+    assert checkpoints.steps() == [20, 40, 60, 70]
 
 
 def test_a_checkpoint_saved_at_a_stop_takes_no_other_ones_place():
     scores = {10: 1.0, 20: 2.0, 30: 3.0}
-    assert kept([10, 20, 30, 35], scores, last=2, best=0) == {20, 30, 35}
-    assert kept([20, 30, 35, 40], {**scores, 40: 4.0}, last=2, best=0) == {30, 40}
+    assert kept([10, 20, 30, 35], scores, last=3, best=0) == {10, 20, 30, 35}
+    assert kept([10, 20, 30, 35, 40], {**scores, 40: 4.0}, last=3, best=0) == {20, 30, 35, 40}
+    assert kept([20, 30, 35, 40, 50], {**scores, 40: 4.0, 50: 5.0}, last=3, best=0) == {30, 40, 50}
 
 
 def test_there_is_a_complete_checkpoint_at_any_time(opened, tmp_path):
@@ -123,7 +149,7 @@ def test_there_is_a_complete_checkpoint_at_any_time(opened, tmp_path):
         # A process that is killed now may leave a part of this one, but the one before is there.
         assert (tmp_path / "checkpoints" / str(step - 10)).is_dir()
     checkpoints.wait()
-    assert checkpoints.steps() == [30]
+    assert checkpoints.steps() == [20, 30]
 
 
 def test_a_restarted_run_deletes_nothing_before_it_saves(opened):
@@ -161,19 +187,223 @@ def test_an_average_is_the_mean_of_the_parameters(opened):
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(found))
 
 
-def test_errors_of_checkpoints_say_what_is_wrong(opened, tmp_path):
+def test_errors_of_checkpoints_say_what_is_wrong(opened):
     with pytest.raises(ValueError, match=r"keep_last must be at least 1, .*, got keep_last=0\."):
         opened(keep_last=0)
+    with pytest.raises(ValueError, match=r"keep_every must be at least 1, .*, got keep_every=0\."):
+        opened(keep_every=0)
     checkpoints = opened()
     checkpoints.save(10, state(10), HOST, scores={})
     with pytest.raises(FileNotFoundError, match=r"checkpoints must hold a checkpoint of step 20, got \[10\]\."):
         checkpoints.restore(20, state(1))
-    with pytest.raises(ValueError, match=r"checkpoints/10 must be a whole checkpoint of this model, got .* average: "):
-        checkpoints.restore(10, state(1, average=True))
-    path = tmp_path / "checkpoints" / "10" / "state" / "_METADATA"
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"10 must be a whole checkpoint .*\. If it is damaged, remove it"):
-        opened().restore(10, state(1))
+
+
+def test_a_step_that_is_there_is_not_saved_again_in_silence(opened):
+    lines: list[str] = []
+    checkpoints = opened(report=lines.append)
+    checkpoints.save(10, state(10), HOST, scores={})
+    checkpoints.save(10, state(20), HOST, scores={})
+    with pytest.raises(CheckpointNotSaved, match=r"^the checkpoint of step 10 must be saved, got .* already exists\."):
+        checkpoints.wait()
+    assert len(lines) == 1
+    assert_same(checkpoints.restore(10, state(1))[0], state(10))
+
+
+# Checkpoints that cannot be used.
+
+
+@pytest.fixture
+def three(opened, tmp_path) -> Path:
+    """A directory with the checkpoints of steps 10, 20 and 30."""
+    checkpoints = opened(keep_last=3)
+    for step in (10, 20, 30):
+        checkpoints.save(step, state(step), HOST, scores={})
+    checkpoints.wait()
+    return tmp_path / "checkpoints"
+
+
+def files_of(checkpoint: Path) -> list[Path]:
+    return sorted(path for item in ("state", "host") for path in (checkpoint / item).rglob("*") if path.is_file())
+
+
+def damage(file: Path, how: str) -> None:
+    """Damages a file as an interrupted copy, a lost block or a flipped bit does."""
+    whole = file.read_bytes()
+    flipped = whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :]
+    if how == "gone":
+        file.unlink()
+    else:
+        file.write_bytes({"half": whole[: len(whole) // 2], "zeros": bytes(len(whole)), "a bit": flipped}[how])
+
+
+@pytest.mark.parametrize("how", ["gone", "half", "zeros", "a bit"])
+def test_no_damaged_file_is_taken_for_whole(three, opened, how):
+    checkpoints = opened(keep_last=3)
+    assert len(files_of(three / "10")) > 8
+    for file in files_of(three / "10"):
+        whole = file.read_bytes()
+        damage(file, how)
+        with pytest.raises(
+            DamagedCheckpoint, match=r"checkpoints/10 cannot be read: .* (is missing|as it was written)$"
+        ):
+            checkpoints.restore(10, state(1))
+        file.write_bytes(whole)
+    assert_same(checkpoints.restore(10, state(1))[0], state(10))
+
+
+def test_a_damaged_checkpoint_is_skipped_in_one_line_and_its_step_saved_again(three, opened):
+    for step in (20, 30):
+        damage(max(files_of(three / str(step)), key=lambda path: path.stat().st_size), "a bit")
+    lines: list[str] = []
+    checkpoints = opened(keep_last=3, report=lines.append)
+    found, host = checkpoints.restore_newest(state(1))
+    assert_same(found, state(10))
+    assert host == HOST
+    assert [line.count("\n") for line in lines] == [0, 0]
+    assert re.search(r"checkpoints/30 cannot be read: .*; it is skipped and renamed to 30\.damaged$", lines[0])
+    assert re.search(r"checkpoints/20 cannot be read: .*; it is skipped and renamed to 20\.damaged$", lines[1])
+    assert checkpoints.steps() == [10]
+    checkpoints.save(20, state(20), {}, scores={})
+    checkpoints.wait()
+    again = opened(keep_last=3)
+    assert again.steps() == [10, 20]
+    assert_same(again.restore_newest(state(1))[0], state(20))
+
+
+def test_what_orbax_cannot_read_is_damaged_without_checksums_too(three, opened, capfd):
+    for step, name in ((30, "state/_METADATA"), (20, "host/metadata")):
+        (three / str(step) / CHECKSUMS).unlink()
+        damage(three / str(step) / name, "half")
+    lines: list[str] = []
+    assert_same(opened(report=lines.append).restore_newest(state(1))[0], state(10))
+    assert len(lines) == 2
+    assert capfd.readouterr().err == ""
+
+
+def test_where_every_checkpoint_is_damaged_nothing_begins_anew_unasked(three, opened):
+    for step in (10, 20, 30):
+        damage(files_of(three / str(step))[0], "gone")
+    message = r"must hold a checkpoint that can be read, got 3 that are damaged, the newest: .*checkpoints/30 cannot"
+    with pytest.raises(ValueError, match=message):
+        opened().restore_newest(state(1))
+    assert sorted(path.name for path in three.iterdir()) == ["10", "20", "30"]
+
+
+def test_a_damaged_checkpoint_is_not_averaged_and_not_left_out_unasked(three, opened):
+    damage(files_of(three / "20")[0], "gone")
+    with pytest.raises(
+        DamagedCheckpoint, match=r"20 cannot be read: .* is missing\. Remove it to average the others\."
+    ):
+        opened().average([10, 20, 30], state(1))
+
+
+def test_without_checkpoints_there_is_nothing_to_restore(opened):
+    assert opened().restore_newest(state(1)) is None
+
+
+def test_a_whole_checkpoint_of_another_model_is_an_error_by_name_and_shape(three, opened):
+    checkpoints = opened(keep_last=3)
+    other = state(30)
+    for params in (other.params, other.optimizer_state[1][0].mu, other.optimizer_state[1][0].nu):
+        params["stack"]["weight"] = jnp.zeros((7, 4))
+        params["bias"] = params.pop("table")
+    message = (
+        r"checkpoints/30 must fit the model, "
+        r"got params\.bias: absent in the checkpoint, \(5, 3\) float32 in the model; "
+        r"params\.stack\.weight: \(6, 4\) float32 in the checkpoint, \(7, 4\) float32 in the model; "
+        r"params\.table: \(5, 3\) float32 in the checkpoint, absent in the model; "
+        r"optimizer_state\.1\.0\.mu\.bias: .*; and 4 more\. Continue with the model that the run began with"
+    )
+    with pytest.raises(ValueError, match=message) as raised:
+        checkpoints.restore_newest(other)
+    assert not isinstance(raised.value, DamagedCheckpoint)
+    with pytest.raises(ValueError, match=r"got average\.stack\.scale: absent in the checkpoint, \(\) float32 in the"):
+        checkpoints.restore(30, state(30, average=True))
+    assert checkpoints.steps() == [10, 20, 30]
+
+
+# Disks that take no more. The file system itself refuses: a small one in memory where mounting is allowed, and
+# everywhere a limit on the size of a file.
+
+FILL = """
+import sys
+from pathlib import Path
+import jax, jax.numpy as jnp, optax
+from lmx.checkpoint import CheckpointNotSaved, Checkpoints
+from lmx.training import create_state
+
+directory, prepare, release = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+table = jax.random.normal(jax.random.key(1), (250, 300))
+start = create_state({"table": table}, optax.sgd(0.1), seed=1)
+checkpoints = Checkpoints(directory, keep_last=2, report=lambda line: print("report:", line))
+
+def save(step):
+    checkpoints.save(step, start._replace(step=jnp.int32(step)), {"step": step}, scores={})
+
+def show():
+    print("steps", checkpoints.steps(), sorted(path.name for path in directory.iterdir()))
+
+for step in (1, 2):
+    save(step)
+show()
+exec(prepare)
+for step in (3, 4):  # as a training does: the failure of one appears when the next begins
+    save(step)
+show()
+try:
+    checkpoints.wait()
+except CheckpointNotSaved as error:
+    print("raised:", error)
+exec(release)
+save(5)
+checkpoints.wait()
+show()
+checkpoints.close()
+checkpoints = Checkpoints(directory)
+restored, host = checkpoints.restore_newest(start._replace(params={"table": table * 0}))
+print("restored", int(restored.step), host, bool((restored.params["table"] == table).all()))
+checkpoints.close()
+"""
+
+
+def check_full(directory: Path, prepare: str, release: str, reason: str) -> None:
+    command = [sys.executable, "-c", FILL, str(directory), prepare, release]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "steps [1, 2] ['1', '2']"
+    for line, step in zip(lines[1:3], (3, 4), strict=True):
+        assert line.startswith(f"report: the checkpoint of step {step} was not saved: {reason} (")
+        assert line.endswith("training goes on and saves again; now it could continue from step 2")
+    assert lines[3] == "steps [1, 2] ['1', '2']"
+    assert lines[4].startswith(
+        f"raised: the checkpoint of step 4 must be saved, got {reason}. Make room in {directory}"
+    )
+    assert lines[4].endswith("start the same command again: it continues from step 2.")
+    assert lines[5] == "steps [2, 5] ['2', '5']"
+    assert lines[6] == "restored 5 {'step': 5} True"
+    assert len(lines) == 7
+
+
+def test_a_file_that_grows_too_large_loses_only_that_save(tmp_path):
+    prepare = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))"
+    release = "resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))"
+    check_full(tmp_path / "checkpoints", prepare, release, "File too large")
+
+
+def test_a_full_disk_loses_only_that_save(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1200k", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small file system is not allowed here")
+    try:
+        prepare = "(directory.parent / 'other').write_bytes(bytes(400_000))"
+        release = "(directory.parent / 'other').unlink()"
+        check_full(disk / "checkpoints", prepare, release, "No space left on device")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 # Parameters alone.

@@ -189,6 +189,15 @@ def test_a_raw_reference_of_another_length_is_told_before_training(data, tmp_pat
     assert not (tmp_path / "r").exists()
 
 
+def test_a_mesh_that_does_not_divide_the_rows_is_told_before_training(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "3")
+    done = run_script("multi30k-raw", *data, *MAKE_IT_TINY, "--run", "r", cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert "axis 'batch' must be divisible by its 3 devices (mesh data), got size=8" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "r").exists()
+
+
 def test_an_unknown_field_names_the_nearest(tmp_path):
     done = run_script("phrasebook", "--optimization.peek", "1", cwd=tmp_path, check=False)
     assert done.returncode == 2
@@ -227,6 +236,16 @@ def test_a_stopped_run_ends_bitwise_as_one_never_stopped(number, code, data, tmp
     assert without_times(tmp_path / "whole") == without_times(tmp_path / "stopped")
     for name in ("model.safetensors", "test.hypotheses.txt"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_random_kills_change_nothing(tmp_path):
+    command = [sys.executable, str(ROOT / "benchmarks" / "kill.py"), "--kills", "3", "--directory", str(tmp_path / "k")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 kills by SIGKILL" in done.stdout
+    assert done.stdout.endswith("all runs ended bitwise as the one never stopped\n")
 
 
 @pytest.mark.slow

@@ -1,3 +1,4 @@
+import errno
 import json
 import math
 import os
@@ -9,10 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint
 import pytest
 
-from lmx.loop import EXIT_STOPPED, SKIPPED_LIMIT, steps_to_profile, train
-from lmx.run import Run
+from lmx.checkpoint import CheckpointNotSaved
+from lmx.loop import SKIPPED_LIMIT, steps_to_profile, train
+from lmx.run import EXIT_STOPPED, Run
 from lmx.sharding import MeshConfig, make_mesh
 from lmx.training import TrainState, create_state
 
@@ -53,18 +56,23 @@ def count(
     *,
     weights: dict[int, float] | None = None,
     signals: dict[int, int] | None = None,
+    interrupted: tuple[int, ...] = (),
+    number_of_signal: int = signal.SIGTERM,
     due: tuple[int, ...] = (),
     validations: dict[int, float] | None = None,
     **options,
 ) -> TrainState:
-    """Runs the loop with a step that adds batch k to the one parameter and reports the loss it is told to."""
+    """Runs the loop with a step that adds batch k to the one parameter and reports the loss it is told to.
+
+    Signals come so many times within a step, and once within the validations after the steps `interrupted`.
+    """
     losses, weights, signals, validations = losses or {}, weights or {}, signals or {}, validations or {}
 
     def step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         number = int(state.step) + 1
         assert int(batch["k"][0, 0, 0]) == number - 1
         for _ in range(signals.get(number, 0)):
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number_of_signal)
             time.sleep(0.01)  # the handler runs between two bytecodes
         loss = losses.get(number, 1.0)
         skipped = 0 if math.isfinite(loss) else int(state.skipped) + 1
@@ -73,6 +81,13 @@ def count(
             step=state.step + 1, params={"sum": state.params["sum"] + number}, skipped=jnp.int32(skipped)
         )
         return state, metrics | {"skipped": jnp.int32(skipped)}
+
+    def validate(number: int, _: TrainState) -> tuple[float, dict]:
+        if number in interrupted:
+            os.kill(os.getpid(), number_of_signal)
+            time.sleep(0.01)
+            raise AssertionError("a validation goes on after a signal")
+        return validations[number], {"loss": validations[number]}
 
     start = create_state({"sum": jnp.zeros(())}, optax.sgd(0.1), seed=1)
     checkpoints = run.open_checkpoints(keep_last=2)
@@ -86,7 +101,7 @@ def count(
             mesh=mesh(),
             checkpoints=checkpoints,
             is_due=lambda number: number in due,
-            validate=lambda number, _: (validations[number], {"loss": validations[number]}),
+            validate=validate,
             facts=lambda number: {"learning_rate": number / 8},
             flops=lambda shape: (3.0, 2.0),
             **arguments,
@@ -97,6 +112,11 @@ def count(
 
 def lines_of(run: Run) -> list[dict]:
     return [json.loads(line) for line in (run.directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def untimed(run: Run) -> list[dict]:
+    timed = {"seconds", "tokens_per_second", "data_wait"}
+    return [{name: value for name, value in line.items() if name not in timed} for line in lines_of(run)]
 
 
 def test_a_line_is_the_mean_over_tokens_since_the_line_before(run, capsys):
@@ -153,7 +173,7 @@ def test_a_signal_lets_the_step_end_saves_and_stops(run, capsys):
     with pytest.raises(SystemExit) as stopped:
         count(run, signals={4: 1})
     assert stopped.value.code == EXIT_STOPPED == 75
-    assert "stopped by SIGTERM; the same command continues" in capsys.readouterr().out
+    assert "stopped by SIGTERM and saved; the same command continues" in capsys.readouterr().out
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
 
 
@@ -172,11 +192,6 @@ def test_a_stopped_run_writes_the_lines_of_one_never_stopped(run, tmp_path):
     parted = opened(tmp_path / "parted")
     state = count(parted, losses, log_every=3)
     assert jax.tree.all(jax.tree.map(np.array_equal, state, whole))
-    timed = {"seconds", "tokens_per_second", "data_wait"}
-
-    def untimed(run: Run) -> list[dict]:
-        return [{name: value for name, value in line.items() if name not in timed} for line in lines_of(run)]
-
     assert untimed(parted) == untimed(run)
     # The second line's time holds the steps before the stop: its speed is the speed of all its tokens.
     second = lines_of(parted)[1]
@@ -184,11 +199,102 @@ def test_a_stopped_run_writes_the_lines_of_one_never_stopped(run, tmp_path):
     assert second["tokens_per_second"] == pytest.approx(15 / (second["seconds"] - first["seconds"]), rel=1e-3)
 
 
+VALIDATED = {"due": (3, 6, 9), "validations": {3: 3.0, 6: 2.0, 9: 2.5}, "log_every": 2}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("step", [3, 6, 9])
+def test_a_validation_that_a_signal_ends_is_made_when_the_run_continues(step, number, run, tmp_path, capsys):
+    whole = count(run, **VALIDATED)
+    parted = opened(tmp_path / "parted")
+    with pytest.raises(SystemExit) as stopped:
+        count(parted, interrupted=(step,), number_of_signal=number, **VALIDATED)
+    assert stopped.value.code == EXIT_STOPPED
+    assert f"stopped by {signal.Signals(number).name} and saved" in capsys.readouterr().out
+    assert [line["step"] for line in lines_of(parted) if line["kind"] == "validation"] == list(range(3, step, 3))
+    for _ in range(2):  # it stays as it is, however often it is started
+        parted = opened(tmp_path / "parted")
+        state = count(parted, **VALIDATED)
+        assert jax.tree.all(jax.tree.map(np.array_equal, state, whole))
+        assert untimed(parted) == untimed(run)
+        assert (parted.memory.losses, parted.memory.best_step) == (run.memory.losses, 6)
+
+
+def test_a_validation_that_is_due_when_a_signal_comes_is_left_for_the_continued_run(run, tmp_path):
+    count(run, **VALIDATED)
+    parted = opened(tmp_path / "parted")
+    with pytest.raises(SystemExit):
+        count(parted, signals={6: 1}, **VALIDATED)
+    # Stopped again within the validation, then ended at once within a step, before anything new is saved.
+    parted = opened(tmp_path / "parted")
+    with pytest.raises(SystemExit):
+        count(parted, interrupted=(6,), **VALIDATED)
+    assert [line["step"] for line in lines_of(parted) if line["kind"] == "validation"] == [3]
+    parted = opened(tmp_path / "parted")
+    with pytest.raises(KeyboardInterrupt):
+        count(parted, signals={8: 2}, **VALIDATED)
+    assert [line["step"] for line in lines_of(parted) if line["kind"] == "validation"] == [3, 6]
+    parted = opened(tmp_path / "parted")
+    count(parted, **VALIDATED)
+    assert untimed(parted) == untimed(run)
+
+
+def test_a_validation_made_later_can_end_the_training(run, tmp_path):
+    count(run, patience=1, due=(2, 4, 6), validations={2: 1.0, 4: 1.5})
+    parted = opened(tmp_path / "parted")
+    with pytest.raises(SystemExit):
+        count(parted, interrupted=(4,), patience=1, due=(2, 4, 6), validations={2: 1.0, 4: 1.5})
+    parted = opened(tmp_path / "parted")
+    assert int(count(parted, patience=1, due=(2, 4, 6), validations={2: 1.0, 4: 1.5}).step) == 4
+    assert parted.memory.stopped_early
+    assert untimed(parted) == untimed(run)
+
+
+def test_a_damaged_newest_checkpoint_costs_its_steps_and_nothing_else(run, tmp_path, capsys):
+    whole = count(run, **VALIDATED)
+    parted = opened(tmp_path / "parted")
+    with pytest.raises(SystemExit):
+        count(parted, signals={8: 1}, **VALIDATED)
+    checkpoint = parted.directory / "checkpoints" / "8"
+    max((path for path in checkpoint.rglob("d/*")), key=lambda path: path.stat().st_size).write_bytes(b"torn")
+    capsys.readouterr()
+    parted = opened(tmp_path / "parted")
+    state = count(parted, **VALIDATED)
+    printed = capsys.readouterr().out.splitlines()
+    assert [line for line in printed if "checkpoints/8" in line] == [printed[0]]
+    assert printed[0].endswith("it is skipped and renamed to 8.damaged")
+    assert printed[1].endswith("from step 6")
+    assert jax.tree.all(jax.tree.map(np.array_equal, state, whole))
+    assert untimed(parted) == untimed(run)
+
+
+def test_a_training_whose_last_checkpoint_is_not_saved_ends_with_an_error(run, monkeypatch, capsys):
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(orbax.checkpoint.CheckpointManager, "save", refuse)
+    message = r"the checkpoint of step 9 must be saved, got No space left on device\. .* continues from the start\."
+    with pytest.raises(CheckpointNotSaved, match=message):
+        count(run, due=(3,), validations={3: 1.0})
+    printed = capsys.readouterr().out
+    assert printed.count("the checkpoint of step 3 was not saved: No space left on device") == 1
+    assert printed.count("the checkpoint of step 9 was not saved: No space left on device") == 1
+    monkeypatch.undo()
+    again = opened(run.directory)
+    count(again, due=(3,), validations={3: 1.0})
+    assert [line["step"] for line in lines_of(again)] == [3, 3, 9]
+
+
 def test_checkpoints_between_validations_are_saved_when_asked_for(run):
     count(run, save_every=2, last=7)
     checkpoints = run.open_checkpoints(keep_last=2)
     assert checkpoints.steps() == [6, 7]
     checkpoints.close()
+
+
+def test_a_wrong_save_every_is_an_error(run):
+    with pytest.raises(ValueError, match=r"^save_every must be at least 1, or None .*, got save_every=0\.$"):
+        count(run, save_every=0)
 
 
 def test_a_profile_holds_the_steps_asked_for(run, capsys):

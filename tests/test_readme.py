@@ -3,13 +3,16 @@
 import ast
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [ROOT / "README.md", ROOT / "docs" / "index.md", ROOT / "docs" / "contributing.md"]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *(DOCS / f"{name}.md" for name in ("index", "contributing", "many-machines", "meshes"))]
 
 
 def blocks(text: str, *languages: str) -> list[str]:
@@ -49,7 +52,8 @@ def check_make(words: list[str]) -> None:
 def check_python(words: list[str]) -> None:
     script = ROOT / words[0]
     assert script.is_file(), f"{words[0]} does not exist"
-    known = names_defined_in(script)
+    known = names_defined_in(script) | names_defined_in(ROOT / "lmx" / "hosts.py")
+    known |= names_defined_in(ROOT / "lmx" / "models" / "seq2seq.py")
     for word in words[1:]:
         flag = re.match(r"--(?:[\w-]+\.)*([\w-]+)", word)
         assert flag is None or flag[1].replace("-", "_") in known or flag[1] == "help", f"{words[0]} has no {word}"
@@ -110,3 +114,47 @@ def test_contributing_fits_one_screen():
     lines = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8").split("\n")
     assert len(lines) <= 50
     assert max(map(len, lines)) <= 130
+
+
+# What starts a run on many machines.
+
+
+def test_the_slurm_file_is_a_script_whose_options_exist():
+    path = DOCS / "slurm.sh"
+    subprocess.run(["bash", "-n", path], check=True)
+    text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+    (command,) = [shlex.split(line) for line in text.split("\n") if line.startswith("srun ")]
+    check_python(command[command.index("experiments/translation.py") :])
+    options = dict(re.findall(r"^#SBATCH --([\w-]+)(?:=(.*))?$", text, re.M))
+    # JAX takes a device of the node for each task: as many of one as of the other.
+    assert options["ntasks-per-node"] == options["gpus-per-node"]
+    assert text.index("#SBATCH") < text.index("srun")
+
+
+def test_the_jobset_names_the_same_number_of_pods_and_what_jax_must_read():
+    parts = {part["kind"]: part for part in yaml.safe_load_all((DOCS / "jobset.yaml").read_text(encoding="utf-8"))}
+    assert set(parts) == {"ServiceAccount", "Role", "RoleBinding", "JobSet"}
+    (job,) = parts["JobSet"]["spec"]["replicatedJobs"]
+    assert job["replicas"] == 1
+    spec = job["template"]["spec"]
+    assert spec["parallelism"] == spec["completions"]
+    assert spec["completionMode"] == "Indexed"
+    pod = spec["template"]["spec"]
+    assert pod["serviceAccountName"] == parts["ServiceAccount"]["metadata"]["name"]
+    assert parts["RoleBinding"]["roleRef"]["name"] == parts["Role"]["metadata"]["name"]
+    readable = {name for rule in parts["Role"]["rules"] for name in rule["resources"]}
+    assert readable == {"pods", "services", "jobs"}
+    (container,) = pod["containers"]
+    check_python(container["command"][container["command"].index("experiments/translation.py") :])
+    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+    # The page tells the address of pod 0: job, number of the job, number of the pod, name of the JobSet.
+    names = parts["JobSet"]["metadata"]["name"], job["name"]
+    assert f"{names[0]}-{names[1]}-0-0.{names[0]}:" in (DOCS / "many-machines.md").read_text(encoding="utf-8")
+
+
+def test_the_page_on_many_machines_names_the_flags_that_exist():
+    text = (DOCS / "many-machines.md").read_text(encoding="utf-8")
+    fields = names_defined_in(ROOT / "lmx" / "hosts.py")
+    flags = set(re.findall(r"--hosts\.([\w-]+)", text))
+    assert flags == {"coordinator", "num-processes", "process-id", "heartbeat-seconds"}
+    assert {flag.replace("-", "_") for flag in flags} <= fields

@@ -1,6 +1,11 @@
+import errno
 import json
 import math
+import os
 import re
+import resource
+import signal
+import time
 from pathlib import Path
 
 import jax
@@ -12,11 +17,15 @@ from jax.experimental import compilation_cache
 
 from lmx.devices import DEVICES, Device
 from lmx.run import (
+    EXIT_STOPPED,
     Memory,
     Run,
+    console,
     duration,
+    make_deterministic,
     one_line_errors,
     peak_flops,
+    stop_on_signals,
     versions,
     write_json,
     write_jsonl,
@@ -178,6 +187,72 @@ def test_memory_survives_json():
     assert Memory.from_json(json.loads(json.dumps(memory.to_json()))) == memory
 
 
+def test_a_start_that_was_killed_while_it_wrote_its_config_is_no_obstacle(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json.partial").write_text('{"exper')
+    opened(tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == FACTS
+
+
+def test_programs_that_were_not_written_to_the_end_are_compiled_again_without_a_warning(tmp_path):
+    folder = opened(tmp_path / "run").directory / "compiled"
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+    def compile_and_run() -> None:
+        compilation_cache.compilation_cache.reset_cache()
+        jax.clear_caches()
+        jax.jit(lambda x: x * 3 + 1)(np.ones(7, np.float32))
+
+    compile_and_run()
+    whole = {path: path.stat().st_size for path in folder.glob("*-cache")}
+    assert whole
+    for number, path in enumerate(whole):
+        os.truncate(path, 0 if number % 2 else whole[path] // 2)
+    opened(tmp_path / "run")
+    assert not list(folder.glob("*-cache"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    compile_and_run()
+    assert set(folder.glob("*-cache")) == set(whole)
+    opened(tmp_path / "run")
+    assert set(folder.glob("*-cache")) == set(whole)
+
+
+def test_lines_that_a_full_disk_does_not_take_are_written_later(run):
+    checkpoints = run.open_checkpoints(keep_last=1)
+    run.resume(checkpoints, state(0))
+    run.write_metrics("train", {"step": 10})
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (45, limit[1]))  # half of the next line fits
+    try:
+        run.write_metrics("train", {"step": 20})
+        run.write_metrics("train", {"step": 30})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert (run.directory / "metrics.jsonl").stat().st_size == 45
+    remembered = Memory.from_json(run.memory.to_json())
+    run.write_metrics("train", {"step": 40})
+    assert [line["step"] for line in lines_of(run)] == [10, 20, 30, 40]
+    # A checkpoint saved meanwhile knows of them too.
+    run.memory = remembered
+    run.save(checkpoints, state(30))
+    checkpoints.close()
+    assert [line["step"] for line in lines_of(run)] == [10, 20, 30]
+    assert run.memory.metrics_bytes == (run.directory / "metrics.jsonl").stat().st_size
+
+
+def test_a_log_that_a_full_disk_does_not_take_ends_nothing(tmp_path):
+    with (tmp_path / "log").open("w") as log:
+        limited = type(console)(file=log)
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3, limit[1]))
+        try:
+            limited.print("a line that does not fit")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        limited.print("later")
+    assert (tmp_path / "log").read_text().endswith("later\n")
+
+
 # Validations.
 
 
@@ -276,8 +351,70 @@ def test_our_own_mistakes_keep_their_traceback():
         1 / 0  # noqa: B018
 
 
+def test_a_full_disk_is_one_line(capsys, monkeypatch):
+    monkeypatch.delenv("LMX_TRACEBACK", raising=False)
+    with pytest.raises(SystemExit) as ended, one_line_errors():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "model.safetensors")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: [Errno 28] No space left on device: 'model.safetensors'\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_outside_of_the_loop_is_a_line_and_status_75(number, capsys):
+    before = signal.getsignal(number)
+
+    @stop_on_signals()
+    def work() -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(1)
+
+    with pytest.raises(SystemExit) as ended, one_line_errors():
+        work()
+    assert ended.value.code == EXIT_STOPPED == 75
+    assert capsys.readouterr().out == f"stopped by {signal.Signals(number).name}; the same command continues\n"
+    assert signal.getsignal(number) == before
+
+
 def test_an_interrupt_is_one_word(capsys):
     with pytest.raises(SystemExit) as ended, one_line_errors():
         raise KeyboardInterrupt
     assert ended.value.code == 130
     assert capsys.readouterr().err == "stopped.\n"
+
+
+# Several hosts.
+
+
+def test_a_host_that_does_not_write_reads_and_is_silent(run, tmp_path, monkeypatch, capsys):
+    checkpoints = run.open_checkpoints(keep_last=1)
+    run.write_metrics("train", {"step": 3, "loss": 2.0})
+    run.memory.losses[3] = 2.0
+    run.save(checkpoints, state(3))
+    checkpoints.close()
+    before = {path: path.read_bytes() for path in run.directory.rglob("*") if path.is_file()}
+    monkeypatch.setattr("lmx.run.is_writer", lambda: False)
+    other = opened(run.directory)
+    checkpoints = other.open_checkpoints(keep_last=1)
+    assert int(other.resume(checkpoints, state(0)).step) == 3
+    checkpoints.close()
+    assert other.memory.losses == {3: 2.0}
+    other.print_start({"devices": 2})
+    other.write_metrics("train", {"step": 4, "loss": 1.0})
+    other.add_start(compile_seconds=1.0)
+    other.forget(("config.json",))
+    assert capsys.readouterr().out == ""
+    assert {path: path.read_bytes() for path in run.directory.rglob("*") if path.is_file()} == before
+    assert Run(tmp_path / "new", FACTS).writes is False
+
+
+def test_an_error_names_the_host_where_there_are_several(monkeypatch, capsys):
+    monkeypatch.setattr("lmx.run.label", lambda: "host 3: ")
+    with pytest.raises(SystemExit), one_line_errors():
+        raise ValueError("width must be 8.")
+    assert capsys.readouterr().err == "host 3: error: width must be 8.\n"
+
+
+def test_deterministic_adds_to_the_flags_that_are_there(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=there")
+    make_deterministic()
+    assert os.environ["XLA_FLAGS"] == "--xla_dump_to=there --xla_gpu_deterministic_ops=true"

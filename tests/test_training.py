@@ -11,10 +11,11 @@ from lmx.losses import cross_entropy
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from lmx.nn.layers import dropout
 from lmx.optimization import adam, constant, inverse_sqrt
-from lmx.sharding import MeshConfig, make_mesh, place_batch
+from lmx.sharding import MeshConfig, make_mesh, place_batch, place_rows
 from lmx.training import (
     TrainState,
     born,
+    compile_eval_step,
     compile_step,
     create_state,
     make_eval_step,
@@ -198,6 +199,14 @@ def test_an_evaluation_step_sums_without_dropout():
     part = jax.tree.map(lambda x: x[0], batch())
     params = state().params
     assert_near(jax.jit(make_eval_step(make_loss(0.3)))(params, part), jax.jit(make_loss())(params, part, None))
+
+
+def test_an_evaluation_step_on_a_mesh_sums_over_all_rows():
+    mesh = make_mesh(MeshConfig(data=2, tensor=2), devices=jax.devices()[:4])
+    part = jax.tree.map(lambda x: x[0], batch())
+    found = compile_eval_step(make_loss(0.3), mesh=mesh)(state().params, place_rows(part, mesh))
+    assert_near(found, jax.jit(make_loss())(state().params, part, None))
+    assert all(value.sharding.is_fully_replicated and value.sharding.num_devices == 4 for value in found.values())
 
 
 def test_a_step_maps_over_seeds():

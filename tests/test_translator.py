@@ -12,6 +12,7 @@ from flax import nnx
 from lmx.checkpoint import save_params
 from lmx.decoding import Hypotheses
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
+from lmx.sharding import MeshConfig, make_mesh, replicated
 from lmx.text import ByteTokenizer, PretokenizedTokenizer
 from lmx.translator import Search, Translation, Translator, load_tokenizers, save_tokenizers
 
@@ -235,6 +236,30 @@ def test_attention_maps_have_a_row_for_each_target_piece(translator):
     assert found["weights"].shape == (layers, heads, len(translation.ids), 6)
     np.testing.assert_allclose(found["weights"].sum(-1), 1, rtol=1e-5)
     assert (found["weights"] >= 0).all()
+
+
+# Several devices.
+
+
+def test_devices_that_search_together_find_what_one_finds(translator):
+    # Parameters on all, rows on three parts: of 4 and of 2 lines, which are filled up. A sequence axis splits nothing.
+    mesh = make_mesh(MeshConfig(data=3, sequence=2), devices=jax.devices()[:6])
+    together = Translator(
+        CONFIG,
+        jax.device_put(parameters(), replicated(mesh)),
+        source_tokenizer=SOURCE,
+        target_tokenizer=TARGET,
+        search=SEARCH,
+        max_source_length=MAX_SOURCE_LENGTH,
+        mesh=mesh,
+    )
+    lines = make_lines(3, 7, 1, 6, 9)
+    expected = translator.translate(lines)
+    found = together.translate(lines)
+    assert [one.ids for one in found] == [one.ids for one in expected]
+    assert [one.score for one in found] == pytest.approx([one.score for one in expected], rel=1e-5)
+    seen, maps = (one.attention(lines[0], expected[0])["weights"] for one in (together, translator))
+    np.testing.assert_allclose(seen, maps, rtol=1e-4, atol=1e-6)
 
 
 # Run directories.

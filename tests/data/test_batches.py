@@ -311,6 +311,26 @@ def test_evaluation_gives_a_host_its_rows() -> None:
     assert all(np.array_equal(a["source"][8:16], b["source"]) for a, b in zip(whole, part, strict=True))
 
 
+def test_evaluation_fills_up_batches_to_divide_over_a_mesh() -> None:
+    pairs = corpus(size=50)
+    settings = {"buckets": (11, 23), "tokens_per_batch": 400}
+    whole = list(evaluation_batches(pairs, **settings))
+    filled = list(evaluation_batches(pairs, **settings, fill_multiple=5))
+    parts = [
+        list(evaluation_batches(pairs, **settings, fill_multiple=5, rows=lambda rows, i=i: slice(rows * i // 5, None)))
+        for i in range(5)
+    ]
+    assert len({len(batch["source"]) for batch in whole}) == 2
+    for number, (before, after) in enumerate(zip(whole, filled, strict=True)):
+        rows = len(before["source"])
+        assert len(after["source"]) == -(-rows // 5) * 5 > rows
+        for name in before:
+            assert np.array_equal(after[name][:rows], before[name])
+            assert not after[name][rows:].any()  # padding alone, whose target does not count
+            for i, part in enumerate(parts):
+                assert np.array_equal(part[number][name], after[name][len(after[name]) * i // 5 :])
+
+
 # Making ahead.
 
 

@@ -1,0 +1,482 @@
+"""Hosts find each other, agree and share the work; the slow tests start 2 and 4 real processes over loopback."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from lmx.hosts import (
+    HostsConfig,
+    Launcher,
+    agreement,
+    disagreement,
+    find_launcher,
+    fingerprint,
+    is_writer,
+    label,
+    largest,
+    start,
+)
+from lmx.sharding import MeshConfig, batch_shards, fetch, make_mesh, named_sharding, place_rows, rows_on
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "experiments" / "translation.py"
+
+SLURM = {
+    "SLURM_JOB_ID": "81",
+    "SLURM_STEP_NODELIST": "localhost",
+    "SLURM_NTASKS": "2",
+    "SLURM_PROCID": "1",
+    "SLURM_LOCALID": "0",
+}
+OPEN_MPI = {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_LOCAL_RANK": "0"}
+OPEN_MPI_4 = {**OPEN_MPI, "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://127.0.0.1:34911"}
+POD = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}
+
+
+# Finding each other.
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, None),
+        (SLURM, Launcher("Slurm", 2, 1)),
+        ({name: value for name, value in SLURM.items() if name != "SLURM_STEP_NODELIST"}, None),  # without srun
+        (OPEN_MPI_4, Launcher("Open MPI", 4, 3)),
+        (OPEN_MPI, Launcher("Open MPI", 4, 3)),
+        (SLURM | OPEN_MPI, Launcher("Open MPI", 4, 3)),  # mpirun inside a Slurm job
+        (POD, None),
+        (POD | {"JOB_COMPLETION_INDEX": "2"}, Launcher("Kubernetes", None, 2)),
+    ],
+)
+def test_launchers_are_found_by_their_environment(environment, expected):
+    assert find_launcher(environment) == expected
+
+
+@pytest.fixture
+def joined(monkeypatch) -> dict:
+    """What jax.distributed.initialize was called with, if it was; the environment names no launcher."""
+    for name in {*SLURM, *OPEN_MPI_4, *POD, "JOB_COMPLETION_INDEX"}:
+        monkeypatch.delenv(name, raising=False)
+    calls: dict = {}
+
+    def initialize(coordinator_address=None, **options):
+        calls.update(options, coordinator=coordinator_address)
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    before = jax.config.jax_enable_preemption_service
+    yield calls
+    jax.config.update("jax_enable_preemption_service", before)
+
+
+@pytest.mark.parametrize(
+    ("environment", "options"),
+    [
+        ({}, {}),
+        (SLURM | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, {}),
+        (SLURM, {"num_processes": 1}),
+        (POD, {}),
+        (POD | {"JOB_COMPLETION_INDEX": "0"}, {"num_processes": 1}),
+    ],
+)
+def test_a_lone_process_joins_nobody(environment, options, joined, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    start(HostsConfig(**options))
+    assert joined == {}
+
+
+@pytest.mark.parametrize(
+    ("environment", "options", "expected"),
+    [
+        # What is None, JAX asks the launcher for.
+        (SLURM, {}, {"coordinator": None, "num_processes": None, "cluster_detection_method": None}),
+        (OPEN_MPI_4, {}, {"coordinator": None, "num_processes": None, "cluster_detection_method": None}),
+        (
+            {},
+            {"coordinator": "a:1", "num_processes": 3, "process_id": 2, "heartbeat_seconds": 30},
+            {
+                "coordinator": "a:1",
+                "num_processes": 3,
+                "process_id": 2,
+                "cluster_detection_method": "deactivate",
+                "heartbeat_timeout_seconds": 30,
+            },
+        ),
+        # JAX still has the launcher say which devices are this process's.
+        (
+            OPEN_MPI,
+            {"coordinator": "a:1"},
+            {"coordinator": "a:1", "num_processes": 4, "process_id": 3, "cluster_detection_method": None},
+        ),
+        (
+            POD | {"JOB_COMPLETION_INDEX": "2"},
+            {"coordinator": "a:1", "num_processes": 5},
+            {"coordinator": "a:1", "num_processes": 5, "process_id": 2, "cluster_detection_method": "deactivate"},
+        ),
+    ],
+)
+def test_hosts_join_by_flags_and_by_launcher(environment, options, expected, joined, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    start(HostsConfig(**options))
+    assert {name: joined[name] for name in expected} == expected
+    assert joined["heartbeat_timeout_seconds"] in (20, 30)
+
+
+@pytest.mark.parametrize(
+    ("environment", "options", "message"),
+    [
+        (
+            {},
+            {"num_processes": 2, "process_id": 0},
+            r"^coordinator must be given with num_processes and process_id, got",
+        ),
+        (
+            {},
+            {"coordinator": "a:1", "process_id": 0},
+            r"^num_processes and process_id must be given with a coord",
+        ),
+        (OPEN_MPI, {}, r"^coordinator must be given under this version of Open MPI"),
+        (POD | {"JOB_COMPLETION_INDEX": "0"}, {}, r"^the package kubernetes must be installed"),
+    ],
+)
+def test_too_little_to_join_by_is_an_error(environment, options, message, joined, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=message):
+        start(HostsConfig(**options))
+    assert joined == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"coordinator": "localhost"}, r"^coordinator must be HOST:PORT, got coordinator='localhost'\.$"),
+        ({"num_processes": 0}, r"^num_processes must be at least 1, got num_processes=0\.$"),
+        ({"num_processes": 2, "process_id": 2}, r"got process_id=2 and num_processes=2\.$"),
+        ({"process_id": -1}, r"^process_id must be from 0 to num_processes - 1, got process_id=-1"),
+        ({"heartbeat_seconds": 0}, r"^heartbeat_seconds must be at least 1, got heartbeat_seconds=0\.$"),
+    ],
+)
+def test_wrong_flags_are_errors(options, message):
+    with pytest.raises(ValueError, match=message):
+        HostsConfig(**options)
+
+
+# Agreeing.
+
+
+def test_the_first_difference_is_told_in_one_line():
+    same = {"config": {"seed": 1, "run": "r"}, "data": "ab"}
+    assert disagreement([same, same]) is None
+    other = {"config": {"seed": 9, "run": "r"}, "data": "ab"}
+    assert disagreement([same, other]) == "all hosts must have the same config.seed, got 1 on host 0 and 9 on host 1."
+    far = {"config": {"seed": 9, "run": "r"}, "data": "cd", "more": None}
+    assert disagreement([same, far, far, same]) == (
+        "all hosts must have the same config.seed, got 1 on hosts 0, 3 and 9 on hosts 1, 2 (and 1 more: data)."
+    )
+    assert disagreement([{"a": 1}, {}]) == "all hosts must have the same a, got 1 on host 0 and None on host 1."
+
+
+def test_fingerprints_tell_data_apart():
+    numbers = np.arange(6, dtype=np.int32)
+    assert fingerprint(numbers, ["a", "b"]) == fingerprint(numbers.copy(), iter(["a", "b"]))
+    different = [
+        fingerprint(numbers, ["a", "b"]),
+        fingerprint(numbers, ["ab"]),
+        fingerprint(numbers.reshape(2, 3), ["a", "b"]),
+        fingerprint(numbers.astype(np.uint32), ["a", "b"]),
+        fingerprint(np.arange(6, dtype=np.int32)[::-1], ["a", "b"]),
+        fingerprint(np.zeros(0, np.int32)),
+    ]
+    assert len(set(different)) == len(different)
+
+
+def test_a_lone_process_agrees_with_itself():
+    with agreement() as facts:
+        facts["seed"] = 1
+    with pytest.raises(KeyError, match="lost"), agreement():
+        raise KeyError("lost")
+    assert (is_writer(), label(), largest(15)) == (True, "", 15)
+
+
+# Sharing the rows.
+
+
+def mesh_of(**sizes: int) -> jax.sharding.Mesh:
+    config = MeshConfig(**({"data": 1} | sizes))
+    return make_mesh(config, devices=jax.devices()[: int(np.prod(list(sizes.values())))])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "hosts", "expected"),
+    [
+        ({"data": 8}, 2, [(0, 12), (12, 24)]),
+        ({"data": 2, "fsdp": 4}, 4, [(0, 6), (6, 12), (12, 18), (18, 24)]),
+        ({"data": 2, "fsdp": 2, "tensor": 2}, 2, [(0, 12), (12, 24)]),
+        # Tensor spans hosts: two and two make the same rows.
+        ({"data": 2, "tensor": 4}, 4, [(0, 12), (0, 12), (12, 24), (12, 24)]),
+        ({"fsdp": 2, "sequence": 4}, 8, [(0, 12)] * 4 + [(12, 24)] * 4),
+        ({"tensor": 8}, 2, [(0, 24), (0, 24)]),
+    ],
+)
+def test_each_host_makes_only_its_rows(sizes, hosts, expected):
+    mesh = mesh_of(**sizes)
+    parts = np.split(mesh.devices.ravel(), hosts)
+    found = [rows_on(mesh, 24, devices=list(part)) for part in parts]
+    assert [(part.start, part.stop) for part in found] == expected
+    assert rows_on(mesh, 24) == slice(0, 24)
+
+
+def test_rows_that_are_not_consecutive_are_an_error():
+    mesh = mesh_of(data=8)
+    with pytest.raises(
+        ValueError, match=r"must give each host consecutive rows of a batch, got \[\(0, 3\), \(6, 9\)\]"
+    ):
+        rows_on(mesh, 24, devices=[mesh.devices.ravel()[0], mesh.devices.ravel()[2]])
+
+
+def test_rows_are_placed_and_fetched_whole():
+    mesh = mesh_of(data=2, fsdp=2, tensor=2)
+    assert batch_shards(mesh) == 4
+    rows = np.arange(24).reshape(8, 3)
+    placed = place_rows({"source": rows}, mesh)
+    assert placed["source"].sharding == named_sharding(mesh, ("batch", None))
+    np.testing.assert_array_equal(fetch(placed)["source"], rows)
+    assert fetch(placed, keep=False) == {"source": None}
+
+
+# Real processes. One CPU device each, gloo between them.
+
+TINY = """
+    --model.width 16 --model.feedforward-width 24 --model.num-heads 2 --model.num-encoder-layers 1
+    --model.num-decoder-layers 1 --model.unroll 1 --num-buckets 2 --tokens-per-batch 320 --updates 24 --validate-every 8
+    --log-every 2 --bleu-sentences 3 --bleu-every 2 --average 2 --search.beam-size 2 --vocab-size 60
+    --optimization.warmup 4 --hosts.heartbeat-seconds 10
+""".split()
+TIMED = ("seconds", "tokens_per_second", "data_wait")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> list[str]:
+    folder = tmp_path_factory.mktemp("data")
+    flags = []
+    for seed, (split, count) in enumerate([("train", 300), ("validation", 30), ("test", 21)]):
+        write_numbers(folder / f"{split}.tsv", count=count, seed=seed)
+        flags += [f"--{split}", str(folder / f"{split}.tsv")]
+    return flags
+
+
+def write_numbers(path: Path, *, count: int, seed: int) -> None:
+    """Writes pairs such as "two nine" and "zwei neun", as TSV."""
+    english = "zero one two three four five six seven eight nine".split()
+    german = "null eins zwei drei vier fünf sechs sieben acht neun".split()
+    lines = []
+    for row in np.random.default_rng(seed).integers(0, 10, size=(count, 7)):
+        chosen = row[: 2 + row[0] % 5]
+        lines.append(" ".join(english[i] for i in chosen) + "\t" + " ".join(german[i] for i in chosen))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def by_flags(host: int, number: int, port: int) -> tuple[list[str], dict[str, str]]:
+    flags = f"--hosts.coordinator 127.0.0.1:{port} --hosts.num-processes {number} --hosts.process-id {host}"
+    return (flags.split() if number > 1 else []), {}
+
+
+def by_slurm(host: int, number: int, port: int) -> tuple[list[str], dict[str, str]]:
+    return [], SLURM | {
+        "SLURM_NTASKS": str(number),
+        "SLURM_PROCID": str(host),
+        "SLURM_LOCALID": str(host),
+        "JAX_COORDINATOR_PORT": str(port),
+    }
+
+
+def by_open_mpi(host: int, number: int, port: int) -> tuple[list[str], dict[str, str]]:
+    return [], OPEN_MPI_4 | {
+        "OMPI_COMM_WORLD_SIZE": str(number),
+        "OMPI_COMM_WORLD_RANK": str(host),
+        "OMPI_COMM_WORLD_LOCAL_RANK": str(host),
+        "JAX_COORDINATOR_PORT": str(port),
+    }
+
+
+@contextlib.contextmanager
+def launched(folder: Path, number: int, *arguments: str, launcher=by_flags, own=None, folders=None) -> Iterator[list]:
+    """Starts the script in so many processes; what they print goes to 0.out, 0.err and so on.
+
+    Args:
+        own: further arguments of one host, by its number.
+        folders: where each host is started, which is also where it looks for modules first.
+    """
+    folder.mkdir(exist_ok=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for host in range(number):
+            flags, environment = launcher(host, number, port)
+            files = [stack.enter_context((folder / f"{host}.{kind}").open("w")) for kind in ("out", "err")]
+            command = [sys.executable, str(SCRIPT), "multi30k-raw", *arguments, *flags, *(own or {}).get(host, [])]
+            place = folders[host] if folders else folder
+            paths = f"{place}{os.pathsep}{ROOT}"
+            environment = {**os.environ, **environment, "PYTHONPATH": paths, "COLUMNS": "200"}
+            process = subprocess.Popen(command, cwd=place, env=environment, stdout=files[0], stderr=files[1])
+            processes.append(stack.enter_context(process))
+        try:
+            yield processes
+        finally:
+            for process in processes:
+                if process.poll() is None:
+                    process.kill()
+
+
+def finish(folder: Path, number: int, *arguments: str, **options) -> Path:
+    with launched(folder, number, *arguments, "--run", str(folder / "run"), **options) as processes:
+        codes = [process.wait(timeout=900) for process in processes]
+    assert codes == [0] * number, (folder / "0.err").read_text()[-3000:]
+    return folder / "run"
+
+
+def wait_for(text: str, folder: Path, processes: list) -> None:
+    until = time.monotonic() + 900
+    while text not in (folder / "0.out").read_text():
+        assert time.monotonic() < until, f"{text!r} was never printed"
+        assert all(process.poll() is None for process in processes), (folder / "0.err").read_text()[-3000:]
+        time.sleep(0.05)
+
+
+def lines_of(run: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in TIMED} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def one(data, tmp_path_factory) -> Path:
+    return finish(tmp_path_factory.mktemp("one"), 1, *data, *TINY)
+
+
+@pytest.fixture(scope="module")
+def two(data, tmp_path_factory) -> Path:
+    return finish(tmp_path_factory.mktemp("two"), 2, *data, *TINY)
+
+
+def assert_the_same_run(found: Path, expected: Path) -> None:
+    """The same but for the order in which float32 sums are taken.
+
+    Dropout, the data and the first parameters are the same to the bit, so what differs is rounding: about 1e-7 of a
+    number in each step. The bias of a key adds the same to all scores of a query, its gradient is nothing but rounding,
+    and Adam makes that as large as any other: it is left out.
+    """
+    lines, others = lines_of(found), lines_of(expected)
+    assert [(line["kind"], line["step"]) for line in lines] == [(line["kind"], line["step"]) for line in others]
+    for line, other in zip(lines, others, strict=True):
+        assert line.keys() == other.keys()
+        for name in line.keys() - {"kind"}:
+            assert line[name] == pytest.approx(other[name], rel=1e-5), (line["step"], name)
+    params, others = load_file(found / "model.safetensors"), load_file(expected / "model.safetensors")
+    assert params.keys() == others.keys()
+    for name in params:
+        if not name.endswith("key.bias"):
+            np.testing.assert_allclose(params[name], others[name], rtol=1e-4, atol=1e-5, err_msg=name)
+    assert (found / "test.hypotheses.txt").read_bytes() == (expected / "test.hypotheses.txt").read_bytes()
+    scores, others = (json.loads((run / "scores.json").read_text())["rows"] for run in (found, expected))
+    assert [row["score"] for row in scores] == [row["score"] for row in others]
+
+
+def assert_one_wrote_and_spoke(folder: Path, number: int) -> None:
+    for host in range(1, number):
+        # Gloo, the library below JAX that carries the sums between CPUs, reports its connections.
+        printed = (folder / f"{host}.out").read_text().splitlines()
+        assert [line for line in printed if not line.startswith("[Gloo]")] == []
+        assert (folder / f"{host}.err").read_text() == ""
+    printed = (folder / "0.out").read_text()
+    assert f"{number} x cpu, {number} hosts" in printed
+    assert "multi30k-raw test BLEU = " in printed
+    names = {path.name for path in (folder / "run").iterdir()}
+    assert {"config.json", "tokenizer.model", "model.safetensors", "attention.json", "report.html"} <= names
+    assert not [name for name in names if "partial" in name]
+    assert "hosts" not in json.loads((folder / "run" / "config.json").read_text())["config"]
+
+
+@pytest.mark.slow
+def test_two_processes_give_what_one_gives(one, two):
+    assert_the_same_run(two, one)
+    assert_one_wrote_and_spoke(two.parent, 2)
+
+
+@pytest.mark.slow
+def test_four_processes_give_what_one_gives_where_tensor_spans_hosts(one, data, tmp_path):
+    run = finish(tmp_path, 4, *data, *TINY, "--mesh.fsdp", "2", "--mesh.tensor", "2", launcher=by_open_mpi)
+    assert_the_same_run(run, one)
+    assert_one_wrote_and_spoke(tmp_path, 4)
+    assert "data=1, fsdp=2, tensor=2, sequence=1" in (tmp_path / "0.out").read_text()
+
+
+@pytest.mark.slow
+def test_a_run_whose_processes_are_killed_and_stopped_ends_bitwise_as_one_never_stopped(two, data, tmp_path):
+    arguments = [*data, *TINY, "--run", str(tmp_path / "run")]
+    with launched(tmp_path, 2, *arguments, launcher=by_slurm) as processes:
+        wait_for("validation after 8", tmp_path, processes)
+        processes[1].kill()
+        began = time.monotonic()
+        assert processes[0].wait(timeout=60) != 0
+        assert time.monotonic() - began < 60
+    # A signal to one host stops both, after the same step.
+    with launched(tmp_path, 2, *arguments, launcher=by_slurm) as processes:
+        wait_for("first step done", tmp_path, processes)
+        processes[1].send_signal(signal.SIGTERM)
+        assert [process.wait(timeout=300) for process in processes] == [75, 75]
+    assert "stopped by SIGTERM" in (tmp_path / "0.out").read_text()
+    run = finish(tmp_path, 2, *data, *TINY, launcher=by_slurm)
+    assert lines_of(run) == lines_of(two)
+    for name in ("model.safetensors", "test.hypotheses.txt"):
+        assert (run / name).read_bytes() == (two / name).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        (["--seed", "9"], "all hosts must have the same config.seed, got 1 on host 0 and 9 on host 1."),
+        # Each host has a validation.tsv of its own where it was started, and host 1 another release of a library.
+        (["--validation", "validation.tsv"], "all hosts must have the same validation data, got "),
+        (["versions"], "all hosts must have the same versions.sacrebleu, got "),
+        (["--test", "absent.tsv"], "absent.tsv"),
+    ],
+)
+def test_hosts_that_disagree_stop_with_a_line_that_says_what_differs(own, message, data, tmp_path):
+    arguments = [*data, *TINY, "--run", str(tmp_path / "run")]
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for host, folder in enumerate(folders):
+        folder.mkdir()
+        write_numbers(folder / "validation.tsv", count=30, seed=host)
+    if own == ["versions"]:
+        patch = "import importlib.metadata as m; known = m.version\n"
+        patch += "m.version = lambda name: '0.1' if name == 'sacrebleu' else known(name)\n"
+        (folders[1] / "sitecustomize.py").write_text(patch)
+        own = []
+    if "--validation" in own:
+        arguments += own
+    with launched(tmp_path, 2, *arguments, own={1: own}, folders=folders) as processes:
+        assert [process.wait(timeout=300) for process in processes] == [2, 2]
+    for host in (0, 1):
+        (line,) = (tmp_path / f"{host}.err").read_text().splitlines()
+        assert line.startswith(f"host {host}: error: ")
+        assert message in line
+    assert not (tmp_path / "run").exists()
