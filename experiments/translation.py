@@ -392,7 +392,7 @@ def main(preset: str, config: Config) -> None:
         free += tuple(f"mesh.{axis}" for axis in MESH_AXES)
         if config.optimization.schedule not in ("linear", "cosine"):  # these two depend on where they end
             free += ("updates",)
-        agreed |= facts | {"versions": versions(machine=False)}
+        agreed |= facts | {"versions": versions(machine=False), "device": jax.local_devices()[0].device_kind}
         # All text is read first: a bad line should be told now, not after the training.
         pairs = load_pairs(config.train, config, split="train")
         validation_pairs = load_pairs(config.validation, config, split="validation")

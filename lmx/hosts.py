@@ -76,7 +76,7 @@ def start(config: HostsConfig) -> None:
     """Joins the other processes of the run, if there are any; to be called before jax touches a device.
 
     Raises:
-        ValueError: what was given and found does not suffice to join.
+        ValueError: what was given and found does not suffice to join, or hosts have different numbers of devices.
     """
     launcher = find_launcher(os.environ)
     number, process = config.num_processes, config.process_id
@@ -119,6 +119,9 @@ def start(config: HostsConfig) -> None:
         heartbeat_timeout_seconds=config.heartbeat_seconds,
         shutdown_timeout_seconds=config.heartbeat_seconds,
     )
+    counts = [sum(device.process_index == host for device in jax.devices()) for host in range(jax.process_count())]
+    if len(set(counts)) > 1:
+        raise ValueError(f"all hosts must have the same number of devices, got {counts}, host 0 first.")
 
 
 def is_writer() -> bool:

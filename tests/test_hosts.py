@@ -441,7 +441,7 @@ def test_a_run_whose_processes_are_killed_and_stopped_ends_bitwise_as_one_never_
     with launched(tmp_path, 2, *arguments, launcher=by_slurm) as processes:
         wait_for("first step done", tmp_path, processes)
         processes[1].send_signal(signal.SIGTERM)
-        assert [process.wait(timeout=300) for process in processes] == [75, 75]
+        assert [process.wait(timeout=600) for process in processes] == [75, 75]
     assert "stopped by SIGTERM" in (tmp_path / "0.out").read_text()
     run = finish(tmp_path, 2, *data, *TINY, launcher=by_slurm)
     assert lines_of(run) == lines_of(two)
@@ -474,7 +474,7 @@ def test_hosts_that_disagree_stop_with_a_line_that_says_what_differs(own, messag
     if "--validation" in own:
         arguments += own
     with launched(tmp_path, 2, *arguments, own={1: own}, folders=folders) as processes:
-        assert [process.wait(timeout=300) for process in processes] == [2, 2]
+        assert [process.wait(timeout=600) for process in processes] == [2, 2]
     for host in (0, 1):
         (line,) = (tmp_path / f"{host}.err").read_text().splitlines()
         assert line.startswith(f"host {host}: error: ")
