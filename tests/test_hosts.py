@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -415,9 +416,13 @@ def assert_one_wrote_and_spoke(folder: Path, number: int) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_give_what_one_gives(one, two):
+def test_two_processes_give_what_one_gives(one, two, data, tmp_path):
     assert_the_same_run(two, one)
     assert_one_wrote_and_spoke(two.parent, 2)
+    # What two processes saved, one restores, averages and writes again: the same to the bit.
+    parameters = (two / "model.safetensors").read_bytes()
+    shutil.copytree(two, tmp_path / "run", ignore=shutil.ignore_patterns("model.safetensors"))
+    assert (finish(tmp_path, 1, *data, *TINY) / "model.safetensors").read_bytes() == parameters
 
 
 @pytest.mark.slow

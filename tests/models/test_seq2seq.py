@@ -380,3 +380,12 @@ def test_a_full_size_model_runs_by_shape_alone():
     model = abstract(BASE)
     shapes = jax.eval_shape(run, model, *(jax.ShapeDtypeStruct((2, length), jnp.int32) for length in (50, 60)))
     assert shapes.shape == (2, 60, 512)
+
+
+def test_operations_are_named_after_the_modules_they_belong_to():
+    model = abstract(TIED)
+    definition, state = nnx.split(model)
+    lowered = jax.jit(lambda state, *words: run(nnx.merge(definition, state), *words)).lower(state, SOURCE, TARGET)
+    names = lowered.as_text(debug_info=True)
+    for scope in ("encoder/embed", "decoder/embed", "attention", "memory_attention", "feedforward"):
+        assert scope in names, scope

@@ -37,9 +37,9 @@ def make_block(rngs: nnx.Rngs, *, norm_position="pre", with_memory=True, dropout
     )
 
 
-def make_stack(rngs: nnx.Rngs, *, unroll: int = 1) -> Stack:
+def make_stack(rngs: nnx.Rngs, *, unroll: int = 1, remat="none") -> Stack:
     make = functools.partial(make_block, dropout_rate=0.3)
-    return Stack(make, N, final_norm=LayerNorm(D), unroll=unroll, rngs=rngs)
+    return Stack(make, N, final_norm=LayerNorm(D), remat=remat, unroll=unroll, rngs=rngs)
 
 
 def filled(build, **settings) -> nnx.Module:
@@ -135,6 +135,27 @@ def test_unrolling_does_not_change_results(decoder):
     given = {**inputs(), "key": jax.random.key(1)}
     unrolled = run(filled(make_stack, unroll=2), vectors(B, T, D), **given)
     np.testing.assert_allclose(unrolled, run(decoder, vectors(B, T, D), **given), atol=1e-5)
+
+
+def test_what_is_recomputed_takes_less_memory_and_changes_no_gradient():
+    given = {**inputs(), "key": jax.random.key(1)}
+    kept, gradients = [], []
+    for remat in ("none", "dots", "full"):
+        definition, state = nnx.split(filled(make_stack, remat=remat))
+        total = lambda state, definition=definition: nnx.merge(definition, state)(vectors(B, T, D), **given)[0].sum()  # noqa: E731
+        residuals = jax.eval_shape(lambda state, total=total: jax.vjp(total, state)[1], state)
+        kept.append(sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(residuals)))
+        gradients.append(jax.jit(jax.grad(total))(state))
+    none, dots, full = kept
+    assert none > dots > full
+    for others in gradients[1:]:
+        jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-5), others, gradients[0])
+
+
+def test_a_block_that_attends_to_a_memory_must_have_one():
+    block = make_block(nnx.Rngs(0))
+    with pytest.raises(ValueError, match="memory must be given to a block that attends to one, got memory=None"):
+        block(vectors(B, T, D), mask=CAUSAL)
 
 
 def test_layers_are_born_different_and_with_the_fans_of_one_layer():
