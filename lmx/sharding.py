@@ -25,7 +25,6 @@ Rules = Mapping[str, tuple[str, ...]]
 DEFAULT_RULES: Rules = {
     "batch": ("data", "fsdp"),
     "length": ("sequence",),
-    "group": ("data", "fsdp", "sequence"),
     "vocab": ("tensor",),
     "embed": ("fsdp",),
     "heads": ("tensor",),
@@ -37,7 +36,7 @@ DEFAULT_RULES: Rules = {
 STORED = ("embed",)
 
 # Decoding makes one position after another: there is no length to split.
-DECODING_RULES: Rules = {**DEFAULT_RULES, "length": (), "group": DEFAULT_RULES["batch"]}
+DECODING_RULES: Rules = {**DEFAULT_RULES, "length": ()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +88,7 @@ _ambient: _Ambient | None = None
 def use_mesh(mesh: Mesh, *, rules: Rules = DEFAULT_RULES) -> Iterator[None]:
     """Makes a mesh the one that `constrain`, `gather` and `parts` read while a step is traced."""
     global _ambient
+    rules = {**rules, "group": (*rules.get("batch", ()), *rules.get("length", ()))}
     before, _ambient = _ambient, _Ambient(mesh, rules) if mesh.size > 1 else None
     try:
         yield

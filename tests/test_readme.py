@@ -52,8 +52,7 @@ def check_make(words: list[str]) -> None:
 def check_python(words: list[str]) -> None:
     script = ROOT / words[0]
     assert script.is_file(), f"{words[0]} does not exist"
-    known = names_defined_in(script) | names_defined_in(ROOT / "lmx" / "hosts.py")
-    known |= names_defined_in(ROOT / "lmx" / "models" / "seq2seq.py")
+    known = names_defined_in(script).union(*map(names_defined_in, (ROOT / "lmx").rglob("*.py")))
     for word in words[1:]:
         flag = re.match(r"--(?:[\w-]+\.)*([\w-]+)", word)
         assert flag is None or flag[1].replace("-", "_") in known or flag[1] == "help", f"{words[0]} has no {word}"
