@@ -55,7 +55,8 @@ def check_python(words: list[str]) -> None:
     known = names_defined_in(script).union(*map(names_defined_in, (ROOT / "lmx").rglob("*.py")))
     for word in words[1:]:
         flag = re.match(r"--(?:[\w-]+\.)*([\w-]+)", word)
-        assert flag is None or flag[1].replace("-", "_") in known or flag[1] == "help", f"{words[0]} has no {word}"
+        named = flag is None or {word, flag[1].replace("-", "_")} & {*known, "help"}
+        assert named, f"{words[0]} has no {word}"
     if len(words) > 1 and not words[1].startswith("-"):
         assert words[1] in known, f"{words[0]} has no preset {words[1]}"
 
