@@ -68,7 +68,7 @@ def test_packed_texts_are_texts_by_themselves(model):
 
 
 def test_attention_maps_are_of_all_layers_and_look_back(model):
-    _, maps = model(tokens(B, T), with_attention=True)
+    _, maps = model(jnp.asarray(tokens(B, T)), with_attention=True)
     assert maps["self"].shape == (2, B, 4, T, T)
     np.testing.assert_allclose(maps["self"].sum(-1), 1, atol=1e-5)
     assert not np.triu(np.asarray(maps["self"]), 1).any()

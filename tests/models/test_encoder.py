@@ -75,11 +75,11 @@ def test_types_are_added_where_the_model_has_them():
     np.testing.assert_array_equal(run(with_types, words), run(with_types, words, types=np.zeros_like(words)))
     assert np.abs(run(with_types, words) - run(with_types, words, types=types)).max() > 0.01
     with pytest.raises(ValueError, match=r"^types must not be given to a model without types, got num_types=0"):
-        filled(PRE_NORM)(words, types=types)
+        run(filled(PRE_NORM), words, types=types)
 
 
 def test_attention_maps_are_of_all_layers_and_not_of_padding(model):
-    _, maps = model(tokens(), with_attention=True)
+    _, maps = model(jnp.asarray(tokens()), with_attention=True)
     assert maps["self"].shape == (2, B, 4, T, T)
     assert not np.asarray(maps["self"])[:, 1, :, :, 4:].any()
 

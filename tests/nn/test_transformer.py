@@ -142,7 +142,7 @@ def test_what_is_recomputed_takes_less_memory_and_changes_no_gradient():
     kept, gradients = [], []
     for remat in ("none", "dots", "full"):
         definition, state = nnx.split(filled(make_stack, remat=remat))
-        total = lambda state, definition=definition: nnx.merge(definition, state)(vectors(B, T, D), **given)[0].sum()  # noqa: E731
+        total = lambda state, definition=definition: run(nnx.merge(definition, state), vectors(B, T, D), **given).sum()  # noqa: E731
         residuals = jax.eval_shape(lambda state, total=total: jax.vjp(total, state)[1], state)
         kept.append(sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(residuals)))
         gradients.append(jax.jit(jax.grad(total))(state))
@@ -155,7 +155,7 @@ def test_what_is_recomputed_takes_less_memory_and_changes_no_gradient():
 def test_a_block_that_attends_to_a_memory_must_have_one():
     block = make_block(nnx.Rngs(0))
     with pytest.raises(ValueError, match="memory must be given to a block that attends to one, got memory=None"):
-        block(vectors(B, T, D), mask=CAUSAL)
+        run(block, vectors(B, T, D), mask=CAUSAL)
 
 
 def test_layers_are_born_different_and_with_the_fans_of_one_layer():
