@@ -5,9 +5,11 @@ What a line means (a sentence, a TSV row, a JSON record) belongs to the module t
 
 import difflib
 import gzip
+import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 def read_lines(path: str | Path, *, encoding: str = "utf-8") -> Iterator[str]:
@@ -52,6 +54,18 @@ def existing_file(path: str | Path) -> Path:
     nearest = difflib.get_close_matches(path.name, names, n=3)
     hint = f" Did you mean {' or '.join(nearest)}?" if nearest else ""
     raise FileNotFoundError(f"{path} must exist, but {path.parent} has no such file.{hint}")
+
+
+def parse_json(line: str, *, place: str) -> Any:
+    """Returns the value that a line of a JSON lines file holds.
+
+    Raises:
+        ValueError: it is no JSON; the message names the place and the column.
+    """
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{place} must be a JSON record, got {error.msg!r} at column {error.colno}.") from error
 
 
 def _decode(line: bytes, *, encoding: str, path: Path, number: int) -> str:
