@@ -32,18 +32,24 @@ class Encoded(Protocol):
         unit: What a row is called in messages.
         shorten: How rows are made shorter, for messages.
         num_sides: Arrays of tokens that a row fills, each padded to the bucket's length.
-        indices: What each row was encoded from.
-        origin: Where that was read.
     """
 
     unit: ClassVar[str]
     shorten: ClassVar[str]
     num_sides: ClassVar[int]
-    indices: Int64[np.ndarray, " rows"]
-    origin: str
 
     def __len__(self) -> int:
         """Returns the number of rows."""
+        ...
+
+    @property
+    def indices(self) -> Int64[np.ndarray, " rows"]:
+        """Position of what each row was encoded from."""
+        ...
+
+    @property
+    def origin(self) -> str:
+        """Where that was read, for messages."""
         ...
 
     @property

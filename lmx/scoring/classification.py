@@ -443,7 +443,9 @@ def prediction_lines(
 ) -> list[str]:
     """Returns the lines of a `predictions.tsv`, a header first: index, prediction by name, its probability.
 
-    Several labels of one text, and their probabilities, have `|` between; real numbers have no probability.
+    Several labels of one text, and their probabilities, have `|` between; real numbers have no probability. The file is
+    read again, to compare two runs, as labels in its column `prediction`, with `label_separator="|"` where texts have
+    several.
     """
     if kind == "regression":
         return ["index\tprediction", *(f"{index}\t{float(value)!r}" for index, value in enumerate(outputs))]

@@ -1,11 +1,14 @@
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.stats
 import sklearn.metrics as reference
 
+from lmx.data.labelled import read_labelled
+from lmx.data.labels import Labels
 from lmx.scoring import resampling
 from lmx.scoring.classification import (
     Scores,
@@ -325,6 +328,18 @@ def test_predictions_are_lines_of_index_name_and_probability() -> None:
         "1\ta|b\t0.625000|0.500000",
     ]
     assert prediction_lines(outputs[0], kind="regression", names=()) == ["index\tprediction", "0\t0.25", "1\t0.75"]
+
+
+def test_predictions_of_two_runs_are_read_again_as_labels(tmp_path: Path) -> None:
+    for kind, names, (_, outputs), settings in (
+        ("single", NAMES, single(), {}),
+        ("multi", tuple("abcd"), several(), {"label_separator": "|"}),
+    ):
+        path = tmp_path / f"{kind}.tsv"
+        path.write_text("\n".join([*prediction_lines(outputs, kind=kind, names=names), ""]))
+        read = read_labelled(path, text_columns=("index",), label_column="prediction", **settings)
+        predicted = Labels(kind=kind, names=names).encode(read)
+        assert np.array_equal(predicted, outputs.argmax(axis=1) if kind == "single" else outputs >= 0.5)
 
 
 # What is refused.
