@@ -128,29 +128,32 @@ def read_labelled(
         text_columns = (text_columns,)
     if text_columns is not None and len(text_columns) not in (1, 2):
         raise ValueError(f"text_columns must be one column or two, got text_columns={tuple(text_columns)}.")
+    is_hub = location.startswith("hub:")
+    form = None if is_hub else form or _FORM_OF.get(Path(location.removesuffix(".gz")).suffix)
+    for name, value in (("columns", columns), ("delimiter", delimiter), ("quoting", quoting)):
+        if value is not None and (is_hub or form in ("jsonl", "text")):
+            raise ValueError(f"{name} must be given for tables alone, got {name}={value!r} for {location}.")
     names: Sequence[str] | None = None
-    if location.startswith("hub:"):
+    if is_hub:
         records, names = _hub_records(location, text_columns=text_columns, label_column=label_column)
+    elif form in ("csv", "tsv"):
+        records = _table_records(
+            location,
+            columns=columns,
+            delimiter=delimiter or ("," if form == "csv" else "\t"),
+            quoting=form == "csv" if quoting is None else quoting,
+            encoding=encoding,
+            field_limit=field_limit,
+        )
+    elif form == "jsonl":
+        records = _json_records(location, encoding=encoding)
+    elif form == "text":
+        records = _text_records(location, label_column=label_column, encoding=encoding)
     else:
-        form = form or _FORM_OF.get(Path(location.removesuffix(".gz")).suffix)
-        if form in ("csv", "tsv"):
-            records = _table_records(
-                location,
-                columns=columns,
-                delimiter=delimiter or ("," if form == "csv" else "\t"),
-                quoting=form == "csv" if quoting is None else quoting,
-                encoding=encoding,
-                field_limit=field_limit,
-            )
-        elif form == "jsonl":
-            records = _json_records(location, encoding=encoding)
-        elif form == "text":
-            records = _text_records(location, label_column=label_column, encoding=encoding)
-        else:
-            raise ValueError(
-                "location must be a .csv, .tsv, .jsonl or .txt file, plain or .gz, or hub:ID:SPLIT, got "
-                f"location={location}. Say what it is with form=csv, tsv, jsonl or text."
-            )
+        raise ValueError(
+            "location must be a .csv, .tsv, .jsonl or .txt file, plain or .gz, or hub:ID:SPLIT, got "
+            f"location={location}. Say what it is with form=csv, tsv, jsonl or text."
+        )
     return _collect(
         records,
         origin=location,

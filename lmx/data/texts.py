@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float, Int, Int32, Int64
+from jaxtyping import Float, Float32, Int, Int32, Int64
 
 from lmx.data.labelled import Examples
 from lmx.data.labels import Labels, Targets
@@ -25,6 +25,7 @@ class EncodedExamples:
     Attributes:
         first_lengths: Tokens of each row up to the first separator, that one counted: those of type 0.
         targets: Of each row, as `Labels.encode` makes them; None for texts to predict.
+        weights: Of each row: 1 divided by the rows of its text, so that a loss counts texts and not windows.
         indices: Position of each row's text in the `Examples` it was encoded from.
         num_texts: How many texts there are; no more than rows.
         num_truncated: Texts that lost tokens, of `num_texts`.
@@ -40,6 +41,7 @@ class EncodedExamples:
     offsets: Int64[np.ndarray, " rows_and_one"]
     first_lengths: Int64[np.ndarray, " rows"]
     targets: Targets | None
+    weights: Float32[np.ndarray, " rows"]
     indices: Int64[np.ndarray, " rows"]
     num_texts: int
     num_truncated: int
@@ -68,7 +70,7 @@ class EncodedExamples:
         """Makes the arrays of some rows, given by position; a position of -1 is a row that does not count.
 
         `tokens` [*rows, L] and `types` [*rows, L] (0, and 1 in the second text of a pair), int32; `weights` [*rows]
-        (1, or 0 where the row does not count), float32; `index` [*rows], the position of the row's text or -1, int32;
+        (0 where the row does not count), float32; `index` [*rows], the position of the row's text or -1, int32;
         `labels` [*rows] or [*rows, C], where there are any.
         """
         exists = items >= 0
@@ -78,7 +80,7 @@ class EncodedExamples:
         arrays = {
             "tokens": padded_rows(self.tokens, self.offsets, items, length=length, pad_id=self.pad_id),
             "types": second.astype(np.int32),
-            "weights": exists.astype(np.float32),
+            "weights": np.where(exists, self.weights[items], np.float32(0)),
             "index": np.where(exists, self.indices[items], -1).astype(np.int32),
         }
         if self.targets is not None:
@@ -156,6 +158,7 @@ def encode_examples(
         offsets=np.array(offsets, dtype=np.int64),
         first_lengths=np.array(firsts, dtype=np.int64),
         targets=None if labels is None else labels.encode(examples)[positions],
+        weights=(1 / np.bincount(positions, minlength=1)[positions]).astype(np.float32),
         indices=positions,
         num_texts=len(examples),
         num_truncated=num_truncated,

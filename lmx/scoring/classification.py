@@ -464,12 +464,14 @@ def prediction_lines(
 def _class_scores(
     metrics: Any, targets: Int[np.ndarray, " texts"], predicted: Int[np.ndarray, " texts"]
 ) -> dict[str, float]:
+    # Of a single class scikit-learn says 0 too, with a warning.
+    several = len(np.union1d(targets, predicted)) > 1
     return {
         "accuracy": float(metrics.accuracy_score(targets, predicted)),
         # Without a list of labels: those that occur as truth or prediction.
         "macro F1": float(metrics.f1_score(targets, predicted, average="macro", zero_division=0)),
         "micro F1": float(metrics.f1_score(targets, predicted, average="micro")),
-        "Matthews": float(metrics.matthews_corrcoef(targets, predicted)),
+        "Matthews": float(metrics.matthews_corrcoef(targets, predicted)) if several else 0.0,
     }
 
 

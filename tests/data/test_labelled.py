@@ -199,6 +199,12 @@ def test_wrong_data_is_an_error_with_its_line(tmp_path: Path, name: str, content
     refuses(message, write(tmp_path / name, content))
 
 
+def test_what_only_a_table_has_is_refused_elsewhere(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", '{"text": "a", "label": 1}\n')
+    for name, value in (("columns", ("text", "label")), ("delimiter", ";"), ("quoting", False)):
+        refuses(rf"{name} must be given for tables alone, got {name}=.* for .*a\.jsonl\.", path, **{name: value})
+
+
 def test_a_delimiter_is_one_character(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "text,label\n")
     refuses(r"delimiter must be one character, got delimiter='::'\.", path, delimiter="::")

@@ -80,6 +80,9 @@ def test_windows_cover_a_long_text(stride: int) -> None:
         )
         assert windows[-1][-1] == 9 + length
         assert all(window[-1] < 9 + length for window in windows[:-1])
+    totals = np.bincount(encoded.indices, weights=encoded.weights)
+    np.testing.assert_allclose(totals, 1, rtol=1e-6)
+    assert encoded.batch(np.array([1, -1]), length=6)["weights"].tolist() == [encoded.weights[1], 0]
     assert encoded.targets is not None
     assert encoded.targets.tolist() == [[0, 1, 0, 1, 1, 0][index] for index in encoded.indices]
 

@@ -88,6 +88,12 @@ def test_two_classes_have_an_area_under_the_curve_of_the_second() -> None:
     assert "AUROC" not in [metric.name for metric in alike.metrics]
 
 
+def test_a_test_set_of_one_class_is_scored_without_a_warning() -> None:
+    right = score_single(np.array([1, 1, 1]), np.full((3, 2), [0.2, 0.8]), names=("no", "yes"))
+    assert (right["accuracy"], right["macro F1"], right["Matthews"]) == (1, 1, 0)
+    assert right.confusion == ((0, 0), (0, 3))
+
+
 def test_a_class_that_nobody_saw_or_said_does_not_count_in_the_macro_mean() -> None:
     targets, outputs = np.array([0, 1, 1]), np.array([[0.9, 0.1, 0, 0], [0.2, 0.8, 0, 0], [0.7, 0.3, 0, 0]])
     scores = score_single(targets, outputs, names=("a", "b", "c", "d"))
