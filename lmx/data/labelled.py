@@ -190,7 +190,8 @@ def _table_records(
             first = False
             stripped = [cell.strip() for cell in cells]
             if names is None:
-                if twice := [name for position, name in enumerate(stripped) if name in stripped[:position]]:
+                # Spreadsheets leave nameless columns at the end.
+                if twice := [name for position, name in enumerate(stripped) if name and name in stripped[:position]]:
                     raise ValueError(f"{path}:{number} must name each column once, got {twice[0]!r} twice.")
                 names = stripped
             if names == stripped:

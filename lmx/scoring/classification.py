@@ -237,7 +237,7 @@ def score_single(
         wrong = int(targets.min() if targets.min() < 0 else targets.max())
         raise ValueError(f"targets must be from 0 to {len(names) - 1}, the number of a class, got {wrong}.")
     metrics = _sklearn_metrics()
-    # Of probabilities that a model made in float32, no digit is lost, and all that follows is the same on every CPU.
+    # The sums below are over all texts: not in the float32 of a model.
     probabilities = probabilities.astype(np.float64)
     predicted = probabilities.argmax(axis=1)
     scores = _class_scores(metrics, targets, predicted)

@@ -104,6 +104,11 @@ def test_line_ends_and_blank_lines_inside_a_table(tmp_path: Path) -> None:
     assert [examples.place(index) for index in (0, 1)] == [f"{path}:2", f"{path}:5"]
 
 
+def test_columns_without_a_name_are_no_matter(tmp_path: Path) -> None:
+    examples = read_labelled(write(tmp_path / "a.csv", ",text,label,,\n0,a,x,,\n1,b,y,,\n"))
+    assert (examples.texts, examples.labels) == (["a", "b"], ["x", "y"])
+
+
 def test_selected_examples_keep_their_places(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "text,label\na,x\nb,y\nc,x\n")
     chosen = read_labelled(path).select(np.array([2, 0]))
