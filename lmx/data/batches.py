@@ -1,8 +1,9 @@
 """Batches of few fixed shapes under a token budget, and their order as a function of (seed, k).
 
 Here are the choice of bucket lengths, `TokenBatches` for training, `evaluation_batches` for one look at each pair, and
-`prefetch`, which makes items ahead of their use. What a pair is belongs to `lmx.data.parallel`; placing a batch on
-devices to `lmx.sharding`. Nothing here remembers how far a run has come: the place in the data is the step's number.
+`prefetch`, which makes items ahead of their use. What a row is (a pair, a text with its label) belongs to the module
+that encoded it, `lmx.data.parallel` or `lmx.data.labelled`: here it has a length and a number. Placing a batch on
+devices is `lmx.sharding`'s. Nothing here remembers how far a run has come: the place in the data is the step's number.
 """
 
 import functools
@@ -11,18 +12,63 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int, Int32, Int64
-
-from lmx.data.parallel import EncodedPairs
+from jaxtyping import Int, Int64
 
 T = TypeVar("T")
 
-Batch = dict[str, Int32[np.ndarray, "*rows L"]]
+Batch = dict[str, np.ndarray]
 # The part of a batch's rows that one host makes: as it stands, or as a function of how many rows the batch has.
 Rows = slice | Callable[[int], slice]
+
+
+@runtime_checkable
+class Encoded(Protocol):
+    """Rows of ids that batches are made of, such as `EncodedPairs` and `EncodedExamples`.
+
+    Attributes:
+        unit: What a row is called in messages.
+        shorten: How rows are made shorter, for messages.
+        num_sides: Arrays of tokens that a row fills, each padded to the bucket's length.
+    """
+
+    unit: ClassVar[str]
+    shorten: ClassVar[str]
+    num_sides: ClassVar[int]
+
+    def __len__(self) -> int:
+        """Returns the number of rows."""
+        ...
+
+    @property
+    def indices(self) -> Int64[np.ndarray, " rows"]:
+        """Position of what each row was encoded from."""
+        ...
+
+    @property
+    def origin(self) -> str:
+        """Where that was read, for messages."""
+        ...
+
+    @property
+    def lengths(self) -> Int64[np.ndarray, " rows"]:
+        """Tokens of each row's longest side: what decides its bucket."""
+        ...
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all sides together, without padding."""
+        ...
+
+    def count_tokens(self, items: Int[np.ndarray, " items"]) -> int:
+        """Returns the tokens of some rows, all sides together, without padding."""
+        ...
+
+    def batch(self, items: Int[np.ndarray, "*rows"], *, length: int) -> Batch:
+        """Makes the arrays of some rows, given by position; a position of -1 is a row that does not count."""
+        ...
 
 
 def choose_buckets(
@@ -64,10 +110,10 @@ def choose_buckets(
     return tuple(reversed(buckets))
 
 
-def padding_share(encoded: EncodedPairs, buckets: Sequence[int]) -> float:
-    """Returns the share of all positions, source and target, that is padding when each pair lies in its bucket."""
+def padding_share(encoded: Encoded, buckets: Sequence[int]) -> float:
+    """Returns the share of all positions, of every side, that is padding when each row lies in its bucket."""
     padded = int(np.asarray(buckets, dtype=np.int64)[_bucket_of(encoded, buckets)].sum())
-    return 1 - encoded.num_tokens / (2 * padded)
+    return 1 - encoded.num_tokens / (encoded.num_sides * padded)
 
 
 def rows_of_bucket(length: int, *, tokens_per_batch: int, rows_multiple: int) -> int:
@@ -75,11 +121,17 @@ def rows_of_bucket(length: int, *, tokens_per_batch: int, rows_multiple: int) ->
     return tokens_per_batch // length // rows_multiple * rows_multiple
 
 
+def permutation(size: int, *, key: tuple[int, ...]) -> Int64[np.ndarray, " size"]:
+    """Returns an order of `size` things as a function of the key: the same on every platform and in every NumPy."""
+    raw = np.random.Philox(np.random.SeedSequence(key)).random_raw(size)
+    return np.argsort(raw, kind="stable")
+
+
 class TokenBatches:
     """Training batches: batch k as a pure function of (seed, k), each of one of few shapes, none part-filled.
 
-    A batch is a dictionary of int32 arrays [A, B, L], A micro-batches of B rows, both sides padded to the bucket's
-    length L: `source`, `decoder_input` (begin of sentence, then the target without its end), `target` (with its end).
+    A batch is a dictionary of arrays, A micro-batches of B rows, tokens padded to the bucket's length L. Which arrays
+    is the encoded rows' to say: `EncodedPairs.batch`, `EncodedExamples.batch`. "Pair" below stands for either.
 
     Budget: B x L <= `tokens_per_batch` for each micro-batch, which is what fairseq means by `max-tokens`: rows times
     the longer side, padded; one side is counted. B is rounded down to a multiple of `rows_multiple`.
@@ -96,7 +148,7 @@ class TokenBatches:
 
     def __init__(
         self,
-        encoded: EncodedPairs,
+        encoded: Encoded,
         *,
         buckets: Sequence[int],
         tokens_per_batch: int,
@@ -181,18 +233,17 @@ class TokenBatches:
         """
         bucket, items = self._items(k)
         items = items.reshape(self.accumulation, -1)
-        return _padded(self.encoded, items[:, _chosen(rows, items.shape[1])], length=self.buckets[bucket])
+        return self.encoded.batch(items[:, _chosen(rows, items.shape[1])], length=self.buckets[bucket])
 
     def indices(self, k: int) -> Int64[np.ndarray, "A B"]:
-        """Returns which pairs batch k holds, as positions in the `Pairs` that were encoded."""
+        """Returns which pairs batch k holds, as positions in what was encoded."""
         _, items = self._items(k)
         return self.encoded.indices[items].reshape(self.accumulation, -1)
 
     def tokens(self, k: int) -> int:
-        """Returns the source and target tokens of batch k together, without padding: what speed is counted in."""
+        """Returns the tokens of batch k, all sides together, without padding: what speed is counted in."""
         _, items = self._items(k)
-        offsets = (self.encoded.source_offsets, self.encoded.target_offsets)
-        return sum(int((side[items + 1] - side[items]).sum()) for side in offsets)
+        return self.encoded.count_tokens(items)
 
     def _items(self, k: int) -> tuple[int, Int64[np.ndarray, " rows"]]:
         """Returns the bucket of batch k and its pairs."""
@@ -211,7 +262,7 @@ class TokenBatches:
 
     def _make_pass(self, bucket: int, number: int) -> Int64[np.ndarray, " pairs"]:
         # Keyed by the bucket's length: leaving out an empty bucket does not change the order of the others.
-        order = _permutation(self._members[bucket].size, key=(self.seed, 0, self.buckets[bucket], number))
+        order = permutation(self._members[bucket].size, key=(self.seed, 0, self.buckets[bucket], number))
         return self._members[bucket][order]
 
     def _make_epoch(self, epoch: int) -> tuple[Int64[np.ndarray, " batches"], Int64[np.ndarray, " batches"]]:
@@ -221,7 +272,7 @@ class TokenBatches:
             for begin, end in zip(self._begins(epoch), self._begins(epoch + 1), strict=True)
         ]
         buckets = np.repeat(np.arange(len(numbers), dtype=np.int64), [part.size for part in numbers])
-        order = _permutation(buckets.size, key=(self.seed, 1, epoch))
+        order = permutation(buckets.size, key=(self.seed, 1, epoch))
         return buckets[order], np.concatenate(numbers)[order]
 
     def _begins(self, epoch: int) -> list[int]:
@@ -230,7 +281,7 @@ class TokenBatches:
 
 
 def evaluation_batches(
-    encoded: EncodedPairs,
+    encoded: Encoded,
     *,
     buckets: Sequence[int],
     tokens_per_batch: int,
@@ -240,8 +291,8 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """Yields every pair once, in batches [B, L] of the shapes that `TokenBatches` has without accumulation.
 
-    Pairs keep their order within a bucket. The last batch of a bucket is filled up with rows of padding alone, whose
-    target holds no token to count.
+    Pairs keep their order within a bucket. The last batch of a bucket is filled up with rows of padding alone, which
+    do not count.
 
     Args:
         encoded: Pairs to evaluate on.
@@ -260,7 +311,7 @@ def evaluation_batches(
             items = np.full(-(-size // fill_multiple) * fill_multiple, -1, dtype=np.int64)
             chosen = members[start : start + size]
             items[: chosen.size] = chosen
-            yield _padded(encoded, items[_chosen(rows, items.size)], length=length)
+            yield encoded.batch(items[_chosen(rows, items.size)], length=length)
 
 
 class Prefetch(Generic[T]):
@@ -359,20 +410,16 @@ def _end_thread(thread: threading.Thread, slots: threading.Semaphore, stopped: t
         thread.join()
 
 
-def _permutation(size: int, *, key: tuple[int, ...]) -> Int64[np.ndarray, " size"]:
-    raw = np.random.Philox(np.random.SeedSequence(key)).random_raw(size)
-    return np.argsort(raw, kind="stable")
-
-
-def _bucket_of(encoded: EncodedPairs, buckets: Sequence[int]) -> Int64[np.ndarray, " pairs"]:
-    """Returns the position in `buckets` of the shortest one that holds each pair."""
+def _bucket_of(encoded: Encoded, buckets: Sequence[int]) -> Int64[np.ndarray, " pairs"]:
+    """Returns the position in `buckets` of the shortest one that holds each row."""
     if not len(encoded):
-        raise ValueError(f"encoded must hold at least one pair, got none from {encoded.origin}.")
+        raise ValueError(f"encoded must hold at least one {encoded.unit}, got none from {encoded.origin}.")
     longest = int(encoded.lengths.max())
     if longest > buckets[-1]:
         raise ValueError(
-            f"the last bucket must hold the longest pair of {encoded.origin}, {longest} tokens with the end of "
-            f"sentence, got buckets={tuple(buckets)}. Filter the pairs with max_length={buckets[-1]} or add a bucket."
+            f"the last bucket must hold the longest {encoded.unit} of {encoded.origin}, {longest} tokens with the end "
+            f"of sentence, got buckets={tuple(buckets)}. {encoded.shorten} with max_length={buckets[-1]} or add a "
+            "bucket."
         )
     return np.searchsorted(np.asarray(buckets), encoded.lengths)
 
@@ -393,30 +440,3 @@ def _chosen(rows: Rows | None, number: int) -> slice:
     if rows is None:
         return slice(None)
     return rows if isinstance(rows, slice) else rows(number)
-
-
-def _padded(encoded: EncodedPairs, items: Int[np.ndarray, "*rows"], *, length: int) -> Batch:
-    """Makes the arrays of some pairs, given by position; a position of -1 is a row of padding."""
-    source = _gather(encoded.source, encoded.source_offsets, items, length=length, pad_id=encoded.pad_id)
-    target = _gather(encoded.target, encoded.target_offsets, items, length=length, pad_id=encoded.pad_id)
-    decoder_input = np.full_like(target, encoded.pad_id)
-    lengths = np.where(items < 0, 0, encoded.target_offsets[items + 1] - encoded.target_offsets[items])[..., None]
-    np.copyto(decoder_input[..., 1:], target[..., :-1], where=np.arange(1, length) < lengths)
-    np.copyto(decoder_input[..., :1], encoded.bos_id, where=lengths > 0)
-    return {"source": source, "decoder_input": decoder_input, "target": target}
-
-
-def _gather(
-    flat: Int32[np.ndarray, " tokens"],
-    offsets: Int64[np.ndarray, " pairs_and_one"],
-    items: Int[np.ndarray, "*rows"],
-    *,
-    length: int,
-    pad_id: int,
-) -> Int32[np.ndarray, "*rows L"]:
-    """Cuts rows out of a flat array and pads them, without a loop over rows or tokens."""
-    begins = offsets[items][..., None]
-    ends = np.where(items < 0, 0, offsets[items + 1])[..., None]
-    positions = begins + np.arange(length)
-    rows = flat.take(positions, mode="clip")
-    return np.where(positions < ends, rows, np.int32(pad_id))

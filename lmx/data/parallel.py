@@ -4,18 +4,19 @@ Here a pair is two strings or two rows of ids. How rows become batches is `lmx.d
 come from `lmx.data.embedded`.
 """
 
-import json
 import re
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Int, Int32, Int64
+from jaxtyping import Int, Int32, Int64
 
-from lmx.data.files import read_lines
+from lmx.data.files import parse_json, read_lines
+from lmx.data.hub import read_hub
+from lmx.data.ragged import padded_rows, select_rows
 from lmx.text import Tokenizer
 
 
@@ -60,6 +61,10 @@ class EncodedPairs:
         bos_id: Of the target tokenizer: what the decoder starts from.
     """
 
+    unit: ClassVar[str] = "pair"
+    shorten: ClassVar[str] = "Filter the pairs"
+    num_sides: ClassVar[int] = 2
+
     source: Int32[np.ndarray, " source_tokens"]
     source_offsets: Int64[np.ndarray, " pairs_and_one"]
     target: Int32[np.ndarray, " target_tokens"]
@@ -92,6 +97,24 @@ class EncodedPairs:
     def num_tokens(self) -> int:
         """Tokens of both sides together, with the ends of sentences, without padding."""
         return self.source.size + self.target.size
+
+    def count_tokens(self, items: Int[np.ndarray, " items"]) -> int:
+        """Returns the source and target tokens of some pairs together."""
+        return sum(int((side[items + 1] - side[items]).sum()) for side in (self.source_offsets, self.target_offsets))
+
+    def batch(self, items: Int[np.ndarray, "*rows"], *, length: int) -> dict[str, Int32[np.ndarray, "*rows L"]]:
+        """Makes the arrays of some pairs, given by position; a position of -1 is a row of padding.
+
+        Both sides are padded: `source`, `decoder_input` (begin of sentence, then the target without its end), `target`
+        (with its end).
+        """
+        source = padded_rows(self.source, self.source_offsets, items, length=length, pad_id=self.pad_id)
+        target = padded_rows(self.target, self.target_offsets, items, length=length, pad_id=self.pad_id)
+        decoder_input = np.full_like(target, self.pad_id)
+        lengths = np.where(items < 0, 0, self.target_offsets[items + 1] - self.target_offsets[items])[..., None]
+        np.copyto(decoder_input[..., 1:], target[..., :-1], where=np.arange(1, length) < lengths)
+        np.copyto(decoder_input[..., :1], self.bos_id, where=lengths > 0)
+        return {"source": source, "decoder_input": decoder_input, "target": target}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,8 +258,8 @@ def filter_pairs(
         raise ValueError(f"at least one pair of {encoded.origin} must pass the filter, got none: {report}.")
     if not report.dropped:
         return encoded, report
-    source, source_offsets = _select(encoded.source, encoded.source_offsets, keep)
-    target, target_offsets = _select(encoded.target, encoded.target_offsets, keep)
+    source, source_offsets = select_rows(encoded.source, encoded.source_offsets, keep)
+    target, target_offsets = select_rows(encoded.target, encoded.target_offsets, keep)
     kept = replace(
         encoded,
         source=source,
@@ -259,13 +282,6 @@ def _encode(
         flat.append(tokenizer.eos_id)
         offsets.append(len(flat))
     return np.array(flat, dtype=np.int32), np.array(offsets, dtype=np.int64)
-
-
-def _select(
-    flat: Int32[np.ndarray, " tokens"], offsets: Int64[np.ndarray, " texts_and_one"], keep: Bool[np.ndarray, " texts"]
-) -> tuple[Int32[np.ndarray, " kept_tokens"], Int64[np.ndarray, " kept_and_one"]]:
-    lengths: Int[np.ndarray, " texts"] = np.diff(offsets)
-    return flat[np.repeat(keep, lengths)], np.concatenate([[0], np.cumsum(lengths[keep])]).astype(np.int64)
 
 
 def _collect(rows: Iterable[tuple[str, str]], *, origin: str) -> Pairs:
@@ -332,28 +348,12 @@ def _json_rows(path: str, *, languages: tuple[str, str], encoding: str) -> Itera
         if not line.strip():
             yield "", ""
             continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{path}:{number} must be a JSON record, got {error.msg!r} at column {error.colno}."
-            ) from error
-        yield _record_row(record, languages=languages, place=f"{path}:{number}")
+        place = f"{path}:{number}"
+        yield _record_row(parse_json(line, place=place), languages=languages, place=place)
 
 
 def _hub_rows(location: str, *, languages: tuple[str, str]) -> Iterator[tuple[str, str]]:
-    found = re.fullmatch(r"hub:([^:\[\]]+)(?::([^:\[\]]+))?:([^:\[\]]+(?:\[[^\]]*\])?)", location)
-    if not found:
-        raise ValueError(f"location must be hub:ID:SPLIT or hub:ID:CONFIGURATION:SPLIT, got location={location}.")
-    import datasets
-    from datasets.exceptions import DatasetsError
-
-    try:
-        records: Any = datasets.load_dataset(found[1], found[2], split=found[3])
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{location} must be a hub dataset or a local folder: {_first_line(error)}") from error
-    except (ValueError, OSError, DatasetsError) as error:
-        raise ValueError(f"{location} must be readable: {_first_line(error)}") from error
+    records = read_hub(location)
     # Only the columns in use: a corpus of captions may have its pictures beside them.
     columns = [name for name in ("translation", *languages) if name in records.column_names]
     if not columns:
@@ -387,7 +387,3 @@ def _record_row(record: Any, *, languages: tuple[str, str], place: str) -> tuple
 
 def _names(names: Iterable[str]) -> str:
     return ", ".join(repr(name) for name in names) or "an empty record"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).split("\n")[0]

@@ -1,5 +1,5 @@
-"""Scores what a model wrote against what people wrote.
+"""Scores what a model wrote or chose against what people wrote or chose.
 
-One module a task; each returns numbers beside a signature that says how they were made. Text comes in, not ids:
-decoding and detokenising are finished before. No model, no files.
+One module a task; each returns numbers beside a signature that says how they were made. Translations come in as text,
+not ids: decoding and detokenising are finished before. No model, no files.
 """

@@ -1,10 +1,10 @@
-"""Translations without a model."""
+"""Answers without a model."""
 
 import random
 
 import pytest
 
-from lmx.scoring.baselines import dictionary_translations, nearest_translations
+from lmx.scoring.baselines import dictionary_translations, nearest_translations, tfidf_predictions
 
 COLORS = {"red": "rot", "blue": "blau", "green": "grün", "gray": "grau"}
 THINGS = {"car": "Auto", "house": "Haus", "door": "Tür", "ball": "Ball", "book": "Buch"}
@@ -68,3 +68,30 @@ def test_no_training_pairs_is_an_error(translate):
 def test_there_is_one_translation_a_source(translate):
     assert translate(pairs_in_reverse_order(5), []) == []
     assert len(translate(pairs_in_reverse_order(5), ["red car.", "blue house.", "x"])) == 3
+
+
+def test_words_and_their_neighbours_tell_the_class():
+    train = [
+        "a good film",
+        "good fun",
+        "not good",
+        "not a good film",
+        "bad film",
+        "not bad",
+        "not bad fun",
+        "a bad film",
+    ]
+    labels = ["pos", "pos", "neg", "neg", "neg", "pos", "pos", "neg"]
+    assert tfidf_predictions(train, labels, ["not bad", "GOOD fun", "bad film", "not good"]) == [
+        "pos",
+        "pos",
+        "neg",
+        "neg",
+    ]
+    pairs = [(text, "x") for text in train]
+    assert tfidf_predictions(pairs, labels, [("bad film", "x")]) == ["neg"]
+
+
+def test_every_training_text_has_a_label():
+    with pytest.raises(ValueError, match=r"train_texts must hold a text for each label, got 1 texts and 2 labels\."):
+        tfidf_predictions(["a"], ["x", "y"], ["b"])

@@ -1,0 +1,421 @@
+"""Texts with labels: reads them from CSV, TSV, JSON lines, plain lines or the hub.
+
+Here a text is one string or a pair of them, and a label is what stands in the data, as text. Which labels there are and
+what numbers they become is `lmx.data.labels`'s; texts as ids, with truncation and windows, are `lmx.data.texts`'s.
+"""
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Int, Int64
+
+from lmx.data.files import parse_json, read_lines
+from lmx.data.hub import read_hub
+
+Text = str | tuple[str, str]
+Label = str | tuple[str, ...]
+Form = Literal["csv", "tsv", "jsonl", "text"]
+
+# Characters of one field of a table. Python's own limit, 131,072, is less than a long document; a quote that was left
+# open makes the rest of the file one field, which this stops.
+FIELD_LIMIT = 1 << 24
+_FORM_OF: dict[str, Form] = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".txt": "text"}
+_JOIN = "+"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """Texts, and what they are labelled, in the order of their file; no row of it is missing.
+
+    Attributes:
+        texts: One string each, or each a pair.
+        labels: As they stand in the data, a number in its own spelling; a tuple where a text may have several; None
+            for texts to predict.
+        origin: Where they were read, for messages and reports.
+        lines: Line of the file that each begins on, from 1 (of a hub dataset: its row, from 1).
+    """
+
+    texts: Sequence[Text]
+    labels: Sequence[Label] | None
+    origin: str
+    lines: Int64[np.ndarray, " texts"]
+
+    def __post_init__(self) -> None:
+        """Checks that every text has its label and its line."""
+        for name, values in (("labels", self.labels), ("lines", self.lines)):
+            if values is not None and len(values) != len(self.texts):
+                raise ValueError(
+                    f"texts and {name} must be as many, got {len(self.texts):,} texts and {len(values):,} {name}."
+                )
+
+    def __len__(self) -> int:
+        """Returns the number of texts."""
+        return len(self.texts)
+
+    @property
+    def are_pairs(self) -> bool:
+        """Whether the texts are pairs."""
+        return bool(self.texts) and isinstance(self.texts[0], tuple)
+
+    @property
+    def empty(self) -> int:
+        """Texts that hold nothing but white space, on a side at least; they are kept, and count in every score."""
+        return sum(not all(side.strip() for side in _sides(text)) for text in self.texts)
+
+    def place(self, index: int) -> str:
+        """Returns where a text stands, for messages."""
+        return _place(self.origin, int(self.lines[index]))
+
+    def select(self, indices: Int[np.ndarray, " chosen"] | Sequence[int]) -> "Examples":
+        """Returns the texts at some positions, with their labels and lines."""
+        return replace(
+            self,
+            texts=[self.texts[index] for index in indices],
+            labels=None if self.labels is None else [self.labels[index] for index in indices],
+            lines=self.lines[np.asarray(indices, dtype=np.int64)],
+        )
+
+
+def read_labelled(
+    location: str | Path,
+    *,
+    text_columns: Sequence[str] | None = None,
+    label_column: str | None = "label",
+    label_separator: str | None = None,
+    columns: Sequence[str] | None = None,
+    form: Form | None = None,
+    delimiter: str | None = None,
+    quoting: bool | None = None,
+    encoding: str = "utf-8",
+    field_limit: int = FIELD_LIMIT,
+) -> Examples:
+    """Reads texts with labels from wherever `location` says, all of them, in order.
+
+    - `train.csv`: commas between, fields with commas, quotes or line ends in quotes, a quote inside written twice.
+    - `train.tsv`: tabs between, without quoting: a quote is a character like any other.
+    - `train.jsonl`: one record a line.
+    - `train.txt`: a line is a label, a space and a text; the text alone where `label_column` is None.
+    - `hub:ID:SPLIT`, `hub:ID:CONFIGURATION:SPLIT`: a hub dataset, or a local folder that `datasets` reads. Numbers
+      become the names that the dataset gives them.
+
+    Files may be gzip. The first row of a table names its columns. Blank lines of tables and records are skipped; a
+    text without words is kept, so that predictions keep their order.
+
+    Args:
+        location: See above.
+        text_columns: One column of texts or two of pairs; None for `text`, or the only column beside the label.
+            `title+description` joins columns with a space.
+        label_column: None reads texts alone, whether or not there are labels.
+        label_separator: What stands between the labels of one text in a table; None where a text has one. In records a
+            text with several has a list.
+        columns: Names of a table's columns, where its first row is data already.
+        form: How to read a file whose ending says nothing.
+        delimiter: Of a table's fields; None for that of its form.
+        quoting: Whether quotes enclose fields of a table; None for that of its form.
+        encoding: Of files; the hub is UTF-8.
+        field_limit: Most characters of a table's field.
+
+    Raises:
+        FileNotFoundError: a file or dataset is not there.
+        ValueError: the data is not what the list says; names the file and the line.
+    """
+    location = str(location)
+    if isinstance(text_columns, str):
+        text_columns = (text_columns,)
+    if text_columns is not None and len(text_columns) not in (1, 2):
+        raise ValueError(f"text_columns must be one column or two, got text_columns={tuple(text_columns)}.")
+    is_hub = location.startswith("hub:")
+    form = None if is_hub else form or _FORM_OF.get(Path(location.removesuffix(".gz")).suffix)
+    for name, value in (("columns", columns), ("delimiter", delimiter), ("quoting", quoting)):
+        if value is not None and (is_hub or form in ("jsonl", "text")):
+            raise ValueError(f"{name} must be given for tables alone, got {name}={value!r} for {location}.")
+    names: Sequence[str] | None = None
+    if is_hub:
+        records, names = _hub_records(location, text_columns=text_columns, label_column=label_column)
+    elif form in ("csv", "tsv"):
+        records = _table_records(
+            location,
+            columns=columns,
+            delimiter=delimiter or ("," if form == "csv" else "\t"),
+            quoting=form == "csv" if quoting is None else quoting,
+            encoding=encoding,
+            field_limit=field_limit,
+        )
+    elif form == "jsonl":
+        records = _json_records(location, encoding=encoding)
+    elif form == "text":
+        records = _text_records(location, label_column=label_column, encoding=encoding)
+    else:
+        raise ValueError(
+            "location must be a .csv, .tsv, .jsonl or .txt file, plain or .gz, or hub:ID:SPLIT, got "
+            f"location={location}. Say what it is with form=csv, tsv, jsonl or text."
+        )
+    return _collect(
+        records,
+        origin=location,
+        text_columns=text_columns,
+        label_column=label_column,
+        label_separator=label_separator,
+        class_names=names,
+    )
+
+
+def count_shared(examples: Examples, others: Examples) -> int:
+    """Returns how many of the other texts are among the first, letter for letter: known before they were asked."""
+    known = set(examples.texts)
+    return sum(text in known for text in others.texts)
+
+
+Record = tuple[int, dict[str, Any]]
+
+
+def _table_records(
+    path: str, *, columns: Sequence[str] | None, delimiter: str, quoting: bool, encoding: str, field_limit: int
+) -> Iterator[Record]:
+    if len(delimiter) != 1:
+        raise ValueError(f"delimiter must be one character, got delimiter={delimiter!r}.")
+    rows = _quoted_rows if quoting else _plain_rows
+    names = None if columns is None else list(columns)
+    first = True
+    for number, cells in rows(path, delimiter=delimiter, encoding=encoding, field_limit=field_limit):
+        if cells in ([], [""]):
+            if names is None or len(names) != 1:
+                continue
+            cells = [""]
+        if first:
+            first = False
+            stripped = [cell.strip() for cell in cells]
+            if names is None:
+                # Spreadsheets leave nameless columns at the end.
+                if twice := [name for position, name in enumerate(stripped) if name and name in stripped[:position]]:
+                    raise ValueError(f"{path}:{number} must name each column once, got {twice[0]!r} twice.")
+                names = stripped
+            if names == stripped:
+                continue
+        assert names is not None
+        if len(cells) != len(names):
+            way_out = "is in quotes" if quoting else "cannot be written without quoting"
+            raise ValueError(
+                f"{path}:{number} must have {len(names)} fields ({_names(names)}), got {len(cells)}. A field that "
+                f"holds {delimiter!r} {way_out}."
+            )
+        yield number, dict(zip(names, cells, strict=True))
+
+
+def _quoted_rows(path: str, *, delimiter: str, encoding: str, field_limit: int) -> Iterator[tuple[int, list[str]]]:
+    """Yields the line on which each row begins, and its fields."""
+    lines = (line + "\n" for line in read_lines(path, encoding=encoding, way_out=_OTHER_ENCODING))
+    # Python's limit is one number for the whole process; it gets its old value back.
+    before = csv.field_size_limit(field_limit)
+    try:
+        # Not strict, the reader would take an open quote at the end of a file for a field.
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
+        number = 1
+        while True:
+            try:
+                cells = next(reader, None)
+            except csv.Error as error:
+                raise _quoting_error(error, place=f"{path}:{number}", field_limit=field_limit) from error
+            if cells is None:
+                return
+            yield number, cells
+            number = reader.line_num + 1
+    finally:
+        csv.field_size_limit(before)
+
+
+def _quoting_error(error: csv.Error, *, place: str, field_limit: int) -> ValueError:
+    if "field limit" in str(error):
+        return _field_error(place, field_limit=field_limit)
+    return ValueError(
+        f"{place} must be a row whose quotes are closed and, inside a field, written twice, got: {error}. Pass "
+        "quoting=False where quotes are characters like any other."
+    )
+
+
+def _plain_rows(path: str, *, delimiter: str, encoding: str, field_limit: int) -> Iterator[tuple[int, list[str]]]:
+    for number, line in enumerate(read_lines(path, encoding=encoding, way_out=_OTHER_ENCODING), start=1):
+        cells = line.split(delimiter)
+        if len(line) > field_limit and max(map(len, cells)) > field_limit:
+            raise _field_error(f"{path}:{number}", field_limit=field_limit)
+        yield number, cells
+
+
+def _field_error(place: str, *, field_limit: int) -> ValueError:
+    return ValueError(
+        f"{place} must have fields of at most {field_limit:,} characters, got a longer one. An open quote makes one "
+        "field of all that follows; where the text is that long, raise field_limit."
+    )
+
+
+def _json_records(path: str, *, encoding: str) -> Iterator[Record]:
+    for number, line in enumerate(read_lines(path, encoding=encoding, way_out=_OTHER_ENCODING), start=1):
+        if line.strip():
+            record = parse_json(line, place=f"{path}:{number}")
+            if not isinstance(record, dict):
+                raise ValueError(f"{path}:{number} must be a record with named fields, got {record!r:.60}.")
+            yield number, record
+
+
+def _text_records(path: str, *, label_column: str | None, encoding: str) -> Iterator[Record]:
+    for number, line in enumerate(read_lines(path, encoding=encoding, way_out=_OTHER_ENCODING), start=1):
+        if label_column is None:
+            yield number, {"text": line}
+        elif line.strip(" \t"):
+            label, _, text = line.strip(" \t").replace("\t", " ").partition(" ")
+            yield number, {label_column: label, "text": text}
+
+
+def _hub_records(
+    location: str, *, text_columns: Sequence[str] | None, label_column: str | None
+) -> tuple[Iterator[Record], list[str] | None]:
+    """Returns the records and the names of the classes, where the dataset has numbers with names."""
+    dataset = read_hub(location)
+    sides = _sides_of(
+        dataset.column_names, text_columns=text_columns, label_column=label_column, place=location, way_out=""
+    )
+    wanted = {column for side in sides for column in side} | ({label_column} if label_column else set())
+    # Only the columns in use: a dataset may have pictures or sound beside them.
+    dataset = dataset.select_columns([name for name in dataset.column_names if name in wanted])
+    feature = dataset.features[label_column] if label_column else None
+    names = getattr(getattr(feature, "feature", feature), "names", None)
+
+    def records() -> Iterator[Record]:
+        number = 0
+        for batch in dataset.iter(batch_size=1000):
+            for cells in zip(*batch.values(), strict=True):
+                number += 1
+                yield number, dict(zip(batch, cells, strict=True))
+
+    return records(), names
+
+
+def _collect(
+    records: Iterable[Record],
+    *,
+    origin: str,
+    text_columns: Sequence[str] | None,
+    label_column: str | None,
+    label_separator: str | None,
+    class_names: Sequence[str] | None,
+) -> Examples:
+    texts: list[Text] = []
+    labels: list[Label] = []
+    lines: list[int] = []
+    sides: tuple[tuple[str, ...], ...] = ()
+    way_out = "" if origin.startswith("hub:") else " Where a table's first row is data, name its columns with columns."
+    for number, record in records:
+        place = _place(origin, number)
+        if not texts:
+            sides = _sides_of(
+                list(record),
+                text_columns=text_columns,
+                label_column=label_column,
+                place=origin,
+                way_out=way_out,
+            )
+        parts = [" ".join(_text_of(record, name, place=place) for name in side) for side in sides]
+        texts.append(parts[0] if len(parts) == 1 else (parts[0], parts[1]))
+        lines.append(number)
+        if label_column is not None:
+            label = _label_of(record, label_column, separator=label_separator, class_names=class_names, place=place)
+            if labels and isinstance(label, tuple) != isinstance(labels[0], tuple):
+                raise ValueError(f"{place} must have labels of the kind before it, {labels[0]!r}, got {label!r}.")
+            labels.append(label)
+    if not texts:
+        raise ValueError(f"{origin} must hold at least one text, got nothing.")
+    return Examples(
+        texts=texts,
+        labels=None if label_column is None else labels,
+        origin=origin,
+        lines=np.array(lines, dtype=np.int64),
+    )
+
+
+def _sides_of(
+    names: Sequence[str], *, text_columns: Sequence[str] | None, label_column: str | None, place: str, way_out: str
+) -> tuple[tuple[str, ...], ...]:
+    """Returns the columns of each side of a text: one side, or two of a pair."""
+    if label_column is not None and label_column not in names:
+        raise ValueError(
+            f"{place} must have a column {label_column!r}, got {_names(names)}. Name the one with the labels as "
+            f"label_column; label_column=None reads texts alone.{way_out}"
+        )
+    if text_columns is None:
+        others = [name for name in names if name != label_column]
+        chosen = ["text"] if "text" in others else others
+        if len(chosen) != 1:
+            raise ValueError(
+                f"{place} must have a column 'text' or a single one beside the label, got {_names(names)}. Name one "
+                f"column of texts, or two of pairs, as text_columns.{way_out}"
+            )
+        return ((chosen[0],),)
+    # A name may hold the sign that joins names.
+    sides = tuple((column,) if column in names else tuple(column.split(_JOIN)) for column in text_columns)
+    for column in (column for side in sides for column in side):
+        if column not in names:
+            raise ValueError(f"{place} must have a column {column!r}, got {_names(names)}.{way_out}")
+    return sides
+
+
+def _text_of(record: dict[str, Any], name: str, *, place: str) -> str:
+    """Takes a text out of a record; null counts as empty."""
+    if name not in record:
+        raise ValueError(f"{place} must have a field {name!r}, got {_names(record)}.")
+    text = record[name]
+    if text is None:
+        return ""
+    if not isinstance(text, str):
+        raise ValueError(f"{place} must have text in {name!r}, got {text!r:.60}.")
+    return text
+
+
+def _label_of(
+    record: dict[str, Any], name: str, *, separator: str | None, class_names: Sequence[str] | None, place: str
+) -> Label:
+    if name not in record:
+        raise ValueError(f"{place} must have a field {name!r}, got {_names(record)}.")
+    value = record[name]
+    if isinstance(value, list | tuple):
+        return tuple(dict.fromkeys(_label_name(one, class_names=class_names, place=place) for one in value))
+    if separator is not None and isinstance(value, str):
+        parts = (part.strip() for part in value.split(separator))
+        return tuple(dict.fromkeys(part for part in parts if part))
+    return _label_name(value, class_names=class_names, place=place)
+
+
+def _label_name(value: Any, *, class_names: Sequence[str] | None, place: str) -> str:
+    """Returns a label as text: a number in the spelling of JSON, or the name that the dataset gives it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int) and class_names is not None and 0 <= value < len(class_names):
+        return class_names[value]
+    hidden = class_names is not None and value == -1  # What the hub writes where the labels of a test set are secret.
+    if value is None or hidden or (isinstance(value, float) and value != value) or value == "":
+        raise ValueError(f"{place} must have a label, got {value!r}. label_column=None reads texts alone.")
+    if isinstance(value, int | float):
+        return repr(value)
+    if not isinstance(value, str):
+        raise ValueError(f"{place} must have a label that is a name, a number or a list of them, got {value!r:.60}.")
+    if not value.strip():
+        raise ValueError(f"{place} must have a label, got white space. label_column=None reads texts alone.")
+    return value.strip()
+
+
+_OTHER_ENCODING = "Pass the encoding of the file, such as encoding=latin-1, or convert it with iconv."
+
+
+def _sides(text: Text) -> tuple[str, ...]:
+    return (text,) if isinstance(text, str) else text
+
+
+def _place(origin: str, number: int) -> str:
+    return f"{origin} row {number}" if origin.startswith("hub:") else f"{origin}:{number}"
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(f"{name!r:.40}" for name in names) or "none"

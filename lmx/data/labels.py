@@ -1,0 +1,248 @@
+"""The labels of a task: their names in a fixed order, the way to numbers and back, and splits that keep their shares.
+
+Here a label becomes what a loss takes: the number of a class, a row of zeros and ones, or a real number. Splits and
+folds are pure functions of these numbers and a seed. Reading labels is `lmx.data.labelled`'s.
+"""
+
+import difflib
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from jaxtyping import Float, Float32, Int, Int32, Int64
+
+from lmx.data.batches import permutation
+from lmx.data.labelled import Examples, Label
+
+Kind = Literal["single", "multi", "regression"]
+# Numbers of classes, rows of zeros and ones, or real numbers, by the kind.
+Targets = Int32[np.ndarray, " texts"] | Float32[np.ndarray, "texts C"] | Float32[np.ndarray, " texts"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """The labels that a model knows; kept in its run, since they say what its outputs mean.
+
+    Attributes:
+        kind: `single`: each text has one class; `multi`: any number of them; `regression`: a real number.
+        names: Of the classes, in the order of the outputs; none for regression.
+    """
+
+    kind: Kind
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Checks that the names are distinct and as many as the kind needs."""
+        if twice := [name for name, count in Counter(self.names).items() if count > 1]:
+            raise ValueError(f"names must be distinct, got {twice[0]!r} twice.")
+        least = {"single": 2, "multi": 1, "regression": 0}[self.kind]
+        if len(self.names) < least or (self.names and self.kind == "regression"):
+            raise ValueError(f"names must be {least or 'none'} or more for kind={self.kind}, got names={self.names}.")
+
+    @classmethod
+    def of(cls, examples: Examples, *, kind: Kind | None = None) -> "Labels":
+        """Collects the labels of a training set: by value if all are numbers, else by code point.
+
+        Args:
+            examples: The training set, with any part that becomes its development set.
+            kind: None for `multi` where texts have several labels, else `single`; `regression` must be asked for.
+
+        Raises:
+            ValueError: there is one class only, or nearly as many as texts; names the file.
+        """
+        labels = _labels_of(examples)
+        several = isinstance(labels[0], tuple)
+        if kind is None:
+            kind = "multi" if several else "single"
+        if several != (kind == "multi"):
+            one = "several labels a text" if several else "one label a text"
+            way_out = " A table needs label_separator, records need lists." if kind == "multi" else ""
+            raise ValueError(f"{examples.origin} must have labels of kind={kind}, got {one}.{way_out}")
+        if kind == "regression":
+            return cls(kind=kind)
+        names = {name for label in labels for name in ((label,) if isinstance(label, str) else label)}
+        if len(names) < 2 and kind == "single":
+            raise ValueError(
+                f"{examples.origin} must have at least two classes, got {next(iter(names))!r} in all "
+                f"{len(examples):,} texts."
+            )
+        if kind == "single" and len(names) > max(20, len(examples) / 2):
+            raise ValueError(
+                f"{examples.origin} must have classes that recur, got {len(names):,} different labels in "
+                f"{len(examples):,} texts, such as {min(names)!r:.60}. Name another label_column, or pass "
+                "kind=regression for numbers."
+            )
+        return cls(kind=kind, names=tuple(_ordered(names)))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Labels":
+        """Reads what `to_json` wrote.
+
+        Raises:
+            ValueError: the text is something else.
+        """
+        try:
+            fields: Any = json.loads(text)
+            kind, names = fields["kind"], tuple(map(str, fields["names"]))
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f'labels must be a record {{"kind": ..., "names": [...]}}, got {text!r:.60}.') from error
+        if kind not in get_args(Kind):
+            raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}, got kind={kind}.")
+        return cls(kind=kind, names=names)
+
+    def to_json(self) -> str:
+        """Returns one line for the run's folder."""
+        return json.dumps(asdict(self), ensure_ascii=False) + "\n"
+
+    @property
+    def num_outputs(self) -> int:
+        """Outputs that a model needs: one a class, a single one for regression."""
+        return 1 if self.kind == "regression" else len(self.names)
+
+    def encode(self, examples: Examples) -> Targets:
+        """Returns the labels as numbers: of classes [texts], zeros and ones [texts, C], or real numbers [texts].
+
+        Raises:
+            ValueError: a label is not among these (names the line and the nearest), or not of this kind.
+        """
+        labels = _labels_of(examples)
+        for index, label in enumerate(labels):
+            if isinstance(label, tuple) != (self.kind == "multi"):
+                wanted = "a list of labels" if self.kind == "multi" else "one label"
+                raise ValueError(f"{examples.place(index)} must have {wanted}, as in training, got {label!r:.60}.")
+        if self.kind == "regression":
+            values = [_real(str(label), place=examples.place(index)) for index, label in enumerate(labels)]
+            return np.array(values, dtype=np.float32)
+        ids = {name: number for number, name in enumerate(self.names)}
+        if self.kind == "single":
+            numbers = np.empty(len(labels), dtype=np.int32)
+            for index, label in enumerate(labels):
+                numbers[index] = self._id(ids, str(label), examples=examples, index=index)
+            return numbers
+        rows = np.zeros((len(labels), len(self.names)), dtype=np.float32)
+        for index, label in enumerate(labels):
+            for name in label:
+                rows[index, self._id(ids, name, examples=examples, index=index)] = 1
+        return rows
+
+    def decode(self, targets: Targets) -> list[Label]:
+        """Returns the labels that numbers stand for, the opposite of `encode`."""
+        if self.kind == "single":
+            return [self.names[number] for number in targets]
+        if self.kind == "multi":
+            return [tuple(name for name, one in zip(self.names, row, strict=True) if one) for row in targets]
+        return [repr(float(value)) for value in targets]
+
+    def _id(self, ids: dict[str, int], name: str, *, examples: Examples, index: int) -> int:
+        if name in ids:
+            return ids[name]
+        nearest = difflib.get_close_matches(name, self.names, n=1, cutoff=0)
+        hint = f" The nearest is {nearest[0]!r}."
+        if _is_number(name) != all(map(_is_number, self.names)):
+            here, there = ("number", "words") if _is_number(name) else ("word", "numbers")
+            hint = f" It is a {here} and those are {there}: the files must name labels alike."
+        shown = ", ".join(map(repr, self.names[:10])) + (", ..." if len(self.names) > 10 else "")
+        raise ValueError(f"{examples.place(index)} must have a label of training ({shown}), got {name!r:.60}.{hint}")
+
+
+def stratified_split(
+    targets: Targets, *, share: float, seed: int
+) -> tuple[Int64[np.ndarray, " train"], Int64[np.ndarray, " dev"]]:
+    """Returns the positions of a training and a development set, each in the order of the file.
+
+    The development set has round(share x texts) of them. Where targets are numbers of classes, each class gives its
+    share, rounded by largest remainder (the lower class first in a tie), and keeps at least one text for training.
+
+    Raises:
+        ValueError: share is not between 0 and 1, or leaves a side empty.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"share must be between 0 and 1, got share={share}.")
+    classes = _classes(targets)
+    counts = np.bincount(classes)
+    total = round(share * len(classes))
+    quotas = share * counts
+    takes = np.minimum(np.floor(quotas).astype(np.int64), np.maximum(counts - 1, 0))
+    while (missing := total - int(takes.sum())) > 0:
+        able = np.flatnonzero(takes < counts - 1)
+        if not able.size:
+            break
+        takes[able[np.argsort(takes[able] - quotas[able], kind="stable")][:missing]] += 1
+    dev = np.zeros(len(classes), dtype=bool)
+    for number, members in _shuffled_classes(classes, key=(seed, 2)):
+        dev[members[: takes[number]]] = True
+    if not dev.any():
+        raise ValueError(
+            f"the development set must hold a text, got none with share={share} of {len(classes):,} texts in "
+            f"{np.count_nonzero(counts)} classes. Raise share or give a development set."
+        )
+    return np.flatnonzero(~dev), np.flatnonzero(dev)
+
+
+def folds(
+    targets: Targets, *, num_folds: int, seed: int
+) -> list[tuple[Int64[np.ndarray, " train"], Int64[np.ndarray, " test"]]]:
+    """Returns the positions of training and test set for each fold; every text is tested once.
+
+    Test sets differ by at most one text, and where targets are numbers of classes, so does each class in them. A class
+    with a single text is unknown to the training of its fold: collect `Labels` from all texts.
+
+    Raises:
+        ValueError: there are fewer than two folds, or more than texts.
+    """
+    classes = _classes(targets)
+    if not 2 <= num_folds <= len(classes):
+        raise ValueError(f"num_folds must be from 2 to the {len(classes):,} texts, got num_folds={num_folds}.")
+    # Class after class, shuffled, dealt like cards: neighbours of one class come to different folds.
+    order = np.concatenate([members for _, members in _shuffled_classes(classes, key=(seed, 3))])
+    fold_of = np.empty(len(classes), dtype=np.int64)
+    fold_of[order] = np.arange(len(classes)) % num_folds
+    return [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(num_folds)]
+
+
+def _shuffled_classes(
+    classes: Int[np.ndarray, " texts"], *, key: tuple[int, int]
+) -> list[tuple[int, Int64[np.ndarray, " members"]]]:
+    if key[0] < 0:
+        raise ValueError(f"seed must not be negative, got seed={key[0]}.")
+    groups = []
+    for number in np.unique(classes).tolist():
+        members = np.flatnonzero(classes == number)
+        groups.append((number, members[permutation(members.size, key=(*key, number))]))
+    return groups
+
+
+def _classes(targets: Int[np.ndarray, " texts"] | Float[np.ndarray, "texts *C"]) -> Int64[np.ndarray, " texts"]:
+    """Returns the class of each text; one for all where targets are not numbers of classes."""
+    if np.issubdtype(targets.dtype, np.integer):
+        return targets.astype(np.int64)
+    return np.zeros(len(targets), dtype=np.int64)
+
+
+def _labels_of(examples: Examples) -> Sequence[Label]:
+    if not examples.labels:
+        raise ValueError(f"{examples.origin} must have labels, got texts alone. Read it with a label_column.")
+    return examples.labels
+
+
+def _ordered(names: set[str]) -> list[str]:
+    if all(map(_is_number, names)):
+        return sorted(names, key=lambda name: (float(name), name))
+    return sorted(names)
+
+
+def _is_number(name: str) -> bool:
+    try:
+        return math.isfinite(float(name))
+    except ValueError:
+        return False
+
+
+def _real(label: str, *, place: str) -> float:
+    if not _is_number(label):
+        raise ValueError(f"{place} must have a real number as its label, got {label!r:.60}.")
+    return float(label)

@@ -1,0 +1,236 @@
+import csv
+import gzip
+import json
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+
+from lmx.data.labelled import FIELD_LIMIT, Examples, count_shared, read_labelled
+
+TEXTS = ["a fine film", 'he said "no", twice', "dull"]
+LABELS = ["pos", "neg", "neg"]
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    content = content.encode() if isinstance(content, str) else content
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+def table(rows: list[list[str]], delimiter: str = ",") -> str:
+    return "".join(delimiter.join(f'"{cell.replace(chr(34), chr(34) * 2)}"' for cell in row) + "\n" for row in rows)
+
+
+def records(rows: list[dict[str, object]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def refuses(message: str, path: Path, **settings: object) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_labelled(path, **settings)
+
+
+# Places that examples are read from.
+
+
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_every_kind_of_file_gives_the_same_examples(tmp_path: Path, ending: str) -> None:
+    rows = list(zip(LABELS, TEXTS, strict=True))
+    plain = "".join(f"{label}\t{text}\n" for label, text in rows)
+    words = "".join(f"{label} {text}\n" for label, text in rows)
+    named = [{"id": 7, "label": label, "text": text} for label, text in rows]
+    for path, settings in (
+        (write(tmp_path / f"a.csv{ending}", table([["label", "text"], *map(list, rows)])), {}),
+        (write(tmp_path / f"b.tsv{ending}", "label\ttext\n" + plain), {}),
+        (write(tmp_path / f"c.tsv{ending}", plain), {"columns": ("label", "text")}),
+        (write(tmp_path / f"d.jsonl{ending}", records(named)), {}),
+        (write(tmp_path / f"e.txt{ending}", words), {}),
+        (write(tmp_path / f"f.train.all{ending}", words), {"form": "text"}),
+        (write(tmp_path / f"g.dat{ending}", table([["text", "label"], *[[b, a] for a, b in rows]])), {"form": "csv"}),
+        (
+            write(tmp_path / f"h.csv{ending}", table([["text", "label"], *[[b, a] for a, b in rows]], ";")),
+            {"delimiter": ";"},
+        ),
+        (write(tmp_path / f"i.tsv{ending}", table([["label", "text"], *map(list, rows)], "\t")), {"quoting": True}),
+    ):
+        examples = read_labelled(path, **settings)
+        assert (list(examples.texts), examples.labels) == (TEXTS, LABELS), path
+        assert (len(examples), examples.origin, examples.empty) == (3, str(path), 0)
+
+
+def test_a_header_that_is_told_and_there_is_no_row_of_data(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "text,label\na,x\nb,y\n")
+    assert read_labelled(path, columns=("text", "label")).labels == read_labelled(path).labels == ["x", "y"]
+    refuses(r"a\.csv must have a column 'label', got 'a', 'x'\. .* name its columns", write(path, "a,x\nb,y\n"))
+
+
+def test_the_text_is_the_only_column_beside_the_label_or_the_one_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tsv", "sentence\tlabel\nwell done\t1\n")
+    assert read_labelled(path).texts == ["well done"]
+    path = write(tmp_path / "b.tsv", "title\tbody\tclass\nnews\tall is well\t1\n")
+    settings = {"label_column": "class"}
+    assert read_labelled(path, text_columns=("body",), **settings).texts == ["all is well"]
+    pairs = read_labelled(path, text_columns=("title", "body"), **settings)
+    assert pairs.texts == [("news", "all is well")]
+    assert pairs.are_pairs
+    assert read_labelled(path, text_columns="title+body", **settings).texts == ["news all is well"]
+    refuses(r"b\.tsv must have a column 'text' or a single one .* got 'title', 'body', 'class'\.", path, **settings)
+    refuses(r"b\.tsv must have a column 'label', got 'title', 'body', 'class'\.", path)
+    refuses(r"b\.tsv must have a column 'head', got 'title'", path, text_columns=("head",), **settings)
+    refuses(
+        r"text_columns must be one column or two, got text_columns=\('a', 'b', 'c'\)",
+        path,
+        text_columns=("a", "b", "c"),
+    )
+
+
+def test_files_to_predict_keep_every_line_in_its_place(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", "one\n\nthree words here\n")
+    examples = read_labelled(path, label_column=None)
+    assert (examples.texts, examples.labels, examples.empty) == (["one", "", "three words here"], None, 1)
+    path = write(tmp_path / "a.csv", "text\none\n\n  \n")
+    examples = read_labelled(path, label_column=None)
+    assert (examples.texts, examples.empty, examples.lines.tolist()) == (["one", "", "  "], 2, [2, 3, 4])
+    path = write(tmp_path / "b.csv", "text,label\none,\ntwo,1\n")
+    assert read_labelled(path, label_column=None, text_columns=("text",)).texts == ["one", "two"]
+
+
+def test_line_ends_and_blank_lines_inside_a_table(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", '\ufefftext,label\r\n"two\r\nlines",x\r\n\r\n"a, b",y\r\n')
+    examples = read_labelled(path)
+    assert examples.texts == ["two\nlines", "a, b"]
+    assert [examples.place(index) for index in (0, 1)] == [f"{path}:2", f"{path}:5"]
+
+
+def test_columns_without_a_name_are_no_matter(tmp_path: Path) -> None:
+    examples = read_labelled(write(tmp_path / "a.csv", ",text,label,,\n0,a,x,,\n1,b,y,,\n"))
+    assert (examples.texts, examples.labels) == (["a", "b"], ["x", "y"])
+
+
+def test_selected_examples_keep_their_places(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "text,label\na,x\nb,y\nc,x\n")
+    chosen = read_labelled(path).select(np.array([2, 0]))
+    assert (chosen.texts, chosen.labels, chosen.place(0)) == (["c", "a"], ["x", "x"], f"{path}:4")
+    assert read_labelled(path, label_column=None, text_columns="text").select([1]).labels is None
+
+
+def test_texts_known_from_training_are_counted(tmp_path: Path) -> None:
+    train = read_labelled(write(tmp_path / "a.csv", "text,label\na,x\nb,y\n"))
+    test = read_labelled(write(tmp_path / "b.csv", "text,label\nb,x\nb,y\nc,y\n"))
+    assert (count_shared(train, test), count_shared(test, train)) == (2, 1)
+
+
+@pytest.fixture
+def hub_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+
+
+@pytest.mark.usefixtures("hub_cache")
+def test_a_dataset_of_the_hub_is_read_by_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "train.jsonl", records([{"id": i, "text": f"text {i}", "label": i % 2} for i in range(4)]))
+    examples = read_labelled(f"hub:{tmp_path}:train[1:3]")
+    assert (examples.texts, examples.labels) == (["text 1", "text 2"], ["1", "0"])
+    assert examples.place(1) == f"hub:{tmp_path}:train[1:3] row 2"
+    with pytest.raises(ValueError, match=r"^hub:.*:train must have a column 'class', got 'id', 'text', 'label'\."):
+        read_labelled(f"hub:{tmp_path}:train", label_column="class")
+    names = datasets.ClassLabel(names=["neg", "pos"])
+    rows = {"text": ["a", "b"], "label": [1, 0], "tags": [[0, 1], []]}
+    features = datasets.Features({"text": datasets.Value("string"), "label": names, "tags": datasets.List(names)})
+    named = datasets.Dataset.from_dict(rows, features=features)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: named)
+    assert read_labelled("hub:x:train").labels == ["pos", "neg"]
+    assert read_labelled("hub:x:train", label_column="tags", text_columns="text").labels == [("neg", "pos"), ()]
+    hidden = datasets.Dataset.from_dict({**rows, "label": [1, -1]}, features=features)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: hidden)
+    with pytest.raises(ValueError, match=r"hub:x:test row 2 must have a label, got -1\. label_column=None reads"):
+        read_labelled("hub:x:test")
+
+
+# Labels.
+
+
+def test_labels_are_text_in_the_spelling_of_the_data(tmp_path: Path) -> None:
+    values = [1, 2.5, True, " pos ", "1.0"]
+    path = write(tmp_path / "a.jsonl", records([{"text": "t", "label": value} for value in values]))
+    assert read_labelled(path).labels == ["1", "2.5", "true", "pos", "1.0"]
+
+
+def test_several_labels_stand_in_a_list_or_between_separators(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", records([{"text": "t", "label": value} for value in (["a", 2], [], ["b", "b"])]))
+    assert read_labelled(path).labels == [("a", "2"), (), ("b",)]
+    path = write(tmp_path / "a.csv", "text,label\nt,a | b\nt,\n")
+    assert read_labelled(path, label_separator="|").labels == [("a", "b"), ()]
+
+
+# Data that is not what it should be.
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "text,label\na,x\nb,c,y\n", r"a\.csv:3 must have 2 fields \('text', 'label'\), got 3\. .*in quotes"),
+        ("a.csv", 'text,label\n"a\nb",x\nc\n', r"a\.csv:4 must have 2 fields .* got 1\."),
+        ("a.tsv", "text\tlabel\na\tb\tx\n", r"a\.tsv:2 must have 2 fields .* holds '\\t' cannot be written without"),
+        ("a.csv", 'text,label\na,x\n"b,y\nc,x\n', r"a\.csv:3 must be a row whose quotes are closed .*unexpected end"),
+        ("a.csv", 'text,label\n"a "b" c",x\n', r"a\.csv:2 must be a row whose .* expected after .*quoting=False"),
+        ("a.csv", "text,label,text\na,x,b\n", r"a\.csv:1 must name each column once, got 'text' twice\."),
+        ("a.csv", "text,label\n", r"a\.csv must hold at least one text, got nothing\."),
+        ("a.csv", "", r"a\.csv must hold at least one text, got nothing\."),
+        ("a.csv", "text,label\na,x\nb,\n", r"a\.csv:3 must have a label, got ''\. label_column=None"),
+        ("a.csv", "text,label\na, \n", r"a\.csv:2 must have a label, got white space\."),
+        (
+            "a.jsonl",
+            '{"text": "a", "label": 1}\n{"text": "b"}\n',
+            r"a\.jsonl:2 must have a field 'label', got 'text'\.",
+        ),
+        ("a.jsonl", '{"text": "a", "label": 1}\n{"label": 2}\n', r"a\.jsonl:2 must have a field 'text', got 'label'\."),
+        ("a.jsonl", '{"text": 3, "label": 1}\n', r"a\.jsonl:1 must have text in 'text', got 3\."),
+        ("a.jsonl", '{"text": "a", "label": null}\n', r"a\.jsonl:1 must have a label, got None\."),
+        ("a.jsonl", '{"text": "a", "label": NaN}\n', r"a\.jsonl:1 must have a label, got nan\."),
+        ("a.jsonl", '{"text": "a", "label": {}}\n', r"a\.jsonl:1 must have a label that is a name, .* got \{\}\."),
+        ("a.jsonl", "[1]\n", r"a\.jsonl:1 must be a record with named fields, got \[1\]\."),
+        ("a.jsonl", '{"text": \n', r"a\.jsonl:1 must be a JSON record, got 'Expecting value' at column 10\."),
+        (
+            "a.jsonl",
+            '{"text": "a", "label": "x"}\n{"text": "b", "label": ["x"]}\n',
+            r"a\.jsonl:2 must have labels of the kind before it, 'x', got \('x',\)\.",
+        ),
+        ("a.dat", "x\n", r"location must be a \.csv, .* got location=.*a\.dat\. Say what it is with form=csv, tsv"),
+    ],
+)
+def test_wrong_data_is_an_error_with_its_line(tmp_path: Path, name: str, content: str, message: str) -> None:
+    refuses(message, write(tmp_path / name, content))
+
+
+def test_what_only_a_table_has_is_refused_elsewhere(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", '{"text": "a", "label": 1}\n')
+    for name, value in (("columns", ("text", "label")), ("delimiter", ";"), ("quoting", False)):
+        refuses(rf"{name} must be given for tables alone, got {name}=.* for .*a\.jsonl\.", path, **{name: value})
+
+
+def test_a_delimiter_is_one_character(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "text,label\n")
+    refuses(r"delimiter must be one character, got delimiter='::'\.", path, delimiter="::")
+
+
+def test_another_encoding_is_read_by_its_name_and_else_names_the_line(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "text,label\nok,x\nfür,y\n".encode("latin-1"))
+    refuses(r"a\.csv:3 must be UTF-8, got byte 0xfc at byte 2 of the line\. Pass the encoding .*encoding=latin-1", path)
+    assert read_labelled(path, encoding="latin-1").texts == ["ok", "für"]
+
+
+def test_a_long_field_is_read_and_one_beyond_the_limit_names_its_line(tmp_path: Path) -> None:
+    before = csv.field_size_limit()
+    long = "x" * (before + 1)
+    for name, delimiter in (("a.csv", ","), ("a.tsv", "\t")):
+        path = write(tmp_path / name, f"text{delimiter}label\nok{delimiter}x\n{long}{delimiter}y\n")
+        assert read_labelled(path).texts == ["ok", long]
+        refuses(rf"{name}:3 must have fields of at most 1,000 characters, got a longer", path, field_limit=1000)
+    assert csv.field_size_limit() == before < FIELD_LIMIT
+
+
+def test_as_many_labels_as_texts() -> None:
+    with pytest.raises(ValueError, match=r"texts and labels must be as many, got 2 texts and 1 labels\."):
+        Examples(texts=["a", "b"], labels=["x"], origin="test", lines=np.array([1, 2]))
