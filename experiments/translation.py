@@ -60,6 +60,7 @@ from lmx.run import (
     make_deterministic,
     one_line_errors,
     peak_flops,
+    progress_bar,
     stop_on_signals,
     versions,
     write_json,
@@ -639,8 +640,8 @@ def test(run: Run, preset: str, config: Config, translator: Translator, pairs: P
         made: how the translations come about, for the table.
     """
     began = time.perf_counter()
-    with run.console.status(f"translating {len(pairs):,} test sentences"):
-        found = translator.translate(pairs.sources)
+    with progress_bar("translating the test set", total=len(pairs), console=run.console) as show:
+        found = translator.translate(pairs.sources, progress=show)
     seconds = time.perf_counter() - began
     texts = [translation.text for translation in found]
     scores = all_scores(config, found, pairs.targets)

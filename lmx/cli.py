@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Annotated, cast
 
 import tyro
+from rich.console import Console
 
-from lmx.run import console, duration, keep_freed_memory, one_line_errors
+from lmx.run import console, duration, keep_freed_memory, one_line_errors, progress_bar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +98,8 @@ def translate(options: Translate) -> None:
     else:
         cast(io.TextIOWrapper, sys.stdout).reconfigure(encoding="utf-8", newline="\n")
     began = time.perf_counter()
-    found = translator.translate(lines)
+    with progress_bar("translating", total=len(lines), console=Console(stderr=True)) as show:
+        found = translator.translate(lines, progress=show)
     out = options.output.open("w", encoding="utf-8", newline="\n") if options.output else sys.stdout
     for translation in found:
         score = f"{translation.score:.4f}\t" if options.with_scores else ""

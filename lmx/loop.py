@@ -12,12 +12,11 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lmx.checkpoint import Checkpoints
 from lmx.data.batches import Rows, prefetch
 from lmx.hosts import largest
-from lmx.run import EXIT_STOPPED, Run, duration, seconds_since_start
+from lmx.run import EXIT_STOPPED, Run, duration, progress_bar, seconds_since_start
 from lmx.sharding import place_batch, rows_on
 from lmx.training import Step, TrainState
 
@@ -150,10 +149,7 @@ class _Loop:
         self._waited = 0.0
         self._profiling = False
         self._validating = False
-        self._bar = None
-        if run.console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._bar = Progress(*columns, console=run.console, transient=True)
+        self._bar = progress_bar("training", total=last, console=run.console)
         self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> "_Loop":
@@ -167,17 +163,15 @@ class _Loop:
                 raise _Interrupted
 
         self._handlers = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)}
-        if self._bar is not None:
-            self._bar.start()
-            self._task = self._bar.add_task("training", total=self._last, completed=self._first)
+        self._show = self._bar.__enter__()
+        self._show(self._first)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Gives the signals back; a loop that was asked to stop, and has saved, ends the process."""
         if self._profiling:
             self._end_profile()
-        if self._bar is not None:
-            self._bar.stop()
+        self._bar.__exit__(None, None, None)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         if kind is None and self.agree_to_stop(True):
@@ -223,8 +217,7 @@ class _Loop:
         self._read_pending()
         self._pending = metrics, tokens, step
         self._spend(flops=flops[0], flops_causal=flops[1])
-        if self._bar is not None:
-            self._bar.update(self._task, completed=step)
+        self._show(step)
 
     def flush(self, *, waited: float) -> None:
         """Brings into the run's memory all that belongs to the next line so far, so that a checkpoint has it."""

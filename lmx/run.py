@@ -16,13 +16,14 @@ import signal
 import sys
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jax
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lmx.checkpoint import FULL, Checkpoints
 from lmx.devices import device_of_kind
@@ -283,9 +284,9 @@ def keep_freed_memory() -> bool:
 
     A step on the CPU takes and frees hundreds of megabytes; handed back, they are mapped and zeroed anew page by page
     at every step, which costs about a tenth of the time. Call it before jax starts its threads. Two arenas, because
-    with one the compiler's threads wait for each other.
+    with one the compiler's threads wait for each other. Who has set GLIBC_TUNABLES has decided otherwise.
     """
-    if not sys.platform.startswith("linux"):
+    if not sys.platform.startswith("linux") or "GLIBC_TUNABLES" in os.environ:
         return False
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
@@ -341,6 +342,18 @@ def _unless_full() -> Iterator[None]:
     except OSError as error:
         if error.errno not in FULL:
             raise
+
+
+@contextlib.contextmanager
+def progress_bar(text: str, *, total: int, console: Console = console) -> Iterator[Callable[[int], None]]:
+    """Shows a bar with the time left, on a terminal; what it yields takes how many are done."""
+    if not console.is_terminal or console.quiet:
+        yield lambda done: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(text, total=total)
+        yield lambda done: bar.update(task, completed=done)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,5 @@
 import errno
+import io
 import json
 import math
 import os
@@ -14,6 +15,7 @@ import numpy as np
 import optax
 import pytest
 from jax.experimental import compilation_cache
+from rich.console import Console
 
 from lmx.devices import DEVICES, Device
 from lmx.run import (
@@ -25,6 +27,7 @@ from lmx.run import (
     make_deterministic,
     one_line_errors,
     peak_flops,
+    progress_bar,
     stop_on_signals,
     versions,
     write_json,
@@ -290,6 +293,15 @@ def test_without_patience_no_run_stops_early(run):
 )
 def test_durations_read_as_people_say_them(seconds, text):
     assert duration(seconds) == text
+
+
+def test_progress_is_shown_on_a_terminal_and_nowhere_else():
+    for terminal in (True, False):
+        file = io.StringIO()
+        console = Console(file=file, force_terminal=terminal, width=80)
+        with progress_bar("translating", total=4, console=console) as show:
+            show(3)
+        assert ("translating" in file.getvalue() and "3/4" in file.getvalue()) == terminal
 
 
 def test_what_is_printed_at_the_start_is_kept(run, capsys):
