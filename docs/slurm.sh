@@ -19,8 +19,9 @@ srun --cpus-per-task="$SLURM_CPUS_PER_TASK" \
     --model.dtype bfloat16
 status=$?
 
-# 75: stopped by a signal and saved. Any other failure is for a person to look at.
-if [ "$status" -eq 75 ]; then
+# 75: stopped by a signal and saved. 2: a mistake that a person has to mend. Anything else, such as a process that died or a
+# signal outside the training itself, is tried again, ten times.
+if [ "$status" -eq 75 ] || { [ "$status" -gt 2 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 10 ]; }; then
     scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$status"

@@ -30,7 +30,7 @@ from rich.table import Table
 
 from lmx import losses, optimization
 from lmx.checkpoint import save_params
-from lmx.data.batches import TokenBatches, choose_buckets, evaluation_batches
+from lmx.data.batches import TokenBatches, choose_buckets, evaluation_batches, rows_of_bucket
 from lmx.data.embedded import CONSTRUCTIONS, phrasebook
 from lmx.data.files import read_lines
 from lmx.data.parallel import EncodedPairs, Pairs, encode_pairs, filter_pairs, read_pairs
@@ -77,7 +77,16 @@ from lmx.text import (
     load_tokenizer,
     undo_bpe,
 )
-from lmx.training import Params, TrainState, born, compile_eval_step, compile_step, make_train_step, state_shardings
+from lmx.training import (
+    Params,
+    TrainState,
+    abstract_state,
+    born,
+    compile_eval_step,
+    compile_step,
+    make_train_step,
+    state_shardings,
+)
 from lmx.translator import Search, Translation, Translator, load_tokenizers, save_tokenizers
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -447,7 +456,6 @@ def main(preset: str, config: Config) -> None:
     run.open(model=dataclasses.asdict(model))
     if run.writes:
         save_tokenizers(run.directory, source_tokenizer, target_tokenizer)
-    state = born(parts.build_model, parts.optimizer, shardings=shardings, seed=config.seed)
     train_step = compile_step(
         make_train_step(parts.loss, parts.optimizer, average_decay=averaging), mesh=mesh, shardings=shardings
     )
@@ -457,7 +465,11 @@ def main(preset: str, config: Config) -> None:
         keep_best=config.average if config.average_of == "best" else 0,
         keep_every=config.keep_every,
     )
-    state = run.resume(checkpoints, state)
+    # A state is either restored or born: there is room for one.
+    like = abstract_state(network, parts.optimizer, shardings=shardings)
+    state = run.resume(checkpoints, like)
+    if state is like:
+        state = born(parts.build_model, parts.optimizer, shardings=shardings, seed=config.seed)
     translator = Translator(
         model,
         state.params,
@@ -562,7 +574,11 @@ def main(preset: str, config: Config) -> None:
     if config.average_of == "best":
         saved.sort(key=losses_by_step.__getitem__, reverse=True)
     chosen = saved[-config.average :]
-    params = used(state) if averaging is not None or not chosen else checkpoints.average(chosen, state)
+    if averaging is not None or chosen in ([], [int(state.step)]):
+        params = used(state)
+    else:
+        del state  # the checkpoints take its place
+        params = checkpoints.average(chosen, like)
     whole = fetch(params, keep=run.writes)
     if run.writes:
         save_params(run.directory / "model.safetensors", whole)
@@ -589,9 +605,9 @@ def evaluate(
     rows_multiple: int,
 ) -> dict[str, float]:
     """Returns loss, nll and perplexity over a whole set, means over its target tokens."""
-    longest = int(encoded.lengths.max())
+    longest, parts = int(encoded.lengths.max()), mesh.shape["sequence"]
     if longest > buckets[-1]:  # no training pair was as long
-        buckets = (*buckets, longest)
+        buckets = (*buckets, -(-longest // parts) * parts)
     sums = {"loss": 0.0, "nll": 0.0, "weight": 0.0}
     for batch in evaluation_batches(
         encoded,
@@ -741,7 +757,8 @@ def plan(preset: str, config: Config, *, device: str, devices: int | None) -> No
     longest, usual = config.max_length, max(config.max_length // 4, 1)
 
     def shapes(length: int) -> dict[str, tuple[int, ...]]:
-        rows = max(config.tokens_per_batch // length // 8 * 8, 8)
+        rows = rows_of_bucket(length, tokens_per_batch=config.tokens_per_batch, rows_multiple=config.rows_multiple)
+        rows = max(rows, config.rows_multiple)
         return dict.fromkeys(("source", "decoder_input", "target"), (config.accumulation, rows, length))
 
     def job_of(**changes: Any) -> Job:

@@ -90,7 +90,7 @@ def _number_of_chunks(batch: int, length: int, chunk_tokens: int) -> int:
 class _Chunk(NamedTuple):
     """What one pass over a chunk's logits leaves: all that loss and gradient need."""
 
-    loss: jax.Array
+    loss: jax.Array  # [*G]: groups meet after the last chunk
     nll: jax.Array
     by_logits: jax.Array  # [*G, B, T, V], the one large array: exponentials, or gradients that lack the scale
     scale: jax.Array  # [*G, B, T], gradient of the loss by log Z, over the sum of the exponentials; or 1
@@ -135,7 +135,7 @@ def _run_chunk(settings: _Settings, table: jax.Array, mean_word: jax.Array, chun
     if is_label is not None:
         sparse = jnp.where(is_label, (1 - settings.smoothing) * weights[..., None], 0.0)
         exponentials, scale = exponentials * scale[..., None] - sparse, jnp.ones_like(scale)
-    return _Chunk((loss * weights).sum(), (nll * weights).sum(), exponentials, scale)
+    return _Chunk((loss * weights).sum((-2, -1)), (nll * weights).sum((-2, -1)), exponentials, scale)
 
 
 def _rows(settings: _Settings, table: jax.Array, labels: jax.Array) -> jax.Array:
@@ -162,8 +162,9 @@ def _chunked(
         done = _run_chunk(settings, table, mean_word, chunk)
         return (sums[0] + done.loss, sums[1] + done.nll), None
 
-    zero = jnp.zeros((), jnp.float32)
-    return jax.lax.scan(add, (zero, zero), (states, labels, weights))[0]
+    zero = jnp.zeros(states.shape[1:-3], jnp.float32)
+    loss, nll = jax.lax.scan(add, (zero, zero), (states, labels, weights))[0]
+    return loss.sum(), nll.sum()
 
 
 def _chunked_forward(
@@ -189,7 +190,7 @@ def _chunked_forward(
         total = (sums[0] + done.loss, sums[1] + done.nll, sums[2] + by_table)
         return total, by_states * done.scale[..., None]
 
-    zero = jnp.zeros((), jnp.float32)
+    zero = jnp.zeros(states.shape[1:-3], jnp.float32)
     by_table = jnp.zeros((*table.shape[:-2], table.shape[-1], table.shape[-2]), jnp.float32)
     if settings.grouped:
         by_table = constrain(by_table, "group", None, "vocab")
@@ -208,7 +209,7 @@ def _chunked_forward(
         by_table = add_rows(by_table, labels, -(1 - smoothing) * weighted)
     constant = smoothing / settings.vocab_size * weighted.sum((0, -3, -2))
     by_table -= jnp.einsum("V,...D->...VD", _is_word(table, settings), constant)
-    return (loss, nll), (by_states.astype(states.dtype), by_table.astype(table.dtype))
+    return (loss.sum(), nll.sum()), (by_states.astype(states.dtype), by_table.astype(table.dtype))
 
 
 def _chunked_backward(settings: _Settings, gradients: tuple, cotangents: tuple) -> tuple:

@@ -28,7 +28,7 @@ from lmx.costs import Flops, count_flops, saved_residuals
 from lmx.devices import Device, device_of_kind, find_device
 from lmx.nn.layers import count_parameters
 from lmx.sharding import MESH_AXES, MeshConfig, make_mesh, named_sharding, use_mesh
-from lmx.training import Loss, TrainState, compile_step, create_state, make_train_step, param_axes, state_shardings
+from lmx.training import Loss, TrainState, abstract_state, compile_step, make_train_step, param_axes, state_shardings
 
 EFFICIENCY = 0.5  # share of the peak that products of matrices reach; what good runs of large models have
 USABLE = 0.9  # share of the memory for what is counted; the rest is for temporaries and fragmentation
@@ -434,14 +434,8 @@ def _module_of(path: tuple) -> str:
 def _abstract_state(job: Job, mesh: Mesh) -> tuple[TrainState, TrainState]:
     """Returns the state as shapes that know where they live, and where that is."""
     model = nnx.eval_shape(lambda: job.build(nnx.Rngs(0)))
-    shapes = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     shardings = state_shardings(model, job.optimizer, mesh=mesh, average=job.average)
-    state = jax.eval_shape(lambda params: create_state(params, job.optimizer, seed=0, average=job.average), shapes)
-
-    def placed(shape: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
-
-    return jax.tree.map(placed, state, shardings), shardings
+    return abstract_state(model, job.optimizer, shardings=shardings), shardings
 
 
 def _abstract_batch(shapes: Mapping[str, tuple[int, ...]], mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:

@@ -221,7 +221,7 @@ def named_sharding(
     """Returns the sharding of an array whose axes have these names.
 
     Raises:
-        ValueError: an axis does not divide over its mesh axes.
+        ValueError: an axis does not divide over its mesh axes, or two axes are split over the same.
     """
     parts = []
     for index, axis in enumerate(axes):
@@ -234,6 +234,11 @@ def named_sharding(
                 f"got size={shape[index]}; the nearest that is: {nearest}."
             )
         parts.append(names if names else None)
+    used = [name for names in parts if names for name in names]
+    if len(set(used)) < len(used):
+        raise ValueError(
+            f"the rules must split an array over each mesh axis once, got {', '.join(used)} for axes={axes}."
+        )
     return NamedSharding(mesh, PartitionSpec(*parts))
 
 

@@ -194,6 +194,16 @@ def state_shardings(
     return TrainState(*cast(Any, (whole, whole, params, optimizer_state, params if average else None, whole)))
 
 
+def abstract_state(
+    abstract: nnx.Module, optimizer: optax.GradientTransformation, *, shardings: TrainState
+) -> TrainState:
+    """Returns the state as shapes that know where they live: what a checkpoint is restored to, and a plan counts."""
+    shapes = nnx.to_pure_dict(nnx.state(abstract, nnx.Param))
+    average = shardings.average is not None
+    state = jax.eval_shape(lambda params: create_state(params, optimizer, seed=0, average=average), shapes)
+    return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), state, shardings)
+
+
 def compile_step(step: Step, *, mesh: Mesh, shardings: TrainState, rules: Rules = DEFAULT_RULES) -> Callable:
     """Returns the step jitted for a mesh, the state donated; it compiles once for each batch shape."""
 
@@ -204,12 +214,14 @@ def compile_step(step: Step, *, mesh: Mesh, shardings: TrainState, rules: Rules 
     return jax.jit(on_mesh, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
 
 
-def compile_eval_step(loss: Loss, *, mesh: Mesh) -> Callable[[Params, Batch], dict[str, jax.Array]]:
+def compile_eval_step(
+    loss: Loss, *, mesh: Mesh, rules: Rules = DEFAULT_RULES
+) -> Callable[[Params, Batch], dict[str, jax.Array]]:
     """Returns the evaluation step of `make_eval_step` jitted for a mesh, its sums whole on every device."""
     step = make_eval_step(loss)
 
     def on_mesh(params: Params, batch: Batch) -> dict[str, jax.Array]:
-        with use_mesh(mesh):
+        with use_mesh(mesh, rules=rules):
             return step(params, batch)
 
     return jax.jit(on_mesh, out_shardings=replicated(mesh))

@@ -238,7 +238,8 @@ class Translator:
 
     def _groups(self, sources: list[list[int]]) -> list[tuple[int, list[int]]]:
         """Returns (padded length, indices) of each batch; lines without a token but the end are in none."""
-        padded = {index: _round_up(len(ids)) for index, ids in enumerate(sources) if len(ids) > 1}
+        longest = self.config.max_length if self.config.positions == "learned" else None  # there are no more positions
+        padded = {index: _round_up(len(ids), longest) for index, ids in enumerate(sources) if len(ids) > 1}
         groups = []
         for length in sorted(set(padded.values())):
             members = sorted((i for i in padded if padded[i] == length), key=lambda i: (len(sources[i]), i))
@@ -283,8 +284,6 @@ def load_tokenizers(run_directory: Path) -> tuple[Tokenizer, Tokenizer]:
     raise FileNotFoundError(f"{run_directory} must hold a tokenizer (tokenizer.model, or source.* and target.*).")
 
 
-def _round_up(length: int) -> int:
-    for bound in LENGTHS:
-        if length <= bound:
-            return bound
-    return -(-length // LENGTHS[-1]) * LENGTHS[-1]
+def _round_up(length: int, longest: int | None) -> int:
+    rounded = next((bound for bound in LENGTHS if length <= bound), -(-length // LENGTHS[-1]) * LENGTHS[-1])
+    return rounded if longest is None else min(rounded, max(longest, length))

@@ -133,6 +133,21 @@ def test_an_axis_that_does_not_divide_is_an_error_that_names_the_nearest(axes, s
         named_sharding(mesh_of(fsdp=2, tensor=4), axes, shape)
 
 
+def test_rules_that_split_two_axes_over_the_same_devices_are_an_error():
+    rules = {**DEFAULT_RULES, "vocab": ("tensor", "fsdp")}
+    with pytest.raises(ValueError, match=r"^the rules must split an array over each mesh axis once, got "):
+        named_sharding(mesh_of(2, 2, 2), ("vocab", "embed"), (128, 24), rules=rules)
+
+
+def test_another_table_of_rules_places_parameters_elsewhere():
+    abstract = nnx.eval_shape(lambda: Small(rngs=nnx.Rngs(0)))
+    mesh = mesh_of(2, 2, 2)
+    usual = state_shardings(abstract, OPTIMIZER, mesh=mesh).params["embedding"]["table"]
+    other = state_shardings(abstract, OPTIMIZER, mesh=mesh, rules={**DEFAULT_RULES, "vocab": ()})
+    assert usual.shard_shape((256, 24)) == (128, 12)
+    assert other.params["embedding"]["table"].shard_shape((256, 24)) == (256, 12)
+
+
 def test_a_batch_is_split_by_rows_over_data_and_fsdp():
     mesh = mesh_of(2, 2, 2)
     batch = {"source": np.arange(3 * 8 * 5).reshape(3, 8, 5), "weight": np.arange(3 * 8.0).reshape(3, 8)}

@@ -182,7 +182,7 @@ def test_batches_have_few_shapes_and_keep_within_their_tokens():
     lengths = np.random.default_rng(0).integers(1, 180, 3000)
     found = tested.translate(make_lines(*lengths))
     assert [translation.ids[0] for translation in found] == (3 + (lengths + 1) % 15).tolist()
-    # Sources are padded to 8, 16, 32, 64, 128 or 256; full batches and a rest of each.
+    # Sources are padded to 8, 16, 32, 64, 128 or all positions there are; full batches and a rest of each.
     assert len(set(batches)) <= 2 * 6
     assert {(columns, longest) for _, columns, longest in batches} == {
         (8, 18),
@@ -190,9 +190,24 @@ def test_batches_have_few_shapes_and_keep_within_their_tokens():
         (32, 54),
         (64, 102),
         (128, 198),
-        (256, 200),  # the model has no more positions
+        (200, 200),  # the model has no more positions
     }
     assert sum(rows for rows, _, _ in batches) < 1.1 * len(lengths)
+
+
+@pytest.mark.parametrize(("positions", "padded"), [("learned", 100), ("sinusoidal", 128)])
+def test_sources_are_padded_to_no_more_than_learned_positions_reach(positions, padded):
+    shapes = []
+
+    def search(params, source, *, max_length):
+        shapes.append(source.shape[1])
+        return Hypotheses(np.full((len(source), 1, 1), TARGET.eos_id), np.zeros((len(source), 1)))
+
+    config = dataclasses.replace(CONFIG, max_length=100, positions=positions)
+    tested = Translator(config, {}, source_tokenizer=SOURCE, target_tokenizer=TARGET, search=Search())
+    tested._search = search
+    tested.translate(make_lines(70, 3))
+    assert shapes == [8, padded]
 
 
 @pytest.fixture(scope="module")

@@ -111,7 +111,10 @@ class Embedding(nnx.Module):
 
 
 def look_up(table: Float[Array, "*G V D"], tokens: Int[Array, "*B T"], *, dtype: DTypeLike) -> Float[Array, "*B T D"]:
-    """Returns the rows of a table that tokens name, in the compute type; the gradient is added up in float32.
+    """Returns the rows of a table that tokens name, in the compute type.
+
+    The gradients of one use are added up in float32 on each device; its uses and the devices meet in the compute type,
+    as the gradients of other weights do.
 
     Args:
         table: as it is, or as `spread_tables` leaves it, a copy for each group of tokens.
@@ -157,11 +160,17 @@ def spread_tables(model: Model) -> Model:
     return model
 
 
-def output_logits(states: Float[Array, "*B D"], table: Float[Array, "V D"], *, vocab_size: int) -> Float[Array, "*B V"]:
+def output_logits(
+    states: Float[Array, "*B D"], table: Float[Array, "*G V D"], *, vocab_size: int
+) -> Float[Array, "*B V"]:
     """Returns the products of states and words in float32; those of the table's padding have no probability."""
-    table = gather(table.astype(states.dtype), "vocab", "embed")
-    logits = jnp.einsum("...D,VD->...V", states, table, preferred_element_type=jnp.float32)
-    return jnp.where(jnp.arange(table.shape[0]) < vocab_size, logits, MASKED)
+    if table.ndim == 3:  # a copy for each group of tokens, see `spread_tables`
+        products = jnp.einsum("GBTD,GVD->GBTV", group(states), table, preferred_element_type=jnp.float32)
+        logits = ungroup(products)
+    else:
+        table = gather(table.astype(states.dtype), "vocab", "embed")
+        logits = jnp.einsum("...D,VD->...V", states, table, preferred_element_type=jnp.float32)
+    return jnp.where(jnp.arange(table.shape[-2]) < vocab_size, logits, MASKED)
 
 
 def count_parameters(model: nnx.Module) -> int:
