@@ -23,6 +23,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from lmx.hosts import label
+
 Params = Any  # nested dicts of arrays
 
 CHECKSUMS = "checksums.json"
@@ -217,11 +219,15 @@ class Checkpoints:
                 for path in self._directory.glob(f"{step}.orbax-checkpoint-tmp*"):
                     shutil.rmtree(path, ignore_errors=True)
             free = shutil.disk_usage(self._directory).free / 1e6
-            self._report(
+            line = (
                 f"the checkpoint of step {step:,} was not saved: {_reason(error)} ({free:,.0f} MB free in "
                 f"{self._directory}). Make room there: training goes on and saves again; now it could continue from "
                 f"{self._newest()}"
             )
+            if jax.process_index() == 0:
+                self._report(line)
+            else:  # each process may have another reason
+                print(f"{label()}{line}", file=sys.stderr)
 
     def _newest(self) -> str:
         steps = self._manager.all_steps()
