@@ -58,4 +58,4 @@ def job(config: DecoderConfig | Seq2SeqConfig, mesh: MeshConfig) -> Job:
 def test_a_step_sends_at_most_a_tenth_more_than_it_must(config, sizes):
     found = measure_communication(job(config, MeshConfig(**({"data": 1} | sizes))))
     assert found.known
-    assert 0.5 * found.least_total < found.counted < 1.12 * found.least_total
+    assert 0.5 * found.least_total < found.counted <= 1.1 * found.least_total
