@@ -204,6 +204,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
             if self._saving is not None:
                 self._saving = self._not_saved = None
+            self._remove_unfinished()
 
     @contextlib.contextmanager
     def _reported(self) -> Any:
@@ -215,9 +216,7 @@ class Checkpoints:
                 raise
             step, self._saving = self._saving, None
             self._not_saved = step, _reason(error)
-            if jax.process_index() == 0:
-                for path in self._directory.glob(f"{step}.orbax-checkpoint-tmp*"):
-                    shutil.rmtree(path, ignore_errors=True)
+            self._remove_unfinished()
             free = shutil.disk_usage(self._directory).free / 1e6
             line = (
                 f"the checkpoint of step {step:,} was not saved: {_reason(error)} ({free:,.0f} MB free in "
@@ -228,6 +227,16 @@ class Checkpoints:
                 self._report(line)
             else:  # each process may have another reason
                 print(f"{label()}{line}", file=sys.stderr)
+
+    def _remove_unfinished(self) -> None:
+        """Removes what saves that failed have left, while none is under way.
+
+        Called after each save: a write that nobody waits for any more may come after its save was given up, and makes
+        the directory anew.
+        """
+        if jax.process_index() == 0:
+            for path in self._directory.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(path, ignore_errors=True)
 
     def _newest(self) -> str:
         steps = self._manager.all_steps()

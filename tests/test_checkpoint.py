@@ -386,6 +386,16 @@ def check_full(directory: Path, prepare: str, release: str, reason: str) -> None
     assert len(lines) == 7
 
 
+def test_what_a_late_write_of_a_failed_save_leaves_is_removed_by_the_next(opened, tmp_path):
+    checkpoints = opened()
+    late = tmp_path / "checkpoints" / "4.orbax-checkpoint-tmp" / "state"
+    late.mkdir(parents=True)
+    (late / "part").write_bytes(b"late")
+    checkpoints.save(5, state(5), HOST, scores={})
+    checkpoints.wait()
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["5"]
+
+
 def test_a_file_that_grows_too_large_loses_only_that_save(tmp_path):
     prepare = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))"
     release = "resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))"
