@@ -565,7 +565,8 @@ def main(preset: str, config: Config) -> None:
     )
     run.console.print(
         f"training ended {'early' if run.memory.stopped_early else 'as planned'} after {int(state.step):,} updates "
-        f"and {duration(run.memory.seconds)}; lowest validation loss {run.memory.best:.4f} at {run.memory.best_step:,}"
+        f"and {duration(run.memory.seconds)}; lowest validation loss {run.memory.best[0]:.4f} at "
+        f"{run.memory.best_step[0]:,}"
     )
 
     # The parameters that are kept, and what they are worth.

@@ -65,8 +65,10 @@ def train(
     log_every: int,
     save_every: int | None = None,
     is_due: Callable[[int], bool],
-    validate: Callable[[int, TrainState], tuple[float, Mapping[str, float]]],
+    validate: Callable[[int, TrainState], tuple[float | np.ndarray, Mapping[str, float | np.ndarray]]],
     patience: int | None = None,
+    keep_best: Callable[[TrainState, np.ndarray], TrainState] | None = None,
+    rows_axis: int = 1,
     facts: Callable[[int], Mapping[str, float]],
     flops: Callable[[tuple[int, ...]], tuple[float, float]],
     peak: float | None = None,
@@ -78,8 +80,10 @@ def train(
         step: compiled; `(state, batch) -> (state, metrics)`.
         save_every: checkpoints after so many steps, beside those after each validation.
         is_due: whether a validation follows this many steps.
-        validate: `(step, state) -> (what should fall, what is written and printed)`.
-        patience: so many validations in a row without a lower value end the training.
+        validate: `(step, state) -> (what should fall, what is written and printed)`; numbers, or arrays [S] of seeds.
+        patience: so many validations in a row without a lower value end the training, of several seeds each by itself.
+        keep_best: `(state, which have never been as low) -> state`, called after a validation that was better.
+        rows_axis: which axis of a batch's arrays its rows are: 1, or 2 behind the axis of seeds.
         facts: of a step, such as its epoch and learning rate; they stand in its lines of metrics.
         flops: of a step with a batch of this shape, with full attention and with the causal half.
         peak: FLOP/s of all devices together, where it is known; gives MFU.
@@ -103,12 +107,14 @@ def train(
 
     with _Loop(run, first=first, last=last) as loop, prefetch(make, first, last, depth=4) as stream:
         if due:
-            loop.validate(first, lambda: validate(first, state), patience=patience, **facts(first))
+            better = loop.validate(first, lambda: validate(first, state), patience=patience, **facts(first))
+            if keep_best is not None and better.any():
+                state = keep_best(state, better)
         ended = run.memory.stopped_early or loop.agree_to_stop(due)
         for number, made in enumerate(() if ended else stream, start=first + 1):
             if profile is not None:
                 loop.profile(number, *profile)
-            batch = place_batch(made, mesh)
+            batch = place_batch(made, mesh, rows_axis=rows_axis)
             shape = next(iter(batch.values())).shape
             state, metrics = loop.run_step(lambda: step(state, batch), shape=shape)  # noqa: B023
             loop.step_started(number, metrics, tokens=batches.tokens(number - 1), flops=flops(shape))
@@ -116,7 +122,9 @@ def train(
             if due or number % log_every == 0 or number == last:
                 loop.log(number, waited=stream.waited, peak=peak, **facts(number))
             if due:
-                loop.validate(number, lambda: validate(number, state), patience=patience, **facts(number))  # noqa: B023
+                better = loop.validate(number, lambda: validate(number, state), patience=patience, **facts(number))  # noqa: B023
+                if keep_best is not None and better.any():
+                    state = keep_best(state, better)
             stopping = loop.agree_to_stop(due or number == last or number % AGREE_EVERY == 0)
             if due or stopping or number == last or (save_every is not None and number % save_every == 0):
                 loop.flush(waited=stream.waited)
@@ -241,7 +249,7 @@ class _Loop:
         if not sums:
             return
         weight = sums.pop("weight")
-        line = {"step": step, **facts, **{name: value / weight for name, value in sums.items()}}
+        line = {"step": step, **facts, **_mean_of_seeds({name: value / weight for name, value in sums.items()})}
         line |= {"tokens": int(spent["tokens"]), "skipped": memory.skipped, "seconds": memory.seconds}
         line |= {"tokens_per_second": spent["tokens"] / seconds, "data_wait": spent["waited"] / seconds}
         mfu = ""
@@ -258,12 +266,12 @@ class _Loop:
     def validate(
         self,
         step: int,
-        measure: Callable[[], tuple[float, Mapping[str, float]]],
+        measure: Callable[[], tuple[float | np.ndarray, Mapping[str, float | np.ndarray]]],
         *,
         patience: int | None,
         **facts: int | float,
-    ) -> None:
-        """Validates, remembers, writes and prints it; its time is not training's.
+    ) -> np.ndarray:
+        """Validates, remembers, writes and prints it; its time is not training's. Returns which seeds did best so far.
 
         A signal ends a validation under way, which may take minutes: it is left for the start of the continued run.
         Several processes cannot leave it each at a place of its own, and finish it.
@@ -275,19 +283,26 @@ class _Loop:
             try:
                 self._validating = jax.process_count() == 1
                 if self._validating and self._asked:
-                    return
+                    return np.zeros(0, bool)
                 value, line = measure()
             finally:
                 self._validating = False
         except _Interrupted:
-            return
+            return np.zeros(0, bool)
         memory.validation_due = False
-        self._run.judge(step, value, patience=patience)
-        self._run.write_metrics("validation", {"step": step, **facts, **line, "seconds": time.perf_counter() - began})
-        scores = "  ".join(f"{name} {score:.4f}" for name, score in line.items())
-        news = "best so far" if memory.best_step == step else f"{memory.waited} since the best"
-        self._run.console.print(f"validation after {step:,} updates: {scores}  {news}")
+        better = self._run.judge(step, value, patience=patience)
+        written = {"step": step, **facts, **_mean_of_seeds(line), "seconds": time.perf_counter() - began}
+        self._run.write_metrics("validation", written)
+        scores = "  ".join(f"{name} {_readable(value)}" for name, value in line.items())
+        self._run.console.print(f"validation after {step:,} updates: {scores}  {self._news(better)}")
         self.restart_clock()
+        return better
+
+    def _news(self, better: np.ndarray) -> str:
+        waited = self._run.memory.waited
+        if len(better) == 1:
+            return "best so far" if better[0] else f"{waited[0]} since the best"
+        return f"best so far for {better.sum()} of {len(better)} seeds, {min(waited)} to {max(waited)} since the best"
 
     def restart_clock(self) -> None:
         """Leaves out of the next line's time what was done since the last, such as a validation."""
@@ -318,26 +333,44 @@ class _Loop:
         if self._pending is None:
             return
         (metrics, tokens, step), self._pending = self._pending, None
-        values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
+        values = {name: np.asarray(value, np.float64) for name, value in jax.device_get(dict(metrics)).items()}
         memory = self._run.memory
         self._spend(tokens=tokens)
-        in_a_row = int(values.pop("skipped"))
+        skipped = values.pop("skipped")
+        in_a_row = int(skipped.max())
         if in_a_row:
-            memory.skipped += 1
+            memory.skipped += int(np.count_nonzero(skipped))
+            seeds = f" of {np.count_nonzero(skipped)} of {skipped.size} seeds" if skipped.ndim else ""
             self._run.console.print(
-                f"step {step:,}: loss or gradient is not finite; the step is skipped ({in_a_row} in a row)"
+                f"step {step:,}: loss or gradient{seeds} is not finite; the step is skipped ({in_a_row} in a row)"
             )
             if in_a_row >= SKIPPED_LIMIT:
                 raise FloatingPointError(
                     f"loss and gradient must be finite, got {in_a_row} steps in a row that are not, to step {step:,}. "
                     "Lower the learning rate, warm up longer, or clip the gradient norm lower, in a new run."
                 )
-            return
-        weight = values.pop("weight")
+            if skipped.all():
+                return
+        weight = np.where(skipped, 0.0, values.pop("weight"))
         sums = memory.sums
-        for name, value in {"weight": 1.0, **values}.items():
-            sums[name] = sums.get(name, 0.0) + value * weight
+        for name, value in {"weight": np.ones_like(weight), **values}.items():
+            sums[name] = sums.get(name, 0.0) + np.where(skipped, 0.0, value) * weight
 
     def _time_left(self, step: int) -> str:
         pace = (time.perf_counter() - self._began) / max(step - self._first, 1)
         return duration(pace * (self._last - step))
+
+
+def _mean_of_seeds(values: Mapping[str, float | np.ndarray]) -> dict[str, Any]:
+    """Returns numbers as they are; of arrays [S] the mean, and under "seeds" each one's."""
+    arrays = {name: np.asarray(value) for name, value in values.items()}
+    line: dict[str, Any] = {name: float(array.mean()) for name, array in arrays.items()}
+    seeds = {name: array.tolist() for name, array in arrays.items() if array.ndim}
+    return line | ({"seeds": seeds} if seeds else {})
+
+
+def _readable(value: float | np.ndarray) -> str:
+    """Returns a number with four decimals; of several seeds their mean, with its standard deviation."""
+    if np.ndim(value) == 0:
+        return f"{value:.4f}"
+    return f"{np.mean(value):.4f}" + (f" +- {np.std(value, ddof=1):.4f}" if np.size(value) > 1 else "")

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -51,10 +52,11 @@ class Memory:
     """What a run remembers beside the arrays of a checkpoint: one small JSON.
 
     Attributes:
-        best, best_step: the lowest validation loss so far, and where; `waited` counts validations without a better one.
-        losses: validation loss by step.
-        stopped_early: whether `waited` has reached the patience.
-        sums: metrics since the last line was written, each times the weight of its step.
+        best, best_step: of each seed, the lowest value of a validation so far, and where; `waited` counts its
+            validations without a lower one. Empty before the first.
+        losses: what validations gave by step, the mean over seeds.
+        stopped_early: whether `waited` has reached the patience, of all seeds.
+        sums: metrics since the last line was written, each times the weight of its step; arrays [S] of several seeds.
         spent: since the last line was written: tokens, seconds, seconds waited for data, FLOPs.
         metrics_bytes: where metrics.jsonl ended: what is behind is written again.
         unwritten: lines that a full disk has kept out of metrics.jsonl so far.
@@ -63,11 +65,11 @@ class Memory:
         validation_due: whether the validation after the saved step was left out, because the run was asked to stop.
     """
 
-    best: float = math.inf
-    best_step: int = 0
-    waited: int = 0
+    best: list[float] = field(default_factory=list)
+    best_step: list[int] = field(default_factory=list)
+    waited: list[int] = field(default_factory=list)
     losses: dict[int, float] = field(default_factory=dict)
-    sums: dict[str, float] = field(default_factory=dict)
+    sums: dict[str, np.ndarray] = field(default_factory=dict)
     spent: dict[str, float] = field(default_factory=dict)
     metrics_bytes: int = 0
     unwritten: str = ""
@@ -79,15 +81,17 @@ class Memory:
     def to_json(self) -> dict[str, Any]:
         """Returns it as JSON has it; an infinite best is None there."""
         saved = dataclasses.asdict(self)
-        saved["best"] = None if math.isinf(self.best) else self.best
+        saved["best"] = [None if math.isinf(value) else value for value in self.best]
+        saved["sums"] = {name: value.tolist() for name, value in self.sums.items()}
         return saved
 
     @staticmethod
     def from_json(saved: Mapping[str, Any]) -> "Memory":
         """Returns what `to_json` gave."""
-        best = math.inf if saved["best"] is None else saved["best"]
+        best = [math.inf if value is None else value for value in saved["best"]]
         losses = {int(step): loss for step, loss in saved["losses"].items()}
-        return Memory(**{**saved, "best": best, "losses": losses})
+        sums = {name: np.asarray(value, np.float64) for name, value in saved["sums"].items()}
+        return Memory(**{**saved, "best": best, "losses": losses, "sums": sums})
 
 
 class Run:
@@ -206,15 +210,29 @@ class Run:
                 os.fsync(file.fileno())
             memory.unwritten, memory.metrics_bytes = "", memory.metrics_bytes + len(written)
 
-    def judge(self, step: int, loss: float, *, patience: int | None) -> None:
-        """Remembers a validation; with `patience`, so many without a better one end the training."""
+    def judge(self, step: int, values: float | np.ndarray, *, patience: int | None) -> np.ndarray:
+        """Remembers a validation, of one seed or of each; returns which of them have never been as low.
+
+        With `patience`, so many validations without a lower value end a seed: those that follow no longer count for it.
+        When all seeds have ended, so does the training.
+        """
         memory = self.memory
-        memory.losses[step] = loss
-        if loss < memory.best:
-            memory.best, memory.best_step, memory.waited = loss, step, 0
-        else:
-            memory.waited += 1
-        memory.stopped_early = patience is not None and memory.waited >= patience
+        values = np.atleast_1d(np.asarray(values, np.float64))
+        if not memory.best:
+            memory.best, memory.best_step = [math.inf] * len(values), [0] * len(values)
+            memory.waited = [0] * len(values)
+        memory.losses[step] = float(values.mean())
+        better = np.zeros(len(values), bool)
+        for seed, value in enumerate(values.tolist()):
+            if patience is not None and memory.waited[seed] >= patience:
+                continue
+            better[seed] = value < memory.best[seed]
+            if better[seed]:
+                memory.best[seed], memory.best_step[seed], memory.waited[seed] = value, step, 0
+            else:
+                memory.waited[seed] += 1
+        memory.stopped_early = patience is not None and min(memory.waited) >= patience
+        return better
 
     def add_start(self, **facts: Any) -> None:
         """Adds to start.json what is known only later, such as the time that compiling took."""
@@ -395,6 +413,10 @@ def one_line_errors() -> Iterator[None]:
 
 def _rounded(value: Any) -> Any:
     """Returns numbers with seven significant digits: what float32 holds."""
+    if isinstance(value, dict):
+        return {name: _rounded(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_rounded(part) for part in value]
     return float(f"{value:.7g}") if isinstance(value, float) else value
 
 

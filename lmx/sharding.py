@@ -242,19 +242,32 @@ def named_sharding(
     return NamedSharding(mesh, PartitionSpec(*parts))
 
 
+def stacked(sharding: NamedSharding) -> NamedSharding:
+    """Returns the sharding of several such arrays on a new first axis, which is not split."""
+    return NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Returns the sharding that puts a whole copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Puts a batch of arrays [A, B, ...] on the mesh, B split over data and fsdp; each host gives its `rows_on`."""
-    return {name: _place(array, mesh, (None, "batch", *[None] * (array.ndim - 2))) for name, array in batch.items()}
+def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, *, rows_axis: int = 1) -> dict[str, jax.Array]:
+    """Puts a batch of arrays [A, B, ...] on the mesh, B split over data and fsdp; each host gives its `rows_on`.
+
+    Args:
+        rows_axis: which axis B is; 2 where the axis of seeds comes first, 0 in a batch without micro-batches.
+    """
+
+    def axes(array: np.ndarray) -> tuple[str | None, ...]:
+        return (*[None] * rows_axis, "batch", *[None] * (array.ndim - rows_axis - 1))
+
+    return {name: _place(array, mesh, axes(array)) for name, array in batch.items()}
 
 
 def place_rows(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Puts arrays [B, ...] on the mesh, B split over data and fsdp; each host gives its `rows_on`."""
-    return {name: _place(array, mesh, ("batch", *[None] * (array.ndim - 1))) for name, array in batch.items()}
+    return place_batch(batch, mesh, rows_axis=0)
 
 
 def _place(array: np.ndarray, mesh: Mesh, axes: tuple[str | None, ...]) -> jax.Array:

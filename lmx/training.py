@@ -4,17 +4,18 @@ No model class is known here: the loss arrives as a function of parameters. What
 lives in `lmx.run` and in the experiments.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Int, Key, UInt
+from jaxtyping import Array, Bool, Int, Key, UInt
 
-from lmx.sharding import DEFAULT_RULES, Rules, named_sharding, replicated, use_mesh
+from lmx.sharding import DEFAULT_RULES, Rules, named_sharding, replicated, stacked, use_mesh
 
 Params = Any  # nested dicts of arrays, as `nnx.to_pure_dict` gives them
 Batch = Mapping[str, jax.Array]
@@ -26,11 +27,14 @@ Step = Callable[["TrainState", Batch], tuple["TrainState", dict[str, jax.Array]]
 class TrainState(NamedTuple):
     """All that training changes, in one pytree.
 
+    Several seeds that train together have one such state: every array but `step` begins with an axis of seeds, S.
+
     Attributes:
         step: updates tried so far; the place in the data.
         seed: of dropout and whatever else is random inside a step.
         average: the exponential average of the parameters, or None.
         skipped: updates skipped in a row because loss or gradient was not finite.
+        best: the parameters that did best in a validation so far, or None where they are not kept.
     """
 
     step: Int[Array, ""]
@@ -39,10 +43,20 @@ class TrainState(NamedTuple):
     optimizer_state: Any
     average: Params | None
     skipped: Int[Array, ""]
+    best: Params | None = None
+
+
+# Which axis of a state is the seeds', for vmap: all seeds are at the same step.
+SEEDS_AXIS = TrainState(*cast(Any, (None, 0, 0, 0, 0, 0, 0)))
 
 
 def create_state(
-    params: Params, optimizer: optax.GradientTransformation, *, seed: int, average: bool = False
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    *,
+    seed: int | UInt[Array, ""],
+    average: bool = False,
+    best: bool = False,
 ) -> TrainState:
     """Returns the state before the first update."""
     return TrainState(
@@ -52,6 +66,7 @@ def create_state(
         optimizer_state=optimizer.init(params),
         average=jax.tree.map(jnp.copy, params) if average else None,
         skipped=jnp.zeros((), jnp.int32),
+        best=jax.tree.map(jnp.copy, params) if best else None,
     )
 
 
@@ -86,9 +101,8 @@ def make_train_step(loss: Loss, optimizer: optax.GradientTransformation, *, aver
         def keep(new: Any, old: Any) -> Any:
             return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
 
-        new_state = TrainState(
+        new_state = state._replace(
             step=state.step + 1,
-            seed=state.seed,
             params=keep(params, state.params),
             optimizer_state=keep(optimizer_state, state.optimizer_state),
             average=keep(average, state.average),
@@ -104,6 +118,20 @@ def make_train_step(loss: Loss, optimizer: optax.GradientTransformation, *, aver
         return new_state, metrics
 
     return step
+
+
+def over_seeds(step: Step) -> Step:
+    """Returns the step of several seeds together: all arrays of batch and metrics begin with the axis of seeds."""
+    return jax.vmap(step, in_axes=(SEEDS_AXIS, 0), out_axes=(SEEDS_AXIS, 0))
+
+
+def keep_best(state: TrainState, better: Bool[Array, "*S"]) -> TrainState:
+    """Returns the state with its parameters as the best so far, of the seeds for which they are."""
+
+    def choose(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(jnp.expand_dims(better, range(better.ndim, new.ndim)), new, old)
+
+    return state._replace(best=jax.tree.map(choose, state.params, state.best))
 
 
 def _accumulate(loss: Loss, params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[dict[str, jax.Array], Params]:
@@ -144,21 +172,25 @@ def born(
     optimizer: optax.GradientTransformation,
     *,
     shardings: TrainState,
-    seed: int,
+    seed: int | Sequence[int],
 ) -> TrainState:
     """Builds the training state of a new model directly where it lives: no device ever holds the whole.
 
     Args:
-        shardings: as `state_shardings` gives them; with an average, the state has one.
+        shardings: as `state_shardings` gives them; with an average, or the best, the state has one.
+        seed: of the initial values and of what is random in a step; several make a state of several seeds.
     """
 
     def create(seed: UInt[Array, ""]) -> TrainState:
         model = build(nnx.Rngs(params=jax.random.key(seed)))
         params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-        return create_state(params, optimizer, seed=0, average=shardings.average is not None)
+        kept = {"average": shardings.average is not None, "best": shardings.best is not None}
+        return create_state(params, optimizer, seed=seed, **kept)
 
-    state = jax.jit(create, out_shardings=shardings)(jnp.asarray(seed, jnp.uint32))
-    return state._replace(seed=jax.device_put(jnp.asarray(seed, jnp.uint32), shardings.seed))
+    numbers = np.asarray(seed, np.uint32)
+    if numbers.ndim:
+        create = jax.vmap(create, out_axes=SEEDS_AXIS)
+    return jax.jit(create, out_shardings=shardings)(numbers)
 
 
 def param_axes(model: nnx.Module) -> Params:
@@ -176,8 +208,15 @@ def state_shardings(
     mesh: Mesh,
     rules: Rules = DEFAULT_RULES,
     average: bool = False,
+    best: bool = False,
+    seeds: bool = False,
 ) -> TrainState:
-    """Returns where each array of the state lives, from the axes of the model's parameters."""
+    """Returns where each array of the state lives, from the axes of the model's parameters.
+
+    Args:
+        average, best: whether the state has them.
+        seeds: whether it is one of several seeds; their axis is not split.
+    """
     shapes = nnx.to_pure_dict(nnx.state(abstract, nnx.Param))
     axes = param_axes(abstract)
     is_axes = lambda leaf: isinstance(leaf, tuple)  # noqa: E731
@@ -190,17 +229,35 @@ def state_shardings(
         params,
         transform_non_params=lambda _: whole,
     )
+    if seeds:
+        params, optimizer_state = jax.tree.map(stacked, (params, optimizer_state))
+    kept = params if average else None, whole, params if best else None
     # A state of shardings in the places of arrays.
-    return TrainState(*cast(Any, (whole, whole, params, optimizer_state, params if average else None, whole)))
+    return TrainState(*cast(Any, (whole, whole, params, optimizer_state, *kept)))
 
 
 def abstract_state(
-    abstract: nnx.Module, optimizer: optax.GradientTransformation, *, shardings: TrainState
+    abstract: nnx.Module,
+    optimizer: optax.GradientTransformation,
+    *,
+    shardings: TrainState,
+    num_seeds: int | None = None,
 ) -> TrainState:
-    """Returns the state as shapes that know where they live: what a checkpoint is restored to, and a plan counts."""
+    """Returns the state as shapes that know where they live: what a checkpoint is restored to, and a plan counts.
+
+    Args:
+        num_seeds: of a state of several seeds; None for one without their axis.
+    """
     shapes = nnx.to_pure_dict(nnx.state(abstract, nnx.Param))
-    average = shardings.average is not None
-    state = jax.eval_shape(lambda params: create_state(params, optimizer, seed=0, average=average), shapes)
+    kept = {"average": shardings.average is not None, "best": shardings.best is not None}
+
+    def create(params: Params) -> TrainState:
+        return create_state(params, optimizer, seed=0, **kept)
+
+    if num_seeds is not None:
+        create = jax.vmap(create, out_axes=SEEDS_AXIS, axis_size=num_seeds)
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((num_seeds, *x.shape), x.dtype), shapes)
+    state = jax.eval_shape(create, shapes)
     return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), state, shardings)
 
 

@@ -149,7 +149,7 @@ def test_a_resumed_run_remembers_and_writes_again_what_was_not_saved(tmp_path):
     checkpoints.close()
     np.testing.assert_array_equal(restored.params["table"], np.full((3, 2), 10.0))
     assert restored.step == 10
-    assert (second.memory.best, second.memory.losses, second.memory.spent) == (3.0, {10: 3.0}, {"tokens": 2.0**40})
+    assert (second.memory.best, second.memory.losses, second.memory.spent) == ([3.0], {10: 3.0}, {"tokens": 2.0**40})
     second.write_metrics("train", {"step": 20, "loss": 0.25})
     assert lines_of(second) == [
         {"kind": "train", "step": 10, "loss": 1.234568},
@@ -184,10 +184,14 @@ def test_without_a_checkpoint_metrics_begin_anew(tmp_path):
 
 
 def test_memory_survives_json():
-    memory = Memory(losses={10: 3.5, 20: 2.5}, sums={"loss": 1.5}, spent={"tokens": 2.0**40}, seconds=1.25)
-    assert Memory.from_json(json.loads(json.dumps(memory.to_json()))) == memory
-    memory.best, memory.best_step = 2.5, 20
-    assert Memory.from_json(json.loads(json.dumps(memory.to_json()))) == memory
+    sums = {"loss": np.asarray(1.5), "seeds": np.asarray([0.1, 0.2])}
+    memory = Memory(losses={10: 3.5, 20: 2.5}, sums=sums, spent={"tokens": 2.0**40}, seconds=1.25)
+    memory.best, memory.best_step, memory.waited = [2.5, math.inf], [20, 0], [0, 3]
+    found = Memory.from_json(json.loads(json.dumps(memory.to_json())))
+    for name, value in sums.items():
+        np.testing.assert_array_equal(found.sums.pop(name), value)
+    memory.sums = {}
+    assert found == memory
 
 
 def test_a_start_that_was_killed_while_it_wrote_its_config_is_no_obstacle(tmp_path):
@@ -263,7 +267,7 @@ def test_patience_counts_validations_without_a_better_one(run):
     seen = []
     for step, loss in enumerate((3.0, 2.0, 2.0, 1.5, math.nan, 1.6, 1.7), start=1):
         run.judge(step, loss, patience=3)
-        seen.append((run.memory.best_step, run.memory.waited, run.memory.stopped_early))
+        seen.append((*run.memory.best_step, *run.memory.waited, run.memory.stopped_early))
     assert seen == [
         (1, 0, False),
         (2, 0, False),
@@ -273,15 +277,32 @@ def test_patience_counts_validations_without_a_better_one(run):
         (4, 2, False),
         (4, 3, True),
     ]
-    assert run.memory.best == 1.5
+    assert run.memory.best == [1.5]
     assert list(run.memory.losses) == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_without_patience_no_run_stops_early(run):
     for step in range(50):
         run.judge(step, float(step), patience=None)
-    assert run.memory.waited == 49
+    assert run.memory.waited == [49]
     assert not run.memory.stopped_early
+
+
+def test_each_seed_has_its_best_and_its_patience(run):
+    values = {10: (3.0, 3.0), 20: (4.0, 2.0), 30: (4.0, 2.5), 40: (1.0, 1.0), 50: (0.5, 1.5), 60: (0.5, 1.5)}
+    better = {step: run.judge(step, np.asarray(row), patience=2).tolist() for step, row in values.items()}
+    # The first seed ended at 30: what it does later, while the others go on, is not looked at.
+    assert better == {
+        10: [True] * 2,
+        20: [False, True],
+        30: [False] * 2,
+        40: [False, True],
+        50: [False] * 2,
+        60: [False] * 2,
+    }
+    assert (run.memory.best, run.memory.best_step, run.memory.waited) == ([3.0, 1.0], [10, 40], [2, 2])
+    assert run.memory.stopped_early
+    assert run.memory.losses[20] == 3.0
 
 
 # What is printed and written.

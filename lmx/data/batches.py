@@ -155,8 +155,12 @@ class TokenBatches:
         accumulation: int = 1,
         rows_multiple: int = 8,
         seed: int = 0,
+        shapes_seed: int | None = None,
     ) -> None:
         """Sorts the pairs into their buckets; buckets without a pair are left out.
+
+        Args:
+            shapes_seed: of the order of the shapes, where seeds that train together share it; None takes `seed`.
 
         Raises:
             ValueError: a pair is longer than the last bucket, or the budget is too small for a bucket.
@@ -173,6 +177,7 @@ class TokenBatches:
         self.buckets = tuple(buckets[bucket] for bucket in used)
         self.accumulation = accumulation
         self.seed = seed
+        self._shapes_seed = seed if shapes_seed is None else shapes_seed
         self._members = [np.flatnonzero(bucket_of == bucket) for bucket in used]
         budget = {"tokens_per_batch": tokens_per_batch, "rows_multiple": rows_multiple}
         self._rows = [rows_of_bucket(length, **budget) for length in self.buckets]
@@ -272,12 +277,43 @@ class TokenBatches:
             for begin, end in zip(self._begins(epoch), self._begins(epoch + 1), strict=True)
         ]
         buckets = np.repeat(np.arange(len(numbers), dtype=np.int64), [part.size for part in numbers])
-        order = permutation(buckets.size, key=(self.seed, 1, epoch))
+        order = permutation(buckets.size, key=(self._shapes_seed, 1, epoch))
         return buckets[order], np.concatenate(numbers)[order]
 
     def _begins(self, epoch: int) -> list[int]:
         """Returns the number, within each bucket, of the first batch of an epoch."""
         return [epoch * size // taken for size, taken in zip(self._sizes, self._taken, strict=True)]
+
+
+class SeedBatches:
+    """Training batches of several seeds that take their steps together: arrays [S, A, B, ...].
+
+    Each seed sees the rows in its own order; the sequence of shapes is one and the same. The batches of one seed are
+    those it would have alone: of `TokenBatches` with this seed and `shapes_seed` 0.
+
+    Args:
+        seeds: at least one.
+        settings: of all of them, as `TokenBatches` has them.
+    """
+
+    def __init__(self, encoded: Encoded, *, seeds: Sequence[int], **settings: Any):
+        if not seeds or len(set(seeds)) < len(seeds):
+            raise ValueError(f"seeds must be one or more that differ, got seeds={tuple(seeds)}.")
+        self.of_seeds = tuple(TokenBatches(encoded, seed=seed, shapes_seed=0, **settings) for seed in seeds)
+
+    @property
+    def first(self) -> TokenBatches:
+        """The first seed's; shapes, padding and epochs are the same for all."""
+        return self.of_seeds[0]
+
+    def batch(self, k: int, rows: Rows | None = None) -> Batch:
+        """Makes batch k of all seeds (see `TokenBatches.batch`)."""
+        parts = [batches.batch(k, rows) for batches in self.of_seeds]
+        return {name: np.stack([part[name] for part in parts]) for name in parts[0]}
+
+    def tokens(self, k: int) -> int:
+        """Returns the tokens of batch k, of all seeds together, without padding."""
+        return sum(batches.tokens(k) for batches in self.of_seeds)
 
 
 def evaluation_batches(
