@@ -559,7 +559,7 @@ def _least(job: Job) -> Iterator[tuple[str, tuple[str, ...], float]]:
     is left of the gradients is reduced over data (and sequence) once a step. Over tensor, activations are reduced for
     each matrix that contracts a split axis, once forward and once backward: twice a block each way. A vocabulary split
     over tensor takes one for the words' vectors and one for the gradient of the states; a memory that decoders attend
-    to takes one for its gradient, which all layers could share.
+    to takes one for its gradient, which all layers share.
     """
     mesh = _mesh(job)
     state, shardings = _abstract_state(job, mesh)

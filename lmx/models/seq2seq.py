@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from lmx.nn import masks
+from lmx.nn.attention import share
 from lmx.nn.layers import Embedding, dropout, output_logits
 from lmx.nn.positions import LearnedPositions
 from lmx.nn.transformer import BlockCache, Memory, TransformerConfig, embed, make_positions, make_stack
@@ -119,7 +120,7 @@ class Seq2Seq(nnx.Module):
             return self.decoder(
                 x,
                 mask=mask,
-                memory=Memory(memory, memory_mask),
+                memory=Memory(share(memory), memory_mask),
                 positions=positions,
                 key=stack_key,
                 with_attention=with_attention,

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from lmx.nn.layers import MASKED, Linear, dropout, joint_product
 from lmx.nn.positions import rotary
-from lmx.sharding import constrain, parts
+from lmx.sharding import constrain, gather, parts
 
 KernelName = Literal["auto", "xla", "cudnn"]
 
@@ -170,6 +170,20 @@ def attend_cached(
     return attended.reshape(batch, heads, target, width).swapaxes(1, 2)
 
 
+def share(memory: Float[Array, "B S D"]) -> Float[Array, "*P B S D"]:
+    """Returns a sequence that many layers attend to with a copy for each of the P parts that heads are split into.
+
+    Each layer's gradient by the memory is a sum over these parts. With a copy for each, the layers' gradients are
+    added up where they arise, and the parts are summed once for all layers. Where heads are not split, it is returned
+    as it is.
+    """
+    copies = parts("kv_heads")
+    if copies == 1:
+        return memory
+    shared = jnp.broadcast_to(memory, (copies, *memory.shape))
+    return constrain(shared, "kv_heads", "batch", "length", "embed")
+
+
 class MultiHeadAttention(nnx.Module):
     """Attention with a learned map into each head and one map out (Vaswani et al. 2017, section 3.2.2).
 
@@ -219,9 +233,14 @@ class MultiHeadAttention(nnx.Module):
         """Maps x to the queries of each head, rotated where the layer rotates."""
         return self._lay_out_queries(self.query(x), positions)
 
-    def keys_values(self, x: Float[Array, "B S D"], *, positions: Int[Array, "#B S"] | None) -> KeyValues:
-        """Maps x to keys and values: what decoding keeps of it. Over a split sequence, each device gets all of them."""
-        key, value = self._maps(x, self.key, self.value)
+    def keys_values(self, x: Float[Array, "*P B S D"], *, positions: Int[Array, "#B S"] | None) -> KeyValues:
+        """Maps x to keys and values: what decoding keeps of it. Over a split sequence, each device gets all of them.
+
+        Args:
+            x: a sequence, or the copies of it that `share` makes.
+        """
+        maps = self._maps if x.ndim == 3 else self._maps_of_copies
+        key, value = maps(x, self.key, self.value)
         return self._lay_out_keys_values(key, value, positions)
 
     def project(
@@ -271,6 +290,18 @@ class MultiHeadAttention(nnx.Module):
         products = joint_product(x.astype(self.key.dtype), weights, axes=("embed", "kv_heads", None), axis=2)
         shapes = [(*x.shape[:-1], *linear.weight.shape[1:]) for linear in linears]
         return [linear.shift(y.reshape(s)) for linear, y, s in zip(linears, products, shapes, strict=True)]
+
+    def _maps_of_copies(self, x: jax.Array, *linears: Linear) -> list[jax.Array]:
+        """Maps [P, B, S, D] to [B, S, G, K] of each map: each copy gives the part of the heads that its device has."""
+        copies, (width, groups, head_width) = x.shape[0], self.key.weight.shape
+
+        def product(linear: Linear) -> jax.Array:
+            weight = gather(linear.cast_weight(), "embed", "kv_heads", None)
+            weight = weight.reshape(width, copies, groups // copies, head_width)
+            y = jnp.einsum("pbsd,dpgk->bspgk", x.astype(linear.dtype), weight)
+            return linear.shift(y.reshape(*y.shape[:2], groups, head_width))
+
+        return [product(linear) for linear in linears]
 
     def _lay_out_queries(self, query: jax.Array, positions: jax.Array | None) -> jax.Array:
         return constrain(self._rotate(query, positions), "batch", "length", "heads", None)

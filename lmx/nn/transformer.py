@@ -63,9 +63,9 @@ class TransformerConfig:
 
 
 class Memory(NamedTuple):
-    """What a decoder looks at: the encoded source, and which of it may be seen."""
+    """What a decoder looks at: the encoded source (or copies, see `attention.share`), and what of it may be seen."""
 
-    states: Float[Array, "B S D"]
+    states: Float[Array, "*P B S D"]
     mask: Bool[Array, "#B 1 #T S"]
 
 
