@@ -9,10 +9,7 @@ top to bottom: the config, the presets, `build` (pure: model, loss, optimizer), 
 
 import contextlib
 import dataclasses
-import difflib
 import importlib.util
-import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,46 +19,38 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 import optax
-import tyro
 from flax import nnx
 from jax.sharding import Mesh
-from rich import box
-from rich.table import Table
 
-from lmx import losses, optimization
+from lmx import losses
 from lmx.checkpoint import save_params
 from lmx.data.batches import TokenBatches, choose_buckets, evaluation_batches, rows_of_bucket
 from lmx.data.embedded import CONSTRUCTIONS, phrasebook
 from lmx.data.files import read_lines
 from lmx.data.parallel import EncodedPairs, Pairs, encode_pairs, filter_pairs, read_pairs
+from lmx.experiment import config_as_json, print_scores, read_command_line, run_script, start_facts
 from lmx.hosts import HostsConfig, agreement, fingerprint, start, wait
 from lmx.loop import steps_to_profile, train
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig, training_flops
-from lmx.nn.attention import choose_kernel
-from lmx.nn.layers import count_parameters, spread_tables
+from lmx.nn.layers import spread_tables
+from lmx.optimization import OptimizerConfig, make_optimizer, make_schedule
 from lmx.plan import (
     Job,
     Proposal,
     count_devices,
     double_fsdp,
-    explain_out_of_memory,
     halve_rows,
     make_plan,
-    plan_of_this_command,
     resolve_mesh,
-    split_arguments,
     use_virtual_devices,
 )
 from lmx.report import write_report
 from lmx.run import (
     Run,
     duration,
-    keep_freed_memory,
     make_deterministic,
-    one_line_errors,
     peak_flops,
     progress_bar,
-    stop_on_signals,
     versions,
     write_json,
     write_jsonl,
@@ -98,23 +87,13 @@ RESULTS = ("model.safetensors", "scores.json", "samples.jsonl", "attention.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Optimization:
+class Optimization(OptimizerConfig):
     """How parameters are updated.
 
     Attributes:
-        peak: highest learning rate.
-        warmup: updates until it is reached.
-        clip_norm: longest gradient; None does not clip.
         average_decay: keeps an exponential average of the parameters and uses it for validation and test.
     """
 
-    schedule: Literal["inverse-sqrt", "noam", "linear", "cosine", "constant"] = "inverse-sqrt"
-    peak: float = 5e-4
-    warmup: int = 4000
-    beta2: float = 0.98
-    epsilon: float = 1e-8
-    weight_decay: float = 0.0
-    clip_norm: float | None = None
     label_smoothing: float = 0.1
     average_decay: float | None = None
 
@@ -306,22 +285,8 @@ def build(config: Config, model: Seq2SeqConfig) -> Parts:
             label_smoothing=options.label_smoothing,
         )._asdict()
 
-    schedule = {
-        "inverse-sqrt": lambda: optimization.inverse_sqrt(options.peak, warmup=options.warmup),
-        "noam": lambda: optimization.noam(
-            model.width, warmup=options.warmup, factor=options.peak * (model.width * options.warmup) ** 0.5
-        ),
-        "linear": lambda: optimization.linear(options.peak, warmup=options.warmup, total=config.updates),
-        "cosine": lambda: optimization.cosine(options.peak, warmup=options.warmup, total=config.updates),
-        "constant": lambda: optimization.constant(options.peak, warmup=options.warmup),
-    }[options.schedule]()
-    optimizer = optimization.adam(
-        schedule,
-        beta2=options.beta2,
-        epsilon=options.epsilon,
-        weight_decay=options.weight_decay,
-        clip_norm=options.clip_norm,
-    )
+    schedule = make_schedule(options, total=config.updates, width=model.width)
+    optimizer = make_optimizer(options, schedule)
     return Parts(lambda rngs: Seq2Seq(model, rngs=rngs), loss, optimizer, schedule)
 
 
@@ -397,10 +362,10 @@ def main(preset: str, config: Config) -> None:
     # agree wait for each other.
     with agreement() as agreed:
         profile = None if config.profile is None else steps_to_profile(config.profile)
-        facts = {"experiment": "translation", "preset": preset, "family": "seq2seq", "config": _as_json(config)}
+        facts = {"experiment": "translation", "preset": preset, "family": "seq2seq", "config": config_as_json(config)}
         free = ("run", "deterministic", "profile", "log_every", "save_every", "keep_every")
         free += tuple(f"mesh.{axis}" for axis in MESH_AXES)
-        if config.optimization.schedule not in ("linear", "cosine"):  # these two depend on where they end
+        if not config.optimization.depends_on_end:
             free += ("updates",)
         agreed |= facts | {"versions": versions(machine=False), "device": jax.local_devices()[0].device_kind}
         # All text is read first: a bad line should be told now, not after the training.
@@ -479,24 +444,12 @@ def main(preset: str, config: Config) -> None:
         max_source_length=config.max_length,
         mesh=mesh,
     )
-    kernel = choose_kernel(
-        model.kernel,
-        dtype=model.dtype,
-        head_width=model.width // model.num_heads,
-        dropout_rate=model.attention_dropout_rate,
-    )
     run.print_start(
         {
             "training_pairs": f"{pairs.origin}: {report}"
             + (f", {pairs.empty:,} with an empty side" * bool(pairs.empty)),
             "validation_pairs": f"{validation_pairs.origin}: {validation_report}",
-            "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-            + (f", {jax.process_count()} hosts" if jax.process_count() > 1 else ""),
-            "mesh": ", ".join(f"{name}={size}" for name, size in mesh.shape.items()),
-            "precision": f"{model.dtype} compute, float32 parameters",
-            "attention_kernel": kernel.name,
-            "attention_reason": kernel.reason,
-            "parameters": count_parameters(network),
+            **start_facts(model, network, mesh),
             "vocabulary": f"{model.source_vocab_size:,} source, {model.target_vocab_size:,} target"
             + (", joint" if source_tokenizer is target_tokenizer else ""),
             "batch_shapes": [list(shape) for shape in batches.shapes],
@@ -707,7 +660,16 @@ def test(run: Run, preset: str, config: Config, translator: Translator, pairs: P
         write_json(run.directory / "scores.json", saved)
         write_jsonl(run.directory / "samples.jsonl", samples)
         write_json(run.directory / "attention.json", maps)
-    print_scores(run, saved)
+    print_scores(
+        run,
+        saved,
+        title=f"{saved['test']}: {len(pairs):,} sentences",
+        baselines_are="a baseline that cannot translate",
+        notes=[
+            f"  {name:<12} {row['exact']:.1%} of {row['count']} exactly as the reference"
+            for name, row in saved.get("constructions", {}).items()
+        ],
+    )
 
 
 def baselines(config: Config, test_pairs: Pairs) -> list[dict[str, Any]]:
@@ -727,25 +689,6 @@ def attention_of(translator: Translator, source: str, translation: Translation) 
     """Returns one sentence's attention map as attention.json has it."""
     found = translator.attention(source, translation)
     return found | {"weights": np.round(found["weights"].astype(float), 3).tolist()}
-
-
-def print_scores(run: Run, saved: dict[str, Any]) -> None:
-    """Prints one table: our scores, the published one, and how each was made; then the main score alone on a line."""
-    table = Table(box=box.SIMPLE, title=f"{saved['test']}: {saved['sentences']:,} sentences", title_justify="left")
-    for column in ("score", "", "95% interval", "how it was made"):
-        table.add_column(column, justify="right" if column == "" else "left", overflow="fold")
-    for row in saved["rows"]:
-        interval = "{:.2f} to {:.2f}".format(*row["interval"]) if row["interval"] else ""
-        table.add_row(row["name"], f"{row['score']:.2f}", interval, f"{row['made']}\n{row['signature']}")
-        if row["published"] is not None:
-            table.add_row("  published", f"{row['published']:.2f}", "", row["published_made"])
-    for row in saved.get("baselines", []):
-        table.add_row(row["name"], f"{row['score']:.2f}", "", "a baseline that cannot translate")
-    run.console.print(table)
-    for name, row in saved.get("constructions", {}).items():
-        run.console.print(f"  {name:<12} {row['exact']:.1%} of {row['count']} exactly as the reference")
-    main_row = saved["rows"][0]
-    run.console.print(f"{main_row['name']} = {main_row['score']:.2f}")
 
 
 # ---- the plan --------------------------------------------------------------------------------------------------------
@@ -817,41 +760,10 @@ def planned_vocabularies(config: Config) -> tuple[int, int, str]:
 # ---- command line ----------------------------------------------------------------------------------------------------
 
 
-def _as_json(config: Config) -> dict[str, Any]:
-    """Returns what makes a run this run; with whom a process trains is no part of it."""
-    saved = json.loads(json.dumps(dataclasses.asdict(config), default=str))
-    del saved["hosts"]
-    return saved
-
-
 def command_line(arguments: list[str]) -> tuple[str, Config]:
-    """Returns the preset and its config with the overrides of a command line.
-
-    Raises:
-        ValueError: there is no such preset; the message names the nearest.
-    """
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print((__doc__ or "").strip())
-        print("\npresets:")
-        for name, (description, _) in PRESETS.items():
-            print(f"  {name:<14} {description}")
-        print("\nFields of a preset: python experiments/translation.py PRESET --help")
-        raise SystemExit(0 if arguments else 2)
-    preset, *overrides = arguments
-    if preset not in PRESETS:
-        nearest = difflib.get_close_matches(preset, PRESETS, n=1, cutoff=0)
-        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset}. Nearest: {nearest[0]}.")
-    description, default = PRESETS[preset]
-    config = tyro.cli(Config, default=default, args=overrides, prog=f"translation.py {preset}", description=description)
-    return preset, config
+    """Returns the preset and its config with the overrides of a command line."""
+    return read_command_line(arguments, presets=PRESETS, script="translation.py", about=__doc__)
 
 
 if __name__ == "__main__":
-    keep_freed_memory()
-    with one_line_errors(), stop_on_signals():
-        planned, devices, arguments = split_arguments(sys.argv[1:])
-        if planned is not None:
-            plan(*command_line(arguments), device=planned, devices=devices)
-        else:
-            with explain_out_of_memory(plan_of_this_command):
-                main(*command_line(arguments))
+    run_script(command_line, main, plan)

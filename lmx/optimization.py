@@ -4,12 +4,62 @@ A schedule maps the number of updates done so far (0 before the first) to a lear
 fairseq, tensor2tensor and the papers is said at each.
 """
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """How parameters are updated.
+
+    Attributes:
+        peak: highest learning rate.
+        warmup: updates until it is reached.
+        weight_decay: decoupled; biases and the scales of norms are left out.
+        clip_norm: longest gradient; None does not clip.
+    """
+
+    schedule: Literal["inverse-sqrt", "noam", "linear", "cosine", "constant"] = "inverse-sqrt"
+    peak: float = 5e-4
+    warmup: int = 4000
+    beta2: float = 0.98
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    clip_norm: float | None = None
+
+    @property
+    def depends_on_end(self) -> bool:
+        """Whether the learning rate depends on where training ends."""
+        return self.schedule in ("linear", "cosine")
+
+
+def make_schedule(config: OptimizerConfig, *, total: int, width: int) -> optax.Schedule:
+    """Returns the schedule for a training of `total` updates of a model of this width; all reach the same peak."""
+    peak, warmup = config.peak, config.warmup
+    makers = {
+        "inverse-sqrt": lambda: inverse_sqrt(peak, warmup=warmup),
+        "noam": lambda: noam(width, warmup=warmup, factor=peak * (width * warmup) ** 0.5),
+        "linear": lambda: linear(peak, warmup=warmup, total=total),
+        "cosine": lambda: cosine(peak, warmup=warmup, total=total),
+        "constant": lambda: constant(peak, warmup=warmup),
+    }
+    return makers[config.schedule]()
+
+
+def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Returns Adam with these settings."""
+    return adam(
+        schedule,
+        beta2=config.beta2,
+        epsilon=config.epsilon,
+        weight_decay=config.weight_decay,
+        clip_norm=config.clip_norm,
+    )
 
 
 def inverse_sqrt(peak: float, *, warmup: int, initial: float = 1e-7) -> optax.Schedule:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 # The higher imports the lower. A name stands for a module or for all of a folder; the longest that fits counts.
 LEVELS = {
     9: ("lmx.cli", "experiments", "benchmarks"),
-    8: ("lmx.loop", "lmx.report", "lmx.interop"),
+    8: ("lmx.loop", "lmx.experiment", "lmx.report", "lmx.interop"),
     7: ("lmx.run", "lmx.plan"),
     6: ("lmx.translator", "lmx.classifier", "lmx.generator"),
     5: ("lmx.training", "lmx.decoding", "lmx.checkpoint", "lmx.data", "lmx.scoring"),

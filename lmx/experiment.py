@@ -1,0 +1,136 @@
+"""What every experiment script begins and ends with: its command line, the facts of its start, its table of scores.
+
+What is trained, and on what, is the script's. Here is what a reader of the second script need not read again.
+"""
+
+import dataclasses
+import difflib
+import json
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import jax
+import tyro
+from flax import nnx
+from jax.sharding import Mesh
+from rich import box
+from rich.table import Table
+
+from lmx.nn.attention import choose_kernel
+from lmx.nn.layers import count_parameters
+from lmx.nn.transformer import TransformerConfig
+from lmx.plan import explain_out_of_memory, plan_of_this_command, split_arguments
+from lmx.run import Run, keep_freed_memory, one_line_errors, stop_on_signals
+
+Config = TypeVar("Config")
+
+
+@runtime_checkable
+class PlanOf(Protocol):
+    """Prints what the training of a preset will need."""
+
+    def __call__(self, preset: str, config: Any, *, device: str, devices: int | None) -> None:
+        """Prints it for a device by its name, on so many of them."""
+        ...
+
+
+def run_script(
+    read: Callable[[list[str]], tuple[str, Config]], main: Callable[[str, Config], None], plan: PlanOf
+) -> None:
+    """Runs an experiment as a command: trains, or with `--plan DEVICE` says what training will need.
+
+    Args:
+        read: the preset and its config from the arguments, see `read_command_line`.
+    """
+    keep_freed_memory()
+    with one_line_errors(), stop_on_signals():
+        device, devices, arguments = split_arguments(sys.argv[1:])
+        if device is not None:
+            plan(*read(arguments), device=device, devices=devices)
+        else:
+            with explain_out_of_memory(plan_of_this_command):
+                main(*read(arguments))
+
+
+def read_command_line(
+    arguments: list[str], *, presets: Mapping[str, tuple[str, Config]], script: str, about: str | None
+) -> tuple[str, Config]:
+    """Returns the preset and its config with the overrides of a command line.
+
+    Args:
+        presets: a line about each, and its config.
+        script: the file's name.
+        about: printed before the list of presets.
+
+    Raises:
+        ValueError: there is no such preset; the message names the nearest.
+        SystemExit: help was asked for and is printed.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print((about or "").strip())
+        print("\npresets:")
+        for name, (description, _) in presets.items():
+            print(f"  {name:<15} {description}")
+        print(f"\nFields of a preset: python experiments/{script} PRESET --help")
+        raise SystemExit(0 if arguments else 2)
+    preset, *overrides = arguments
+    if preset not in presets:
+        nearest = difflib.get_close_matches(preset, presets, n=1, cutoff=0)
+        raise ValueError(f"preset must be one of {', '.join(presets)}, got {preset}. Nearest: {nearest[0]}.")
+    description, default = presets[preset]
+    config = tyro.cli(
+        type(default), default=default, args=overrides, prog=f"{script} {preset}", description=description
+    )
+    return preset, config
+
+
+def config_as_json(config: Any) -> dict[str, Any]:
+    """Returns what makes a run this run; with whom a process trains is no part of it."""
+    saved = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    del saved["hosts"]
+    return saved
+
+
+def start_facts(model: TransformerConfig, network: nnx.Module, mesh: Mesh) -> dict[str, Any]:
+    """Returns what a run says of itself at its start: devices, mesh, precision, attention kernel, parameters."""
+    kernel = choose_kernel(
+        model.kernel,
+        dtype=model.dtype,
+        head_width=model.width // model.num_heads,
+        dropout_rate=model.attention_dropout_rate,
+    )
+    hosts = f", {jax.process_count()} hosts" if jax.process_count() > 1 else ""
+    return {
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}{hosts}",
+        "mesh": ", ".join(f"{name}={size}" for name, size in mesh.shape.items()),
+        "precision": f"{model.dtype} compute, float32 parameters",
+        "attention_kernel": kernel.name,
+        "attention_reason": kernel.reason,
+        "parameters": count_parameters(network),
+    }
+
+
+def print_scores(run: Run, saved: Mapping[str, Any], *, title: str, baselines_are: str, notes: list[str]) -> None:
+    """Prints one table: our scores, the published one, and how each was made; then the main score alone on a line.
+
+    Args:
+        saved: what scores.json has: its `rows`, and `baselines` if there are any.
+        baselines_are: what the baselines are, in a few words.
+        notes: lines between the table and the main score.
+    """
+    table = Table(box=box.SIMPLE, title=title, title_justify="left")
+    for column in ("score", "", "95% interval", "how it was made"):
+        table.add_column(column, justify="right" if column == "" else "left", overflow="fold")
+    for row in saved["rows"]:
+        interval = "{:.2f} to {:.2f}".format(*row["interval"]) if row["interval"] else ""
+        table.add_row(row["name"], f"{row['score']:.2f}", interval, f"{row['made']}\n{row['signature']}")
+        if row["published"] is not None:
+            table.add_row("  published", f"{row['published']:.2f}", "", row["published_made"])
+    for row in saved.get("baselines", []):
+        table.add_row(row["name"], f"{row['score']:.2f}", "", baselines_are)
+    run.console.print(table)
+    for note in notes:
+        run.console.print(note)
+    main_row = saved["rows"][0]
+    run.console.print(f"{main_row['name']} = {main_row['score']:.2f}")
