@@ -1,8 +1,10 @@
-"""The command line of the installed package: translate, score and report from a run directory alone."""
+"""The command line of the installed package: what needs a run directory, or files, and no script that made them."""
 
+import contextlib
 import difflib
 import io
 import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, cast
@@ -31,6 +33,27 @@ class Translate:
     """Strength of the length penalty."""
     with_scores: bool = False
     """Writes the score and a tab before each translation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classify:
+    """Labels lines of standard input, or texts of a file, with a finished run; writes one line for each, in order."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Directory of the run."""
+    input: Path | None = None
+    """File to label, plain or gzip: .csv, .tsv and .jsonl by their columns, others by lines. Without it, standard
+    input."""
+    text_column: tuple[str, ...] = ()
+    """Column of a table with the texts; two for pairs. Without it, `text`, or the only one."""
+    output: Path | None = None
+    """File to write; without it, standard output."""
+    ensemble: bool = False
+    """Takes the mean of all seeds of the run, instead of its best one."""
+    with_probabilities: bool = False
+    """Writes a tab and the probability behind each label."""
+    explain: bool = False
+    """Writes a tab and the five words that moved the probability most, with their attributions. Slow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +90,7 @@ class Report:
     """Directory of the run."""
 
 
-COMMANDS = {"translate": Translate, "score": Score, "average": Average, "report": Report}
+COMMANDS = {"translate": Translate, "classify": Classify, "score": Score, "average": Average, "report": Report}
 
 
 def translate(options: Translate) -> None:
@@ -93,18 +116,12 @@ def translate(options: Translate) -> None:
         raise ValueError(f"length_penalty must be power or gnmt, got length_penalty={asked['length_penalty']}.")
     translator = Translator.load(options.run, search=Search(**{**saved, **asked}))
     lines = list(read_lines(options.input)) if options.input else read_standard_input()
-    if options.output:  # told now, not when all is translated
-        options.output.open("a", encoding="utf-8").close()
-    else:
-        cast(io.TextIOWrapper, sys.stdout).reconfigure(encoding="utf-8", newline="\n")
+    check_output(options.output)
     began = time.perf_counter()
     with progress_bar("translating", total=len(lines), console=Console(stderr=True)) as show:
         found = translator.translate(lines, progress=show)
-    out = options.output.open("w", encoding="utf-8", newline="\n") if options.output else sys.stdout
-    for translation in found:
-        score = f"{translation.score:.4f}\t" if options.with_scores else ""
-        out.write(f"{score}{translation.text}\n")
-    out.flush()
+    scores = [f"{translation.score:.4f}\t" if options.with_scores else "" for translation in found]
+    write_lines(options.output, [score + one.text for score, one in zip(scores, found, strict=True)])
     cut = f", {translator.cut:,} cut to {translator.max_source_length} tokens" if translator.cut else ""
     print(
         f"{len(lines):,} lines in {duration(time.perf_counter() - began)} ({translator.search}){cut}", file=sys.stderr
@@ -127,6 +144,80 @@ def read_standard_input() -> list[str]:
         except UnicodeDecodeError as error:
             raise ValueError(f"standard input must be UTF-8, got line {number}, byte {error.start + 1}.") from None
     return decoded
+
+
+def check_output(output: Path | None) -> None:
+    """Makes sure that lines can be written to a file or, without one, to standard output: before the work, not after.
+
+    Raises:
+        OSError: they cannot.
+    """
+    if output:
+        output.open("a", encoding="utf-8").close()
+    else:
+        cast(io.TextIOWrapper, sys.stdout).reconfigure(encoding="utf-8", newline="\n")
+
+
+def write_lines(output: Path | None, lines: Iterable[str]) -> None:
+    """Writes lines to a file or, without one, to standard output."""
+    with contextlib.ExitStack() as stack:
+        out = stack.enter_context(output.open("w", encoding="utf-8", newline="\n")) if output else sys.stdout
+        out.writelines(f"{line}\n" for line in lines)
+        out.flush()
+
+
+def classify(options: Classify) -> None:
+    """Runs `lmx classify`."""
+    keep_freed_memory()
+    import time
+
+    import numpy as np
+
+    from lmx.classifier import Classifier
+    from lmx.scoring.classification import prediction_lines
+
+    classifier = Classifier.load(options.run, ensemble=options.ensemble)
+    texts = read_texts(options.input, text_column=options.text_column)
+    check_output(options.output)
+    began = time.perf_counter()
+    with progress_bar("classifying", total=len(texts), console=Console(stderr=True)) as show:
+        found = classifier.classify(texts, progress=show)
+    outputs = np.array([prediction.outputs for prediction in found]).reshape(len(texts), classifier.config.num_outputs)
+    kind, names = classifier.labels.kind, classifier.labels.names
+    lines = prediction_lines(outputs[:, 0] if kind == "regression" else outputs, kind=kind, names=names)[1:]
+    # A line is index, label and, but for regression, probability.
+    lines = ["\t".join(line.split("\t")[1 : 3 if options.with_probabilities else 2]) for line in lines]
+    if options.explain:
+        with progress_bar("explaining", total=len(texts), console=Console(stderr=True)) as show:
+            for number, text in enumerate(texts):
+                words = sorted(classifier.explain(text)["words"], key=lambda word: -abs(word[1]))[:5]
+                lines[number] += "\t" + ", ".join(f"{word} ({value:+.3f})" for word, value in words)
+                show(number + 1)
+    write_lines(options.output, lines)
+    empty = sum(not "".join(text).strip() for text in texts)
+    notes = f", {empty:,} without a word labelled as an empty text" if empty else ""
+    notes += f", {classifier.cut:,} cut to {classifier.max_length} tokens" if classifier.cut else ""
+    print(f"{len(texts):,} texts in {duration(time.perf_counter() - began)}{notes}", file=sys.stderr)
+
+
+def read_texts(path: Path | None, *, text_column: tuple[str, ...]) -> Sequence[str | tuple[str, str]]:
+    """Returns the texts of a table, the lines of a file or, without one, those of standard input.
+
+    Raises:
+        ValueError: a column is asked of lines.
+    """
+    from lmx.data.files import read_lines
+    from lmx.data.labelled import read_labelled
+
+    suffix = None if path is None else Path(path.name.removesuffix(".gz")).suffix
+    if path is not None and suffix in (".csv", ".tsv", ".jsonl"):
+        return read_labelled(path, text_columns=text_column or None, label_column=None).texts
+    if text_column:
+        raise ValueError(
+            "text_column must be given with a table, an input that ends in .csv, .tsv or .jsonl, got "
+            f"text_column={' '.join(text_column)} for {path or 'standard input'}."
+        )
+    return read_standard_input() if path is None else list(read_lines(path))
 
 
 def score(options: Score) -> None:
@@ -180,4 +271,5 @@ def main() -> None:
             raise ValueError(f"command must be one of {', '.join(COMMANDS)}, got {arguments[0]}. Nearest: {nearest}.")
         name = arguments[0]
         options = tyro.cli(COMMANDS[name], args=arguments[1:], prog=f"lmx {name}", description=COMMANDS[name].__doc__)
-        {"translate": translate, "score": score, "average": average, "report": report}[name](options)
+        run = {"translate": translate, "classify": classify, "score": score, "average": average, "report": report}
+        run[name](options)

@@ -5,8 +5,6 @@ shapes, and hands translations back in the order of the lines.
 """
 
 import contextlib
-import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ from jaxtyping import Array, Int
 from lmx.checkpoint import Params, load_params
 from lmx.decoding import Hypotheses, beam_search, gnmt_penalty, greedy_search, power_penalty
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
+from lmx.saved import find_tokenizers, read_config, save_tokenizer
 from lmx.sharding import DECODING_RULES, batch_shards, place_rows, replicated, rows_on, use_mesh
 from lmx.text import Tokenizer, load_tokenizer
 
@@ -106,17 +105,7 @@ class Translator:
             FileNotFoundError: the directory is not a run's, or its training has not ended.
             ValueError: the run is of another kind.
         """
-        path = run_directory / "config.json"
-        if not path.is_file():
-            raise FileNotFoundError(f"{run_directory} must be a run directory: it has no config.json.")
-        try:
-            saved = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} must be JSON, got {error}.") from error
-        if saved.get("family") != "seq2seq":
-            raise ValueError(f"{run_directory} must hold a model that translates, got family={saved.get('family')}.")
-        if "model" not in saved:
-            raise FileNotFoundError(f"{run_directory} must hold a trained model: its training has not begun.")
+        saved = read_config(run_directory, family="seq2seq", purpose="translates")
         config = Seq2SeqConfig(**saved["model"])
         search = search or Search(**saved["config"]["search"])
         shapes = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: Seq2Seq(config, rngs=nnx.Rngs(0))), nnx.Param))
@@ -265,8 +254,7 @@ def save_tokenizers(run_directory: Path, source_tokenizer: Tokenizer, target_tok
     joint = source_tokenizer is target_tokenizer
     parts = {"tokenizer": source_tokenizer} if joint else {"source": source_tokenizer, "target": target_tokenizer}
     for name, tokenizer in parts.items():
-        partial = tokenizer.save(run_directory / f"partial{tokenizer.suffix}")
-        os.replace(partial, run_directory / f"{name}{tokenizer.suffix}")
+        save_tokenizer(run_directory, tokenizer, name=name)
 
 
 def load_tokenizers(run_directory: Path) -> tuple[Tokenizer, Tokenizer]:
@@ -275,7 +263,7 @@ def load_tokenizers(run_directory: Path) -> tuple[Tokenizer, Tokenizer]:
     Raises:
         FileNotFoundError: there are none.
     """
-    found = {path.stem: path for path in run_directory.iterdir() if path.suffix in (".model", ".vocab", ".bytes")}
+    found = find_tokenizers(run_directory)
     if "tokenizer" in found:
         joint = load_tokenizer(found["tokenizer"])
         return joint, joint

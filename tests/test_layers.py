@@ -18,7 +18,7 @@ LEVELS = {
     8: ("lmx.loop", "lmx.experiment", "lmx.report", "lmx.interop"),
     7: ("lmx.run", "lmx.plan"),
     6: ("lmx.translator", "lmx.classifier", "lmx.generator"),
-    5: ("lmx.training", "lmx.decoding", "lmx.checkpoint", "lmx.data", "lmx.scoring"),
+    5: ("lmx.training", "lmx.decoding", "lmx.checkpoint", "lmx.saved", "lmx.data", "lmx.scoring"),
     4: ("lmx.models",),
     3: ("lmx.nn.transformer",),
     2: ("lmx.nn.attention", "lmx.nn.feedforward"),

@@ -1,7 +1,7 @@
-"""The encoder-only Transformer (Devlin et al. 2019) and its config.
+"""The encoder-only Transformer (Devlin et al. 2019), the classifier on top of it, and their configs.
 
-A call gives states of all positions; what is made of them, masked words or one label for the whole, is the business of
-heads and objectives.
+`Encoder` gives states of all positions; `EncoderClassifier` pools them into one vector a text and maps it to outputs.
+What outputs mean, classes or real numbers, and which loss they have is not known here.
 """
 
 from dataclasses import dataclass
@@ -10,11 +10,14 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from lmx.nn import masks
-from lmx.nn.layers import Embedding, dropout, output_logits
-from lmx.nn.transformer import TransformerConfig, embed, make_norm, make_positions, make_stack
+from lmx.nn.layers import MASKED, Embedding, Linear, dropout, output_logits
+from lmx.nn.transformer import TransformerConfig, add_positions, make_norm, make_positions, make_stack
+from lmx.sharding import constrain
+
+Pooling = Literal["first", "mean", "attention"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +73,38 @@ class Encoder(nnx.Module):
         Raises:
             ValueError: types are given to a model that has none.
         """
+        with jax.named_scope("embed"):
+            vectors = self.embedding(tokens)
+        return self.from_vectors(
+            vectors,
+            tokens,
+            types=types,
+            segments=segments,
+            positions=positions,
+            key=key,
+            with_attention=with_attention,
+        )
+
+    def from_vectors(
+        self,
+        vectors: Float[Array, "B T D"],
+        tokens: Int[Array, "B T"],
+        *,
+        types: Int[Array, "B T"] | None = None,
+        segments: Int[Array, "B T"] | None = None,
+        positions: Int[Array, "B T"] | None = None,
+        key: Key[Array, ""] | None = None,
+        with_attention: bool = False,
+    ) -> tuple[Float[Array, "B T D"], dict[str, jax.Array]]:
+        """Returns what a call does, with other word vectors: before scale, positions, types and norm.
+
+        Here a gradient by the words, or words that are none, enter. The tokens only say what is padding.
+        """
         if types is not None and self.types is None:
             raise ValueError("types must not be given to a model without types, got num_types=0 in its config.")
         embed_key, stack_key = (None, None) if key is None else jax.random.split(key)
         with jax.named_scope("embed"):
-            x = embed(self.config, tokens, self.embedding, self.positions, positions=positions)
+            x = add_positions(self.config, vectors, self.positions, positions=positions)
             if self.types is not None:
                 x = x + self.types(jnp.zeros_like(tokens) if types is None else types)
             if self.embedding_norm is not None:
@@ -94,3 +124,104 @@ class Encoder(nnx.Module):
     def logits(self, states: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """Returns the logits in float32; those of the table's padding are masked, so that they have no probability."""
         return output_logits(states, self.output_table(), vocab_size=self.config.vocab_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfig(EncoderConfig):
+    """The shape of a classifier: an encoder's, and what stands on it.
+
+    Attributes:
+        num_outputs: one a class, or a single one for a real number; 0 until the data has said how many.
+        pooling: how a text becomes one vector: the state of its first token (Devlin et al. 2019, section 3.2), the mean
+            of its states, or their mean with learned weights (see `AttentionPooling`).
+        pooled_dropout_rate: on that vector.
+    """
+
+    num_outputs: int = 0
+    pooling: Pooling = "mean"
+    pooled_dropout_rate: float = 0.1
+
+
+class AttentionPooling(nnx.Module):
+    """Weighs the states of a text by softmax(query . tanh(W x)), in float32.
+
+    Source: Lin et al. 2017, equation 5, with one row of attention and as many hidden units as states are wide; but for
+    a bias, also Yang et al. 2016, equations 5 and 6, where `query` is the "word context vector".
+    """
+
+    def __init__(self, width: int, *, rngs: nnx.Rngs):
+        self.hidden = Linear((width,), (width,), axes=("embed", "mlp"), use_bias=False, rngs=rngs)
+        self.query = Linear((width,), (1,), axes=("mlp", None), use_bias=False, rngs=rngs)
+
+    def __call__(self, states: Float[Array, "B T D"], seen: Bool[Array, "B T"]) -> Float[Array, "B T"]:
+        scores = self.query(jnp.tanh(self.hidden(states)))[..., 0]
+        return jax.nn.softmax(jnp.where(seen, scores, MASKED), axis=-1)
+
+
+class EncoderClassifier(nnx.Module):
+    """An encoder whose states are pooled into one vector a text, from which a linear layer makes the outputs.
+
+    The encoder computes in the config's type, what follows in float32. Its parameters are those of an `Encoder`, below
+    "encoder".
+
+    Raises:
+        ValueError: the config has no outputs.
+    """
+
+    def __init__(self, config: ClassifierConfig, *, rngs: nnx.Rngs):
+        if config.num_outputs < 1:
+            raise ValueError(
+                f"num_outputs must be at least 1, got num_outputs={config.num_outputs}. Take Labels.num_outputs."
+            )
+        self.config = config
+        self.encoder = Encoder(config, rngs=rngs)
+        self.pooling = AttentionPooling(config.width, rngs=rngs) if config.pooling == "attention" else None
+        self.output = Linear((config.width,), (config.num_outputs,), axes=("embed", None), rngs=rngs)
+
+    def __call__(
+        self,
+        tokens: Int[Array, "B T"],
+        *,
+        types: Int[Array, "B T"] | None = None,
+        key: Key[Array, ""] | None = None,
+        with_attention: bool = False,
+    ) -> tuple[Float[Array, "B C"], dict[str, jax.Array]]:
+        """Returns the outputs in float32, and attention maps ("self", [N, B, H, T, T]) when asked.
+
+        Args:
+            types: of the tokens; None is type 0 throughout, where the model has types.
+            key: randomness of dropout; None runs without.
+        """
+        with jax.named_scope("embed"):
+            vectors = self.encoder.embedding(tokens)
+        return self.from_vectors(vectors, tokens, types=types, key=key, with_attention=with_attention)
+
+    def from_vectors(
+        self,
+        vectors: Float[Array, "B T D"],
+        tokens: Int[Array, "B T"],
+        *,
+        types: Int[Array, "B T"] | None = None,
+        key: Key[Array, ""] | None = None,
+        with_attention: bool = False,
+    ) -> tuple[Float[Array, "B C"], dict[str, jax.Array]]:
+        """Returns what a call does, with other word vectors (see `Encoder.from_vectors`)."""
+        encoder_key, pooled_key = (None, None) if key is None else jax.random.split(key)
+        states, maps = self.encoder.from_vectors(
+            vectors, tokens, types=types, key=encoder_key, with_attention=with_attention
+        )
+        with jax.named_scope("pooling"):
+            pooled = dropout(self.pool(states, tokens), self.config.pooled_dropout_rate, pooled_key)
+        with jax.named_scope("output"):
+            return self.output(pooled), maps
+
+    def pool(self, states: Float[Array, "B T D"], tokens: Int[Array, "B T"]) -> Float[Array, "B D"]:
+        """Returns one vector a text in float32; padding has no part in it. A row of padding alone has the mean 0."""
+        if self.config.pooling == "first":
+            return constrain(states[:, 0].astype(jnp.float32), "batch", "embed")
+        seen = tokens != self.config.pad_id
+        if self.pooling is None:
+            weights = seen / jnp.maximum(seen.sum(-1, keepdims=True), 1)
+        else:
+            weights = self.pooling(states, seen)
+        return constrain(jnp.einsum("BT,BTD->BD", weights, states.astype(jnp.float32)), "batch", "embed")

@@ -356,20 +356,34 @@ def embed(
     Raises:
         ValueError: the tokens are more than learned positions reach.
     """
-    x = embedding(tokens)
+    return add_positions(config, embedding(tokens), learned, positions=positions)
+
+
+def add_positions(
+    config: TransformerConfig,
+    x: Float[Array, "B T D"],
+    learned: LearnedPositions | None,
+    *,
+    positions: Int[Array, "#B T"] | None = None,
+) -> Float[Array, "B T D"]:
+    """Returns the vectors of tokens, scaled where the config scales them, with their positions added.
+
+    Raises:
+        ValueError: the tokens are more than learned positions reach.
+    """
     if config.scaled_embeddings:
         x = x * config.width**0.5
+    length = x.shape[1]
     if config.positions == "sinusoidal":
         # Of an explicit position, only decoding and packing ask: the table is then cut to what they can name.
         if positions is None:
-            x = x + sinusoidal(tokens.shape[1], config.width).astype(x.dtype)
+            x = x + sinusoidal(length, config.width).astype(x.dtype)
         else:
             x = x + sinusoidal(config.max_length, config.width)[positions].astype(x.dtype)
     elif learned is not None:
-        length, max_length = tokens.shape[1], config.max_length
-        if positions is None and length > max_length:
+        if positions is None and length > config.max_length:
             raise ValueError(
-                f"length must be at most max_length={max_length} with learned positions, got length={length}."
+                f"length must be at most max_length={config.max_length} with learned positions, got length={length}."
             )
         x = x + learned(jnp.arange(length)[None] if positions is None else positions).astype(x.dtype)
     return _laid_out(x)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lmx.models.encoder import Encoder, EncoderConfig
+from lmx.models.encoder import ClassifierConfig, Encoder, EncoderClassifier, EncoderConfig
 from lmx.nn.layers import count_parameters
+from lmx.sharding import MeshConfig, make_mesh, place_rows, replicated, use_mesh
 
 B, T, WORDS = 3, 9, 150
 BERT = EncoderConfig(
@@ -20,9 +21,10 @@ CONFIGS = {"BERT's choices": BERT, "pre-norm, rotary": PRE_NORM}
 LENGTHS = np.array([T, 4, 6])
 
 
-def filled(config: EncoderConfig) -> Encoder:
+def filled(config: EncoderConfig) -> Encoder | EncoderClassifier:
     """Builds a model with every parameter drawn from a normal distribution, scales around 1."""
-    definition, state = nnx.split(nnx.eval_shape(lambda: Encoder(config, rngs=nnx.Rngs(0))))
+    kind = EncoderClassifier if isinstance(config, ClassifierConfig) else Encoder
+    definition, state = nnx.split(nnx.eval_shape(lambda: kind(config, rngs=nnx.Rngs(0))))
     generator = np.random.default_rng(8)
 
     def draw(path, shape):
@@ -97,3 +99,118 @@ def test_bert_base_has_its_published_size():
     )
     # Devlin et al. 2019: 110M with the pooler, which is a head's: 768 x 768 + 768 more.
     assert count_parameters(nnx.eval_shape(lambda: Encoder(config, rngs=nnx.Rngs(0)))) == 108_891_648
+
+
+# The classifier.
+
+C = 5
+CLASSIFIER = ClassifierConfig(**dataclasses.asdict(BERT), num_outputs=C)
+POOLINGS = ("first", "mean", "attention")
+
+
+@pytest.fixture(params=POOLINGS, scope="module")
+def classifier(request) -> EncoderClassifier:
+    return filled(dataclasses.replace(CLASSIFIER, pooling=request.param))
+
+
+def test_outputs_do_not_depend_on_padding(classifier):
+    words = tokens()
+    outputs = run(classifier, words)
+    assert (outputs.shape, outputs.dtype) == ((B, C), jnp.float32)
+    np.testing.assert_allclose(run(classifier, np.pad(words, ((0, 0), (0, 4)))), outputs, atol=1e-5)
+    alone = [run(classifier, words[row : row + 1, :length])[0] for row, length in enumerate(LENGTHS)]
+    np.testing.assert_allclose(outputs, np.stack(alone), atol=1e-5)
+
+
+def test_pooling_is_what_the_papers_say(classifier):
+    words = tokens()
+    states = np.asarray(run(classifier.encoder, words), np.float64)
+    pooled = np.asarray(classifier.pool(jnp.asarray(states, jnp.float32), jnp.asarray(words)))
+    for row, length in enumerate(LENGTHS):
+        text = states[row, :length]
+        if classifier.config.pooling == "first":
+            expected = text[0]
+        elif classifier.config.pooling == "mean":
+            expected = text.mean(0)
+        else:
+            hidden, query = (
+                np.asarray(part.weight[...]) for part in (classifier.pooling.hidden, classifier.pooling.query)
+            )
+            weights = np.exp(np.tanh(text @ hidden) @ query)
+            expected = (weights * text).sum(0) / weights.sum()
+        np.testing.assert_allclose(pooled[row], expected, atol=1e-5)
+    weight, bias = np.asarray(classifier.output.weight[...]), np.asarray(classifier.output.bias[...])
+    np.testing.assert_allclose(run(classifier, words), pooled @ weight + bias, atol=1e-5)
+
+
+def test_a_row_of_padding_has_finite_outputs_and_gradients(classifier):
+    definition, state = nnx.split(classifier)
+    words = tokens()
+    words[1] = 0
+
+    def loss(state):
+        outputs, _ = nnx.merge(definition, state)(jnp.asarray(words), key=jax.random.key(3))
+        return jnp.square(outputs).sum(), outputs
+
+    gradients, outputs = jax.jit(jax.grad(loss, has_aux=True))(state)
+    assert np.isfinite(outputs).all()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+    assert np.abs(gradients["encoder"]["embedding"]["table"][...]).max() > 0
+
+
+def test_every_parameter_of_a_classifier_names_its_axes(classifier):
+    flat = nnx.to_flat_state(nnx.state(classifier, nnx.Param))
+    assert all(len(param.get_metadata("axes")) == param[...].ndim for _, param in flat)
+    names = {".".join(map(str, path)) for path, _ in flat}
+    encoder = {
+        f"encoder.{'.'.join(map(str, path))}" for path, _ in nnx.to_flat_state(nnx.state(filled(BERT), nnx.Param))
+    }
+    assert {name for name in names if name.startswith("encoder.")} == encoder
+    pooling = {"pooling.hidden.weight", "pooling.query.weight"} if classifier.config.pooling == "attention" else set()
+    assert names - encoder == {"output.weight", "output.bias", *pooling}
+
+
+def test_dropout_reaches_the_pooled_vector_and_only_with_a_key():
+    config = dataclasses.replace(CLASSIFIER, dropout_rate=0.0, attention_dropout_rate=0.0, pooled_dropout_rate=0.5)
+    model, words = filled(config), tokens()
+    first, second = (run(model, words, key=jax.random.key(seed)) for seed in (1, 2))
+    assert np.abs(first - second).min() > 1e-4
+    still = filled(dataclasses.replace(config, pooled_dropout_rate=0.0))
+    np.testing.assert_allclose(run(still, words, key=jax.random.key(1)), run(model, words), atol=1e-6)
+
+
+def test_vectors_given_are_in_the_place_of_words(classifier):
+    words = jnp.asarray(tokens())
+    vectors = classifier.encoder.embedding(words)
+    from_vectors = jax.jit(lambda model, vectors, tokens: model.from_vectors(vectors, tokens)[0])
+    np.testing.assert_allclose(from_vectors(classifier, vectors, words), run(classifier, words), atol=1e-6)
+    changed = vectors.at[0, 1].multiply(-1.0)
+    difference = np.abs(from_vectors(classifier, changed, words) - run(classifier, words)).max(-1)
+    assert difference[0] > 1e-3
+    assert difference[1:].max() < 1e-6
+
+
+def test_the_outputs_are_float32_where_the_encoder_computes_in_bfloat16():
+    config = dataclasses.replace(CLASSIFIER, pooling="attention")
+    exact, half = run(filled(config), tokens()), run(filled(dataclasses.replace(config, dtype="bfloat16")), tokens())
+    assert half.dtype == jnp.float32
+    assert 0 < np.abs(half - exact).max() < 0.1 * np.abs(exact).max()
+
+
+def test_a_classifier_on_a_mesh_gives_what_one_device_gives():
+    model = filled(dataclasses.replace(CLASSIFIER, pooling="attention"))
+    definition, state = nnx.split(model)
+    mesh = make_mesh(MeshConfig(data=2, tensor=2), devices=jax.devices()[:4])
+    words = np.concatenate([tokens(), tokens(1)[:1]])
+
+    def outputs(state, tokens):
+        with use_mesh(mesh):
+            return nnx.merge(definition, state)(tokens)[0]
+
+    placed = jax.device_put(state, replicated(mesh)), place_rows({"tokens": words}, mesh)["tokens"]
+    np.testing.assert_allclose(jax.jit(outputs)(*placed), run(model, words), atol=1e-5)
+
+
+def test_a_classifier_without_outputs_is_an_error():
+    with pytest.raises(ValueError, match=r"^num_outputs must be at least 1, got num_outputs=0\. Take Labels"):
+        EncoderClassifier(dataclasses.replace(CLASSIFIER, num_outputs=0), rngs=nnx.Rngs(0))
