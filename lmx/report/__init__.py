@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from lmx.report.classification import classification_page
 from lmx.report.files import read_json
 from lmx.report.page import Html
 from lmx.report.translation import translation_page
@@ -16,6 +17,8 @@ from lmx.report.translation import translation_page
 PAGES: dict[str, Callable[[Path], Html]] = {
     "translation": translation_page,
     "seq2seq": translation_page,
+    "classification": classification_page,
+    "classifier": classification_page,
 }
 """The page of a run by config.json's "experiment", or else by its "family"."""
 

@@ -20,29 +20,52 @@ NUM_COLOURS = 3  # that stay apart for everybody's eyes, in light and in dark
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A line of a chart: points (x, y) in order of x. What is not finite breaks nothing and is left out."""
+    """A line of a chart; what is not finite breaks nothing and is left out.
+
+    Attributes:
+        label: its name in the legend.
+        points: (x, y) in order of x.
+        band: (x, lowest, highest) in order of x, drawn behind the line: how far several seeds lie apart.
+        dots: whether each point is marked.
+    """
 
     label: str
     points: Sequence[tuple[Number, Number]]
+    band: Sequence[tuple[Number, Number, Number]] = ()
     dots: bool = False
 
 
 def line_chart(
-    lines: Sequence[Line], *, title: str, note: str = "", x_label: str = "step", small: bool = False
+    lines: Sequence[Line],
+    *,
+    title: str,
+    note: str = "",
+    x_label: str = "step",
+    small: bool = False,
+    y_range: tuple[Number, Number] | None = None,
 ) -> Html:
-    """Returns a chart of lines over a common x that starts at 0, or nothing if no line has a point."""
-    drawn = []
+    """Returns a chart of lines over a common x that starts at 0, or nothing if no line has a point.
+
+    Args:
+        lines: at most as many as there are colours.
+        title: stands above the chart.
+        note: stands below it.
+        x_label: what x is.
+        small: for a row of many.
+        y_range: what the chart must reach at least; None for that of the values.
+    """
+    drawn: list[tuple[Line, list[tuple[float, ...]], list[tuple[float, ...]]]] = []
     for line in lines:
-        points = [(float(x), float(y)) for x, y in line.points if math.isfinite(x) and math.isfinite(y)]
+        points, band = _finite(line.points), _finite(line.band)
         if points:
-            drawn.append((line, _thin(points, MAX_POINTS)))
+            drawn.append((line, _thin(points, MAX_POINTS), _thin(band, MAX_POINTS)))
     if not drawn:
         return Html("")
     if len(drawn) > NUM_COLOURS:
         raise ValueError(f"lines must be at most {NUM_COLOURS}, one a colour, got {len(drawn)}. Draw a chart more.")
-    values = [y for _, points in drawn for _, y in points]
+    values = [y for _, points, band in drawn for _, *ys in points + band for y in ys] + list(map(float, y_range or ()))
     y_ticks = _ticks(min(values), max(values), 3 if small else 5)
-    x_end = max(x for _, points in drawn for x, _ in points) or 1.0
+    x_end = max(x for _, points, _ in drawn for x, _ in points) or 1.0
     x_ticks = [x for x in _ticks(0.0, x_end, 3 if small else 5) if x <= x_end]
     low, high = y_ticks[0], y_ticks[-1]
 
@@ -54,7 +77,12 @@ def line_chart(
 
     marks = "".join(f"<path class=grid d='M0 {down(y)}H100'/>" for y in y_ticks)
     legend, data = "", []
-    for index, (line, points) in enumerate(drawn, start=1):
+    for index, (_, _, band) in enumerate(drawn, start=1):
+        if band:  # behind all lines
+            edge = [f"{across(x):g} {down(high):g}" for x, _, high in band]
+            edge += [f"{across(x):g} {down(low):g}" for x, low, _ in reversed(band)]
+            marks += f"<path class='band c{index}' d='M{'L'.join(edge)}Z'/>"
+    for index, (line, points, _) in enumerate(drawn, start=1):
         at = [f"{across(x):g} {down(y):g}" for x, y in points]
         marks += f"<path class='line c{index}' d='M{'L'.join(at)}'/>"
         if len(points) == 1 or (line.dots and len(points) <= 60):
@@ -65,7 +93,9 @@ def line_chart(
     y_labels = "".join(f"<span style='top:{down(y)}%'>{number(y)}</span>" for y in y_ticks)
     x_labels = "".join(f"<span style='left:{across(x)}%'>{number(x)}</span>" for x in x_ticks)
     summary = "; ".join(
-        f"{line.label or title} from {number(points[0][1])} to {number(points[-1][1])}" for line, points in drawn
+        f"{line.label or title} from {number(points[0][1])} to {number(points[-1][1])}"
+        + (f", seeds from {number(band[-1][1])} to {number(band[-1][2])} at the end" if band else "")
+        for line, points, band in drawn
     )
     payload = text(json.dumps({"end": _short(x_end), "lines": data}, separators=(",", ":")))
     return Html(
@@ -156,12 +186,16 @@ def _ticks(low: float, high: float, count: int) -> list[float]:
     return [float(f"{index * step:.10g}") for index in range(first, last + 1)]
 
 
-def _thin(points: list[tuple[float, float]], most: int) -> list[tuple[float, float]]:
+def _finite(points: Sequence[tuple[Number, ...]]) -> list[tuple[float, ...]]:
+    return [tuple(map(float, point)) for point in points if all(map(math.isfinite, point))]
+
+
+def _thin(points: list[tuple[float, ...]], most: int) -> list[tuple[float, ...]]:
     """Returns at most `most` points: means over bins of equal count. The last point stays as it is."""
     if len(points) <= most:
         return points
     bins = np.array_split(np.asarray(points[:-1]), most - 1)
-    return [(float(x), float(y)) for x, y in (each.mean(axis=0) for each in bins)] + [points[-1]]
+    return [tuple(map(float, each.mean(axis=0))) for each in bins] + [points[-1]]
 
 
 def _short(value: Number) -> Number:

@@ -57,15 +57,15 @@ def plain(value: Any) -> str:
     return str(value)
 
 
-def page(title: str, *parts: Html) -> Html:
-    """Returns the whole document."""
+def page(title: str, *parts: Html, style: str = "") -> Html:
+    """Returns the whole document; `style` adds to the style sheet what these parts alone need."""
     return Html(
         "<!doctype html>\n<html lang=en><head><meta charset=utf-8>"
         "<meta name=viewport content='width=device-width, initial-scale=1'>"
         "<meta name=color-scheme content='light dark'>"
         "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; style-src 'unsafe-inline'; "
         "script-src 'unsafe-inline'; img-src data:\">"
-        f"<link rel=icon href='data:,'><title>{text(title)} · lmx</title><style>{STYLE}</style></head>"
+        f"<link rel=icon href='data:,'><title>{text(title)} · lmx</title><style>{STYLE}{style}</style></head>"
         f"<body><main>{''.join(parts)}</main><script>{SCRIPT}</script></body></html>\n"
     )
 
