@@ -10,24 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lmx.report import (
-    MAX_POINTS,
-    Bar,
-    Line,
-    _thin,
-    _ticks,
-    bar_chart,
-    facts,
-    heatmap,
-    line_chart,
-    mark_differences,
-    number,
-    plain,
-    section,
-    table,
-    text,
-    write_report,
-)
+from lmx.report import write_report
+from lmx.report.charts import MAX_POINTS, Bar, Line, _thin, _ticks, bar_chart, heatmap, line_chart
+from lmx.report.page import facts, number, plain, section, table, text
+from lmx.report.translation import mark_differences
 
 CONFIG = {
     "experiment": "translation",
