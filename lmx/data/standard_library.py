@@ -6,8 +6,8 @@ imported: nothing runs, and a module that this machine could not import is read 
 The split goes by what a module defines at its top: a class with all its methods, a function, or what belongs to the
 module itself is wholly in one split. So a test sentence is about a class or function that training never saw, but
 mostly of a module that it knows: names such as `socket` in a sentence are hints. Split by docstring, methods of one
-class that say nearly the same would be on both sides; split by module, there are too few modules of
-an area, and too different ones, to learn it from.
+class that say nearly the same would be on both sides; split by module, an area has too few modules, and too different
+ones, to be learned.
 """
 
 import ast
