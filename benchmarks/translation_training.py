@@ -19,11 +19,9 @@ The script runs in two Pythons, so only the standard library is imported at the 
 import dataclasses
 import json
 import os
-import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +30,17 @@ from typing import Any, Literal
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # a script's own folder is there by itself, the project is not
 
-from benchmarks.rows import Row, check_peer, cpu_name, serve, tuned_environments  # noqa: E402
+from benchmarks.rows import check_peer, cpu_name, serve, tuned_environments  # noqa: E402
+from benchmarks.training import (  # noqa: E402
+    Side,
+    Trainer,
+    matmul_flops,
+    matmul_rate,
+    plan_rows,
+    prepare,
+    print_table,
+    time_rows,
+)
 
 # ---- what is trained -------------------------------------------------------------------------------------------------
 
@@ -118,15 +126,6 @@ def make_batch(shape: Shape) -> dict[str, Any]:
     return {"source": side(), "decoder_input": decoder_input, "target": target}
 
 
-@dataclass(frozen=True)
-class Trainer:
-    """One side, ready: `update()` does one update, waits for its end and returns the loss a token."""
-
-    update: Callable[[], float]
-    matmul: Callable[[], float]  # GFLOP/s of a large float32 product
-    facts: dict[str, Any]  # parameters, version, and of lmx the matmul FLOPs of an update
-
-
 # ---- lmx -------------------------------------------------------------------------------------------------------------
 
 
@@ -194,34 +193,6 @@ def lmx_trainer(shape: Shape) -> Trainer:
     matmul = lambda: matmul_rate(lambda: multiply(square, square).block_until_ready(), size=2048)  # noqa: E731
     parameters = count_parameters(network)
     return Trainer(update, matmul, {"parameters": parameters, "version": f"jax {jax.__version__}", "flops": flops})
-
-
-def matmul_flops(jaxpr: Any) -> float:
-    """Counts the FLOPs of a program's matrix products, those in a scan's body once for each turn."""
-    import math
-
-    total = 0.0
-    for equation in jaxpr.eqns:
-        turns = equation.params["length"] if equation.primitive.name == "scan" else 1
-        if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
-            total += 2.0 * math.prod(out) * math.prod(left[axis] for axis in contracted)
-        for parameter in equation.params.values():
-            inner = getattr(parameter, "jaxpr", parameter)
-            if hasattr(inner, "eqns"):
-                total += turns * matmul_flops(inner)
-    return total
-
-
-def matmul_rate(multiply: Callable[[], Any], *, size: int) -> float:
-    """Returns the best GFLOP/s of a product of two matrices [size, size] over a few tries."""
-    seconds = []
-    for _ in range(10):
-        began = time.perf_counter()
-        multiply()
-        seconds.append(time.perf_counter() - began)
-    return 2 * size**3 / min(seconds) / 1e9
 
 
 # ---- PyTorch ---------------------------------------------------------------------------------------------------------
@@ -327,52 +298,6 @@ def torch_trainer(shape: Shape, *, compiled: bool) -> Trainer:
     return Trainer(update, matmul, {"parameters": parameters, "version": f"torch {torch.__version__}"})
 
 
-# ---- one process a row -----------------------------------------------------------------------------------------------
-
-Side = Literal["lmx", "torch", "torch compiled"]
-
-
-def prepare(side: Side, shape: Shape) -> tuple[dict[str, Any], Callable[[Any], Any]]:
-    """Gets a row ready: it answers "matmul" with GFLOP/s, and a number of updates with wall and processor seconds."""
-    trainer = lmx_trainer(shape) if side == "lmx" else torch_trainer(shape, compiled=side == "torch compiled")
-    began = time.perf_counter()
-    loss = trainer.update()
-    facts = trainer.facts | {"first": time.perf_counter() - began, "loss": loss}
-    trainer.update()
-
-    def answer(question: Any) -> Any:
-        if question == "matmul":
-            return trainer.matmul()
-        began = time.perf_counter(), time.process_time()
-        for _ in range(question):
-            trainer.update()
-        return time.perf_counter() - began[0], time.process_time() - began[1]
-
-    return facts, answer
-
-
-@dataclass
-class Timed:
-    """A row of the table and what was measured, once for each round.
-
-    Attributes:
-        seconds: of an update.
-        cores: that were at work meanwhile.
-        rates: of a matrix product, in GFLOP/s.
-    """
-
-    row: Row
-    side: Side
-    seconds: list[float] = dataclasses.field(default_factory=list)
-    cores: list[float] = dataclasses.field(default_factory=list)
-    rates: list[float] = dataclasses.field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        """The row's name."""
-        return self.row.name
-
-
 # ---- the comparison --------------------------------------------------------------------------------------------------
 
 
@@ -418,85 +343,33 @@ def main(config: Config) -> None:
 
 
 def compare(shape: Shape, config: Config, *, tuning: dict[str, str], peer_tuning: dict[str, str]) -> None:
-    """Times all rows of one shape and prints its table.
-
-    Raises:
-        ValueError: a row's process fails; of the compiled rows, which need a C++ compiler, only a line says so.
-    """
-    plans: list[tuple[str, Side, dict[str, str]]] = [("lmx", "lmx", {}), ("PyTorch", "torch", {})]
-    if config.compiled:
-        plans.append(("PyTorch compiled", "torch compiled", {}))
-    if config.tuned:
-        plans.append(("lmx tuned", "lmx", tuning))
-        plans.append(("PyTorch tuned", "torch", peer_tuning))
-        if config.compiled:
-            plans.append(("PyTorch tuned compiled", "torch compiled", peer_tuning))
+    """Times all rows of one shape and prints its table."""
     batch = make_batch(shape)
     counted = sum(int((batch[name] != 0).sum()) for name in ("source", "target")) / shape.tokens
     print(f"\n{shape.name}: {shape.layers}+{shape.layers} layers, width {shape.width},", end=" ")
     print(f"feed-forward {shape.feedforward_width}, {shape.heads} heads, {shape.vocab_size:,} words,", end=" ")
     print(f"dropout {shape.dropout_rate}\n  an update: {shape.micro_batches} x [{shape.rows}, {shape.length}]", end=" ")
     print(f"on each side, {1 - counted:.1%} of it padding")
-    rows: list[Timed] = []
-    with ExitStack() as stack:
-        for name, side, environment in plans:
-            python = sys.executable if side == "lmx" else config.peer_python
-            try:
-                row = Row(name, __file__, [side, dataclasses.asdict(shape)], python=python, environment=environment)
-            except ValueError as error:
-                if side != "torch compiled":
-                    raise
-                print(f"  left out: {error}")
-                continue
-            stack.callback(row.end)
-            rows.append(Timed(row, side))
-            facts = row.facts
-            first = f"first update {facts['first']:.1f} s, loss {facts['loss']:.3f}"
-            print(f"  {name:<23} {facts['version']}, {first}", flush=True)
-        counts = {timed.row.facts["parameters"] for timed in rows}
-        assert len(counts) == 1, f"the sides train different models: {counts} parameters"
-        for _ in range(config.rounds):
-            for timed in rows:
-                timed.rates.append(timed.row.ask("matmul"))
-                wall, processor = timed.row.ask(config.updates)
-                timed.seconds.append(wall / config.updates)
-                timed.cores.append(processor / wall)
-    print_table(shape, rows, counted=counted)
-
-
-def print_table(shape: Shape, rows: list[Timed], *, counted: float) -> None:
-    """Prints tokens a second, the share of the machine's matmul rate, and the ratios that matter."""
-    flops = next(timed.row.facts["flops"] for timed in rows if timed.side == "lmx")
-    best_rate = max(statistics.median(row.rates) for row in rows)
-    speed = {row.name: shape.tokens / statistics.median(row.seconds) for row in rows}
-    print(f"  {rows[0].row.facts['parameters']:,} parameters, {flops / 1e9:,.0f} GFLOP of matrix products an update;")
-    print(f"  a float32 product of [2048, 2048] runs at {best_rate:.0f} GFLOP/s (best row's median)")
-    print("  tokens/s: source and target, padding included; words/s: without padding; cores: at work in the process\n")
-    print(
-        f"  {'':<23} {'ms/update':>9} {'fastest':>8} {'tokens/s':>9} {'words/s':>9} {'of matmul rate':>15} {'cores':>6}"
+    rows = time_rows(
+        plan_rows(compiled=config.compiled, tuned=config.tuned, tuning=tuning, peer_tuning=peer_tuning),
+        script=__file__,
+        shape=dataclasses.asdict(shape),
+        peer_python=config.peer_python,
+        rounds=config.rounds,
+        updates=config.updates,
     )
-    for row in rows:
-        median = statistics.median(row.seconds)
-        times = f"{median * 1e3:>9,.0f} {min(row.seconds) * 1e3:>8,.0f}"
-        speeds = f"{speed[row.name]:>9,.0f} {speed[row.name] * counted:>9,.0f}"
-        share, cores = flops / median / 1e9 / best_rate, statistics.median(row.cores)
-        print(f"  {row.name:<23} {times} {speeds} {share:>15.0%} {cores:>6.1f}")
-    print()
-    stock = max(speed[row.name] for row in rows if row.side != "lmx" and "tuned" not in row.name)
-    print(f"  lmx / stock PyTorch (the best row) = {speed['lmx'] / stock:.2f}")
-    if "lmx tuned" in speed:
-        tuned = max(speed[row.name] for row in rows if row.side != "lmx" and "tuned" in row.name)
-        print(f"  lmx / tuned PyTorch (the best row) = {speed['lmx'] / tuned:.2f}", end="")
-        print(f"; lmx tuned / tuned PyTorch = {speed['lmx tuned'] / tuned:.2f}")
-    wanted, given = len(os.sched_getaffinity(0)), statistics.median(rows[0].cores)
-    if given < 0.8 * wanted:
-        print(f"  WARNING: lmx had {given:.1f} of {wanted} cores: another job was running, these numbers mean little.")
+    print_table(rows, tokens=shape.tokens, counted=counted, meaning="source and target")
+
+
+def trainer(side: Side, shape: Shape) -> Trainer:
+    """Builds what a row trains."""
+    return lmx_trainer(shape) if side == "lmx" else torch_trainer(shape, compiled=side == "torch compiled")
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--serve"]:
         side, sizes = json.loads(sys.argv[2])
-        serve(lambda: prepare(side, Shape(**sizes)))
+        serve(lambda: prepare(trainer(side, Shape(**sizes))))
     else:
         import tyro
 

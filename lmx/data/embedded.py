@@ -1,8 +1,10 @@
 """Data that needs no download: what every task can be seen to work on, on any machine.
 
-Here live the names under which embedded data is found; the phrasebook itself is `lmx.data.phrasebook`.
+Here live the names under which embedded data is found; the phrasebook itself is `lmx.data.phrasebook`, the sentences of
+Python's library are `lmx.data.standard_library`.
 """
 
 from lmx.data.phrasebook import CONSTRUCTIONS, DEFAULT_SIZES, Phrase, phrasebook
+from lmx.data.standard_library import AREAS, standard_library
 
-__all__ = ["CONSTRUCTIONS", "DEFAULT_SIZES", "Phrase", "phrasebook"]
+__all__ = ["AREAS", "CONSTRUCTIONS", "DEFAULT_SIZES", "Phrase", "phrasebook", "standard_library"]
