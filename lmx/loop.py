@@ -362,10 +362,10 @@ class _Loop:
 
 
 def _mean_of_seeds(values: Mapping[str, float | np.ndarray]) -> dict[str, Any]:
-    """Returns numbers as they are; of arrays [S] the mean, and under "seeds" each one's."""
+    """Returns numbers as they are; of arrays [S] the mean, and of several seeds under "seeds" each one's."""
     arrays = {name: np.asarray(value) for name, value in values.items()}
     line: dict[str, Any] = {name: float(array.mean()) for name, array in arrays.items()}
-    seeds = {name: array.tolist() for name, array in arrays.items() if array.ndim}
+    seeds = {name: array.tolist() for name, array in arrays.items() if array.size > 1}
     return line | ({"seeds": seeds} if seeds else {})
 
 

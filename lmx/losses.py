@@ -1,15 +1,15 @@
-"""Losses as sums over the tokens that count, with the counts beside them.
+"""Losses as sums over the tokens, or the texts, that count, with the counts beside them.
 
 Sums, not means: a step divides by all the tokens of an update, so that accumulation and sharding cannot change what a
 token weighs.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from lmx.sharding import constrain, group, parts, spread
 
@@ -219,3 +219,68 @@ def _chunked_backward(settings: _Settings, gradients: tuple, cotangents: tuple) 
 
 
 _chunked.defvjp(_chunked_forward, _chunked_backward)
+
+
+class LabelLoss(NamedTuple):
+    """Sums over texts: the loss (to be minimised), and the weights."""
+
+    loss: Float[Array, ""]
+    weight: Float[Array, ""]
+
+
+def label_loss(
+    outputs: Float[Array, "B C"],
+    labels: Int[Array, " B"] | Float[Array, "B C"] | Float[Array, " B"],
+    weights: Float[Array, " B"],
+    *,
+    kind: Literal["single", "multi", "regression"],
+    label_smoothing: float = 0.0,
+    class_weights: Float[Array, " C"] | None = None,
+    scale: float = 1.0,
+) -> LabelLoss:
+    """Returns the loss in nats of what a classifier says of texts, summed over weighted texts, in float32.
+
+    `single`: the cross entropy of softmax(outputs) with the class. `multi`: the mean over classes of the cross entropy
+    of sigmoid(outputs) with 0 or 1. `regression`: half the squared error, in units of `scale`.
+
+    Args:
+        label_smoothing: gives every class eps/C (Szegedy et al. 2016); of several labels, 0 and 1 become eps/2 and
+            1 - eps/2.
+        class_weights: what a text of a class counts, in loss and weight; of several labels, what each label's part of
+            the loss is multiplied by.
+    """
+    outputs, weights = outputs.astype(jnp.float32), weights.astype(jnp.float32)
+    if kind == "regression":
+        losses = 0.5 * jnp.square((outputs[:, 0] - labels) / scale)
+    elif kind == "multi":
+        targets = labels * (1 - label_smoothing) + label_smoothing / 2
+        each = jax.nn.softplus(outputs) - targets * outputs
+        losses = (each if class_weights is None else each * class_weights).mean(-1)
+    else:
+        log_probabilities = jax.nn.log_softmax(outputs)
+        # A comparison instead of a look-up: its gradient is no scatter.
+        is_label = labels[:, None] == jnp.arange(outputs.shape[-1])
+        nll = -jnp.where(is_label, log_probabilities, 0.0).sum(-1)
+        losses = (1 - label_smoothing) * nll - label_smoothing * log_probabilities.mean(-1)
+        if class_weights is not None:
+            weights = weights * jnp.where(is_label, class_weights, 0.0).sum(-1)
+    return LabelLoss((losses * weights).sum(), weights.sum())
+
+
+def drop_words(
+    tokens: Int[Array, "B T"], rate: float, key: Key[Array, ""] | None, *, pad_id: int, kept: tuple[int, ...] = ()
+) -> Int[Array, "B T"]:
+    """Returns tokens of which each is taken out of its text with this probability: padding stands in its place.
+
+    Positions of the others stay. Source: word dropout of Iyyer et al. 2015, section 3.1.
+
+    Args:
+        key: None takes out none.
+        kept: ids that stay, such as the first token's and the separator's.
+    """
+    if key is None or rate == 0.0:
+        return tokens
+    dropped = jax.random.bernoulli(key, rate, tokens.shape)
+    for token in kept:
+        dropped &= tokens != token
+    return jnp.where(dropped, pad_id, tokens)

@@ -135,11 +135,15 @@ class ClassifierConfig(EncoderConfig):
         pooling: how a text becomes one vector: the state of its first token (Devlin et al. 2019, section 3.2), the mean
             of its states, or their mean with learned weights (see `AttentionPooling`).
         pooled_dropout_rate: on that vector.
+        output_mean, output_scale: the outputs are mean + scale x what the last layer gives: for real numbers, mean and
+            standard deviation of the training labels, so that it need not learn their unit.
     """
 
     num_outputs: int = 0
     pooling: Pooling = "mean"
     pooled_dropout_rate: float = 0.1
+    output_mean: float = 0.0
+    output_scale: float = 1.0
 
 
 class AttentionPooling(nnx.Module):
@@ -213,7 +217,9 @@ class EncoderClassifier(nnx.Module):
         with jax.named_scope("pooling"):
             pooled = dropout(self.pool(states, tokens), self.config.pooled_dropout_rate, pooled_key)
         with jax.named_scope("output"):
-            return self.output(pooled), maps
+            outputs = self.output(pooled)
+            mean, scale = self.config.output_mean, self.config.output_scale
+            return (outputs if (mean, scale) == (0.0, 1.0) else mean + scale * outputs), maps
 
     def pool(self, states: Float[Array, "B T D"], tokens: Int[Array, "B T"]) -> Float[Array, "B D"]:
         """Returns one vector a text in float32; padding has no part in it. A row of padding alone has the mean 0."""

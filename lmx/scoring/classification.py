@@ -405,6 +405,21 @@ def compare_predictions(
     return tuple(comparisons)
 
 
+def prediction_loss(targets: np.ndarray, outputs: np.ndarray, *, kind: Kind) -> float:
+    """Returns the mean over texts of what predictions cost: a number that falls also where no label changes.
+
+    Nats of the probability of the class, of each label's 0 or 1 in the mean over labels, or the squared error. A
+    probability of 0 counts as 1e-7: float32 knows none between that and 1's neighbours.
+    """
+    outputs = outputs.astype(np.float64)
+    if kind == "regression":
+        return float(np.square(outputs - targets).mean())
+    outputs = np.clip(outputs, 1e-7, 1 - 1e-7)
+    if kind == "multi":
+        return float(-np.where(targets > 0, np.log(outputs), np.log1p(-outputs)).mean())
+    return float(-np.log(outputs[np.arange(len(targets)), targets]).mean())
+
+
 def over_seeds(scores: Sequence[Scores]) -> tuple[Spread, ...]:
     """Returns mean and standard deviation of each metric over runs that differ in seed or fold.
 

@@ -1,0 +1,1066 @@
+"""Text classification with a Transformer encoder: train, label, score, report.
+
+    python experiments/classification.py PRESET [--field value ...]
+    python experiments/classification.py PRESET --train train.csv --test test.csv --seeds 5
+    python experiments/classification.py PRESET --plan DEVICE [--devices N] [--mesh.fsdp 8 ...]
+
+PRESETS says what each preset reproduces; `experiments/README.md` has the commands, times and expected scores. Read from
+top to bottom: the config, the presets, `build` (pure: model, loss, optimizer), data, `main`, and the scores.
+"""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+import optax
+import tyro
+from flax import nnx
+from jaxtyping import Float
+from rich.table import Table
+
+from lmx.checkpoint import save_params
+from lmx.classifier import Classifier
+from lmx.data.batches import SeedBatches, choose_buckets, rows_of_bucket
+from lmx.data.embedded import standard_library
+from lmx.data.labelled import Examples, Form, count_shared, read_labelled
+from lmx.data.labels import Kind, Labels, Targets, folds, stratified_split
+from lmx.data.texts import EncodedExamples, encode_examples
+from lmx.experiment import config_as_json, print_scores, read_command_line, run_script, start_facts
+from lmx.hosts import HostsConfig, agreement, fingerprint, start, wait
+from lmx.loop import steps_to_profile, train
+from lmx.losses import drop_words, label_loss
+from lmx.models.encoder import ClassifierConfig, EncoderClassifier, training_flops
+from lmx.optimization import OptimizerConfig, decayed, make_optimizer, make_schedule
+from lmx.plan import (
+    Job,
+    Proposal,
+    count_devices,
+    double_fsdp,
+    halve_rows,
+    make_plan,
+    resolve_mesh,
+    use_virtual_devices,
+)
+from lmx.report import write_report
+from lmx.run import Run, duration, make_deterministic, peak_flops, progress_bar, versions, write_json, write_jsonl
+from lmx.saved import find_tokenizers, save_tokenizer
+from lmx.scoring.baselines import tfidf_predictions
+from lmx.scoring.classification import (
+    Metric,
+    Scores,
+    compare_predictions,
+    over_seeds,
+    prediction_lines,
+    prediction_loss,
+    score_outputs,
+)
+from lmx.sharding import MESH_AXES, MeshConfig, fetch, make_mesh, named_sharding
+from lmx.text import ByteTokenizer, SentencePieceTokenizer, Tokenizer, load_tokenizer
+from lmx.training import (
+    Params,
+    TrainState,
+    abstract_state,
+    born,
+    compile_step,
+    keep_best,
+    make_train_step,
+    over_seeds as step_over_seeds,
+    state_shardings,
+)
+
+STDLIB = "stdlib"  # as a data location: sentences of the running Python's library
+RESULTS = ("model.safetensors", "scores.json", "predictions.tsv", "mistakes.jsonl", "explanations.json", "report.html")
+MOST_MISTAKES = 50
+
+
+# ---- what can be chosen ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How files are read; `lmx.data.labelled.read_labelled` says more.
+
+    Attributes:
+        text_columns: one column of texts, or two of pairs; `title+description` joins columns. None for `text`.
+        label_column: of the labels.
+        label_separator: between the labels of one text; None where a text has one.
+        columns: names of a table's columns whose first row is data already.
+        form: csv, tsv, jsonl or text, where a file's ending says nothing.
+        encoding: of the files.
+        label_names: names of classes that the file numbers, in that order.
+        first_label: the number of the first of these.
+    """
+
+    text_columns: tuple[str, ...] | None = None
+    label_column: str = "label"
+    label_separator: str | None = None
+    columns: tuple[str, ...] | None = None
+    form: Form | None = None
+    encoding: str = "utf-8"
+    label_names: tuple[str, ...] | None = None
+    first_label: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimization(OptimizerConfig):
+    """How parameters are updated.
+
+    Attributes:
+        word_dropout: share of words taken out of each text at each step (Iyyer et al. 2015).
+        l1: weight of the sum of the absolute values of all weights.
+        class_weights: "balanced" lets every class count the same, however rare; "none" every text.
+    """
+
+    schedule: Literal["inverse-sqrt", "noam", "linear", "cosine", "constant"] = "linear"
+    peak: float = 1e-3
+    warmup: int = 100
+    beta2: float = 0.98
+    weight_decay: float = 0.01
+    clip_norm: float | None = 1.0
+    label_smoothing: float = 0.0
+    word_dropout: float = 0.0
+    l1: float = 0.0
+    class_weights: Literal["none", "balanced"] = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """All choices of a classification experiment.
+
+    Attributes:
+        train, validation, test: texts with labels: .csv, .tsv, .jsonl or .txt, plain or .gz, `hub:ID:SPLIT`, or
+            `stdlib`. Without validation, a share of train is held out; without test, nothing is reported but that.
+        predict: texts without labels, which the finished model labels.
+        reading: how all files are read.
+        test_reading: what differs for the test set; the rest is as in `reading`.
+        kind: of the labels; None for `multi` where texts have several, else `single`. Numbers need `regression`.
+        dev_share: of train, held out to choose the best step, where no validation set is given.
+        split_seed: of that split, and of the folds.
+        vocabulary: a trained tokenizer's file; None makes one.
+        tokenizer: what is made: SentencePiece learned from the training texts, or bytes.
+        vocab_size: pieces that SentencePiece learns.
+        max_length: most tokens of a row; what is longer is cut, or read in windows.
+        stride: tokens between the beginnings of windows, whose predictions are averaged; None cuts.
+        published, published_made: the score to compare with, and how it was made.
+        tokens_per_batch: rows times padded length of one micro-batch, of each seed.
+        rows_multiple: what the rows of a batch divide by, and the mesh's data x fsdp must divide.
+        accumulation: micro-batches an update.
+        num_buckets: batch shapes, each compiled once.
+        epochs: passes over the training texts.
+        validate_every: updates between validations; 0 validates after each epoch.
+        select: what the best step is chosen by, on the development set: the first score, or the loss.
+        patience: so many validations without a better one end a seed.
+        seed: of the first training.
+        seeds: so many trainings with seeds that follow each other, in one step.
+        folds: instead of a test set: train is cut into so many parts, each the test set of a run of its own.
+        baseline: also trains a linear model on TF-IDF.
+        explain: of the test texts, for so many the words that moved the decision are looked for.
+        attention: also writes their attention maps.
+        save_every: updates between checkpoints, beside those after each validation.
+        hosts: several processes that train together, see docs/many-machines.md.
+        deterministic: the same bits from the same run on a GPU, somewhat slower; a CPU gives them anyway.
+        run: directory of the run, which all hosts see.
+    """
+
+    train: str = STDLIB
+    validation: str | None = None
+    test: str | None = None
+    predict: str | None = None
+    reading: Annotated[Reading, tyro.conf.arg(name="")] = field(default_factory=Reading)
+    test_reading: Reading = field(default_factory=Reading)
+    kind: Kind | None = None
+    dev_share: float = 0.1
+    split_seed: int = 0
+    vocabulary: Path | None = None
+    tokenizer: Literal["sentencepiece", "bytes"] = "sentencepiece"
+    vocab_size: int = 8000
+    max_length: int = 128
+    stride: int | None = None
+    published: float | None = None
+    published_made: str = ""
+    model: ClassifierConfig = field(default_factory=lambda: _model())
+    optimization: Optimization = field(default_factory=Optimization)
+    tokens_per_batch: int = 2048
+    rows_multiple: int = 8
+    accumulation: int = 1
+    num_buckets: int = 4
+    epochs: int = 10
+    validate_every: int = 0
+    select: Literal["score", "loss"] = "score"
+    patience: int | None = None
+    seed: int = 1
+    seeds: int = 1
+    folds: int | None = None
+    baseline: bool = True
+    explain: int = 6
+    attention: bool = False
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    save_every: int | None = None
+    hosts: HostsConfig = field(default_factory=HostsConfig)
+    deterministic: bool = False
+    run: Path = Path("runs/classification")
+    log_every: int = 50
+    profile: str | None = None
+
+    def __post_init__(self):
+        for name in ("seeds", "epochs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {name}={getattr(self, name)}.")
+        if self.test is not None and self.test == self.validation:
+            raise ValueError(
+                f"test must be another set than validation, which the best step is chosen on, got {self.test} for both. "
+                "Leave validation out to hold out a share of train."
+            )
+        if self.folds is not None and (self.test is not None or self.folds < 2):
+            raise ValueError(
+                f"folds must be at least 2, and take the place of a test set, got folds={self.folds} and "
+                f"test={self.test}."
+            )
+
+
+def _model(**sizes: Any) -> ClassifierConfig:
+    """Returns a model config whose vocabulary and outputs the data will give: small, as small data wants it."""
+    small: dict[str, Any] = {
+        "width": 128,
+        "feedforward_width": 512,
+        "num_heads": 4,
+        "num_layers": 2,
+        "norm_position": "pre",  # learns at once, where post-norm waits for its warm-up
+        "unroll": 2,
+    }
+    return ClassifierConfig(vocab_size=0, **(small | sizes))
+
+
+_KIM = "Kim 2014, convolutions over random word vectors"
+
+PRESETS: dict[str, tuple[str, Config]] = {
+    "stdlib": (
+        "which area of Python's library a sentence is from; needs no file",
+        Config(
+            train=STDLIB,
+            validation=STDLIB,
+            test=f"{STDLIB}:test",
+            vocab_size=4000,
+            max_length=64,
+            model=_model(dropout_rate=0.3, attention_dropout_rate=0.1, pooled_dropout_rate=0.3),
+            optimization=Optimization(word_dropout=0.2, weight_decay=0.1),
+            epochs=10,
+            run=Path("runs/stdlib"),
+        ),
+    ),
+    "trec": (
+        "TREC-6 questions: 91.2 by Kim 2014",
+        Config(
+            train="data/trec/TREC.train.all.gz",
+            test="data/trec/TREC.test.all.gz",
+            reading=Reading(
+                form="text",
+                encoding="latin-1",
+                label_names=("description", "entity", "abbreviation", "human", "location", "number"),
+            ),
+            vocab_size=4000,
+            max_length=48,
+            published=91.2,
+            published_made=f"accuracy, {_KIM}; 88.2 in a reproduction",
+            model=_model(dropout_rate=0.3, attention_dropout_rate=0.1, pooled_dropout_rate=0.3, max_length=64),
+            optimization=Optimization(word_dropout=0.1, weight_decay=0.1),
+            tokens_per_batch=1024,
+            epochs=20,
+            run=Path("runs/trec"),
+        ),
+    ),
+    "sst2": (
+        "GLUE SST-2, reported on its development set, chosen on a tenth of train: 85.4 by Flax's LSTM",
+        Config(
+            train="data/sst2/train.tsv.gz",
+            test="data/sst2/validation.tsv.gz",
+            reading=Reading(text_columns=("sentence",), label_names=("negative", "positive")),
+            vocab_size=8000,
+            max_length=64,
+            published=85.4,
+            published_made="accuracy on the same 872 sentences, the LSTM of Flax's example",
+            model=_model(dropout_rate=0.2, attention_dropout_rate=0.1, pooled_dropout_rate=0.2),
+            optimization=Optimization(word_dropout=0.1, weight_decay=0.1, warmup=400),
+            tokens_per_batch=4096,
+            epochs=8,
+            run=Path("runs/sst2"),
+        ),
+    ),
+    "sst2-sentences": (
+        "SST-2 trained on sentences alone: about 80 to 82",
+        Config(
+            train="data/sst2_sentences/stsa.binary.train.gz",
+            validation="data/sst2_sentences/stsa.binary.dev.gz",
+            test="data/sst2_sentences/stsa.binary.test.gz",
+            reading=Reading(form="text", label_names=("negative", "positive")),
+            vocab_size=8000,
+            max_length=64,
+            published=82.7,
+            published_made=f"accuracy, {_KIM}, trained with phrases too; 80 to 82 without them",
+            model=_model(dropout_rate=0.4, attention_dropout_rate=0.1, pooled_dropout_rate=0.4),
+            optimization=Optimization(word_dropout=0.3, weight_decay=0.1),
+            epochs=15,
+            run=Path("runs/sst2-sentences"),
+        ),
+    ),
+    "ag-news": (
+        "AG News, four kinds of news: 92.5 by fastText on all 120,000 training texts",
+        Config(
+            train="data/ag_news/noisyag_val10000.csv.gz",
+            test="data/ag_news/test.csv.gz",
+            reading=Reading(
+                text_columns=("text",),
+                label_column="gt",
+                label_names=("World", "Sports", "Business", "Sci/Tech"),
+            ),
+            test_reading=Reading(
+                columns=("class", "title", "description"),
+                text_columns=("title+description",),
+                label_column="class",
+                first_label=1,
+            ),
+            vocab_size=8000,
+            max_length=128,
+            published=92.5,
+            published_made="accuracy, fastText with bigrams on 120,000 texts (Joulin et al. 2016)",
+            model=_model(dropout_rate=0.3, attention_dropout_rate=0.1, pooled_dropout_rate=0.3),
+            optimization=Optimization(word_dropout=0.2, weight_decay=0.1),
+            tokens_per_batch=4096,
+            epochs=10,
+            run=Path("runs/ag-news"),
+        ),
+    ),
+    "newsgroups20": (
+        "20 Newsgroups by date, headers kept: about 85 by a linear model on TF-IDF",
+        Config(
+            train="data/newsgroups20/train.jsonl.gz",
+            test="data/newsgroups20/test.jsonl.gz",
+            reading=Reading(text_columns=("text",), label_column="label_name"),
+            vocab_size=16000,
+            max_length=256,
+            published=85.0,
+            published_made="accuracy, a linear model on TF-IDF, headers kept",
+            model=_model(dropout_rate=0.3, attention_dropout_rate=0.1, pooled_dropout_rate=0.3),
+            optimization=Optimization(word_dropout=0.3, weight_decay=0.1),
+            tokens_per_batch=8192,
+            epochs=12,
+            run=Path("runs/newsgroups20"),
+        ),
+    ),
+}
+
+
+# ---- model, loss, optimizer ------------------------------------------------------------------------------------------
+
+
+class Parts(NamedTuple):
+    """What a config means: pure, and all that training, planning and tests need."""
+
+    build_model: Callable[[nnx.Rngs], EncoderClassifier]
+    loss: Callable[[Params, Any, Any], dict[str, jax.Array]]
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+
+
+def build(
+    config: Config,
+    model: ClassifierConfig,
+    *,
+    kind: Kind,
+    updates: int,
+    special_ids: tuple[int, ...] = (),
+    class_weights: Float[np.ndarray, " C"] | None = None,
+) -> Parts:
+    """Returns model, loss and optimizer of a config whose vocabulary and labels are known.
+
+    Args:
+        updates: of the whole training, which schedules end with.
+        special_ids: what word dropout leaves alone.
+        class_weights: what a text of each class counts.
+    """
+    definition = nnx.graphdef(nnx.eval_shape(lambda: EncoderClassifier(model, rngs=nnx.Rngs(0))))
+    options = config.optimization
+
+    def loss(params: Params, batch: Any, key: Any) -> dict[str, jax.Array]:
+        network = nnx.merge(definition, params)
+        word_key, model_key = (None, None) if key is None else jax.random.split(key)
+        tokens = drop_words(
+            batch["tokens"], options.word_dropout, word_key, pad_id=model.pad_id, kept=(model.pad_id, *special_ids)
+        )
+        outputs, _ = network(tokens, types=batch["types"] if model.num_types else None, key=model_key)
+        found = label_loss(
+            outputs,
+            batch["labels"],
+            batch["weights"],
+            kind=kind,
+            label_smoothing=options.label_smoothing,
+            class_weights=class_weights,
+            scale=model.output_scale,
+        )
+        if options.l1:
+            sizes = jax.tree.map(lambda p, counts: abs(p).sum() if counts else 0.0, params, decayed(params))
+            found = found._replace(loss=found.loss + options.l1 * found.weight * sum(jax.tree.leaves(sizes)))
+        return found._asdict()
+
+    schedule = make_schedule(options, total=updates, width=model.width)
+    optimizer = make_optimizer(options, schedule)
+    return Parts(lambda rngs: EncoderClassifier(model, rngs=rngs), loss, optimizer, schedule)
+
+
+# ---- data ------------------------------------------------------------------------------------------------------------
+
+
+class Data(NamedTuple):
+    """The texts of a run: to learn from, to choose the best step on, and to report on, where there are any."""
+
+    train: Examples
+    dev: Examples
+    test: Examples | None
+    labels: Labels
+
+
+def load_examples(
+    location: str, reading: Reading, *, split: Literal["train", "validation", "test"], labelled: bool = True
+) -> Examples:
+    """Reads the texts of a split; numbers of classes become their names."""
+    if location.partition(":")[0] == STDLIB:
+        return standard_library(split)
+    found = read_labelled(
+        location,
+        text_columns=reading.text_columns,
+        label_column=reading.label_column if labelled else None,
+        label_separator=reading.label_separator,
+        columns=reading.columns,
+        form=reading.form,
+        encoding=reading.encoding,
+    )
+    if reading.label_names is None or found.labels is None:
+        return found
+    names = {str(number): name for number, name in enumerate(reading.label_names, start=reading.first_label)}
+    for index, label in enumerate(found.labels):
+        for one in (label,) if isinstance(label, str) else label:
+            if one not in names:
+                raise ValueError(
+                    f"{found.place(index)} must have a label from {reading.first_label} to "
+                    f"{reading.first_label + len(names) - 1}, which label_names names, got {one!r:.60}."
+                )
+    named = [
+        names[label] if isinstance(label, str) else tuple(names[one] for one in label) for label in found.labels
+    ]
+    return replace(found, labels=named)
+
+
+def for_test(config: Config) -> Reading:
+    """Returns how the test set is read: as all files, but for what `test_reading` says."""
+    usual = Reading()
+    other = {
+        name: value for name, value in vars(config.test_reading).items() if value != getattr(usual, name)
+    }
+    return replace(config.reading, **other)
+
+
+def load_data(config: Config, *, fold: int | None) -> Data:
+    """Reads all texts and makes the splits that are not given; the test set has no part in any choice."""
+    learned = load_examples(config.train, config.reading, split="train")
+    labels = Labels.of(learned, kind=config.kind)
+    test = None
+    if fold is not None and config.folds is not None:
+        kept, held_out = folds(labels.encode(learned), num_folds=config.folds, seed=config.split_seed)[fold - 1]
+        learned, test = learned.select(kept), learned.select(held_out)
+    elif config.test is not None:
+        test = load_examples(config.test, for_test(config), split="test")
+    if config.validation is not None:
+        dev = load_examples(config.validation, config.reading, split="validation")
+    else:
+        kept, held_out = stratified_split(labels.encode(learned), share=config.dev_share, seed=config.split_seed)
+        learned, dev = learned.select(kept), learned.select(held_out)
+    return Data(learned, dev, test, labels)
+
+
+def load_or_make_tokenizer(run: Run, config: Config, texts: Examples) -> Tokenizer:
+    """Returns the run's tokenizer; that of a new run is read, or learned from the training texts."""
+    if run.directory.is_dir() and (found := find_tokenizers(run.directory)):
+        return load_tokenizer(found["tokenizer"])
+    if config.vocabulary is not None:
+        return load_tokenizer(config.vocabulary)
+    if config.tokenizer == "bytes":
+        return ByteTokenizer()
+    lines = [line for text in texts.texts for side in ((text,) if isinstance(text, str) else text) for line in [side]]
+    return SentencePieceTokenizer.train(lines, vocab_size=config.vocab_size)
+
+
+def fit_model(config: Config, tokenizer: Tokenizer, labels: Labels, targets: Targets, *, pairs: bool) -> ClassifierConfig:
+    """Returns the model config with what the data says: sizes, and for real numbers their unit.
+
+    Raises:
+        ValueError: the config asks for other sizes than the data has.
+    """
+    for name, wanted in (("vocab_size", tokenizer.vocab_size), ("num_outputs", labels.num_outputs)):
+        if getattr(config.model, name) not in (0, wanted):
+            raise ValueError(
+                f"model.{name} must be the data's {wanted} or 0 (take the data's), got {name}="
+                f"{getattr(config.model, name)}."
+            )
+    unit = {}
+    if labels.kind == "regression":
+        unit = {"output_mean": float(targets.mean()), "output_scale": float(targets.std()) or 1.0}
+    return replace(
+        config.model,
+        vocab_size=tokenizer.vocab_size,
+        num_outputs=labels.num_outputs,
+        num_types=max(config.model.num_types, 2 if pairs else 0),
+        max_length=max(config.model.max_length, config.max_length),
+        pad_id=tokenizer.pad_id,
+        **unit,
+    )
+
+
+def balanced_weights(targets: Targets, labels: Labels) -> Float[np.ndarray, " C"]:
+    """Returns for each class the texts there would be if all were as common, over those there are.
+
+    Raises:
+        ValueError: the labels are no classes.
+    """
+    if labels.kind == "regression":
+        raise ValueError("optimization.class_weights must be none for real numbers, got class_weights=balanced.")
+    counts = np.bincount(targets, minlength=len(labels.names)) if labels.kind == "single" else targets.sum(0)
+    return (counts.sum() / (len(labels.names) * np.maximum(counts, 1))).astype(np.float32)
+
+
+# ---- the experiment --------------------------------------------------------------------------------------------------
+
+
+def main(preset: str, config: Config) -> None:
+    """Trains, or goes on training, then labels the test set, scores it and writes the report; once, or for each fold."""
+    if config.deterministic:
+        make_deterministic()
+    start(config.hosts)
+    if config.folds is None:
+        train_and_test(preset, config)
+    else:
+        cross_validate(preset, config, config.folds)
+    wait("the end of the run")
+
+
+def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> "Tested | None":
+    """Trains one model of each seed and tests them; returns what was tested, if there is a test set."""
+    # What can be wrong with config, text and mesh is found before anything is written, and before hosts that do not
+    # agree wait for each other.
+    with agreement() as agreed:
+        profile = None if config.profile is None else steps_to_profile(config.profile)
+        facts = {"experiment": "classification", "preset": preset, "family": "classifier"}
+        facts |= {"config": config_as_json(config), "fold": fold}
+        free = ("run", "deterministic", "profile", "log_every", "save_every", "predict", "explain", "attention")
+        free += ("baseline", "published", "published_made", *(f"mesh.{axis}" for axis in MESH_AXES))
+        if not config.optimization.depends_on_end:
+            free += ("epochs",)
+        agreed |= facts | {"versions": versions(machine=False), "device": jax.local_devices()[0].device_kind}
+        # All text is read first: a bad line should be told now, not after the training.
+        data = load_data(config, fold=fold)
+        labels = data.labels
+        to_label = None
+        if config.predict is not None:
+            to_label = load_examples(config.predict, for_test(config), split="test", labelled=False)
+        run = Run(config.run, facts, free=free)
+        tokenizer = load_or_make_tokenizer(run, config, data.train)
+        targets = labels.encode(data.train)
+        model = fit_model(config, tokenizer, labels, targets, pairs=data.train.are_pairs)
+
+        def encode(examples: Examples) -> EncodedExamples:
+            return encode_examples(
+                examples, tokenizer, max_length=config.max_length, labels=labels, stride=config.stride
+            )
+
+        encoded, dev = encode(data.train), encode(data.dev)
+        test = None if data.test is None else encode(data.test)
+        mesh = make_mesh(config.mesh)
+        buckets = choose_buckets(encoded.lengths, num_buckets=config.num_buckets, multiple_of=mesh.shape["sequence"])
+        seeds = tuple(range(config.seed, config.seed + config.seeds))
+        batches = SeedBatches(
+            encoded,
+            seeds=seeds,
+            buckets=buckets,
+            tokens_per_batch=config.tokens_per_batch,
+            accumulation=config.accumulation,
+            rows_multiple=config.rows_multiple,
+        )
+        agreed["tokenizer"] = fingerprint(tokenizer.pieces(range(tokenizer.vocab_size)))
+        for split, kept in (("training", encoded), ("development", dev), ("test", test)):
+            if kept is not None and kept.targets is not None:
+                agreed[f"{split} data"] = fingerprint(kept.tokens, kept.offsets, kept.targets)
+
+        # Model and step.
+        for _, rows, length in batches.first.shapes:
+            named_sharding(mesh, ("batch", "length"), (rows, length))
+        updates = batches.first.first_batch(config.epochs)
+        parts = build(
+            config,
+            model,
+            kind=labels.kind,
+            updates=updates,
+            special_ids=(tokenizer.bos_id, tokenizer.eos_id),
+            class_weights=balanced_weights(targets, labels) if config.optimization.class_weights != "none" else None,
+        )
+        network = nnx.eval_shape(lambda: parts.build_model(nnx.Rngs(0)))
+        shardings = state_shardings(network, parts.optimizer, mesh=mesh, best=True, seeds=True)
+    run.open(model=dataclasses.asdict(model))
+    if run.writes:
+        save_tokenizer(run.directory, tokenizer)
+        (run.directory / "labels.json").write_text(labels.to_json(), encoding="utf-8")
+    train_step = compile_step(
+        step_over_seeds(make_train_step(parts.loss, parts.optimizer)), mesh=mesh, shardings=shardings
+    )
+    checkpoints = run.open_checkpoints(keep_last=1)
+    # A state is either restored or born: there is room for one.
+    like = abstract_state(network, parts.optimizer, shardings=shardings, num_seeds=len(seeds))
+    state = run.resume(checkpoints, like)
+    if state is like:
+        state = born(parts.build_model, parts.optimizer, shardings=shardings, seed=seeds)
+    classifier = Classifier(
+        model,
+        state.params,
+        tokenizer=tokenizer,
+        labels=labels,
+        max_length=config.max_length,
+        stride=config.stride,
+        batch_tokens=config.tokens_per_batch,
+        rows_multiple=config.rows_multiple,
+        buckets=buckets,
+        mesh=mesh,
+    )
+    run.print_start(
+        {
+            "training_texts": _described(data.train, encoded),
+            "development_texts": _described(data.dev, dev),
+            "test_texts": "none" if data.test is None or test is None else _described(data.test, test)
+            + f", {count_shared(data.train, data.test):,} of them letter for letter in training",
+            "labels": f"{labels.kind}" + (f": {', '.join(labels.names)}" if labels.names else ""),
+            "seeds": ", ".join(map(str, seeds)),
+            **start_facts(model, network, mesh),
+            "vocabulary": model.vocab_size,
+            "batch_shapes": [list(shape) for shape in batches.first.shapes],
+            "padding_share": batches.first.padding_share,
+            "padding_optimum": batches.first.optimum,
+            "updates_per_epoch": batches.first.batches_per_epoch,
+        }
+    )  # fmt: skip
+
+    # Training.
+    def is_due(step: int) -> bool:
+        if config.validate_every:
+            return step % config.validate_every == 0 or step == updates
+        return batches.first.first_batch(batches.first.epoch_of(step)) == step or step == updates
+
+    def validate(step: int, state: TrainState) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        line = development(classifier.with_params(state.params).outputs(dev), labels.encode(data.dev), labels)
+        loss, score = line.values()
+        return (loss if config.select == "loss" else -score), line
+
+    def facts_of(step: int) -> dict[str, float]:
+        return {
+            "epoch": round(step / batches.first.batches_per_epoch, 4),
+            "learning_rate": float(np.asarray(parts.schedule(step - 1))),
+        }
+
+    def flops(shape: tuple[int, ...]) -> tuple[float, float]:
+        num_seeds, micro_batches, rows, length = shape
+        found = num_seeds * training_flops(model, rows=micro_batches * rows, length=length)
+        return found, found  # every position sees all: there is no causal half
+
+    if not run.memory.stopped_early and int(state.step) < updates:
+        run.forget(RESULTS)  # an earlier end of this run, when it was to be shorter
+    peak = peak_flops(jax.devices()[0], model.dtype)
+    state = train(
+        run,
+        train_step,
+        state,
+        batches=batches,
+        mesh=mesh,
+        last=updates,
+        checkpoints=checkpoints,
+        log_every=config.log_every,
+        save_every=config.save_every,
+        is_due=is_due,
+        validate=validate,
+        patience=config.patience,
+        keep_best=jax.jit(keep_best, donate_argnums=0, out_shardings=shardings),
+        rows_axis=2,
+        facts=facts_of,
+        flops=flops,
+        peak=peak and peak * jax.device_count(),
+        profile=profile,
+    )
+    checkpoints.close()
+    memory = run.memory
+    run.console.print(
+        f"training ended {'early' if memory.stopped_early else 'as planned'} after {int(state.step):,} updates and "
+        f"{duration(memory.seconds)}; best on the development set at {', '.join(f'{step:,}' for step in memory.best_step)}"
+    )
+
+    # The parameters that are kept: of each seed those that did best on the development set.
+    best = state.best
+    whole = fetch(best, keep=run.writes)
+    if run.writes:
+        if len(seeds) > 1:
+            (run.directory / "seeds").mkdir(exist_ok=True)
+        for index, seed in enumerate(seeds):
+            one = jax.tree.map(lambda array: array[index], whole)  # noqa: B023
+            if len(seeds) > 1:
+                save_params(run.directory / "seeds" / f"{seed}.safetensors", one)
+            if index == int(np.argmin(memory.best)):
+                save_params(run.directory / "model.safetensors", one)
+    classifier = classifier.with_params(best)
+    tested = None
+    if data.test is not None and test is not None:
+        tested = run_test(run, preset, config, classifier, data, test, seeds=seeds)
+    if to_label is not None:
+        label_file(run, classifier, to_label)
+    if run.writes:
+        run.console.print(f"report: {write_report(run.directory)}")
+    return tested
+
+
+def _described(examples: Examples, encoded: EncodedExamples) -> str:
+    """Returns how many texts there are, from where, and what was cut or is empty."""
+    parts = [f"{examples.origin}: {len(examples):,}"]
+    if len(encoded) > encoded.num_texts:
+        parts.append(f"in {len(encoded):,} windows")
+    if encoded.num_truncated:
+        share = encoded.num_truncated / encoded.num_texts
+        parts.append(f"{encoded.num_truncated:,} ({share:.1%}) cut to the longest length")
+    if examples.empty:
+        parts.append(f"{examples.empty:,} without words")
+    return ", ".join(parts)
+
+
+def development(outputs: Float[np.ndarray, "S texts *C"], targets: Targets, labels: Labels) -> dict[str, np.ndarray]:
+    """Returns loss and main score of each seed, [S]."""
+    scored = [
+        score_outputs(targets, each, kind=labels.kind, names=labels.names, num_resamples=0).metrics[0]
+        for each in outputs
+    ]
+    loss = np.array([prediction_loss(targets, each, kind=labels.kind) for each in outputs])
+    return {"loss": loss, scored[0].name: np.array([metric.score for metric in scored])}
+
+
+# ---- scores ----------------------------------------------------------------------------------------------------------
+
+
+class Tested(NamedTuple):
+    """A test set and what each seed says of it."""
+
+    examples: Examples
+    targets: Targets
+    outputs: Float[np.ndarray, "S texts *C"]
+    baseline: np.ndarray | None  # the classes that the linear model predicts
+    labels: Labels
+
+
+def run_test(
+    run: Run,
+    preset: str,
+    config: Config,
+    classifier: Classifier,
+    data: Data,
+    encoded: EncodedExamples,
+    *,
+    seeds: Sequence[int],
+) -> Tested:
+    """Labels the test set once, scores it, and writes predictions, scores, mistakes and explanations."""
+    assert data.test is not None
+    began = time.perf_counter()
+    with progress_bar("labelling the test set", total=encoded.num_texts, console=run.console) as show:
+        outputs = classifier.outputs(encoded, progress=show)
+    seconds = time.perf_counter() - began
+    labels = classifier.labels
+    baseline = None
+    if config.baseline and labels.kind == "single" and data.train.labels is not None:
+        found = tfidf_predictions(data.train.texts, [str(label) for label in data.train.labels], data.test.texts)
+        baseline = labels.encode(replace(data.test, labels=found))
+    tested = Tested(data.test, labels.encode(data.test), outputs, baseline, labels)
+    best = zip(seeds, run.memory.best_step, run.memory.best, strict=True)
+    saved = scores_of(tested, preset=preset, config=config)
+    saved |= {"seconds": seconds, "truncated": encoded.num_truncated}
+    saved["seeds"] = [
+        {"seed": seed, "best_step": step, "dev": value if config.select == "loss" else -value, "test": score}
+        for (seed, step, value), score in zip(best, saved["seeds"], strict=True)
+    ]
+    write_results(run, saved, tested)
+    chosen = texts_to_explain(tested, config.explain)
+    explanations, maps = [], []
+    for index in chosen:
+        record = classifier.explain(data.test.texts[index])
+        shown = tested.labels.decode(tested.targets[index : index + 1])[0]
+        explanations.append(record | {"label": shown if isinstance(shown, str) else "|".join(shown)})
+        if config.attention:
+            found = classifier.attention(data.test.texts[index])
+            weights = np.round(found["weights"].astype(float), 3).tolist()
+            maps.append({"text": record["text"], "pieces": found["pieces"], "weights": weights})
+    if run.writes:
+        write_json(run.directory / "explanations.json", explanations)
+        if maps:
+            write_json(run.directory / "attention.json", maps)
+    show_scores(run, saved)
+    return tested
+
+
+def scores_of(tested: Tested, *, preset: str, config: Config) -> dict[str, Any]:
+    """Returns what scores.json has: of each seed, of their mean, of the ensemble, and of the linear model."""
+    labels, targets = tested.labels, tested.targets
+    settings: dict[str, Any] = {"kind": labels.kind, "names": labels.names}
+    alone = [score_outputs(targets, each, num_resamples=0, **settings) for each in tested.outputs]
+    together = score_outputs(targets, tested.outputs.mean(0), **settings)
+    number = len(alone)
+    chosen = f"best step by development {config.select}"
+    rows = []
+    if number > 1:
+        for spread in over_seeds(alone):
+            made = f"mean of {number} seeds, standard deviation {100 * spread.deviation:.2f}; {chosen}"
+            metric = Metric(name=spread.name, score=spread.mean, interval=None)
+            rows.append(_row(f"{preset} test {spread.name}", metric, alone[0], made))
+    made = f"mean of the probabilities of {number} seeds; {chosen}" if number > 1 else f"one seed; {chosen}"
+    kind = "ensemble" if number > 1 else "test"
+    rows += [_row(f"{preset} {kind} {metric.name}", metric, together, made) for metric in together.metrics]
+    rows[0] |= {"published": config.published, "published_made": config.published_made}
+    saved: dict[str, Any] = {
+        "test": f"{preset} test",
+        "texts": len(tested.examples),
+        "kind": labels.kind,
+        "rows": rows,
+        "spread": [dataclasses.asdict(spread) for spread in over_seeds(alone)] if number > 1 else [],
+        "seeds": [each.metrics[0].score for each in alone],
+        "scores": together.as_record(),
+        "names": list(labels.names),
+    }
+    if tested.baseline is not None:
+        saved |= compare_with_baseline(tested, ours=rows[0]["score"])
+    return saved
+
+
+def _row(name: str, metric: Metric, scores: Scores, made: str) -> dict[str, Any]:
+    """Returns a row of scores.json, in percent."""
+    interval = None if metric.interval is None else [100 * bound for bound in metric.interval]
+    return {
+        "name": name,
+        "score": 100 * metric.score,
+        "interval": interval,
+        "signature": scores.signature,
+        "made": made,
+        "published": None,
+        "published_made": "",
+    }
+
+
+def compare_with_baseline(tested: Tested, *, ours: float) -> dict[str, Any]:
+    """Returns the linear model's accuracy, and in a sentence who is better and whether that could be chance."""
+    assert tested.baseline is not None
+    accuracy = 100 * float((tested.baseline == tested.targets).mean())
+    predicted = tested.outputs.mean(0).argmax(-1).astype(tested.baseline.dtype)
+    paired, *_ = compare_predictions(tested.targets, tested.baseline, predicted, kind="single")
+    difference = ours - accuracy
+    said = f"{abs(difference):.2f} points {'above' if difference > 0 else 'below'}" if difference else "level with"
+    verdict = f"The Transformer is {said} the linear model on TF-IDF"
+    who = "their ensemble" if len(tested.outputs) > 1 else "it"
+    verdict += f" ({accuracy:.2f}); {who} against the linear model: p = {paired.p_value:.4f} ({paired.test})."
+    if difference < 0:
+        verdict += " It loses: for these texts the linear model is the better choice."
+    return {"baselines": [{"name": "TF-IDF, linear", "score": accuracy}], "verdict": verdict}
+
+
+def write_results(run: Run, saved: dict[str, Any], tested: Tested) -> None:
+    """Writes scores, predictions by name, and the most confident mistakes."""
+    if not run.writes:
+        return
+    labels, outputs = tested.labels, tested.outputs.mean(0)
+    lines = prediction_lines(outputs, kind=labels.kind, names=labels.names)
+    (run.directory / "predictions.tsv").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    write_json(run.directory / "scores.json", saved)
+    write_jsonl(run.directory / "mistakes.jsonl", mistakes(tested))
+
+
+def mistakes(tested: Tested) -> list[dict[str, Any]]:
+    """Returns the texts whose label is wrong, the most confident first; of numbers there are none."""
+    if tested.labels.kind != "single":
+        return []
+    outputs = tested.outputs.mean(0)
+    predicted, names = outputs.argmax(-1), tested.labels.names
+    wrong = np.flatnonzero(predicted != tested.targets)
+    wrong = wrong[np.argsort(-outputs.max(-1)[wrong], kind="stable")][:MOST_MISTAKES]
+    return [
+        {
+            "index": int(index),
+            "text": tested.examples.texts[index],
+            "label": names[tested.targets[index]],
+            "prediction": names[predicted[index]],
+            "probability": float(outputs[index].max()),
+        }
+        for index in wrong
+    ]
+
+
+def texts_to_explain(tested: Tested, number: int) -> list[int]:
+    """Returns some texts by position: half of them the most confident mistakes, where there are any, and the first."""
+    wrong = [row["index"] for row in mistakes(tested)][: number // 2]
+    right = (index for index in range(len(tested.examples)) if index not in wrong)
+    return [*(index for index, _ in zip(right, range(number - len(wrong)), strict=False)), *wrong]
+
+
+def show_scores(run: Run, saved: dict[str, Any]) -> None:
+    """Prints the table of scores, and of the classes."""
+    classes = saved["scores"]["classes"]
+    if classes:
+        table = Table(box=None)
+        for column in ("class", "precision", "recall", "F1", "texts"):
+            table.add_column(column, justify="left" if column == "class" else "right")
+        for row in classes:
+            shares = (f"{100 * row[name]:.1f}" for name in ("precision", "recall", "f1"))
+            table.add_row(row["name"], *shares, f"{row['support']:,}")
+        run.console.print(table)
+    print_scores(
+        run,
+        saved,
+        title=f"{saved['test']}: {saved['texts']:,} texts",
+        baselines_are="a linear model, trained on the same texts",
+        notes=[saved["verdict"]] if "verdict" in saved else [],
+    )
+
+
+def label_file(run: Run, classifier: Classifier, examples: Examples) -> None:
+    """Labels texts that have no labels, into `labelled.tsv` of the run."""
+    outputs = classifier.outputs(classifier.encode(examples)).mean(0)
+    lines = prediction_lines(outputs, kind=classifier.labels.kind, names=classifier.labels.names)
+    path = run.directory / "labelled.tsv"
+    if run.writes:
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    run.console.print(f"{len(examples):,} texts of {examples.origin} are labelled in {path}")
+
+
+# ---- folds -----------------------------------------------------------------------------------------------------------
+
+
+def cross_validate(preset: str, config: Config, number: int) -> None:
+    """Trains and tests a run for each fold, in `fold-1` and so on, and scores all texts, each by the run it was not in."""
+    facts = {"experiment": "classification", "preset": preset, "family": "folds", "config": config_as_json(config)}
+    whole = Run(config.run, facts, free=("run", "log_every", "deterministic", "baseline", "explain", "attention"))
+    whole.open()
+    tested = []
+    for fold in range(1, number + 1):
+        whole.console.print(f"fold {fold} of {number}")
+        found = train_and_test(preset, replace(config, run=config.run / f"fold-{fold}"), fold=fold)
+        assert found is not None
+        tested.append(found)
+    first = tested[0]
+    examples = Examples(
+        texts=[text for each in tested for text in each.examples.texts],
+        labels=None,
+        origin=first.examples.origin,
+        lines=np.concatenate([each.examples.lines for each in tested]),
+    )
+    order = np.argsort(examples.lines, kind="stable")
+    together = Tested(
+        examples.select(order),
+        np.concatenate([each.targets for each in tested])[order],
+        np.concatenate([each.outputs for each in tested], axis=1)[:, order],
+        None if first.baseline is None else np.concatenate([each.baseline for each in tested])[order],
+        first.labels,
+    )
+    saved = scores_of(together, preset=f"{preset} {number}-fold", config=config)
+    settings: dict[str, Any] = {"kind": first.labels.kind, "names": first.labels.names, "num_resamples": 0}
+    of_folds = [score_outputs(each.targets, each.outputs.mean(0), **settings) for each in tested]
+    saved |= {"spread": [dataclasses.asdict(spread) for spread in over_seeds(of_folds)], "seconds": 0.0}
+    saved["seeds"] = []
+    write_results(whole, saved, together)
+    show_scores(whole, saved)
+    for spread in over_seeds(of_folds)[:1]:
+        whole.console.print(f"over folds: {spread}")
+    if whole.writes:
+        whole.console.print(f"report: {write_report(whole.directory)}")
+
+
+# ---- the plan --------------------------------------------------------------------------------------------------------
+
+
+def plan(preset: str, config: Config, *, device: str, devices: int | None) -> None:
+    """Prints what training will need, from shapes alone: no text is read, what it would tell is assumed.
+
+    Seeds share the mesh: the plan is of one, and so many times as much is needed.
+    """
+    config = replace(config, mesh=resolve_mesh(config.mesh, devices))
+    vocab_size, origin = planned_vocabulary(config)
+    classes = config.model.num_outputs or len(config.reading.label_names or ()) or 16
+    longest, usual = config.max_length, max(config.max_length // 4, 1)
+
+    def shapes(length: int) -> dict[str, tuple[int, ...]]:
+        rows = rows_of_bucket(length, tokens_per_batch=config.tokens_per_batch, rows_multiple=config.rows_multiple)
+        rows = max(rows, config.rows_multiple)
+        whole, one = (config.accumulation, rows, length), (config.accumulation, rows)
+        return {"tokens": whole, "types": whole, "labels": one, "weights": one}
+
+    def job_of(**changes: Any) -> Job:
+        model = replace(config.model, vocab_size=vocab_size, num_outputs=classes, **changes)
+        model = replace(model, max_length=max(model.max_length, config.max_length))
+        parts = build(config, model, kind="single", updates=10 * config.optimization.warmup)
+        return Job(
+            build=parts.build_model,
+            loss=parts.loss,
+            optimizer=parts.optimizer,
+            mesh=config.mesh,
+            batch=shapes(longest),
+            typical=shapes(usual),
+            dtype=model.dtype,
+            average=True,  # the best parameters so far take as much
+        )
+
+    number = count_devices(config.mesh)
+    use_virtual_devices(2 * number)  # as many again, to see what twice as many would do
+    job = job_of()
+    proposals: list[Proposal] = [
+        ("--model.remat dots", lambda: job_of(remat="dots")),
+        ("--model.remat full", lambda: job_of(remat="full")),
+        (f"--mesh.fsdp {2 * config.mesh.fsdp}, on {2 * number} devices", lambda: double_fsdp(job)),
+        (
+            f"--tokens-per-batch {config.tokens_per_batch // 2} --accumulation {2 * config.accumulation}",
+            lambda: halve_rows(job),
+        ),
+        ("--model.dtype bfloat16", lambda: job_of(dtype="bfloat16")),
+    ]
+    many = f"Of one seed; {config.seeds} need {config.seeds} times as much. " if config.seeds > 1 else ""
+    print(
+        f"{preset}: {origin}, {classes} classes. {many}\n"
+        f"Batches: the longest that the config allows, {longest} tokens, and as usual {usual}.\n"
+    )
+    print(make_plan(job, device, changes=proposals), end="")
+
+
+def planned_vocabulary(config: Config) -> tuple[int, str]:
+    """Returns the size of the vocabulary as far as it is known without reading text, and where it is from."""
+    if config.model.vocab_size:
+        return config.model.vocab_size, f"a vocabulary of {config.model.vocab_size:,} as the config says"
+    if config.run.is_dir():
+        with contextlib.suppress(KeyError):
+            size = load_tokenizer(find_tokenizers(config.run)["tokenizer"]).vocab_size
+            return size, f"the vocabulary of {config.run}, {size:,}"
+    if config.vocabulary is not None:
+        size = load_tokenizer(config.vocabulary).vocab_size
+        return size, f"the vocabulary of {config.vocabulary.name}, {size:,}"
+    if config.tokenizer == "bytes":
+        return ByteTokenizer().vocab_size, "bytes"
+    return config.vocab_size, f"a vocabulary of {config.vocab_size:,} is assumed (--model.vocab-size)"
+
+
+# ---- command line ----------------------------------------------------------------------------------------------------
+
+
+def command_line(arguments: list[str]) -> tuple[str, Config]:
+    """Returns the preset and its config with the overrides of a command line."""
+    return read_command_line(arguments, presets=PRESETS, script="classification.py", about=__doc__)
+
+
+if __name__ == "__main__":
+    run_script(command_line, main, plan)
