@@ -295,6 +295,8 @@ def test_a_regression_has_no_classes(tmp_path):
     assert "predicted 1.23 true 4.25" in words
     assert "Spearman" in words
     assert "Far from the truth" in words
+    assert "the number that it says falls faster" in words
+    assert "Without the marked words it falls by 0.58 on average, without random ones by 0.11" in words
 
 
 @pytest.mark.parametrize(
@@ -444,11 +446,11 @@ def test_long_texts_many_mistakes_and_large_maps_are_cut_and_said(run):
 
 def test_the_check_of_the_colours_says_when_it_fails(run):
     entries = json.loads((run / "explanations.json").read_text())
-    assert "falls by 58 points on average, without random ones by 11: they matter more." in visible(content(run))
+    assert "falls by 58 points on average, without random ones by 11 points: they matter more." in visible(content(run))
     for entry in entries:
-        entry["deletion"]["most"] = [0.97, 0.96, 0.95]
+        entry["deletion"]["most"] = [0.97, 0.96, 0.94]
     (run / "explanations.json").write_text(json.dumps(entries))
-    said = "falls by 2 points on average, without random ones by 4: they matter no more than others, so do not trust"
+    said = "by 2 points on average, without random ones by 4 points: they matter no more than others, so do not trust"
     assert said in visible(content(run))
     for entry in entries:
         del entry["deletion"]["random"]
