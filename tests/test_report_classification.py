@@ -295,6 +295,8 @@ def test_a_regression_has_no_classes(tmp_path):
     assert "predicted 1.23 true 4.25" in words
     assert "Spearman" in words
     assert "Far from the truth" in words
+    assert "the number that it says falls faster" in words
+    assert "Without the marked words it falls by 0.58 on average, without random ones by 0.11" in words
 
 
 @pytest.mark.parametrize(
@@ -442,6 +444,27 @@ def test_long_texts_many_mistakes_and_large_maps_are_cut_and_said(run):
     assert "Attention" not in headings(page)
 
 
+def test_the_check_of_the_colours_says_when_it_fails(run):
+    entries = json.loads((run / "explanations.json").read_text())
+    assert "falls by 58 points on average, without random ones by 11 points: they matter more." in visible(content(run))
+    for entry in entries:
+        entry["deletion"]["most"] = [0.97, 0.96, 0.94]
+    (run / "explanations.json").write_text(json.dumps(entries))
+    said = "by 2 points on average, without random ones by 4 points: they matter no more than others, so do not trust"
+    assert said in visible(content(run))
+    for entry in entries:
+        del entry["deletion"]["random"]
+    (run / "explanations.json").write_text(json.dumps(entries))
+    assert "on average, without" not in visible(content(run))
+
+
+def test_the_curve_of_a_short_text_does_not_bend_the_mean(run):
+    entries = json.loads((run / "explanations.json").read_text())
+    entries[0]["deletion"] = {"most": [0.1, 0.1], "random": [0.1, 0.1]}
+    (run / "explanations.json").write_text(json.dumps(entries))
+    assert "Does deleting these words matter?: marked words from 0.97 to 0.2; random words" in content(run)
+
+
 # The drawings
 
 
@@ -455,7 +478,7 @@ def test_a_confusion_matrix_shows_counts_shares_and_the_most_frequent_mistakes()
     assert cells(drawn) == [("right", 0.91), ("wrong", 0.21), ("right", 1.0)]  # an empty cell has no colour
     assert "<title>true no, predicted &lt;yes&gt;: 1, 10.0% of the row</title>" in drawn
     assert re.findall(r"<text class='cell[^>]*>(.*?)</text>", drawn) == ["9", "90%", "1", "10%", "30", "100%"]
-    assert "no taken for &lt;yes&gt; <small>1 texts, 10% of the class</small>" in drawn
+    assert "no taken for &lt;yes&gt; <small>1 text, 10% of the class</small>" in drawn
     assert "&lt;yes&gt; taken for no" not in drawn
     assert "aria-label='Confusion matrix of 2 classes: 39 of 40 texts are on the diagonal.'" in drawn
     assert "<td data-column='no'><span class=none>0</span></td>" in drawn
@@ -510,18 +533,19 @@ def test_a_reliability_diagram_has_a_bar_a_bin_with_texts():
         {
             "error": 0.14,
             "edges": [0, 0.5, 0.75, 1],
-            "counts": [0, 10, 30],
-            "confidence": [0, 0.7, 0.9],
-            "accuracy": [0, 0.8, 0.75],
+            "counts": [4, 10, 30],
+            "confidence": [0.4, 0.7, 0.9],
+            "accuracy": [0.5, 0.8, 0.75],
         }
     )
-    assert drawn.count("class=bin d=") == 2
-    assert "<path class=bin d='M50.25 20.00h24.50V100h-24.50z'>" in drawn  # 80% right
-    assert "<path class=gap d='M75.25 10.00h24.50V25.00h-24.50z'>" in drawn  # from 90% sure to 75% right
-    assert "M70.00 20.00h0M90.00 25.00h0" in drawn
+    assert drawn.count("<path class='bin") == 3
+    assert "<path class='bin few' d='M0.25 50.00h49.50" in drawn  # 4 texts are no measurement
+    assert "<path class='bin' d='M50.25 20.00h24.50V100h-24.50z'>" in drawn  # 80% right
+    assert "<path class='gap' d='M75.25 10.00h24.50V25.00h-24.50z'>" in drawn  # from 90% sure to 75% right
+    assert "M40.00 50.00h0M70.00 20.00h0M90.00 25.00h0" in drawn
     assert "<path class=count d='M50.25 66.67h" in drawn  # 10 of 30 texts
     assert "Calibration error 14.0" in drawn
-    assert "mean confidence is 85.0%, and 76.2% are right: too sure by 8.8 points." in drawn
+    assert "Over all 44 texts the mean confidence is 80.9%, and 73.9% are right: too sure by 7.0 points." in drawn
     empty = {"error": 0.0, "edges": [0, 1], "counts": [0], "confidence": [0], "accuracy": [0]}
     assert reliability_diagram(empty) == ""
 

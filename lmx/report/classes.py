@@ -15,7 +15,8 @@ from lmx.report.page import Html, Number, number, table, text
 
 MAX_DRAWN_CLASSES = 40  # rows of a matrix that still have room for their names; more would be a texture
 MAX_LISTED_CLASSES = 30  # before the rest is folded away
-MAX_CONFUSIONS = 10
+MAX_CONFUSIONS = 8
+FEW_TEXTS = 10  # of a bin of the calibration: its height is chance for the most part
 FAINTEST = 0.12  # of a cell that is not empty: one text in a thousand still has a colour
 # Up to so many classes, a cell of so many pixels.
 _CELLS = ((3, 92), (6, 68), (10, 52), (14, 38), (24, 29), (MAX_DRAWN_CLASSES, 22))
@@ -60,12 +61,18 @@ STYLE = """
 .plot .count{fill:var(--quiet);stroke:none}
 .reliability{max-width:520px}
 .reliability .plot{height:340px}
-.reliability .plot.counts{height:54px;margin-top:38px}
+.reliability .plot.counts{height:54px;margin:34px 2px 8px 48px}
+.few{opacity:.4}
+.beside+details{margin-top:24px}
+.seeds{max-width:680px}
+.seeds tbody th strong{padding-top:0;line-height:1.55}
+.seeds tbody th,.seeds td{padding-top:9px;padding-bottom:9px}
 .legend i.dash{background:none;border-top:2px dashed var(--soft);height:0;border-radius:0}
 .legend i.bin{background:color-mix(in srgb,var(--one) 30%,transparent);width:12px;height:12px}
 .legend i.gap{background:color-mix(in srgb,var(--two) 40%,transparent);width:12px;height:12px}
 .texts{list-style:none}
-.texts>li{padding:16px 0;border-bottom:1px solid var(--line);break-inside:avoid}
+.note b{color:var(--ink);font-weight:600}
+.texts>li{padding:12px 0;border-bottom:1px solid var(--line);break-inside:avoid}
 .texts .said{overflow-wrap:anywhere;white-space:pre-line;max-width:78ch}
 .texts .said+.said{margin-top:6px}
 .answer{display:flex;flex-wrap:wrap;gap:0 22px;font-size:14px;color:var(--soft);margin-bottom:4px}
@@ -82,11 +89,17 @@ STYLE = """
 .legend i.for,.legend i.against{width:22px;height:12px;--w:45%}
 .legend i.for{border-bottom:2px solid var(--one)}.legend i.against{border-bottom:2px dashed var(--two)}
 .moved{font-size:14px;color:var(--soft);margin-top:8px;overflow-wrap:anywhere}
+.legend.apart{margin-top:30px}
+.moved span{display:block}
+.explained .plot{height:84px}
 .moved b{color:var(--ink);font-weight:600}
 @media (max-width:760px){.explained{grid-template-columns:minmax(0,1fr)}.explained .chart{max-width:340px}}
 @media (max-width:640px){
-.classes td:last-child{grid-column:auto}
-.classes td[data-column]:last-child:before{content:attr(data-column);font-size:13px;color:var(--soft)}
+.classes td:last-child,.seeds td:last-child{grid-column:auto}
+.classes td[data-column]:before,.seeds td[data-column]:before{content:attr(data-column)!important;display:block;
+font-size:13px;color:var(--soft)}
+.seeds tbody th,.seeds td,.classes tbody th,.classes td{padding:0;width:auto}
+.seeds tr{grid-template-columns:1fr 1fr 1fr}
 .numbers thead{display:table-header-group}
 .numbers tbody{display:table-row-group}
 .numbers tr{display:table-row}
@@ -120,7 +133,7 @@ def confusion_matrix(counts: Int[np.ndarray, "C C"], *, names: Sequence[str]) ->
     pairs = [divmod(int(each), len(names)) for each in order]
     listed = "".join(
         f"<li>{text(names[true])} taken for {text(names[predicted])} "
-        f"<small>{number(int(counts[true, predicted]))} texts, {shares[true, predicted]:.0%} of the class</small></li>"
+        f"<small>{_texts(int(counts[true, predicted]))}, {shares[true, predicted]:.0%} of the class</small></li>"
         for true, predicted in pairs
         if wrong[true, predicted]
     )
@@ -128,10 +141,11 @@ def confusion_matrix(counts: Int[np.ndarray, "C C"], *, names: Sequence[str]) ->
     summary = f"Confusion matrix of {len(names)} classes: {right:,} of {int(counts.sum()):,} texts are on the diagonal."
     left_out = f"The {len(chosen)} of {len(names)} classes with the most mistakes. " if len(chosen) < len(names) else ""
     return Html(
-        "<div class=beside><figure><figcaption><h3>Confusion</h3><div class=legend>"
-        "<span><i class='c1 square'></i>right</span><span><i class='c2 square'></i>wrong</span></div></figcaption>"
-        f"<p class=note>{left_out}A row is a true class, a column a predicted one; the darker, the larger the share of "
-        "the row.</p>"
+        "<h3>Confusion</h3>"
+        f"<p class=note>{left_out}A row is a true class, a column a predicted one; the stronger a colour, "
+        "the larger the share of the row.</p>"
+        "<div class=beside><figure><figcaption><div class=legend><span><i class='c1 square'></i>right</span>"
+        "<span><i class='c2 square'></i>wrong</span></div></figcaption>"
         f"<div class=scroll>{_matrix_picture(counts, shares, chosen, names, summary)}</div></figure>"
         + (f"<div><h3>Most frequent mistakes</h3><ul class=confusions>{listed}</ul></div>" if listed else "")
         + "</div>"
@@ -172,7 +186,7 @@ def _matrix_picture(
                 f"width={cell - 1} height={cell - 1} fill-opacity={FAINTEST + (1 - FAINTEST) * share:.2f}>"
                 f"<title>{text(said)}</title></rect>"
             )
-            style = " full" if share >= 0.8 else " half" if share >= 0.6 else ""
+            style = " full" if share >= 0.75 else " half" if share >= 0.55 else ""  # legible on light, on dark
             style += "" if row == column else " off"
             middle, half = x + cell / 2, y + cell / 2
             if cell >= 50:
@@ -273,9 +287,10 @@ def reliability_diagram(calibration: Mapping[str, Any]) -> Html:
             f"<title>sure {low:.0f}% to {high:.0f}%: {count:,} texts, {accuracy:.1f}% right, "
             f"mean confidence {confidence:.1f}%</title>"
         )
+        few = "" if count >= FEW_TEXTS else " few"
         above, below = 100 - max(accuracy, confidence), 100 - min(accuracy, confidence)
-        marks += f"<path class=bin d='M{x:.2f} {100 - accuracy:.2f}h{width:.2f}V100h{-width:.2f}z'>{said}</path>"
-        marks += f"<path class=gap d='M{x:.2f} {above:.2f}h{width:.2f}V{below:.2f}h{-width:.2f}z'>{said}</path>"
+        marks += f"<path class='bin{few}' d='M{x:.2f} {100 - accuracy:.2f}h{width:.2f}V100h{-width:.2f}z'>{said}</path>"
+        marks += f"<path class='gap{few}' d='M{x:.2f} {above:.2f}h{width:.2f}V{below:.2f}h{-width:.2f}z'>{said}</path>"
         dots += f"M{confidence:.2f} {100 - accuracy:.2f}h0"
         bars += (
             f"<path class=count d='M{x:.2f} {100 - 100 * count / most:.2f}h{width:.2f}V100h{-width:.2f}z'>{said}</path>"
@@ -308,7 +323,8 @@ def reliability_diagram(calibration: Mapping[str, Any]) -> Html:
         "<span><i class=dash></i>as sure as right</span></div></figcaption>"
         f"<div class=plot><div class=y>{y_labels}</div><svg viewBox='0 0 100 100' preserveAspectRatio=none role=img "
         f"aria-label='{text(summary)}'>{marks}</svg><div class=x>{x_labels}</div></div>"
-        "<p class=axis><span>confidence, %</span><small>upwards: of these texts right, %</small></p>"
+        "<p class=axis><span>confidence, %</span>"
+        f"<small>upwards: of these texts right, % (pale: under {FEW_TEXTS} texts)</small></p>"
         f"<div class='plot counts'><div class=y><span style='top:0%'>{number(most)}</span>"
         "<span style='top:100%'>0</span></div><svg viewBox='0 0 100 100' preserveAspectRatio=none aria-hidden=true>"
         f"<path class=grid d='M0 100H100'/>{bars}</svg></div>"
@@ -355,3 +371,7 @@ def _clipped(name: str, most: int) -> str:
 
 def _moved(value: Number) -> str:
     return f"{value:+.3f}".replace("-", "−")
+
+
+def _texts(count: int) -> str:
+    return f"{count:,} text{'s' if count != 1 else ''}"

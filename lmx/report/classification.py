@@ -96,7 +96,7 @@ def classification_page(run_directory: Path) -> Html:
         _calibration_section(scores),
         _learning_section(metrics, seeds),
         _mistakes_section(mistakes, regression=kind == "regression"),
-        _reasons_section(explanations),
+        _reasons_section(explanations, regression=kind == "regression"),
         attention_section(
             short,
             note="Where each piece of the text (a row) looks (the columns). A row sums to 1.",
@@ -184,7 +184,7 @@ def _scores_section(scores: dict) -> Html:
             bar_chart(
                 bars if len(bars) > 1 else [],
                 title="What the number means",
-                note=f"{rows[0]['name']}, the same texts" if rows else "",
+                note=rows[0]["name"] if rows else "",
                 form="{:.1f}",
             )
         ),
@@ -346,34 +346,49 @@ def _mistakes_section(mistakes: list[dict], *, regression: bool) -> Html:
     )
 
 
-def _reasons_section(explanations: list[dict]) -> Html:
+def _reasons_section(explanations: list[dict], *, regression: bool) -> Html:
     """Returns the words that moved the decision on a few texts, and whether deleting them changes it."""
     shown = explanations[:MAX_EXPLANATIONS]
-    overall = _deletion_chart(
-        [each["deletion"] for each in shown if each.get("deletion")], title="Does deleting these words matter?"
+    curves = _deletion_curves([each["deletion"] for each in shown if each.get("deletion")])
+    chart = _deletion_chart(curves, title="Does deleting these words matter?", regression=regression)
+    what = "the number that it says" if regression else "its probability"
+    check = Html(
+        f"<div class=beside style='align-items:center'><div style='flex:1 1 340px'>{chart}</div><div><p class=note>"
+        "The test of the colours below: the words that are said to have moved the decision most are deleted, one more "
+        f"at a time. If they are what the model goes by, {what} falls faster than without random words. "
+        f"<b>{text(_finding(curves, regression=regression))}</b></p></div></div>"
     )
-    items = "".join(_explanation(each, alone=len(shown) < 2) for each in shown)
-    legend = "<div class=legend><span><i class=for></i>towards the decision</span><span><i class=against></i>against it"
-    legend += "</span></div>"
-    check = (
-        f"<div class=beside style='align-items:center'><div style='flex:1 1 340px'>{overall}</div><div><p class=note>"
-        "The test of these colours: the words that are said to have moved the decision most are deleted, one more at a "
-        "time. If they are what the model goes by, its probability falls faster than without words chosen at random."
-        "</p></div></div>"
+    legend = Html(
+        "<div class='legend apart'><span><i class=for></i>towards the decision</span>"
+        "<span><i class=against></i>against it</span></div>"
     )
+    items = "".join(_explanation(each, alone=len(shown) < 2, regression=regression) for each in shown)
     return section(
         "What moved the decision",
-        Html(legend) if items else Html(""),
-        Html(check) if overall else Html(""),
-        Html(f"<ol class=texts>{items}</ol>") if items else Html(""),
-        note="How much each word moved the model towards what it chose (integrated gradients), from a text of nothing.",
+        check if chart else Html(""),
+        Html(f"{legend}<ol class=texts>{items}</ol>") if items else Html(""),
+        note="How much each word moved the model towards what it chose, by integrated gradients.",
     )
 
 
-def _explanation(entry: dict, *, alone: bool) -> Html:
+def _finding(curves: dict[str, list[float]], *, regression: bool) -> str:
+    """Says whether the marked words matter more than any: by how far the probability falls, over all deletions."""
+    steps = min((len(curve) for curve in curves.values()), default=0)
+    if set(curves) != {"most", "random"} or steps < 2:
+        return ""
+    falls = [curve[0] - float(np.mean(curve[1:steps])) for curve in (curves["most"], curves["random"])]
+    most, random = (f"{fall:.2f}" if regression else f"{100 * fall:.0f} points" for fall in falls)
+    verdict = (
+        "they matter more" if falls[0] > falls[1] else "they matter no more than others, so do not trust the colours"
+    )
+    return f"Without the marked words it falls by {most} on average, without random ones by {random}: {verdict}."
+
+
+def _explanation(entry: dict, *, alone: bool, regression: bool) -> Html:
     chart = Html("")
     if not alone and entry.get("deletion"):
-        chart = _deletion_chart([entry["deletion"]], title="After deleting", small=True)
+        curves = _deletion_curves([entry["deletion"]])
+        chart = _deletion_chart(curves, title="After deleting", regression=regression, small=True)
     gap = entry.get("gap")
     exact = f"<p class=moved>the parts add up to the whole but for {number(abs(gap))}</p>" if is_number(gap) else ""
     return Html(
@@ -383,20 +398,22 @@ def _explanation(entry: dict, *, alone: bool) -> Html:
     )
 
 
-def _deletion_chart(deletions: Sequence[dict], *, title: str, small: bool = False) -> Html:
-    """Returns the mean probability of the prediction by how many words are deleted: the marked ones, and any."""
-    lines = []
-    for key, label in (
-        ("most", "marked" if small else "marked words"),
-        ("random", "random" if small else "random words"),
-    ):
+def _deletion_curves(deletions: Sequence[dict]) -> dict[str, list[float]]:
+    """Returns the mean probability (or number) predicted by how many words are deleted: the marked ones, and any."""
+    means = {}
+    for key in ("most", "random"):
         curves = [each[key] for each in deletions if each.get(key)]
         longest = max(map(len, curves), default=0)
-        # A short text ends early: the others alone would jump.
-        whole = [curve for curve in curves if len(curve) == longest]
-        points = list(enumerate(np.mean(whole, axis=0).tolist())) if whole else []
-        lines.append(Line(label=label, points=points, dots=True))
-    return line_chart(lines, title=title, x_label="words deleted", small=small, y_range=(0, 1))
+        # The curve of a short text ends early: where it ends, a mean over the rest would jump.
+        if whole := [curve for curve in curves if len(curve) == longest]:
+            means[key] = np.mean(whole, axis=0).tolist()
+    return means
+
+
+def _deletion_chart(curves: dict[str, list[float]], *, title: str, regression: bool, small: bool = False) -> Html:
+    labels = {"most": "marked", "random": "random"} if small else {"most": "marked words", "random": "random words"}
+    lines = [Line(label=labels[key], points=list(enumerate(curve)), dots=True) for key, curve in curves.items()]
+    return line_chart(lines, title=title, x_label="words deleted", small=small, y_range=None if regression else (0, 1))
 
 
 def _answer(prediction: Any, probability: Any, label: Any) -> Html:
