@@ -70,8 +70,10 @@ from lmx.training import (
     compile_step,
     keep_best,
     make_train_step,
-    over_seeds as step_over_seeds,
     state_shardings,
+)
+from lmx.training import (
+    over_seeds as step_over_seeds,
 )
 
 STDLIB = "stdlib"  # as a data location: sentences of the running Python's library
@@ -214,7 +216,7 @@ class Config:
                 raise ValueError(f"{name} must be at least 1, got {name}={getattr(self, name)}.")
         if self.test is not None and self.test == self.validation:
             raise ValueError(
-                f"test must be another set than validation, which the best step is chosen on, got {self.test} for both. "
+                f"test must be another set than validation, which chooses the best step, got {self.test} for both. "
                 "Leave validation out to hold out a share of train."
             )
         if self.folds is not None and (self.test is not None or self.folds < 2):
@@ -450,18 +452,14 @@ def load_examples(
                     f"{found.place(index)} must have a label from {reading.first_label} to "
                     f"{reading.first_label + len(names) - 1}, which label_names names, got {one!r:.60}."
                 )
-    named = [
-        names[label] if isinstance(label, str) else tuple(names[one] for one in label) for label in found.labels
-    ]
+    named = [names[label] if isinstance(label, str) else tuple(names[one] for one in label) for label in found.labels]
     return replace(found, labels=named)
 
 
 def for_test(config: Config) -> Reading:
     """Returns how the test set is read: as all files, but for what `test_reading` says."""
     usual = Reading()
-    other = {
-        name: value for name, value in vars(config.test_reading).items() if value != getattr(usual, name)
-    }
+    other = {name: value for name, value in vars(config.test_reading).items() if value != getattr(usual, name)}
     return replace(config.reading, **other)
 
 
@@ -495,7 +493,9 @@ def load_or_make_tokenizer(run: Run, config: Config, texts: Examples) -> Tokeniz
     return SentencePieceTokenizer.train(lines, vocab_size=config.vocab_size)
 
 
-def fit_model(config: Config, tokenizer: Tokenizer, labels: Labels, targets: Targets, *, pairs: bool) -> ClassifierConfig:
+def fit_model(
+    config: Config, tokenizer: Tokenizer, labels: Labels, targets: Targets, *, pairs: bool
+) -> ClassifierConfig:
     """Returns the model config with what the data says: sizes, and for real numbers their unit.
 
     Raises:
@@ -537,7 +537,7 @@ def balanced_weights(targets: Targets, labels: Labels) -> Float[np.ndarray, " C"
 
 
 def main(preset: str, config: Config) -> None:
-    """Trains, or goes on training, then labels the test set, scores it and writes the report; once, or for each fold."""
+    """Trains, or goes on training, then labels the test set, scores it and writes the report, for each fold."""
     if config.deterministic:
         make_deterministic()
     start(config.hosts)
@@ -698,9 +698,10 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> "
     )
     checkpoints.close()
     memory = run.memory
+    chosen = ", ".join(f"{step:,}" for step in memory.best_step)
     run.console.print(
         f"training ended {'early' if memory.stopped_early else 'as planned'} after {int(state.step):,} updates and "
-        f"{duration(memory.seconds)}; best on the development set at {', '.join(f'{step:,}' for step in memory.best_step)}"
+        f"{duration(memory.seconds)}; best on the development set at {chosen}"
     )
 
     # The parameters that are kept: of each seed those that did best on the development set.
@@ -945,7 +946,7 @@ def label_file(run: Run, classifier: Classifier, examples: Examples) -> None:
 
 
 def cross_validate(preset: str, config: Config, number: int) -> None:
-    """Trains and tests a run for each fold, in `fold-1` and so on, and scores all texts, each by the run it was not in."""
+    """Trains and tests a run for each fold, in `fold-1` and so on, and scores each text by the run it was not in."""
     facts = {"experiment": "classification", "preset": preset, "family": "folds", "config": config_as_json(config)}
     whole = Run(config.run, facts, free=("run", "log_every", "deterministic", "baseline", "explain", "attention"))
     whole.open()

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from lmx.sharding import constrain, group, parts, spread
@@ -235,7 +236,7 @@ def label_loss(
     *,
     kind: Literal["single", "multi", "regression"],
     label_smoothing: float = 0.0,
-    class_weights: Float[Array, " C"] | None = None,
+    class_weights: Float[Array, " C"] | Float[np.ndarray, " C"] | None = None,
     scale: float = 1.0,
 ) -> LabelLoss:
     """Returns the loss in nats of what a classifier says of texts, summed over weighted texts, in float32.

@@ -231,3 +231,15 @@ class EncoderClassifier(nnx.Module):
         else:
             weights = self.pooling(states, seen)
         return constrain(jnp.einsum("BT,BTD->BD", weights, states.astype(jnp.float32)), "batch", "embed")
+
+
+def training_flops(config: ClassifierConfig, *, rows: int, length: int) -> float:
+    """Returns the FLOPs of one training step of a classifier on a padded batch.
+
+    Forward and backward count as three times the forward pass; a multiply-add is two; masks save nothing.
+    """
+    width, kv_width = config.width, config.width * (config.num_kv_heads or config.num_heads) // config.num_heads
+    attention = 2 * width * (width + kv_width) + 2 * width * length
+    feedforward = (3 if config.activation.startswith("gated-") else 2) * width * config.feedforward_width
+    pooling = width * (width + 1) * length if config.pooling == "attention" else 0
+    return 6.0 * rows * (config.num_layers * length * (attention + feedforward) + pooling + width * config.num_outputs)
