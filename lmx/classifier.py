@@ -394,7 +394,8 @@ class Classifier:
             encoded: the rows of one text.
         """
         nodes, weights = np.polynomial.legendre.leggauss(steps)
-        nodes, weights = [0, 1, *(nodes + 1) / 2], np.array([0, 0, *weights / 2])  # of [0, 1], whose ends come first
+        # Of [0, 1] instead of [-1, 1]; the ends come first, with no weight.
+        nodes, weights = np.concatenate([[0, 1], (nodes + 1) / 2]), np.concatenate([[0, 0], weights / 2])
         totals = [np.zeros(len(self.tokenizer.encode(side))) for side in sides]
         seen = [0] * len(sides)
         change = 0.0
@@ -408,7 +409,7 @@ class Classifier:
                 replaced[0, place] = True
             # As many rows at once as the memory is meant for; what fills the last ones up is not looked at.
             rows = max(1, min(len(nodes), 16, self.batch_tokens // replaced.shape[1]))
-            chunks = np.resize(np.float32(nodes), (-(-len(nodes) // rows), rows))
+            chunks = np.resize(nodes.astype(np.float32), (-(-len(nodes) // rows), rows))
             found = self._integrate(self.params, self._inputs(batch), replaced, np.int32(chosen), chunks)
             outputs, slopes = jax.device_get(found)
             attributions = weights @ slopes[: len(nodes)].astype(np.float64)
