@@ -58,7 +58,7 @@ class Classifier:
         labels: what the outputs mean.
         max_length: most tokens of a row, special ones counted; what is longer is cut, and counted by `cut`.
         stride: with it, a long text is not cut but has windows that begin so many tokens apart.
-        batch_tokens: of the rows of one batch, padding included, for each seed; bounds the memory.
+        batch_tokens: of the rows of one batch, padding included; bounds the memory.
         rows_multiple: what the rows of a batch are a multiple of, and have at least.
         buckets: lengths that rows are padded to, ending with max_length or more; None for powers of two.
         mesh: where the parameters live, if on several devices: its devices share the rows, and every host calls alike
@@ -232,7 +232,7 @@ class Classifier:
             for piece in self.tokenizer.pieces(self.tokenizer.encode(side)[: len(values)])
         ]
         words = [split_words(side, self.tokenizer) for side in sides]
-        values = [_of_words(*pair) for pair in zip(words, totals, strict=True)]
+        values = [_of_words(found, total) for found, total in zip(words, totals, strict=True)]
         (prediction,) = self.predictions(outputs)
         return {
             "text": text if isinstance(text, str) else list(text),
@@ -318,8 +318,9 @@ class Classifier:
 
     def _make_run(self) -> Callable[..., tuple[jax.Array, jax.Array]]:
         def run(params: Params, inputs: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            # Seeds one after another: the memory of one, and cuDNN's attention has no batches of masked batches.
             with self._on_mesh():
-                logits = jax.vmap(lambda params: nnx.merge(self._definition, params)(**inputs)[0])(params)
+                logits = jax.lax.map(lambda params: nnx.merge(self._definition, params)(**inputs)[0], params)
             return logits, _activated(logits, kind=self.labels.kind)
 
         return run
@@ -350,19 +351,21 @@ class Classifier:
                 vectors = model.encoder.embedding(tokens)
                 empty = model.encoder.embedding(jnp.where(replaced, pad_id, tokens)).astype(jnp.float32)
                 way = vectors.astype(jnp.float32) - empty
+                rows = {name: jnp.repeat(array, nodes.shape[1], axis=0) for name, array in inputs.items()}
 
-                def output(place: jax.Array) -> jax.Array:
-                    logits, _ = model.from_vectors((empty + place).astype(vectors.dtype), **inputs)
-                    return _activated(logits, kind=kind)[0, chosen]
+                def output(places: jax.Array) -> tuple[jax.Array, jax.Array]:
+                    logits, _ = model.from_vectors((empty + places).astype(vectors.dtype), **rows)
+                    outputs = _activated(logits, kind=kind)[:, chosen]
+                    return outputs.sum(), outputs  # rows do not see each other: the gradient of the sum is each one's
 
-                def at(node: jax.Array) -> tuple[jax.Array, jax.Array]:
-                    value, gradient = jax.value_and_grad(output)(node * way)
-                    return value, (gradient * way)[0].sum(-1)
+                def at(nodes: jax.Array) -> tuple[jax.Array, jax.Array]:
+                    gradients, outputs = jax.grad(output, has_aux=True)(nodes[:, None, None] * way)
+                    return outputs, (gradients * way).sum(-1)
 
-                return jax.lax.map(jax.vmap(at), nodes)
+                return jax.lax.map(at, nodes)
 
             with self._on_mesh(rows=False):
-                outputs, slopes = jax.vmap(of_one)(params)
+                outputs, slopes = jax.lax.map(of_one, params)
             return outputs.mean(0).reshape(-1), slopes.mean(0).reshape(-1, slopes.shape[-1])
 
         return integrate
@@ -394,7 +397,8 @@ class Classifier:
             encoded: the rows of one text.
         """
         nodes, weights = np.polynomial.legendre.leggauss(steps)
-        nodes, weights = [0, 1, *(nodes + 1) / 2], np.array([0, 0, *weights / 2])  # of [0, 1], whose ends come first
+        # Of [0, 1] instead of [-1, 1]; the ends come first, with no weight.
+        nodes, weights = np.concatenate([[0, 1], (nodes + 1) / 2]), np.concatenate([[0, 0], weights / 2])
         totals = [np.zeros(len(self.tokenizer.encode(side))) for side in sides]
         seen = [0] * len(sides)
         change = 0.0
@@ -408,7 +412,7 @@ class Classifier:
                 replaced[0, place] = True
             # As many rows at once as the memory is meant for; what fills the last ones up is not looked at.
             rows = max(1, min(len(nodes), 16, self.batch_tokens // replaced.shape[1]))
-            chunks = np.resize(np.float32(nodes), (-(-len(nodes) // rows), rows))
+            chunks = np.resize(nodes.astype(np.float32), (-(-len(nodes) // rows), rows))
             found = self._integrate(self.params, self._inputs(batch), replaced, np.int32(chosen), chunks)
             outputs, slopes = jax.device_get(found)
             attributions = weights @ slopes[: len(nodes)].astype(np.float64)

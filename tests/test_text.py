@@ -12,6 +12,7 @@ from lmx.text import (
     Tokenizer,
     detokenize_moses,
     load_tokenizer,
+    split_words,
 )
 
 TEXTS = [f"the {colour} {thing} is {place} the house" for colour in ("red", "green", "blue", "grey")
@@ -64,6 +65,26 @@ def test_rows_of_a_batch_decode(tokenizer: Tokenizer) -> None:
     ids = np.array([*tokenizer.encode("the red cat"), 2, 0], dtype=np.int32)
     assert tokenizer.decode(ids) == "the red cat"
     assert len(tokenizer.pieces(ids)) == ids.size
+
+
+def test_words_are_what_people_read_and_their_pieces_are_all_pieces(tokenizer: Tokenizer) -> None:
+    text = " the red  cat is\tin "
+    words = split_words(text, tokenizer)
+    assert [word.text for word in words] == ["the", "red", "cat", "is", "in"]
+    assert "".join(word.span for word in words) == text.rstrip()
+    ids, begin = tokenizer.encode(text), 0
+    for word in words:
+        end = begin + word.num_pieces
+        assert tokenizer.decode(ids[begin:end]).strip() == word.text
+        begin = end
+    assert begin == len(ids) - isinstance(tokenizer, ByteTokenizer)  # a byte for the space at the end
+    assert split_words(" ", tokenizer) == []
+
+
+def test_words_that_were_segmented_are_one_again() -> None:
+    tokenizer = PretokenizedTokenizer.from_texts(SEGMENTED)
+    words = split_words("der an@@ trie@@ b an@@", tokenizer)
+    assert words == [("der", "der", 1), ("antrieb", " an@@ trie@@ b", 3), ("an", " an@@", 1)]
 
 
 def test_a_loaded_tokenizer_is_the_saved_one(tokenizer: Tokenizer, tmp_path) -> None:

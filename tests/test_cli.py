@@ -1,0 +1,148 @@
+"""Commands that label texts from a run directory, in this process; that translation works is `test_experiments`'s."""
+
+import dataclasses
+import gzip
+import io
+import json
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from lmx.checkpoint import save_params
+from lmx.classifier import Classifier
+from lmx.cli import main
+from lmx.data.labels import Labels
+from lmx.models.encoder import ClassifierConfig, EncoderClassifier
+from lmx.saved import save_tokenizer
+from lmx.text import PretokenizedTokenizer
+
+TOKENIZER = PretokenizedTokenizer(["red", "green", "blue", "cat", "dog"])
+CONFIG = ClassifierConfig(
+    vocab_size=TOKENIZER.vocab_size,
+    width=16,
+    feedforward_width=12,
+    num_heads=2,
+    num_layers=1,
+    max_length=8,
+    num_outputs=3,
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """The files of a run of two seeds that has ended."""
+    directory = tmp_path_factory.mktemp("runs") / "run"
+    (directory / "seeds").mkdir(parents=True)
+    config = {"max_length": 8, "stride": None, "kind": "single"}
+    facts = {"family": "classifier", "config": config, "model": dataclasses.asdict(CONFIG)}
+    (directory / "config.json").write_text(json.dumps(facts))
+    (directory / "labels.json").write_text(Labels(kind="single", names=("a", "b", "c")).to_json())
+    save_tokenizer(directory, TOKENIZER)
+    for seed, name in enumerate(("model", "seeds/1", "seeds/2")):
+        params = nnx.to_pure_dict(nnx.state(EncoderClassifier(CONFIG, rngs=nnx.Rngs(max(seed, 1))), nnx.Param))
+        params["output"]["weight"] = params["output"]["weight"] * 5
+        save_params(directory / f"{name}.safetensors", jax.tree.map(jnp.asarray, params))
+    return directory
+
+
+@pytest.fixture
+def lmx(monkeypatch, capsys):
+    """Runs a command and returns its lines and what it says."""
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=2")  # the tests keep their own settings
+
+    def command(*arguments: str | Path, given: bytes = b"") -> tuple[list[str], str]:
+        monkeypatch.setattr(sys, "argv", ["lmx", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
+        main()
+        printed = capsys.readouterr()
+        return printed.out.split("\n")[:-1], printed.err
+
+    return command
+
+
+TEXTS = ["red cat", "", "blue dog dog", "green"]
+
+
+def test_each_line_gets_a_line_in_order(run, lmx):
+    expected = Classifier.load(run).classify(TEXTS)
+    lines, said = lmx("classify", run, given="\r\n".join(TEXTS).encode() + b"\n")
+    assert lines == [one.label for one in expected]
+    assert "4 texts in " in said
+    assert "1 without a word labelled as an empty text" in said
+    lines, _ = lmx("classify", run, "--with-probabilities", given="\n".join(TEXTS).encode())
+    assert lines == [f"{one.label}\t{one.probability:.6f}" for one in expected]
+    assert lmx("classify", run)[0] == []
+
+
+def test_an_ensemble_is_another_system(run, lmx):
+    expected = Classifier.load(run, ensemble=True).classify(TEXTS)
+    given = "\n".join(TEXTS).encode()
+    lines, _ = lmx("classify", run, "--ensemble", "--with-probabilities", given=given)
+    assert lines == [f"{one.label}\t{one.probability:.6f}" for one in expected]
+    assert lines != lmx("classify", run, "--with-probabilities", given=given)[0]
+
+
+def test_explanations_name_words(run, lmx):
+    (line,), _ = lmx("classify", run, "--explain", given=b"red cat dog\n")
+    label, words = line.split("\t")
+    record = Classifier.load(run).explain("red cat dog")
+    assert label == record["prediction"]
+    ranked = sorted(record["words"], key=lambda word: -abs(word[1]))
+    assert words == ", ".join(f"{word} ({value:+.3f})" for word, value in ranked)
+
+
+def test_files_and_tables_are_read(run, lmx, tmp_path):
+    expected = [one.label for one in Classifier.load(run).classify(TEXTS)]
+    lines = tmp_path / "lines.txt.gz"
+    lines.write_bytes(gzip.compress("\n".join(TEXTS).encode() + b"\n"))
+    output = tmp_path / "labels.txt"
+    printed, said = lmx("classify", run, "--input", lines, "--output", output)
+    assert printed == []
+    assert "4 texts in " in said
+    assert output.read_text() == "".join(f"{label}\n" for label in expected)
+    table = tmp_path / "table.jsonl"
+    table.write_text("".join(json.dumps({"title": text, "label": "z"}) + "\n" for text in TEXTS))
+    assert lmx("classify", run, "--input", table, "--text-column", "title")[0] == expected
+    pairs = [("red", "cat"), ("dog", "blue")]
+    (tmp_path / "pairs.tsv").write_text("first\tsecond\n" + "".join(f"{a}\t{b}\n" for a, b in pairs))
+    printed, _ = lmx("classify", run, "--input", tmp_path / "pairs.tsv", "--text-column", "first", "second")
+    assert printed == [one.label for one in Classifier.load(run).classify(pairs)]
+
+
+def test_long_texts_are_counted(run, lmx):
+    lines, said = lmx("classify", run, given=b"red " * 9 + b"\ncat\n")
+    assert len(lines) == 2
+    assert "1 cut to 8 tokens" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--text-column", "title"], "text_column must be given with a table, an input that ends in .csv, .tsv or"),
+        (["--input", "nowhere.txt"], "nowhere.txt must exist"),
+        (["--output", "no/folder.txt"], "No such file or directory: 'no/folder.txt'"),
+    ],
+)
+def test_mistakes_are_one_line(run, lmx, capsys, monkeypatch, tmp_path, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        lmx("classify", run, *arguments, given=b"red\n")
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_a_run_of_another_family_is_refused_in_one_line(run, lmx, capsys, tmp_path):
+    (tmp_path / "config.json").write_text('{"family": "seq2seq", "config": {}, "model": {}}')
+    for command, directory, purpose in (("classify", tmp_path, "classifies"), ("translate", run, "translates")):
+        with pytest.raises(SystemExit) as stop:
+            lmx(command, directory, given=b"red\n")
+        assert stop.value.code == 2
+        said = capsys.readouterr().err
+        assert f"{directory} must hold a model that {purpose}, got family=" in said
+        assert said.count("\n") == 1
