@@ -85,6 +85,7 @@ class Checkpoints:
         self._scores: Mapping[int, float] | None = None
         self._saving: int | None = None
         self._not_saved: tuple[int, str] | None = None  # the last save that failed, until another one succeeds
+        self._failed: set[int] = set()  # all that did
 
     def steps(self) -> list[int]:
         """Returns the steps of all complete checkpoints, oldest first; waits for one that is being saved."""
@@ -216,6 +217,7 @@ class Checkpoints:
                 raise
             step, self._saving = self._saving, None
             self._not_saved = step, _reason(error)
+            self._failed.add(step)
             self._remove_unfinished()
             free = shutil.disk_usage(self._directory).free / 1e6
             line = (
@@ -231,11 +233,11 @@ class Checkpoints:
     def _remove_unfinished(self) -> None:
         """Removes what saves that failed have left, while none is under way.
 
-        Called after each save: a write that nobody waits for any more may come after its save was given up, and makes
-        the directory anew.
+        Called after each later save too: a write that nobody waits for any more may come after its save was given up,
+        and makes the directory anew. What another process has left, Orbax removes when it starts.
         """
-        if jax.process_index() == 0:
-            for path in self._directory.glob("*.orbax-checkpoint-tmp*"):
+        for step in self._failed if jax.process_index() == 0 else ():
+            for path in self._directory.glob(f"{step}.orbax-checkpoint-tmp*"):
                 shutil.rmtree(path, ignore_errors=True)
 
     def _newest(self) -> str:

@@ -1,3 +1,4 @@
+import errno
 import os
 import re
 import shutil
@@ -386,8 +387,15 @@ def check_full(directory: Path, prepare: str, release: str, reason: str) -> None
     assert len(lines) == 7
 
 
-def test_what_a_late_write_of_a_failed_save_leaves_is_removed_by_the_next(opened, tmp_path):
+def test_what_a_late_write_of_a_failed_save_leaves_is_removed_by_the_next(opened, tmp_path, monkeypatch):
     checkpoints = opened()
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints._manager, "save", full)
+        checkpoints.save(4, state(4), HOST, scores={})
     late = tmp_path / "checkpoints" / "4.orbax-checkpoint-tmp" / "state"
     late.mkdir(parents=True)
     (late / "part").write_bytes(b"late")
