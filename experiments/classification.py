@@ -31,35 +31,19 @@ from lmx.data.embedded import standard_library
 from lmx.data.labelled import Examples, Form, count_shared, read_labelled
 from lmx.data.labels import Kind, Labels, Targets, folds, stratified_split
 from lmx.data.texts import EncodedExamples, encode_examples
-from lmx.experiment import config_as_json, print_scores, read_command_line, run_script, start_facts
+from lmx.experiment import config_as_json, print_plan, print_scores, read_command_line, run_script, start_facts
 from lmx.hosts import HostsConfig, agreement, fingerprint, start, wait
 from lmx.loop import steps_to_profile, train
 from lmx.losses import drop_words, label_loss
 from lmx.models.encoder import ClassifierConfig, EncoderClassifier, training_flops
 from lmx.optimization import OptimizerConfig, decayed, make_optimizer, make_schedule
-from lmx.plan import (
-    Job,
-    Proposal,
-    count_devices,
-    double_fsdp,
-    halve_rows,
-    make_plan,
-    resolve_mesh,
-    use_virtual_devices,
-)
+from lmx.plan import Job, resolve_mesh
 from lmx.report import write_report
 from lmx.run import Run, duration, make_deterministic, peak_flops, progress_bar, versions, write_json, write_jsonl
 from lmx.saved import find_tokenizers, save_tokenizer
 from lmx.scoring.baselines import tfidf_predictions
-from lmx.scoring.classification import (
-    Metric,
-    Scores,
-    compare_predictions,
-    over_seeds,
-    prediction_lines,
-    prediction_loss,
-    score_outputs,
-)
+from lmx.scoring.classification import over_seeds, prediction_lines, score_outputs
+from lmx.scoring.tested import Tested, choose_to_explain, list_mistakes, record_scores, score_seeds, true_label
 from lmx.sharding import MESH_AXES, MeshConfig, fetch, make_mesh, named_sharding
 from lmx.text import ByteTokenizer, SentencePieceTokenizer, Tokenizer, load_tokenizer
 from lmx.training import (
@@ -78,7 +62,6 @@ from lmx.training import (
 
 STDLIB = "stdlib"  # as a data location: sentences of the running Python's library
 RESULTS = ("model.safetensors", "scores.json", "predictions.tsv", "mistakes.jsonl", "explanations.json", "report.html")
-MOST_MISTAKES = 50
 
 
 # ---- what can be chosen ----------------------------------------------------------------------------------------------
@@ -548,7 +531,7 @@ def main(preset: str, config: Config) -> None:
     wait("the end of the run")
 
 
-def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> "Tested | None":
+def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> Tested | None:
     """Trains one model of each seed and tests them; returns what was tested, if there is a test set."""
     # What can be wrong with config, text and mesh is found before anything is written, and before hosts that do not
     # agree wait for each other.
@@ -658,7 +641,7 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> "
         return batches.first.first_batch(batches.first.epoch_of(step)) == step or step == updates
 
     def validate(step: int, state: TrainState) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        line = development(classifier.with_params(state.params).outputs(dev), labels.encode(data.dev), labels)
+        line = score_seeds(classifier.with_params(state.params).outputs(dev), labels.encode(data.dev), labels)
         loss, score = line.values()
         return (loss if config.select == "loss" else -score), line
 
@@ -740,27 +723,7 @@ def _described(examples: Examples, encoded: EncodedExamples) -> str:
     return ", ".join(parts)
 
 
-def development(outputs: Float[np.ndarray, "S texts *C"], targets: Targets, labels: Labels) -> dict[str, np.ndarray]:
-    """Returns loss and main score of each seed, [S]."""
-    scored = [
-        score_outputs(targets, each, kind=labels.kind, names=labels.names, num_resamples=0).metrics[0]
-        for each in outputs
-    ]
-    loss = np.array([prediction_loss(targets, each, kind=labels.kind) for each in outputs])
-    return {"loss": loss, scored[0].name: np.array([metric.score for metric in scored])}
-
-
 # ---- scores ----------------------------------------------------------------------------------------------------------
-
-
-class Tested(NamedTuple):
-    """A test set and what each seed says of it."""
-
-    examples: Examples
-    targets: Targets
-    outputs: Float[np.ndarray, "S texts *C"]
-    baseline: np.ndarray | None  # the classes that the linear model predicts
-    labels: Labels
 
 
 def run_test(
@@ -784,21 +747,19 @@ def run_test(
     if config.baseline and labels.kind == "single" and data.train.labels is not None:
         found = tfidf_predictions(data.train.texts, [str(label) for label in data.train.labels], data.test.texts)
         baseline = labels.encode(replace(data.test, labels=found))
-    tested = Tested(data.test, labels.encode(data.test), outputs, baseline, labels)
+    tested = Tested(data.test, labels, labels.encode(data.test), outputs, baseline)
     best = zip(seeds, run.memory.best_step, run.memory.best, strict=True)
-    saved = scores_of(tested, preset=preset, config=config)
+    saved = record_scores(tested, name=f"{preset} test", **_reported(config))
     saved |= {"seconds": seconds, "truncated": encoded.num_truncated}
     saved["seeds"] = [
         {"seed": seed, "best_step": step, "dev": value if config.select == "loss" else -value, "test": score}
         for (seed, step, value), score in zip(best, saved["seeds"], strict=True)
     ]
     write_results(run, saved, tested)
-    chosen = texts_to_explain(tested, config.explain)
     explanations, maps = [], []
-    for index in chosen:
+    for index in choose_to_explain(tested, config.explain):
         record = classifier.explain(data.test.texts[index])
-        shown = tested.labels.decode(tested.targets[index : index + 1])[0]
-        explanations.append(record | {"label": shown if isinstance(shown, str) else "|".join(shown)})
+        explanations.append(record | {"label": true_label(tested, index)})
         if config.attention:
             found = classifier.attention(data.test.texts[index])
             weights = np.round(found["weights"].astype(float), 3).tolist()
@@ -811,69 +772,6 @@ def run_test(
     return tested
 
 
-def scores_of(tested: Tested, *, preset: str, config: Config) -> dict[str, Any]:
-    """Returns what scores.json has: of each seed, of their mean, of the ensemble, and of the linear model."""
-    labels, targets = tested.labels, tested.targets
-    settings: dict[str, Any] = {"kind": labels.kind, "names": labels.names}
-    alone = [score_outputs(targets, each, num_resamples=0, **settings) for each in tested.outputs]
-    together = score_outputs(targets, tested.outputs.mean(0), **settings)
-    number = len(alone)
-    chosen = f"best step by development {config.select}"
-    rows = []
-    if number > 1:
-        for spread in over_seeds(alone):
-            made = f"mean of {number} seeds, standard deviation {100 * spread.deviation:.2f}; {chosen}"
-            metric = Metric(name=spread.name, score=spread.mean, interval=None)
-            rows.append(_row(f"{preset} test {spread.name}", metric, alone[0], made))
-    made = f"mean of the probabilities of {number} seeds; {chosen}" if number > 1 else f"one seed; {chosen}"
-    kind = "ensemble" if number > 1 else "test"
-    rows += [_row(f"{preset} {kind} {metric.name}", metric, together, made) for metric in together.metrics]
-    rows[0] |= {"published": config.published, "published_made": config.published_made}
-    saved: dict[str, Any] = {
-        "test": f"{preset} test",
-        "texts": len(tested.examples),
-        "kind": labels.kind,
-        "rows": rows,
-        "spread": [dataclasses.asdict(spread) for spread in over_seeds(alone)] if number > 1 else [],
-        "seeds": [each.metrics[0].score for each in alone],
-        "scores": together.as_record(),
-        "names": list(labels.names),
-    }
-    if tested.baseline is not None:
-        saved |= compare_with_baseline(tested, ours=rows[0]["score"])
-    return saved
-
-
-def _row(name: str, metric: Metric, scores: Scores, made: str) -> dict[str, Any]:
-    """Returns a row of scores.json, in percent."""
-    interval = None if metric.interval is None else [100 * bound for bound in metric.interval]
-    return {
-        "name": name,
-        "score": 100 * metric.score,
-        "interval": interval,
-        "signature": scores.signature,
-        "made": made,
-        "published": None,
-        "published_made": "",
-    }
-
-
-def compare_with_baseline(tested: Tested, *, ours: float) -> dict[str, Any]:
-    """Returns the linear model's accuracy, and in a sentence who is better and whether that could be chance."""
-    assert tested.baseline is not None
-    accuracy = 100 * float((tested.baseline == tested.targets).mean())
-    predicted = tested.outputs.mean(0).argmax(-1).astype(tested.baseline.dtype)
-    paired, *_ = compare_predictions(tested.targets, tested.baseline, predicted, kind="single")
-    difference = ours - accuracy
-    said = f"{abs(difference):.2f} points {'above' if difference > 0 else 'below'}" if difference else "level with"
-    verdict = f"The Transformer is {said} the linear model on TF-IDF"
-    who = "their ensemble" if len(tested.outputs) > 1 else "it"
-    verdict += f" ({accuracy:.2f}); {who} against the linear model: p = {paired.p_value:.4f} ({paired.test})."
-    if difference < 0:
-        verdict += " It loses: for these texts the linear model is the better choice."
-    return {"baselines": [{"name": "TF-IDF, linear", "score": accuracy}], "verdict": verdict}
-
-
 def write_results(run: Run, saved: dict[str, Any], tested: Tested) -> None:
     """Writes scores, predictions by name, and the most confident mistakes."""
     if not run.writes:
@@ -882,34 +780,16 @@ def write_results(run: Run, saved: dict[str, Any], tested: Tested) -> None:
     lines = prediction_lines(outputs, kind=labels.kind, names=labels.names)
     (run.directory / "predictions.tsv").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     write_json(run.directory / "scores.json", saved)
-    write_jsonl(run.directory / "mistakes.jsonl", mistakes(tested))
+    write_jsonl(run.directory / "mistakes.jsonl", list_mistakes(tested))
 
 
-def mistakes(tested: Tested) -> list[dict[str, Any]]:
-    """Returns the texts whose label is wrong, the most confident first; of numbers there are none."""
-    if tested.labels.kind != "single":
-        return []
-    outputs = tested.outputs.mean(0)
-    predicted, names = outputs.argmax(-1), tested.labels.names
-    wrong = np.flatnonzero(predicted != tested.targets)
-    wrong = wrong[np.argsort(-outputs.max(-1)[wrong], kind="stable")][:MOST_MISTAKES]
-    return [
-        {
-            "index": int(index),
-            "text": tested.examples.texts[index],
-            "label": names[tested.targets[index]],
-            "prediction": names[predicted[index]],
-            "probability": float(outputs[index].max()),
-        }
-        for index in wrong
-    ]
-
-
-def texts_to_explain(tested: Tested, number: int) -> list[int]:
-    """Returns some texts by position: half of them the most confident mistakes, where there are any, and the first."""
-    wrong = [row["index"] for row in mistakes(tested)][: number // 2]
-    right = (index for index in range(len(tested.examples)) if index not in wrong)
-    return [*(index for index, _ in zip(right, range(number - len(wrong)), strict=False)), *wrong]
+def _reported(config: Config) -> dict[str, Any]:
+    """Returns how the scores of a config came about, and what they are compared with."""
+    return {
+        "chosen": f"best step by development {config.select}",
+        "published": config.published,
+        "published_made": config.published_made,
+    }
 
 
 def show_scores(run: Run, saved: dict[str, Any]) -> None:
@@ -966,12 +846,12 @@ def cross_validate(preset: str, config: Config, number: int) -> None:
     order = np.argsort(examples.lines, kind="stable")
     together = Tested(
         examples.select(order),
+        first.labels,
         np.concatenate([each.targets for each in tested])[order],
         np.concatenate([each.outputs for each in tested], axis=1)[:, order],
         None if first.baseline is None else np.concatenate([each.baseline for each in tested])[order],
-        first.labels,
     )
-    saved = scores_of(together, preset=f"{preset} {number}-fold", config=config)
+    saved = record_scores(together, name=f"{preset} {number}-fold test", **_reported(config))
     settings: dict[str, Any] = {"kind": first.labels.kind, "names": first.labels.names, "num_resamples": 0}
     of_folds = [score_outputs(each.targets, each.outputs.mean(0), **settings) for each in tested]
     saved |= {"spread": [dataclasses.asdict(spread) for spread in over_seeds(of_folds)], "seconds": 0.0}
@@ -1018,25 +898,9 @@ def plan(preset: str, config: Config, *, device: str, devices: int | None) -> No
             average=True,  # the best parameters so far take as much
         )
 
-    number = count_devices(config.mesh)
-    use_virtual_devices(2 * number)  # as many again, to see what twice as many would do
-    job = job_of()
-    proposals: list[Proposal] = [
-        ("--model.remat dots", lambda: job_of(remat="dots")),
-        ("--model.remat full", lambda: job_of(remat="full")),
-        (f"--mesh.fsdp {2 * config.mesh.fsdp}, on {2 * number} devices", lambda: double_fsdp(job)),
-        (
-            f"--tokens-per-batch {config.tokens_per_batch // 2} --accumulation {2 * config.accumulation}",
-            lambda: halve_rows(job),
-        ),
-        ("--model.dtype bfloat16", lambda: job_of(dtype="bfloat16")),
-    ]
     many = f"Of one seed; {config.seeds} need {config.seeds} times as much. " if config.seeds > 1 else ""
-    print(
-        f"{preset}: {origin}, {classes} classes. {many}\n"
-        f"Batches: the longest that the config allows, {longest} tokens, and as usual {usual}.\n"
-    )
-    print(make_plan(job, device, changes=proposals), end="")
+    about = f"{preset}: {origin}, {classes} classes. {many}"
+    print_plan(job_of, about, device=device, config=config, lengths=(longest, usual))
 
 
 def planned_vocabulary(config: Config) -> tuple[int, str]:

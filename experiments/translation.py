@@ -28,22 +28,13 @@ from lmx.data.batches import TokenBatches, choose_buckets, evaluation_batches, r
 from lmx.data.embedded import CONSTRUCTIONS, phrasebook
 from lmx.data.files import read_lines
 from lmx.data.parallel import EncodedPairs, Pairs, encode_pairs, filter_pairs, read_pairs
-from lmx.experiment import config_as_json, print_scores, read_command_line, run_script, start_facts
+from lmx.experiment import config_as_json, print_plan, print_scores, read_command_line, run_script, start_facts
 from lmx.hosts import HostsConfig, agreement, fingerprint, start, wait
 from lmx.loop import steps_to_profile, train
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig, training_flops
 from lmx.nn.layers import spread_tables
 from lmx.optimization import OptimizerConfig, make_optimizer, make_schedule
-from lmx.plan import (
-    Job,
-    Proposal,
-    count_devices,
-    double_fsdp,
-    halve_rows,
-    make_plan,
-    resolve_mesh,
-    use_virtual_devices,
-)
+from lmx.plan import Job, resolve_mesh
 from lmx.report import write_report
 from lmx.run import (
     Run,
@@ -720,23 +711,7 @@ def plan(preset: str, config: Config, *, device: str, devices: int | None) -> No
             average=config.optimization.average_decay is not None,
         )
 
-    number = count_devices(config.mesh)
-    use_virtual_devices(2 * number)  # as many again, to see what twice as many would do
-    job = job_of()
-    proposals: list[Proposal] = [
-        ("--model.remat dots", lambda: job_of(remat="dots")),
-        ("--model.remat full", lambda: job_of(remat="full")),
-        (f"--mesh.fsdp {2 * config.mesh.fsdp}, on {2 * number} devices", lambda: double_fsdp(job)),
-        (
-            f"--tokens-per-batch {config.tokens_per_batch // 2} --accumulation {2 * config.accumulation}",
-            lambda: halve_rows(job),
-        ),
-        ("--model.dtype bfloat16", lambda: job_of(dtype="bfloat16")),
-    ]
-    print(
-        f"{preset}: {origin}.\nBatches: the longest that the config allows, {longest} tokens, and as usual {usual}.\n"
-    )
-    print(make_plan(job, device, changes=proposals), end="")
+    print_plan(job_of, f"{preset}: {origin}.", device=device, config=config, lengths=(longest, usual))
 
 
 def planned_vocabularies(config: Config) -> tuple[int, int, str]:

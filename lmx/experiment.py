@@ -20,8 +20,20 @@ from rich.table import Table
 from lmx.nn.attention import choose_kernel
 from lmx.nn.layers import count_parameters
 from lmx.nn.transformer import TransformerConfig
-from lmx.plan import explain_out_of_memory, plan_of_this_command, split_arguments
+from lmx.plan import (
+    Job,
+    Proposal,
+    count_devices,
+    double_fsdp,
+    explain_out_of_memory,
+    halve_rows,
+    make_plan,
+    plan_of_this_command,
+    split_arguments,
+    use_virtual_devices,
+)
 from lmx.run import Run, keep_freed_memory, one_line_errors, stop_on_signals
+from lmx.sharding import MeshConfig
 
 Config = TypeVar("Config")
 
@@ -109,6 +121,56 @@ def start_facts(model: TransformerConfig, network: nnx.Module, mesh: Mesh) -> di
         "attention_reason": kernel.reason,
         "parameters": count_parameters(network),
     }
+
+
+@runtime_checkable
+class Batched(Protocol):
+    """Of an experiment's config, what a plan may change."""
+
+    @property
+    def mesh(self) -> MeshConfig:
+        """The devices."""
+        ...
+
+    @property
+    def tokens_per_batch(self) -> int:
+        """Of one micro-batch."""
+        ...
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches an update."""
+        ...
+
+
+def print_plan(
+    job_of: Callable[..., Job], about: str, *, device: str, config: Batched, lengths: tuple[int, int]
+) -> None:
+    """Prints what a training will need, and where it does not fit, which change would make it fit.
+
+    Args:
+        job_of: the job, given changes of the model's config by name.
+        about: the first line.
+        device: by its name.
+        config: its mesh has no size left open.
+        lengths: of the longest batch and of a usual one.
+    """
+    number = count_devices(config.mesh)
+    use_virtual_devices(2 * number)  # as many again, to see what twice as many would do
+    job = job_of()
+    proposals: list[Proposal] = [
+        ("--model.remat dots", lambda: job_of(remat="dots")),
+        ("--model.remat full", lambda: job_of(remat="full")),
+        (f"--mesh.fsdp {2 * config.mesh.fsdp}, on {2 * number} devices", lambda: double_fsdp(job)),
+        (
+            f"--tokens-per-batch {config.tokens_per_batch // 2} --accumulation {2 * config.accumulation}",
+            lambda: halve_rows(job),
+        ),
+        ("--model.dtype bfloat16", lambda: job_of(dtype="bfloat16")),
+    ]
+    longest, usual = lengths
+    print(f"{about}\nBatches: the longest that the config allows, {longest} tokens, and as usual {usual}.\n")
+    print(make_plan(job, device, changes=proposals), end="")
 
 
 def print_scores(run: Run, saved: Mapping[str, Any], *, title: str, baselines_are: str, notes: list[str]) -> None:

@@ -1,0 +1,162 @@
+"""What the test of a classifier comes to: the rows of scores.json, who is better than the linear model, the mistakes.
+
+Lives here: what is the same for every classification experiment once outputs are there. The measures themselves are
+`lmx.scoring.classification`'s; which model made the outputs, and where files are written, is not known here.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from lmx.data.labelled import Examples
+from lmx.data.labels import Labels, Targets
+from lmx.scoring.classification import Metric, Scores, compare_predictions, over_seeds, prediction_loss, score_outputs
+
+MOST_MISTAKES = 50
+
+
+class Tested(NamedTuple):
+    """A set of texts with their labels, and what each seed says of it.
+
+    Attributes:
+        outputs: probabilities of classes, or real numbers [S, texts].
+        baseline: the classes that a linear model predicts, or None where there is none.
+    """
+
+    examples: Examples
+    labels: Labels
+    targets: Targets
+    outputs: Float[np.ndarray, "S texts *C"]
+    baseline: Int[np.ndarray, " texts"] | None
+
+
+def score_seeds(
+    outputs: Float[np.ndarray, "S texts *C"], targets: Targets, labels: Labels
+) -> dict[str, Float[np.ndarray, " S"]]:
+    """Returns of each seed the loss, and by its name the first score: what a best step is chosen by."""
+    scored = [_score(targets, each, labels, num_resamples=0).metrics[0] for each in outputs]
+    loss = np.array([prediction_loss(targets, each, kind=labels.kind) for each in outputs])
+    return {"loss": loss, scored[0].name: np.array([metric.score for metric in scored])}
+
+
+def record_scores(
+    tested: Tested, *, name: str, chosen: str, published: float | None, published_made: str
+) -> dict[str, Any]:
+    """Returns what scores.json has: of each seed, of their mean, of the ensemble, and of the linear model, in percent.
+
+    Args:
+        name: of the test set, which the rows begin with.
+        chosen: how the step of each seed was chosen, for the table.
+        published, published_made: the score to compare the first row with, and how it was made.
+    """
+    labels, number = tested.labels, len(tested.outputs)
+    alone = [_score(tested.targets, each, labels, num_resamples=0) for each in tested.outputs]
+    together = _score(tested.targets, tested.outputs.mean(0), labels)
+    spreads = over_seeds(alone) if number > 1 else ()
+    rows = []
+    for spread in spreads:
+        made = f"mean of {number} seeds, standard deviation {100 * spread.deviation:.2f}; {chosen}"
+        metric = Metric(name=spread.name, score=spread.mean, interval=None)
+        rows.append(_row(f"{name} {spread.name}", metric, alone[0], made))
+    made = f"mean of the outputs of {number} seeds; {chosen}" if number > 1 else f"one seed; {chosen}"
+    prefix = f"{name}, ensemble," if number > 1 else name
+    rows += [_row(f"{prefix} {metric.name}", metric, together, made) for metric in together.metrics]
+    rows[0] |= {"published": published, "published_made": published_made}
+    saved: dict[str, Any] = {
+        "test": name,
+        "texts": len(tested.examples),
+        "kind": labels.kind,
+        "rows": rows,
+        "spread": [dataclasses.asdict(spread) for spread in spreads],
+        "seeds": [each.metrics[0].score for each in alone],
+        "scores": together.as_record(),
+        "names": list(labels.names),
+    }
+    if tested.baseline is not None:
+        saved |= _compare_with_baseline(tested, tested.baseline, ours=rows[0]["score"])
+    return saved
+
+
+def _score(targets: Targets, outputs: np.ndarray, labels: Labels, **settings: Any) -> Scores:
+    return score_outputs(targets, outputs, kind=labels.kind, names=labels.names, **settings)
+
+
+def _row(name: str, metric: Metric, scores: Scores, made: str) -> dict[str, Any]:
+    """Returns a row of scores.json, in percent; a squared error is as it is."""
+    unit = 1 if "squared error" in metric.name else 100
+    return {
+        "name": name,
+        "score": unit * metric.score,
+        "interval": None if metric.interval is None else [unit * bound for bound in metric.interval],
+        "signature": scores.signature,
+        "made": made,
+        "published": None,
+        "published_made": "",
+    }
+
+
+def _compare_with_baseline(tested: Tested, baseline: Int[np.ndarray, " texts"], *, ours: float) -> dict[str, Any]:
+    """Returns the linear model's accuracy, and in a sentence who is better and whether that could be chance."""
+    accuracy = 100 * float((baseline == tested.targets).mean())
+    predicted = tested.outputs.mean(0).argmax(-1).astype(baseline.dtype)
+    paired, *_ = compare_predictions(tested.targets, baseline, predicted, kind="single")
+    if (difference := ours - accuracy) == 0:
+        said = "level with"
+    else:
+        said = f"{abs(difference):.2f} points {'above' if difference > 0 else 'below'}"
+    whose = "; of the ensemble, " if len(tested.outputs) > 1 else "; "
+    verdict = (
+        f"The Transformer is {said} the linear model on TF-IDF ({accuracy:.2f}){whose}"
+        f"p = {paired.p_value:.4f} ({paired.test})."
+    )
+    if difference < 0:
+        verdict += " It loses: for these texts the linear model is the better choice."
+    return {"baselines": [{"name": "TF-IDF, linear", "score": accuracy}], "verdict": verdict}
+
+
+def list_mistakes(tested: Tested) -> list[dict[str, Any]]:
+    """Returns what the mean of the seeds has wrong, the worst first, at most 50.
+
+    Of single labels the most confident; of real numbers those furthest from the truth; of several labels, those with
+    the most labels wrong.
+    """
+    labels, targets, outputs = tested.labels, tested.targets, tested.outputs.mean(0)
+    if labels.kind == "single":
+        predicted, sure = outputs.argmax(-1).astype(np.int32), outputs.max(-1)
+        size = np.where(predicted != targets, sure, 0.0)
+    elif labels.kind == "multi":
+        predicted, sure = (outputs >= 0.5).astype(np.float32), None
+        size = (predicted != targets).sum(-1)
+    else:
+        predicted, sure = outputs.astype(np.float32), None
+        size = np.abs(outputs - targets)
+    wrong = [index for index in np.argsort(-size, kind="stable")[:MOST_MISTAKES].tolist() if size[index] > 0]
+    return [
+        {
+            "index": index,
+            "text": tested.examples.texts[index],
+            "label": _shown(labels, targets[index : index + 1]),
+            "prediction": _shown(labels, predicted[index : index + 1]),
+            "probability": None if sure is None else float(sure[index]),
+        }
+        for index in wrong
+    ]
+
+
+def choose_to_explain(tested: Tested, number: int) -> list[int]:
+    """Returns some texts by position: the first ones, and as many of the worst mistakes, where there are any."""
+    wrong = [row["index"] for row in list_mistakes(tested)][: number // 2]
+    right = [index for index in range(len(tested.examples)) if index not in wrong]
+    return [*right[: number - len(wrong)], *wrong]
+
+
+def true_label(tested: Tested, index: int) -> str:
+    """Returns the label of a text as people read it."""
+    return _shown(tested.labels, tested.targets[index : index + 1])
+
+
+def _shown(labels: Labels, one: Targets) -> str:
+    (label,) = labels.decode(one)
+    return label if isinstance(label, str) else "|".join(label)
