@@ -72,14 +72,15 @@ class Reading:
     """How files are read; `lmx.data.labelled.read_labelled` says more.
 
     Attributes:
-        text_columns: one column of texts, or two of pairs; `title+description` joins columns. None for `text`.
-        label_column: of the labels.
-        label_separator: between the labels of one text; None where a text has one.
-        columns: names of a table's columns whose first row is data already.
-        form: csv, tsv, jsonl or text, where a file's ending says nothing.
-        encoding: of the files.
-        label_names: names of classes that the file numbers, in that order.
-        first_label: the number of the first of these.
+        text_columns: the column of texts, or the two of pairs; `title+description` joins columns. None takes `text`,
+            or the only one beside the label.
+        label_column: the column of labels.
+        label_separator: what stands between the labels of one text; None where each text has one.
+        columns: names of a table's columns, where its first row is data already.
+        form: what the files are, where their ending does not say it; text is a label, a space and a text a line.
+        encoding: encoding of the files.
+        label_names: names of the classes, in their order, where the files have numbers.
+        first_label: the number of the class that label_names names first.
     """
 
     text_columns: tuple[str, ...] | None = None
@@ -97,6 +98,14 @@ class Optimization(OptimizerConfig):
     """How parameters are updated.
 
     Attributes:
+        schedule: how the learning rate goes on after the warm-up; linear and cosine fall until the last epoch.
+        peak: highest learning rate.
+        warmup: updates until it is reached.
+        beta2: decay of Adam's average of squared gradients.
+        epsilon: what Adam adds to the root of that average.
+        weight_decay: decoupled weight decay; biases and the scales of norms are left out.
+        clip_norm: longest gradient; None does not clip.
+        label_smoothing: probability that is taken from the right class and spread evenly over all.
         word_dropout: share of words taken out of each text at each step (Iyyer et al. 2015).
         l1: weight of the sum of the absolute values of all weights.
         class_weights: "balanced" lets every class count the same, however rare; "none" every text.
@@ -119,38 +128,42 @@ class Config:
     """All choices of a classification experiment.
 
     Attributes:
-        train, validation, test: texts with labels: .csv, .tsv, .jsonl or .txt, plain or .gz, `hub:ID:SPLIT`, or
-            `stdlib`. Without validation, a share of train is held out; without test, nothing is reported but that.
-        predict: texts without labels, which the finished model labels.
+        train: texts with labels to learn from: a .csv, .tsv, .jsonl or .txt, plain or .gz, `hub:ID:SPLIT`, or `stdlib`.
+        validation: texts with labels that choose the best step; None holds out a share of train.
+        test: texts with labels that the finished model is scored on; None scores nothing.
+        predict: texts without labels, which the finished model labels into labelled.tsv.
         reading: how all files are read.
-        test_reading: what differs for the test set; the rest is as in `reading`.
-        kind: of the labels; None for `multi` where texts have several, else `single`. Numbers need `regression`.
-        dev_share: of train, held out to choose the best step, where no validation set is given.
-        split_seed: of that split, and of the folds.
+        test_reading: what differs for the files of test and predict; the rest is as without the prefix.
+        kind: what the labels are; None takes `multi` where texts have several, else `single`, and never `regression`.
+        dev_share: share of train that is held out, where no validation set is given.
+        split_seed: seed of what is held out of train, and of the folds.
         vocabulary: a trained tokenizer's file; None makes one.
         tokenizer: what is made: SentencePiece learned from the training texts, or bytes.
         vocab_size: pieces that SentencePiece learns.
         max_length: most tokens of a row; what is longer is cut, or read in windows.
         stride: tokens between the beginnings of windows, whose predictions are averaged; None cuts.
-        published, published_made: the score to compare with, and how it was made.
-        tokens_per_batch: rows times padded length of one micro-batch, of each seed.
+        published: a published score to compare with, in percent.
+        published_made: how that score was made.
+        tokens_per_batch: most tokens of one micro-batch of a seed: rows times padded length.
         rows_multiple: what the rows of a batch divide by, and the mesh's data x fsdp must divide.
         accumulation: micro-batches an update.
         num_buckets: batch shapes, each compiled once.
         epochs: passes over the training texts.
         validate_every: updates between validations; 0 validates after each epoch.
-        select: what the best step is chosen by, on the development set: the first score, or the loss.
-        patience: so many validations without a better one end a seed.
-        seed: of the first training.
-        seeds: so many trainings with seeds that follow each other, in one step.
-        folds: instead of a test set: train is cut into so many parts, each the test set of a run of its own.
-        baseline: also trains a linear model on TF-IDF.
-        explain: of the test texts, for so many the words that moved the decision are looked for.
-        attention: also writes their attention maps.
+        select: what chooses the best step on the development set: the main score, or the loss.
+        patience: validations in a row without a better one, after which a seed has ended; None trains all epochs.
+        seed: seed of the first model.
+        seeds: models to train in one step, by the seeds seed, seed + 1 and so on.
+        folds: parts of train, each the test set of a run that learns from the others; takes the place of a test set.
+        baseline: also trains a linear model on TF-IDF, where each text has one label.
+        explain: test texts of which the words that moved the decision are looked for.
+        attention: also writes the attention maps of these texts.
         save_every: updates between checkpoints, beside those after each validation.
         hosts: several processes that train together, see docs/many-machines.md.
         deterministic: the same bits from the same run on a GPU, somewhat slower; a CPU gives them anyway.
         run: directory of the run, which all hosts see.
+        log_every: updates between lines of metrics.
+        profile: steps to write a profile of, as FROM:TO.
     """
 
     train: str = STDLIB

@@ -82,7 +82,15 @@ class Optimization(OptimizerConfig):
     """How parameters are updated.
 
     Attributes:
-        average_decay: keeps an exponential average of the parameters and uses it for validation and test.
+        schedule: how the learning rate goes on after the warm-up; linear and cosine fall until the last update.
+        peak: highest learning rate.
+        warmup: updates until it is reached.
+        beta2: decay of Adam's average of squared gradients.
+        epsilon: what Adam adds to the root of that average.
+        weight_decay: decoupled weight decay; biases and the scales of norms are left out.
+        clip_norm: longest gradient; None does not clip.
+        label_smoothing: probability that is taken from the right word and spread evenly over all.
+        average_decay: decay of an exponential average of the parameters, which validation and test use; None has none.
     """
 
     label_smoothing: float = 0.1
@@ -94,33 +102,41 @@ class Config:
     """All choices of a translation experiment.
 
     Attributes:
-        train, validation, test: sentence pairs: `train.{}.gz` or `train.en,train.de` (two files), a .tsv or .jsonl
-            file, `hub:ID:SPLIT`, or `phrasebook`.
-        source_language, target_language: as they stand in file names and records.
+        train: sentence pairs to learn from: two files as `train.{}.gz` or `train.en,train.de`, a .tsv or .jsonl, a
+            hub dataset as `hub:ID:SPLIT`, or `phrasebook`.
+        validation: sentence pairs that are validated on, in the same forms.
+        test: sentence pairs that the finished model is scored on, in the same forms.
+        source_language: the source's name, as it stands in file names and records.
+        target_language: the target's name, as it stands there.
         tokenized: the text is tokenised and BPE'd already; else SentencePiece reads it raw.
         vocabulary: a trained tokenizer's file; None trains one on the training text.
         vocab_size: pieces that SentencePiece learns.
         joint: one vocabulary for both sides.
         raw_reference: for tokenised text, the raw test reference that detokenised BLEU is scored against.
         lowercase: scores ignore case.
-        published, published_made: the score to compare with, and how it was made.
-        max_length, max_ratio: training pairs with more tokens a side, or a higher ratio of lengths, are left out;
-            max_length holds for validation too, and cuts test sources.
-        tokens_per_batch: rows times the longer side's padded length of one micro-batch.
+        published: a published score to compare with.
+        published_made: how that score was made.
+        max_length: most tokens a side; longer training and validation pairs are left out, longer test sources cut.
+        max_ratio: highest ratio of a training pair's lengths; what is above is left out. None keeps all.
+        tokens_per_batch: most tokens of one micro-batch: rows times the longer side's padded length.
         rows_multiple: what the rows of a batch divide by, and the mesh's data x fsdp must divide.
         accumulation: micro-batches an update.
         num_buckets: batch shapes, each compiled once.
-        updates: training ends after so many.
-        patience: or after so many validations without a lower loss.
+        updates: updates after which training ends.
+        patience: validations in a row without a lower loss, after which it ends too; None waits for the last update.
         validate_every: updates between validations; 0 validates after each epoch.
-        bleu_every: of the validations, each so many-th also translates; 0 never.
-        bleu_sentences: of the validation set, the first so many are translated then.
-        average: parameters that are kept: the mean of this many checkpoints, of the last or of the best.
+        bleu_every: a validation whose number this divides also translates; 0 never.
+        bleu_sentences: sentences that are translated then, the first of the validation set.
+        average: checkpoints whose mean is kept as the parameters.
+        average_of: whether these are the last ones or those with the lowest validation loss.
         save_every: updates between checkpoints, beside those after each validation.
         keep_every: checkpoints of multiples of this stay for good, beside the two newest and those to average.
         hosts: several processes that train together, see docs/many-machines.md.
         deterministic: the same bits from the same run on a GPU, somewhat slower; a CPU gives them anyway.
         run: directory of the run, which all hosts see.
+        seed: seed of initial values, of the order of the data and of dropout.
+        log_every: updates between lines of metrics.
+        profile: steps to write a profile of, as FROM:TO.
     """
 
     train: str = PHRASEBOOK

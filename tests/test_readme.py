@@ -1,18 +1,29 @@
 """What README shows works: its Python runs, its commands, files and links exist."""
 
 import ast
+import importlib.util
 import re
 import shlex
 import subprocess
+import sys
+from functools import cache
+from itertools import takewhile
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import tyro
 import yaml
+
+from lmx.cli import COMMANDS
+from lmx.plan import split_arguments
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *(DOCS / f"{name}.md" for name in ("index", "contributing", "many-machines", "meshes"))]
+NAMES = ("index", "contributing", "many-machines", "meshes", "translation", "classification", "planning", "continuing")
+PAGES = [ROOT / "README.md", ROOT / "experiments" / "README.md", *(DOCS / f"{name}.md" for name in NAMES)]
+SCRIPTS = sorted((ROOT / "experiments").glob("*.py"))
 
 
 def blocks(text: str, *languages: str) -> list[str]:
@@ -20,8 +31,10 @@ def blocks(text: str, *languages: str) -> list[str]:
 
 
 def commands(text: str) -> list[list[str]]:
-    """The shell commands of a page, from its blocks and from inline code, split into words."""
-    lines = [line for block in blocks(text, "sh", "") for line in block.replace("\\\n", " ").split("\n")]
+    """The shell commands of a page, from its blocks, its indented lines and its inline code, split into words."""
+    shown = [*blocks(text, "sh", ""), *re.findall(r"(?:^ {4}.*\n)+", text, re.M)]
+    lines = [line.strip().removeprefix("$ ") for block in shown for line in block.replace("\\\n", " ").split("\n")]
+    lines = [line for line in lines if re.match(r"(?:make|pip|lmx|python|\.venv/bin/\w+) ", line)]
     lines += re.findall(r"`((?:make|pip|lmx|python|\.venv/bin/\w+) [^`]+)`", text)
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
@@ -52,6 +65,9 @@ def check_make(words: list[str]) -> None:
 def check_python(words: list[str]) -> None:
     script = ROOT / words[0]
     assert script.is_file(), f"{words[0]} does not exist"
+    if script.parent.name == "experiments":
+        check_experiment(script, words[1:])
+        return
     known = names_defined_in(script).union(*map(names_defined_in, (ROOT / "lmx").rglob("*.py")))
     for word in words[1:]:
         flag = re.match(r"--(?:[\w-]+\.)*([\w-]+)", word)
@@ -61,8 +77,38 @@ def check_python(words: list[str]) -> None:
         assert words[1] in known, f"{words[0]} has no preset {words[1]}"
 
 
+@cache
+def load_script(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"{path.stem}_of_the_readme", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def check_experiment(script: Path, words: list[str]) -> None:
+    """Reads a command as the script does; with PRESET for its preset it is a form, not a command."""
+    if words[0] == "PRESET":
+        return
+    *_, arguments = split_arguments([re.sub(r"\$\w+", "1", word) for word in words])
+    try:
+        load_script(script).command_line(arguments)
+    except SystemExit as stop:
+        if stop.code:
+            raise AssertionError(f"{script.name} does not take {shlex.join(words)}") from stop
+
+
 def check_lmx(words: list[str]) -> None:
-    assert words[0] in names_defined_in(ROOT / "lmx" / "cli.py"), f"lmx has no command {words[0]}"
+    assert words[0] in COMMANDS, f"lmx has no command {words[0]}"
+    arguments = list(takewhile(lambda word: word not in ("<", ">", "|"), words[1:]))
+    if arguments:  # its name alone is talked of
+        try:
+            tyro.cli(COMMANDS[words[0]], args=arguments)
+        except SystemExit as stop:
+            if stop.code:
+                raise AssertionError(f"lmx {words[0]} does not take {shlex.join(arguments)}") from stop
 
 
 CHECKS = {"make": check_make, "python": check_python, "lmx": check_lmx}
@@ -74,6 +120,33 @@ def test_commands_name_what_exists(page: Path):
         program = Path(words[0]).name
         if program in CHECKS:
             CHECKS[program](words[1:])
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong"),
+    [
+        ("python experiments/classification.py stdlib --reading.text-columns text", "--reading.text-columns"),
+        ("python experiments/classification.py stdlib --folds 5", "--folds 5"),
+        ("python experiments/translation.py multi30k --epochs 5", "--epochs 5"),
+        ("lmx classify runs/stdlib --column text", "--column text"),
+    ],
+)
+def test_a_command_that_does_not_work_is_found(line: str, wrong: str):
+    (words,) = commands(f"```\n{line}\n```\n")
+    with pytest.raises(AssertionError, match=wrong):
+        CHECKS[words[0]](words[1:])
+
+
+def test_readme_trains_with_every_script():
+    shown = [words[1] for words in commands(README) if words[0].endswith("python")]
+    assert set(shown) == {f"experiments/{path.name}" for path in SCRIPTS}
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_every_preset_is_in_the_table_of_experiments(script: Path):
+    page = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
+    missing = [preset for preset in load_script(script).PRESETS if f"\n| `{preset}` | " not in page]
+    assert not missing, f"presets of {script.name} that the page does not explain: {missing}"
 
 
 def test_readme_tells_the_two_commands():
