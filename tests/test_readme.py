@@ -126,7 +126,7 @@ def test_commands_name_what_exists(page: Path):
     ("line", "wrong"),
     [
         ("python experiments/classification.py stdlib --reading.text-columns text", "--reading.text-columns"),
-        ("python experiments/classification.py stdlib --folds 5", "--folds 5"),
+        ("python experiments/classification.py trec --folds 5", "--folds 5"),
         ("python experiments/translation.py multi30k --epochs 5", "--epochs 5"),
         ("lmx classify runs/stdlib --column text", "--column text"),
     ],

@@ -236,7 +236,7 @@ def score_single(
     if targets.min() < 0 or targets.max() >= len(names):
         wrong = int(targets.min() if targets.min() < 0 else targets.max())
         raise ValueError(f"targets must be from 0 to {len(names) - 1}, the number of a class, got {wrong}.")
-    metrics = _sklearn_metrics()
+    metrics = load_scikit_learn()
     # The sums below are over all texts: not in the float32 of a model.
     probabilities = probabilities.astype(np.float64)
     predicted = probabilities.argmax(axis=1)
@@ -287,7 +287,7 @@ def score_multi(
     _check(targets, probabilities, num_resamples=num_resamples)
     _check_probabilities(probabilities, names=names)
     true, predicted = _zeros_and_ones(targets), probabilities >= threshold
-    metrics = _sklearn_metrics()
+    metrics = load_scikit_learn()
     return Scores(
         kind="multi",
         metrics=_with_intervals(
@@ -321,7 +321,7 @@ def score_regression(
     return Scores(
         kind="regression",
         metrics=_with_intervals(
-            _regression_scores(_sklearn_metrics(), true, predicted),
+            _regression_scores(load_scikit_learn(), true, predicted),
             [measure_numbers(true, predicted)],
             len(true),
             num_resamples=num_resamples,
@@ -367,7 +367,7 @@ def compare_predictions(
                 f"predictions must be as targets are for kind={kind}, got {targets.dtype}{list(targets.shape)} and "
                 f"{predicted.dtype}{list(predicted.shape)}. Take the class or the label of probabilities."
             )
-    metrics = _sklearn_metrics()
+    metrics = load_scikit_learn()
     signature = _signature(len(targets), num_resamples=num_resamples, seed=seed)
     comparisons = []
     if kind == "single":
@@ -516,7 +516,7 @@ def _regression_scores(
 
 
 def _table(targets: np.ndarray, predicted: np.ndarray, *, names: Sequence[str]) -> tuple[ClassScore, ...]:
-    columns = _sklearn_metrics().precision_recall_fscore_support(
+    columns = load_scikit_learn().precision_recall_fscore_support(
         targets, predicted, labels=range(len(names)), zero_division=0
     )
     return tuple(
@@ -615,7 +615,12 @@ def _signature(size: int, *, num_resamples: int, seed: int) -> str:
     return f"n:{size}{resamples}|scikit-learn:{sklearn.__version__}"
 
 
-def _sklearn_metrics() -> Any:
+def load_scikit_learn() -> Any:
+    """Returns the measures of scikit-learn; who will score later asks early.
+
+    Raises:
+        ModuleNotFoundError: it is not installed.
+    """
     try:
         import sklearn.metrics
     except ModuleNotFoundError as error:
