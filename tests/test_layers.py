@@ -17,7 +17,7 @@ LEVELS = {
     9: ("lmx.cli", "experiments", "benchmarks"),
     8: ("lmx.loop", "lmx.experiment", "lmx.report", "lmx.interop"),
     7: ("lmx.run", "lmx.plan"),
-    6: ("lmx.translator", "lmx.classifier", "lmx.generator"),
+    6: ("lmx.translator", "lmx.classifier", "lmx.generator", "lmx.scoring.tested"),
     5: ("lmx.training", "lmx.decoding", "lmx.checkpoint", "lmx.saved", "lmx.data", "lmx.scoring"),
     4: ("lmx.models",),
     3: ("lmx.nn.transformer",),
