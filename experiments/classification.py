@@ -528,6 +528,8 @@ def fit_model(
         num_types=max(config.model.num_types, 2 if pairs else 0),
         max_length=max(config.model.max_length, config.max_length),
         pad_id=tokenizer.pad_id,
+        # Seeds share a step by vmap, for which cuDNN's attention has no rule where rows are padded.
+        kernel="xla" if config.model.kernel == "auto" else config.model.kernel,
         **unit,
     )
 
