@@ -45,7 +45,7 @@ from lmx.scoring.baselines import tfidf_predictions
 from lmx.scoring.classification import load_scikit_learn, over_seeds, prediction_lines, score_outputs
 from lmx.scoring.tested import Tested, choose_to_explain, list_mistakes, record_scores, score_seeds, true_label
 from lmx.sharding import MESH_AXES, MeshConfig, fetch, make_mesh, named_sharding
-from lmx.text import ByteTokenizer, SentencePieceTokenizer, Tokenizer, load_tokenizer
+from lmx.text import ByteTokenizer, PretokenizedTokenizer, SentencePieceTokenizer, Tokenizer, load_tokenizer
 from lmx.training import (
     Params,
     TrainState,
@@ -141,8 +141,9 @@ class Config:
         dev_share: share of train that is held out, where no validation set is given.
         split_seed: seed of what is held out of train, and of the folds.
         vocabulary: a trained tokenizer's file; None makes one.
-        tokenizer: what is made: SentencePiece learned from the training texts, or bytes.
+        tokenizer: what is made: SentencePiece learned from the training texts, bytes, or the words of tokenised text.
         vocab_size: pieces that SentencePiece learns.
+        min_count: a word that is rarer in training is an unknown one.
         max_length: most tokens of a row; what is longer is cut, or read in windows.
         stride: tokens between the beginnings of windows, whose predictions are averaged; None cuts.
         published: a published score to compare with, in percent.
@@ -179,8 +180,9 @@ class Config:
     dev_share: float = 0.1
     split_seed: int = 0
     vocabulary: Path | None = None
-    tokenizer: Literal["sentencepiece", "bytes"] = "sentencepiece"
+    tokenizer: Literal["sentencepiece", "bytes", "words"] = "sentencepiece"
     vocab_size: int = 8000
+    min_count: int = 2
     max_length: int = 128
     stride: int | None = None
     published: float | None = None
@@ -385,6 +387,7 @@ def build(
     kind: Kind,
     updates: int,
     special_ids: tuple[int, ...] = (),
+    replacement: int = 0,
     class_weights: Float[np.ndarray, " C"] | None = None,
 ) -> Parts:
     """Returns model, loss and optimizer of a config whose vocabulary and labels are known.
@@ -392,6 +395,7 @@ def build(
     Args:
         updates: of the whole training, which schedules end with.
         special_ids: what word dropout leaves alone.
+        replacement: what it puts in the place of a word.
         class_weights: what a text of each class counts.
     """
     definition = nnx.graphdef(nnx.eval_shape(lambda: EncoderClassifier(model, rngs=nnx.Rngs(0))))
@@ -401,7 +405,7 @@ def build(
         network = nnx.merge(definition, params)
         word_key, model_key = (None, None) if key is None else jax.random.split(key)
         tokens = drop_words(
-            batch["tokens"], options.word_dropout, word_key, pad_id=model.pad_id, kept=(model.pad_id, *special_ids)
+            batch["tokens"], options.word_dropout, word_key, replacement=replacement, kept=(model.pad_id, *special_ids)
         )
         outputs, _ = network(tokens, types=batch["types"] if model.num_types else None, key=model_key)
         found = label_loss(
@@ -500,7 +504,9 @@ def load_or_make_tokenizer(run: Run, config: Config, texts: Examples) -> Tokeniz
         return load_tokenizer(config.vocabulary)
     if config.tokenizer == "bytes":
         return ByteTokenizer()
-    lines = [line for text in texts.texts for side in ((text,) if isinstance(text, str) else text) for line in [side]]
+    lines = [side for text in texts.texts for side in ((text,) if isinstance(text, str) else text)]
+    if config.tokenizer == "words":
+        return PretokenizedTokenizer.from_texts(lines, min_count=config.min_count)
     return SentencePieceTokenizer.train(lines, vocab_size=config.vocab_size)
 
 
@@ -616,6 +622,8 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> T
             kind=labels.kind,
             updates=updates,
             special_ids=(tokenizer.bos_id, tokenizer.eos_id),
+            # Where words are whole, there will be unknown ones; of pieces, nothing is left in the place.
+            replacement=tokenizer.unk_id if config.tokenizer == "words" else tokenizer.pad_id,
             class_weights=balanced_weights(targets, labels) if config.optimization.class_weights != "none" else None,
         )
         network = nnx.eval_shape(lambda: parts.build_model(nnx.Rngs(0)))

@@ -269,13 +269,15 @@ def label_loss(
 
 
 def drop_words(
-    tokens: Int[Array, "B T"], rate: float, key: Key[Array, ""] | None, *, pad_id: int, kept: tuple[int, ...] = ()
+    tokens: Int[Array, "B T"], rate: float, key: Key[Array, ""] | None, *, replacement: int, kept: tuple[int, ...] = ()
 ) -> Int[Array, "B T"]:
-    """Returns tokens of which each is taken out of its text with this probability: padding stands in its place.
+    """Returns tokens of which each is taken out of its text with this probability.
 
-    Positions of the others stay. Source: word dropout of Iyyer et al. 2015, section 3.1.
+    Source: word dropout of Iyyer et al. 2015, section 3.1.
 
     Args:
+        replacement: the id in its place: of padding, and the others keep their positions, or of the unknown word
+            (Bowman et al. 2016, section 3.1), which a model so learns to read.
         key: None takes out none.
         kept: ids that stay, such as the first token's and the separator's.
     """
@@ -284,4 +286,4 @@ def drop_words(
     dropped = jax.random.bernoulli(key, rate, tokens.shape)
     for token in kept:
         dropped &= tokens != token
-    return jnp.where(dropped, pad_id, tokens)
+    return jnp.where(dropped, replacement, tokens)
