@@ -43,7 +43,15 @@ from lmx.run import Run, duration, make_deterministic, peak_flops, progress_bar,
 from lmx.saved import find_tokenizers, save_tokenizer
 from lmx.scoring.baselines import tfidf_predictions
 from lmx.scoring.classification import load_scikit_learn, over_seeds, prediction_lines, score_outputs
-from lmx.scoring.tested import Tested, choose_to_explain, list_mistakes, record_scores, score_seeds, true_label
+from lmx.scoring.tested import (
+    Tested,
+    choose_to_explain,
+    list_mistakes,
+    record_scores,
+    reference_lines,
+    score_seeds,
+    true_label,
+)
 from lmx.sharding import MESH_AXES, MeshConfig, fetch, make_mesh, named_sharding
 from lmx.text import ByteTokenizer, PretokenizedTokenizer, SentencePieceTokenizer, Tokenizer, load_tokenizer
 from lmx.training import (
@@ -64,7 +72,15 @@ STDLIB = "stdlib"  # as a data location: sentences of the running Python's libra
 # What may change when a run is continued.
 FREE = ("run", "deterministic", "profile", "log_every", "save_every", "predict", "explain", "attention", "baseline")
 FREE += ("published", "published_made", *(f"mesh.{axis}" for axis in MESH_AXES))
-RESULTS = ("model.safetensors", "scores.json", "predictions.tsv", "mistakes.jsonl", "explanations.json", "report.html")
+RESULTS = (
+    "model.safetensors",
+    "scores.json",
+    "predictions.tsv",
+    "references.tsv",
+    "mistakes.jsonl",
+    "explanations.json",
+    "report.html",
+)
 
 
 # ---- what can be chosen ----------------------------------------------------------------------------------------------
@@ -814,7 +830,8 @@ def write_results(run: Run, saved: dict[str, Any], tested: Tested) -> None:
         return
     labels, outputs = tested.labels, tested.outputs.mean(0)
     lines = prediction_lines(outputs, kind=labels.kind, names=labels.names)
-    (run.directory / "predictions.tsv").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    for name, found in (("predictions.tsv", lines), ("references.tsv", reference_lines(tested))):
+        (run.directory / name).write_text("".join(f"{line}\n" for line in found), encoding="utf-8")
     write_json(run.directory / "scores.json", saved)
     write_jsonl(run.directory / "mistakes.jsonl", list_mistakes(tested))
 

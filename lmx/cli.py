@@ -90,7 +90,24 @@ class Report:
     """Directory of the run."""
 
 
-COMMANDS = {"translate": Translate, "classify": Classify, "score": Score, "average": Average, "report": Report}
+@dataclass(frozen=True, kw_only=True)
+class Compare:
+    """Compares what two classification runs predicted for one test set: paired tests of each score."""
+
+    baseline: Annotated[Path, tyro.conf.Positional]
+    """Directory of the run to compare with."""
+    run: Annotated[Path, tyro.conf.Positional]
+    """Directory of the other run."""
+
+
+COMMANDS = {
+    "translate": Translate,
+    "classify": Classify,
+    "score": Score,
+    "compare": Compare,
+    "average": Average,
+    "report": Report,
+}
 
 
 def translate(options: Translate) -> None:
@@ -235,6 +252,14 @@ def score(options: Score) -> None:
             print(comparison)
 
 
+def compare(options: Compare) -> None:
+    """Runs `lmx compare`."""
+    from lmx.scoring.tested import compare_runs
+
+    for comparison in compare_runs(options.baseline, options.run):
+        print(comparison)
+
+
 def average(options: Average) -> None:
     """Runs `lmx average`."""
     from lmx.checkpoint import average_files
@@ -271,5 +296,5 @@ def main() -> None:
             raise ValueError(f"command must be one of {', '.join(COMMANDS)}, got {arguments[0]}. Nearest: {nearest}.")
         name = arguments[0]
         options = tyro.cli(COMMANDS[name], args=arguments[1:], prog=f"lmx {name}", description=COMMANDS[name].__doc__)
-        run = {"translate": translate, "classify": classify, "score": score, "average": average, "report": report}
-        run[name](options)
+        commands = (translate, classify, score, compare, average, report)
+        {command.__name__: command for command in commands}[name](options)

@@ -146,3 +146,43 @@ def test_a_run_of_another_family_is_refused_in_one_line(run, lmx, capsys, tmp_pa
         said = capsys.readouterr().err
         assert f"{directory} must hold a model that {purpose}, got family=" in said
         assert said.count("\n") == 1
+
+
+# Two runs beside each other.
+
+
+def write_tested(directory: Path, predictions: str, *, references: str = "abcab", kind: str = "single") -> Path:
+    directory.mkdir()
+    (directory / "labels.json").write_text(Labels(kind=kind, names=("a", "b", "c")).to_json())
+    lines = [f"{index}\t{name}\t0.9\n" for index, name in enumerate(predictions)]
+    (directory / "predictions.tsv").write_text("index\tprediction\tprobability\n" + "".join(lines))
+    lines = [f"{index}\t{name}\n" for index, name in enumerate(references)]
+    (directory / "references.tsv").write_text("index\tlabel\n" + "".join(lines))
+    return directory
+
+
+def test_two_runs_are_compared_text_by_text(lmx, tmp_path):
+    first, second = write_tested(tmp_path / "first", "abccc"), write_tested(tmp_path / "second", "abcab")
+    lines, _ = lmx("compare", first, second)
+    assert lines[0].startswith("accuracy: 0.6000 -> 1.0000 (+0.4000, p = 0.5000, exact McNemar")
+    assert any(line.startswith("macro F1: ") and "paired bootstrap" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("references", "message"),
+    [("abcaa", "must have the same test set"), ("abca", "must have the same test set")],
+)
+def test_runs_of_other_test_sets_are_not_compared(lmx, tmp_path, capsys, references, message):
+    first = write_tested(tmp_path / "first", "abcab")
+    second = write_tested(tmp_path / "second", references, references=references)
+    with pytest.raises(SystemExit) as ended:
+        lmx("compare", first, second)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_run_that_was_not_tested_is_named(lmx, tmp_path, capsys):
+    first = write_tested(tmp_path / "first", "abcab")
+    with pytest.raises(SystemExit):
+        lmx("compare", first, tmp_path)
+    assert "it has no labels.json" in capsys.readouterr().err

@@ -1,18 +1,28 @@
-"""What the test of a classifier comes to: the rows of scores.json, who is better than the linear model, the mistakes.
+"""What the test of a classifier comes to: rows of scores.json, a verdict beside the linear model, what runs differ in.
 
 Lives here: what is the same for every classification experiment once outputs are there. The measures themselves are
 `lmx.scoring.classification`'s; which model made the outputs, and where files are written, is not known here.
 """
 
 import dataclasses
+import functools
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from lmx.data.labelled import Examples
+from lmx.data.labelled import Examples, read_labelled
 from lmx.data.labels import Labels, Targets
-from lmx.scoring.classification import Metric, Scores, compare_predictions, over_seeds, prediction_loss, score_outputs
+from lmx.scoring.classification import (
+    Comparison,
+    Metric,
+    Scores,
+    compare_predictions,
+    over_seeds,
+    prediction_loss,
+    score_outputs,
+)
 
 MOST_MISTAKES = 50
 
@@ -143,6 +153,46 @@ def list_mistakes(tested: Tested) -> list[dict[str, Any]]:
         }
         for index in wrong
     ]
+
+
+def reference_lines(tested: Tested) -> list[str]:
+    """Returns the lines of `references.tsv`, a header first: index and true label, as `predictions.tsv` has them."""
+    names = [
+        " ".join(_shown(tested.labels, tested.targets[index : index + 1]).split())
+        for index in range(len(tested.targets))
+    ]
+    return ["index\tlabel", *(f"{index}\t{name}" for index, name in enumerate(names))]
+
+
+def compare_runs(baseline: Path, system: Path) -> tuple[Comparison, ...]:
+    """Returns paired tests between the predictions of two runs on one test set.
+
+    Raises:
+        FileNotFoundError: one is not a run that was tested.
+        ValueError: they have other labels, or other test sets.
+    """
+    (labels, targets, before), (others, same, after) = map(_read_predictions, (baseline, system))
+    if labels != others:
+        raise ValueError(f"two runs must have the same labels to be compared, got {labels} and {others}.")
+    if targets.shape != same.shape or (targets != same).any():
+        raise ValueError(
+            f"two runs must have the same test set to be compared, got {len(targets):,} texts in {baseline} and "
+            f"{len(same):,} in {system}, with other labels."
+        )
+    return compare_predictions(targets, before, after, kind=labels.kind)
+
+
+def _read_predictions(run: Path) -> tuple[Labels, Targets, Targets]:
+    """Returns labels, truth and predictions that a run has left."""
+    path = run / "labels.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{run} must be the directory of a classification run: it has no labels.json.")
+    labels = Labels.from_json(path.read_text(encoding="utf-8"))
+    labels = Labels(kind=labels.kind, names=tuple(" ".join(name.split()) for name in labels.names))
+    separator = "|" if labels.kind == "multi" else None
+    read = functools.partial(read_labelled, text_columns=("index",), label_separator=separator)
+    truth = read(run / "references.tsv", label_column="label")
+    return labels, labels.encode(truth), labels.encode(read(run / "predictions.tsv", label_column="prediction"))
 
 
 def choose_to_explain(tested: Tested, number: int) -> list[int]:
