@@ -213,7 +213,7 @@ class Config:
         for name in ("seeds", "epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {name}={getattr(self, name)}.")
-        if self.test is not None and self.test == self.validation:
+        if self.test not in (None, STDLIB) and self.test == self.validation:
             raise ValueError(
                 f"test must be another set than validation, which chooses the best step, got {self.test} for both. "
                 "Leave validation out to hold out a share of train."
