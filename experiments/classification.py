@@ -640,7 +640,7 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> T
         stride=config.stride,
         batch_tokens=config.tokens_per_batch,
         rows_multiple=config.rows_multiple,
-        buckets=buckets,
+        buckets=(*buckets, config.max_length),  # other texts may be longer than those of training
         mesh=mesh,
     )
     run.print_start(
