@@ -209,10 +209,15 @@ class Config:
     log_every: int = 50
     profile: str | None = None
 
-    def __post_init__(self):
-        for name in ("seeds", "epochs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {name}={getattr(self, name)}.")
+    def check(self) -> None:
+        """Checks what one field alone does not show; not in `__post_init__`, whose errors tyro prints as a box.
+
+        Raises:
+            ValueError: a number is too small, or sets that must differ do not.
+        """
+        for name in ("seeds", "epochs", "log_every", "patience"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {name}={value}.")
         if self.test not in (None, STDLIB) and self.test == self.validation:
             raise ValueError(
                 f"test must be another set than validation, which chooses the best step, got {self.test} for both. "
@@ -549,6 +554,7 @@ def balanced_weights(targets: Targets, labels: Labels) -> Float[np.ndarray, " C"
 
 def main(preset: str, config: Config) -> None:
     """Trains, or goes on training, then labels the test set, scores it and writes the report, for each fold."""
+    config.check()
     if config.deterministic:
         make_deterministic()
     load_scikit_learn()
@@ -898,6 +904,7 @@ def plan(preset: str, config: Config, *, device: str, devices: int | None) -> No
 
     Seeds share the mesh: the plan is of one, and so many times as much is needed.
     """
+    config.check()
     config = replace(config, mesh=resolve_mesh(config.mesh, devices))
     vocab_size, origin = planned_vocabulary(config)
     classes = config.model.num_outputs or len(config.reading.label_names or ()) or 16
