@@ -614,6 +614,11 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> T
         for _, rows, length in batches.first.shapes:
             named_sharding(mesh, ("batch", "length"), (rows, length))
         updates = batches.first.first_batch(config.epochs)
+        if updates == 0:
+            raise ValueError(
+                f"epochs must be enough for an update, got epochs={config.epochs} of {len(encoded):,} rows and "
+                f"tokens_per_batch={config.tokens_per_batch}. Raise epochs or lower tokens_per_batch."
+            )
         parts = build(
             config,
             model,
