@@ -866,6 +866,7 @@ def cross_validate(preset: str, config: Config, number: int) -> None:
     """Trains and tests a run for each fold, in `fold-1` and so on, and scores each text by the run it was not in."""
     facts = {"experiment": "classification", "preset": preset, "family": "folds", "config": config_as_json(config)}
     whole = Run(config.run, facts, free=FREE)
+    load_data(config, fold=1)  # what is wrong with a file is told before anything is written
     whole.open()
     tested = []
     for fold in range(1, number + 1):
@@ -891,6 +892,9 @@ def cross_validate(preset: str, config: Config, number: int) -> None:
     saved = record_scores(together, name=f"{preset} {number}-fold test", **_reported(config))
     settings: dict[str, Any] = {"kind": first.labels.kind, "names": first.labels.names, "num_resamples": 0}
     of_folds = [score_outputs(each.targets, each.outputs.mean(0), **settings) for each in tested]
+    # A test set without one of two classes has no area under the curve.
+    shared = set.intersection(*({metric.name for metric in each.metrics} for each in of_folds))
+    of_folds = [replace(each, metrics=tuple(one for one in each.metrics if one.name in shared)) for each in of_folds]
     saved |= {"spread": [dataclasses.asdict(spread) for spread in over_seeds(of_folds)], "seconds": 0.0}
     saved["seeds"] = []
     write_results(whole, saved, together)
