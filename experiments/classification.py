@@ -227,11 +227,16 @@ class Config:
     log_every: int = 50
     profile: str | None = None
 
-    def __post_init__(self):
-        for name in ("seeds", "epochs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {name}={getattr(self, name)}.")
-        if self.test is not None and self.test == self.validation:
+    def check(self) -> None:
+        """Checks what one field alone does not show; not in `__post_init__`, whose errors tyro prints as a box.
+
+        Raises:
+            ValueError: a number is too small, or sets that must differ do not.
+        """
+        for name in ("seeds", "epochs", "log_every", "patience"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {name}={value}.")
+        if self.test not in (None, STDLIB) and self.test == self.validation:
             raise ValueError(
                 f"test must be another set than validation, which chooses the best step, got {self.test} for both. "
                 "Leave validation out to hold out a share of train."
@@ -573,6 +578,7 @@ def balanced_weights(targets: Targets, labels: Labels) -> Float[np.ndarray, " C"
 
 def main(preset: str, config: Config) -> None:
     """Trains, or goes on training, then labels the test set, scores it and writes the report, for each fold."""
+    config.check()
     if config.deterministic:
         make_deterministic()
     load_scikit_learn()
@@ -632,6 +638,11 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> T
         for _, rows, length in batches.first.shapes:
             named_sharding(mesh, ("batch", "length"), (rows, length))
         updates = batches.first.first_batch(config.epochs)
+        if updates == 0:
+            raise ValueError(
+                f"epochs must be enough for an update, got epochs={config.epochs} of {len(encoded):,} rows and "
+                f"tokens_per_batch={config.tokens_per_batch}. Raise epochs or lower tokens_per_batch."
+            )
         parts = build(
             config,
             model,
@@ -666,7 +677,7 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> T
         stride=config.stride,
         batch_tokens=config.tokens_per_batch,
         rows_multiple=config.rows_multiple,
-        buckets=buckets,
+        buckets=(*buckets, config.max_length),  # other texts may be longer than those of training
         mesh=mesh,
     )
     run.print_start(
@@ -882,6 +893,7 @@ def cross_validate(preset: str, config: Config, number: int) -> None:
     """Trains and tests a run for each fold, in `fold-1` and so on, and scores each text by the run it was not in."""
     facts = {"experiment": "classification", "preset": preset, "family": "folds", "config": config_as_json(config)}
     whole = Run(config.run, facts, free=FREE)
+    load_data(config, fold=1)  # what is wrong with a file is told before anything is written
     whole.open()
     tested = []
     for fold in range(1, number + 1):
@@ -907,6 +919,9 @@ def cross_validate(preset: str, config: Config, number: int) -> None:
     saved = record_scores(together, name=f"{preset} {number}-fold test", **_reported(config))
     settings: dict[str, Any] = {"kind": first.labels.kind, "names": first.labels.names, "num_resamples": 0}
     of_folds = [score_outputs(each.targets, each.outputs.mean(0), **settings) for each in tested]
+    # A test set without one of two classes has no area under the curve.
+    shared = set.intersection(*({metric.name for metric in each.metrics} for each in of_folds))
+    of_folds = [replace(each, metrics=tuple(one for one in each.metrics if one.name in shared)) for each in of_folds]
     saved |= {"spread": [dataclasses.asdict(spread) for spread in over_seeds(of_folds)], "seconds": 0.0}
     saved["seeds"] = []
     write_results(whole, saved, together)
@@ -925,6 +940,7 @@ def plan(preset: str, config: Config, *, device: str, devices: int | None) -> No
 
     Seeds share the mesh: the plan is of one, and so many times as much is needed.
     """
+    config.check()
     config = replace(config, mesh=resolve_mesh(config.mesh, devices))
     vocab_size, origin = planned_vocabulary(config)
     classes = config.model.num_outputs or len(config.reading.label_names or ()) or 16

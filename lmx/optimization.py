@@ -151,4 +151,7 @@ def _check_warmup(warmup: int, *, total: int | None = None) -> None:
     if warmup < 1:
         raise ValueError(f"warmup must be at least 1 update, got warmup={warmup}.")
     if total is not None and total <= warmup:
-        raise ValueError(f"total must be above warmup, got total={total} and warmup={warmup}.")
+        raise ValueError(
+            f"total must be above warmup, got total={total} and warmup={warmup}. Warm up for fewer updates, or train "
+            "for more."
+        )

@@ -3,9 +3,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from lmx.losses import cross_entropy
+from lmx.losses import cross_entropy, drop_words, label_loss
 
 # Rows and length of the batch, width, words, rows of the table: the last 7 are padding.
 B, T, D, V, ROWS = 6, 5, 4, 13, 20
@@ -160,3 +161,111 @@ def test_bfloat16_states_give_float32_sums():
     np.testing.assert_allclose(loss, exact, rtol=2e-3)
     np.testing.assert_allclose(by_states.astype(np.float32), exact_by_states, atol=0.05)
     np.testing.assert_allclose(by_table, exact_by_table, atol=0.02 * float(np.abs(exact_by_table).max()))
+
+
+# Losses of labels.
+
+N, C = 7, 4
+
+
+def label_batch(kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Makes outputs, labels and weights; a weight of 0 is no text, one of 0.5 a window of two."""
+    generator = np.random.default_rng(11)
+    labels = {
+        "single": generator.integers(0, C, N).astype(np.int32),
+        "multi": generator.integers(0, 2, (N, C)).astype(np.float32),
+        "regression": (100 + 20 * generator.normal(size=N)).astype(np.float32),
+    }
+    weights = np.array([1, 0, 0.5, 0.5, 1, 1, 0], np.float32)
+    outputs = vectors(N, 1, seed=9) * 20 + 100 if kind == "regression" else 3 * vectors(N, C, seed=9)
+    return outputs, labels[kind], weights
+
+
+def single_by_optax(outputs, labels, weights, *, label_smoothing, class_weights):
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, C), label_smoothing)
+    weights = weights * class_weights[labels]
+    return (optax.softmax_cross_entropy(outputs, targets) * weights).sum(), weights.sum()
+
+
+def multi_by_optax(outputs, labels, weights, *, label_smoothing, class_weights):
+    # Smoothed between the two classes that each label is.
+    targets = (1 - label_smoothing) * labels + label_smoothing / 2
+    each = optax.sigmoid_binary_cross_entropy(outputs, targets) * class_weights
+    return (each.mean(-1) * weights).sum(), weights.sum()
+
+
+CLASS_WEIGHTS = np.array([0.5, 1, 2, 3], np.float32)
+
+
+@pytest.mark.parametrize("kind", ["single", "multi"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("class_weights", [None, CLASS_WEIGHTS])
+def test_losses_of_classes_and_their_gradients_are_optaxs(kind, smoothing, class_weights):
+    outputs, labels, weights = map(jnp.asarray, label_batch(kind))
+    reference = {"single": single_by_optax, "multi": multi_by_optax}[kind]
+    ones = jnp.ones(C) if class_weights is None else jnp.asarray(class_weights)
+
+    def ours(outputs):
+        return tuple(
+            label_loss(outputs, labels, weights, kind=kind, label_smoothing=smoothing, class_weights=class_weights)
+        )
+
+    def theirs(outputs):
+        return reference(outputs, labels, weights, label_smoothing=smoothing, class_weights=ones)
+
+    assert_near(*(jax.jit(jax.value_and_grad(loss, has_aux=True))(outputs) for loss in (ours, theirs)))
+
+
+def test_the_loss_of_numbers_is_half_their_squared_error_in_units_of_scale():
+    outputs, labels, weights = map(jnp.asarray, label_batch("regression"))
+    loss = functools.partial(label_loss, kind="regression", scale=20.0)
+    found = loss(outputs, labels, weights)
+    expected = (0.5 * ((outputs[:, 0] - labels) / 20) ** 2 * weights).sum()
+    assert float(found.loss) == pytest.approx(float(expected), rel=1e-5)
+    assert float(found.weight) == 4
+    gradient = jax.grad(lambda outputs: loss(outputs, labels, weights).loss)(outputs)
+    np.testing.assert_allclose(gradient[:, 0], (outputs[:, 0] - labels) / 400 * weights, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", ["single", "multi", "regression"])
+def test_a_text_of_no_weight_has_no_part_in_the_loss(kind):
+    outputs, labels, weights = map(jnp.asarray, label_batch(kind))
+    found = label_loss(outputs, labels, weights, kind=kind)
+    other = outputs.at[jnp.array([1, 6])].add(50.0)
+    assert_near(label_loss(other, labels, weights, kind=kind), found)
+
+
+@pytest.mark.parametrize("kind", ["single", "multi"])
+def test_losses_of_classes_are_float32_and_finite_far_out(kind):
+    _, labels, weights = map(jnp.asarray, label_batch(kind))
+    outputs = jnp.where(jnp.arange(C) % 2, 300.0, -300.0).astype(jnp.bfloat16) * jnp.ones((N, 1), jnp.bfloat16)
+    value, gradient = jax.value_and_grad(lambda x: label_loss(x, labels, weights, kind=kind).loss)(outputs)
+    assert value.dtype == jnp.float32
+    assert np.isfinite(value)
+    assert np.isfinite(np.asarray(gradient, np.float32)).all()
+
+
+# Words that are taken out.
+
+
+def test_words_are_dropped_at_their_rate_and_others_stay_in_place():
+    tokens = jnp.asarray(np.random.default_rng(1).integers(3, 50, (40, 100)), jnp.int32)
+    tokens = tokens.at[:, 0].set(1).at[:, 60].set(2).at[:, 80:].set(0)
+    found = drop_words(tokens, 0.3, jax.random.key(5), pad_id=0, kept=(0, 1, 2))
+    same = found == tokens
+    assert (found[~same] == 0).all()
+    assert same[:, 0].all()
+    assert same[:, 60].all()
+    words = np.asarray(tokens) > 2
+    # Of 3,120 words; four standard deviations.
+    assert (~same)[words].mean() == pytest.approx(0.3, abs=4 * (0.3 * 0.7 / words.sum()) ** 0.5)
+    assert len({row.tobytes() for row in np.asarray(same)}) == 40  # each row by itself
+    other = drop_words(tokens, 0.3, jax.random.key(6), pad_id=0, kept=(0, 1, 2))
+    assert (other != found).any()
+
+
+def test_without_a_key_or_a_rate_no_word_is_dropped():
+    tokens = jnp.arange(12, dtype=jnp.int32).reshape(3, 4)
+    assert (drop_words(tokens, 0.9, None, pad_id=0) == tokens).all()
+    assert (drop_words(tokens, 0.0, jax.random.key(1), pad_id=0) == tokens).all()
+    assert (drop_words(tokens, 1.0, jax.random.key(1), pad_id=0, kept=(7,)) == jnp.where(tokens == 7, 7, 0)).all()

@@ -6,7 +6,18 @@ import numpy as np
 import optax
 import pytest
 
-from lmx.optimization import adam, constant, cosine, decayed, inverse_sqrt, linear, noam
+from lmx.optimization import (
+    OptimizerConfig,
+    adam,
+    constant,
+    cosine,
+    decayed,
+    inverse_sqrt,
+    linear,
+    make_optimizer,
+    make_schedule,
+    noam,
+)
 
 
 def rates(schedule: optax.Schedule, counts: list[int]) -> np.ndarray:
@@ -80,7 +91,7 @@ def test_a_negative_warmup_is_an_error():
 
 @pytest.mark.parametrize("schedule", [linear, cosine])
 def test_a_schedule_ends_after_its_warmup(schedule):
-    with pytest.raises(ValueError, match=r"^total must be above warmup, got total=10 and warmup=10\.$"):
+    with pytest.raises(ValueError, match=r"^total must be above warmup, got total=10 and warmup=10\. Warm up for"):
         schedule(0.1, warmup=10, total=10)
 
 
@@ -142,3 +153,41 @@ def test_gradients_are_clipped_by_their_global_norm():
     for clip_norm, scale in ((1.0, 1 / norm), (100.0, 1.0)):
         (found,) = updates(adam(constant(1.0), epsilon=1e6, clip_norm=clip_norm), [gradients])
         np.testing.assert_allclose(found["embedding"]["table"], -1e-6 * scale, rtol=1e-4)
+
+
+# Both from one config.
+
+SCHEDULES = ("inverse-sqrt", "noam", "linear", "cosine", "constant")
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_schedule_of_a_config_reaches_the_same_peak(name):
+    config = OptimizerConfig(schedule=name, peak=3e-3, warmup=20)
+    found = rates(make_schedule(config, total=100, width=48), list(range(101)))
+    assert found.max() == pytest.approx(3e-3, rel=1e-5)
+    assert found.argmax() in (19, 20)  # Vaswani's counts from 1
+    assert (np.diff(found[:20]) > 0).all()
+    assert config.depends_on_end == (name in ("linear", "cosine"))
+    # What depends on the end is 0 there, and the rest does not know where it is.
+    assert (found[100] < 1e-8) == config.depends_on_end
+    other = rates(make_schedule(config, total=200, width=48), list(range(101)))
+    assert (other == found).all() == (not config.depends_on_end)
+
+
+def test_the_optimizer_of_a_config_is_adam_with_its_settings():
+    config = OptimizerConfig(
+        schedule="constant", peak=0.1, warmup=1, beta2=0.9, epsilon=1e-3, weight_decay=0.2, clip_norm=0.5
+    )
+    schedule = make_schedule(config, total=10, width=8)
+    params = {"weight": jnp.array([1.0, -2.0]), "bias": jnp.array([0.5])}
+    gradients = {"weight": jnp.array([3.0, -1.0]), "bias": jnp.array([2.0])}
+    by_hand = adam(schedule, beta2=0.9, epsilon=1e-3, weight_decay=0.2, clip_norm=0.5)
+    plain = adam(schedule)
+    steps = []
+    for optimizer in (make_optimizer(config, schedule), by_hand, plain):
+        state = optimizer.init(params)
+        for _ in range(3):
+            updates, state = optimizer.update(gradients, state, params)
+        steps.append(updates)
+    assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), steps[0], steps[1]))
+    assert not jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), steps[0], steps[2]))

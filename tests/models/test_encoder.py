@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lmx.models.encoder import ClassifierConfig, Encoder, EncoderClassifier, EncoderConfig
+from lmx.costs import count_flops
+from lmx.models.encoder import ClassifierConfig, Encoder, EncoderClassifier, EncoderConfig, training_flops
 from lmx.nn.layers import count_parameters
 from lmx.sharding import MeshConfig, make_mesh, place_rows, replicated, use_mesh
 
@@ -214,3 +215,29 @@ def test_a_classifier_on_a_mesh_gives_what_one_device_gives():
 def test_a_classifier_without_outputs_is_an_error():
     with pytest.raises(ValueError, match=r"^num_outputs must be at least 1, got num_outputs=0\. Take Labels"):
         EncoderClassifier(dataclasses.replace(CLASSIFIER, num_outputs=0), rngs=nnx.Rngs(0))
+
+
+def test_outputs_are_mean_and_scale_of_what_the_last_layer_gives():
+    config = dataclasses.replace(CLASSIFIER, num_outputs=1)
+    words = tokens()
+    plain = run(filled(config), words)
+    scaled = run(filled(dataclasses.replace(config, output_mean=-3.5, output_scale=20.0)), words)
+    np.testing.assert_allclose(scaled, -3.5 + 20 * plain, rtol=1e-5, atol=1e-5)
+    assert plain.shape == (B, 1)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("change", [{}, {"pooling": "attention", "activation": "gated-gelu"}, {"num_kv_heads": 2}])
+def test_the_flops_of_a_step_are_what_the_formula_says(layers, change):
+    # The gradient by the words' table is a scatter, and no product.
+    config = dataclasses.replace(
+        CLASSIFIER, num_layers=layers, width=32, feedforward_width=80, dropout_rate=0.0, attention_dropout_rate=0.0,
+        **change,
+    )  # fmt: skip
+    definition, state = nnx.split(nnx.eval_shape(lambda: EncoderClassifier(config, rngs=nnx.Rngs(0))))
+
+    def loss(state, tokens):
+        return nnx.merge(definition, state)(tokens)[0].sum()
+
+    found = count_flops(jax.grad(loss), state, jax.ShapeDtypeStruct((6, 10), jnp.int32))
+    assert found.total == pytest.approx(training_flops(config, rows=6, length=10), rel=0.03)

@@ -16,6 +16,7 @@ from lmx.scoring.classification import (
     ensemble,
     over_seeds,
     prediction_lines,
+    prediction_loss,
     score_multi,
     score_outputs,
     score_regression,
@@ -320,6 +321,30 @@ def test_scores_are_printed_and_kept() -> None:
     assert record["metrics"][0] == {"name": "accuracy", "score": scores["accuracy"], "interval": [low, high]}
     assert score_outputs(*several(), kind="multi", names="abcd").kind == "multi"
     assert score_outputs(*numbers(), kind="regression", names=()).kind == "regression"
+
+
+def test_the_loss_of_predictions_is_scikit_learns() -> None:
+    targets, outputs = single()
+    clipped = np.clip(outputs, 1e-7, 1)
+    expected = -np.log(clipped[np.arange(len(targets)), targets]).mean()
+    assert prediction_loss(targets, outputs, kind="single") == pytest.approx(expected, rel=1e-6)
+    mixed = 0.9 * outputs + 0.1 / 3  # scikit-learn makes rows with 0 add up to 1 again
+    expected = reference.log_loss(targets, mixed, labels=range(3))
+    assert prediction_loss(targets, mixed, kind="single") == pytest.approx(expected, rel=1e-9)
+    targets, outputs = several()
+    outputs = np.clip(outputs, 0.01, 0.99)
+    each = [reference.log_loss(targets[:, label], outputs[:, label], labels=[0, 1]) for label in range(4)]
+    assert prediction_loss(targets, outputs, kind="multi") == pytest.approx(np.mean(each), rel=1e-9)
+    targets, outputs = numbers()
+    expected = reference.mean_squared_error(targets, outputs)
+    assert prediction_loss(targets, outputs, kind="regression") == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_loss_of_a_sure_mistake_is_finite() -> None:
+    assert prediction_loss(np.array([0]), np.array([[0.0, 1.0]], np.float32), kind="single") == pytest.approx(
+        16.118, abs=1e-3
+    )
+    assert np.isfinite(prediction_loss(np.array([[0.0, 1.0]]), np.array([[1.0, 0.0]]), kind="multi"))
 
 
 def test_predictions_are_lines_of_index_name_and_probability() -> None:

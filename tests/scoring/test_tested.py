@@ -1,0 +1,163 @@
+"""What scores.json says of a test set, which texts are mistakes, and which are explained."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lmx.data.labelled import Examples
+from lmx.data.labels import Labels
+from lmx.scoring.tested import Tested as Outcome  # pytest would take its own name for a class of tests
+from lmx.scoring.tested import choose_to_explain, list_mistakes, record_scores, score_seeds, true_label
+
+NAMES = ("food", "music", "sport")
+CHOSEN = {
+    "name": "own test",
+    "chosen": "best step by development score",
+    "published": 91.2,
+    "published_made": "a paper",
+}
+
+
+def examples(count: int) -> Examples:
+    texts = [f"text {index}" for index in range(count)]
+    return Examples(texts=texts, labels=None, origin="test.csv", lines=np.arange(2, count + 2))
+
+
+def single(*, baseline: bool = True) -> Outcome:
+    """Two seeds, 7 texts: the first has text 2 wrong, the second 2, 4 and 5; the linear model 0 and 1."""
+    targets = np.array([0, 1, 2, 0, 1, 2, 0], np.int32)
+    outputs = np.full((2, 7, 3), 0.1, np.float32)
+    outputs[:, np.arange(7), targets] = 0.8
+    outputs[:, 2] = [0.85, 0.1, 0.05]
+    outputs[1, 4] = [0.0, 0.05, 0.95]  # with the first seed's 0.8 on the truth the mean is wrong, by less
+    outputs[1, 5] = [0.5, 0.1, 0.4]  # the mean is right
+    linear = np.array([1, 0, 2, 0, 1, 2, 0], np.int32) if baseline else None
+    return Outcome(examples(7), Labels(kind="single", names=NAMES), targets, outputs, linear)
+
+
+def multi() -> Outcome:
+    targets = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0], [0, 1, 1]], np.float32)
+    outputs = np.where(targets > 0, 0.9, 0.2).astype(np.float32)
+    outputs[1] = [0.1, 0.2, 0.7]  # three wrong
+    outputs[2, 0] = 0.6  # one wrong
+    return Outcome(examples(4), Labels(kind="multi", names=NAMES), targets, outputs[None], None)
+
+
+def regression() -> Outcome:
+    targets = np.array([1.0, 2.0, 4.0, 3.0], np.float32)
+    outputs = np.array([[1.0, 4.5, 3.0, 3.5], [1.0, 3.5, 3.0, 3.5]], np.float32)
+    return Outcome(examples(4), Labels(kind="regression"), targets, outputs, None)
+
+
+def test_rows_are_of_the_mean_of_seeds_and_then_of_their_ensemble():
+    saved = record_scores(single(), **CHOSEN)
+    accuracies = [6 / 7, 4 / 7]
+    first = saved["rows"][0]
+    assert first["name"] == "own test accuracy"
+    assert first["score"] == pytest.approx(100 * np.mean(accuracies))
+    assert first["interval"] is None
+    deviation = 100 * np.std(accuracies, ddof=1)
+    assert first["made"] == f"mean of 2 seeds, standard deviation {deviation:.2f}; best step by development score"
+    assert (first["published"], first["published_made"]) == (91.2, "a paper")
+    assert all(row["published"] is None for row in saved["rows"][1:])
+    ensemble = next(row for row in saved["rows"] if row["name"] == "own test, ensemble, accuracy")
+    assert ensemble["score"] == pytest.approx(100 * 5 / 7)
+    assert ensemble["interval"][0] <= ensemble["score"] <= ensemble["interval"][1]
+    assert saved["seeds"] == pytest.approx(accuracies)
+    assert saved["texts"] == 7
+    assert saved["names"] == list(NAMES)
+    json.dumps(saved)
+
+
+def test_one_seed_is_no_ensemble_and_has_no_spread():
+    tested = single(baseline=False)
+    saved = record_scores(tested._replace(outputs=tested.outputs[:1]), **CHOSEN)
+    assert saved["spread"] == []
+    assert not any("ensemble" in row["name"] for row in saved["rows"])
+    assert saved["rows"][0]["made"] == "one seed; best step by development score"
+    assert saved["rows"][0]["interval"] is not None
+    assert not {"baselines", "verdict"} & saved.keys()
+
+
+def test_the_verdict_says_who_is_better_and_when_the_transformer_loses():
+    tested = single()
+    saved = record_scores(tested, **CHOSEN)
+    assert saved["baselines"] == [{"name": "TF-IDF, linear", "score": pytest.approx(100 * 5 / 7)}]
+    # Both have 10 of 14 and 5 of 7 right.
+    assert saved["verdict"].startswith(
+        "The Transformer is level with the linear model on TF-IDF (71.43); of the ensemble"
+    )
+    better = record_scores(tested._replace(outputs=tested.outputs[:1]), **CHOSEN)["verdict"]
+    assert "is 14.29 points above the linear model" in better
+    assert "It loses" not in better
+    worse = record_scores(tested._replace(outputs=tested.outputs[1:]), **CHOSEN)["verdict"]
+    assert "is 14.29 points below the linear model" in worse
+    assert worse.endswith("It loses: for these texts the linear model is the better choice.")
+    # Three texts are right in one of the two alone, one to two: as likely as not.
+    assert "p = 1.0000 (exact McNemar)" in better
+
+
+def test_squared_errors_are_not_in_percent():
+    saved = record_scores(regression(), **CHOSEN)
+    rows = {row["name"]: row["score"] for row in saved["rows"]}
+    errors = [np.mean([0, 2.5**2, 1, 0.25]), np.mean([0, 1.5**2, 1, 0.25])]
+    (of_seeds,) = (value for name, value in rows.items() if "squared error" in name and "ensemble" not in name)
+    assert of_seeds == pytest.approx(np.mean(errors))
+    assert rows["own test Pearson"] > 1
+
+
+def test_scores_of_seeds_are_their_own():
+    tested = single()
+    found = score_seeds(tested.outputs, tested.targets, tested.labels)
+    assert list(found) == ["loss", "accuracy"]
+    assert found["accuracy"].tolist() == pytest.approx([6 / 7, 4 / 7])
+    expected = [-np.log(each[np.arange(7), tested.targets]).mean() for each in tested.outputs]
+    assert found["loss"].tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_mistakes_of_one_class_are_the_most_confident_first():
+    rows = list_mistakes(single())
+    assert [row["index"] for row in rows] == [2, 4]
+    assert rows[0] == {
+        "index": 2, "text": "text 2", "label": "sport", "prediction": "food", "probability": pytest.approx(0.85)
+    }  # fmt: skip
+    assert rows[1]["probability"] == pytest.approx((0.1 + 0.95) / 2)
+
+
+def test_mistakes_of_several_labels_are_those_with_the_most_wrong():
+    rows = list_mistakes(multi())
+    assert [(row["index"], row["label"], row["prediction"]) for row in rows] == [
+        (1, "food|music", "sport"),
+        (2, "", "food"),
+    ]
+    assert rows[0]["probability"] is None
+
+
+def test_mistakes_of_numbers_are_those_furthest_off():
+    rows = list_mistakes(regression())
+    assert [row["index"] for row in rows] == [1, 2, 3]
+    assert (rows[0]["label"], rows[0]["prediction"]) == ("2.0", "4.0")
+
+
+def test_at_most_fifty_mistakes_are_listed():
+    targets = np.zeros(60, np.int32)
+    outputs = np.tile(np.array([0.1, 0.2, 0.7], np.float32), (1, 60, 1))
+    tested = Outcome(examples(60), Labels(kind="single", names=NAMES), targets, outputs, None)
+    assert [row["index"] for row in list_mistakes(tested)] == list(range(50))
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [(0, []), (1, [0]), (2, [0, 2]), (4, [0, 1, 2, 4]), (5, [0, 1, 3, 2, 4]), (7, [0, 1, 3, 5, 6, 2, 4]), (99, None)],
+)
+def test_the_first_texts_and_the_worst_mistakes_are_explained(number, expected):
+    found = choose_to_explain(single(), number)
+    assert len(found) == len(set(found)) == min(number, 7)
+    assert expected is None or found == expected
+
+
+def test_labels_are_shown_as_people_read_them():
+    assert true_label(single(), 2) == "sport"
+    assert true_label(multi(), 1) == "food|music"
+    assert true_label(regression(), 0) == "1.0"
