@@ -10,6 +10,7 @@ top to bottom: the config, the presets, `build` (pure: model, loss, optimizer), 
 
 import contextlib
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -72,15 +73,9 @@ STDLIB = "stdlib"  # as a data location: sentences of the running Python's libra
 # What may change when a run is continued.
 FREE = ("run", "deterministic", "profile", "log_every", "save_every", "predict", "explain", "attention", "baseline")
 FREE += ("published", "published_made", *(f"mesh.{axis}" for axis in MESH_AXES))
-RESULTS = (
-    "model.safetensors",
-    "scores.json",
-    "predictions.tsv",
-    "references.tsv",
-    "mistakes.jsonl",
-    "explanations.json",
-    "report.html",
-)
+KERNEL_REASON = "seeds share a step by vmap, for which cuDNN's attention has no rule where rows are padded"
+RESULTS = ("model.safetensors", "scores.json", "predictions.tsv", "references.tsv", "labelled.tsv", "mistakes.jsonl")
+RESULTS += ("explanations.json", "attention.json", "report.html")
 
 
 # ---- what can be chosen ----------------------------------------------------------------------------------------------
@@ -236,15 +231,18 @@ class Config:
         for name in ("seeds", "epochs", "log_every", "patience"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {name}={value}.")
-        if self.test not in (None, STDLIB) and self.test == self.validation:
-            raise ValueError(
-                f"test must be another set than validation, which chooses the best step, got {self.test} for both. "
-                "Leave validation out to hold out a share of train."
-            )
+        given = {name: getattr(self, name) for name in ("train", "validation", "test")}
+        for (name, location), (other, same) in itertools.combinations(given.items(), 2):
+            if location == same and location not in (None, STDLIB):
+                raise ValueError(
+                    f"{other} must be another set than {name}, got {same} for both. What chooses the best step has no "
+                    "part in learning, and what is reported none in either; leave validation out to hold out a share "
+                    "of train."
+                )
         if self.folds is not None and (self.test is not None or self.folds < 2):
             raise ValueError(
                 f"folds must be at least 2, and take the place of a test set, got folds={self.folds} and "
-                f"test={self.test}."
+                f"test={self.test}. Say --test None for a preset that has one."
             )
 
 
@@ -483,7 +481,8 @@ def load_examples(
             if one not in names:
                 raise ValueError(
                     f"{found.place(index)} must have a label from {reading.first_label} to "
-                    f"{reading.first_label + len(names) - 1}, which label_names names, got {one!r:.60}."
+                    f"{reading.first_label + len(names) - 1}, which label_names names, got {one!r:.60}. "
+                    "Where labels are names already, say --label-names None."
                 )
     named = [names[label] if isinstance(label, str) else tuple(names[one] for one in label) for label in found.labels]
     return replace(found, labels=named)
@@ -514,6 +513,10 @@ def load_data(config: Config, *, fold: int | None) -> Data:
     else:
         kept, held_out = stratified_split(labels.encode(learned), share=config.dev_share, seed=config.split_seed)
         learned, dev = learned.select(kept), learned.select(held_out)
+    for split in (dev, test):
+        if split is not None and split.are_pairs != learned.are_pairs:
+            kinds = [f"{'pairs' if each.are_pairs else 'single texts'} in {each.origin}" for each in (learned, split)]
+            raise ValueError(f"all sets must hold pairs or all single texts, got {kinds[0]} and {kinds[1]}.")
     return Data(learned, dev, test, labels)
 
 
@@ -545,6 +548,8 @@ def fit_model(
                 f"model.{name} must be the data's {wanted} or 0 (take the data's), got {name}="
                 f"{getattr(config.model, name)}."
             )
+    if config.model.kernel == "cudnn":
+        raise ValueError(f"model.kernel must be auto or xla, got kernel=cudnn: {KERNEL_REASON}.")
     unit = {}
     if labels.kind == "regression":
         unit = {"output_mean": float(targets.mean()), "output_scale": float(targets.std()) or 1.0}
@@ -555,8 +560,7 @@ def fit_model(
         num_types=max(config.model.num_types, 2 if pairs else 0),
         max_length=max(config.model.max_length, config.max_length),
         pad_id=tokenizer.pad_id,
-        # Seeds share a step by vmap, for which cuDNN's attention has no rule where rows are padded.
-        kernel="xla" if config.model.kernel == "auto" else config.model.kernel,
+        kernel="xla",
         **unit,
     )
 
@@ -564,12 +568,17 @@ def fit_model(
 def balanced_weights(targets: Targets, labels: Labels) -> Float[np.ndarray, " C"]:
     """Returns for each class the texts there would be if all were as common, over those there are.
 
+    Of several labels a text: the texts without a label over those that have it.
+
     Raises:
         ValueError: the labels are no classes.
     """
     if labels.kind == "regression":
         raise ValueError("optimization.class_weights must be none for real numbers, got class_weights=balanced.")
-    counts = np.bincount(targets, minlength=len(labels.names)) if labels.kind == "single" else targets.sum(0)
+    if labels.kind == "multi":
+        counts = targets.sum(0)
+        return ((len(targets) - counts) / np.maximum(counts, 1)).astype(np.float32)
+    counts = np.bincount(targets, minlength=len(labels.names))
     return (counts.sum() / (len(labels.names) * np.maximum(counts, 1))).astype(np.float32)
 
 
@@ -612,12 +621,14 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> T
         model = fit_model(config, tokenizer, labels, targets, pairs=data.train.are_pairs)
 
         def encode(examples: Examples) -> EncodedExamples:
+            known = labels if examples.labels is not None else None
             return encode_examples(
-                examples, tokenizer, max_length=config.max_length, labels=labels, stride=config.stride
+                examples, tokenizer, max_length=config.max_length, labels=known, stride=config.stride
             )
 
         encoded, dev = encode(data.train), encode(data.dev)
         test = None if data.test is None else encode(data.test)
+        unlabelled = None if to_label is None else encode(to_label)
         mesh = make_mesh(config.mesh)
         buckets = choose_buckets(encoded.lengths, num_buckets=config.num_buckets, multiple_of=mesh.shape["sequence"])
         seeds = tuple(range(config.seed, config.seed + config.seeds))
@@ -630,9 +641,10 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> T
             rows_multiple=config.rows_multiple,
         )
         agreed["tokenizer"] = fingerprint(tokenizer.pieces(range(tokenizer.vocab_size)))
-        for split, kept in (("training", encoded), ("development", dev), ("test", test)):
-            if kept is not None and kept.targets is not None:
-                agreed[f"{split} data"] = fingerprint(kept.tokens, kept.offsets, kept.targets)
+        for split, kept in (("training", encoded), ("development", dev), ("test", test), ("other", unlabelled)):
+            if kept is not None:
+                targets_of = () if kept.targets is None else (kept.targets,)
+                agreed[f"{split} data"] = fingerprint(kept.tokens, kept.offsets, *targets_of)
 
         # Model and step.
         for _, rows, length in batches.first.shapes:
@@ -650,7 +662,7 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> T
             updates=updates,
             special_ids=(tokenizer.bos_id, tokenizer.eos_id),
             # Where words are whole, there will be unknown ones; of pieces, nothing is left in the place.
-            replacement=tokenizer.unk_id if config.tokenizer == "words" else tokenizer.pad_id,
+            replacement=tokenizer.unk_id if isinstance(tokenizer, PretokenizedTokenizer) else tokenizer.pad_id,
             class_weights=balanced_weights(targets, labels) if config.optimization.class_weights != "none" else None,
         )
         network = nnx.eval_shape(lambda: parts.build_model(nnx.Rngs(0)))
@@ -689,6 +701,7 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> T
             "labels": f"{labels.kind}" + (f": {', '.join(labels.names)}" if labels.names else ""),
             "seeds": ", ".join(map(str, seeds)),
             **start_facts(model, network, mesh),
+            "attention_reason": KERNEL_REASON,
             "vocabulary": model.vocab_size,
             "batch_shapes": [list(shape) for shape in batches.first.shapes],
             "padding_share": batches.first.padding_share,
@@ -720,7 +733,9 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> T
         return found, found  # every position sees all: there is no causal half
 
     if not run.memory.stopped_early and int(state.step) < updates:
-        run.forget(RESULTS)  # an earlier end of this run, when it was to be shorter
+        run.forget(
+            (*RESULTS, *(f"seeds/{seed}.safetensors" for seed in seeds))
+        )  # an earlier end of this run, when it was to be shorter
     peak = peak_flops(jax.devices()[0], model.dtype)
     state = train(
         run,
@@ -766,8 +781,8 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> T
     tested = None
     if data.test is not None and test is not None:
         tested = run_test(run, preset, config, classifier, data, test, seeds=seeds)
-    if to_label is not None:
-        label_file(run, classifier, to_label)
+    if unlabelled is not None:
+        label_file(run, classifier, unlabelled)
     if run.writes:
         run.console.print(f"report: {write_report(run.directory)}")
     return tested
@@ -814,8 +829,10 @@ def run_test(
     best = zip(seeds, run.memory.best_step, run.memory.best, strict=True)
     saved = record_scores(tested, name=f"{preset} test", **_reported(config))
     saved |= {"seconds": seconds, "truncated": encoded.num_truncated}
+    sign, kept = (1 if config.select == "loss" else -1), min(run.memory.best)
+    saved["select"] = config.select
     saved["seeds"] = [
-        {"seed": seed, "best_step": step, "dev": value if config.select == "loss" else -value, "test": score}
+        {"seed": seed, "best_step": step, "dev": sign * value, "kept": value == kept, "test": score}
         for (seed, step, value), score in zip(best, saved["seeds"], strict=True)
     ]
     write_results(run, saved, tested)
@@ -829,8 +846,7 @@ def run_test(
             maps.append({"text": record["text"], "pieces": found["pieces"], "weights": weights})
     if run.writes:
         write_json(run.directory / "explanations.json", explanations)
-        if maps:
-            write_json(run.directory / "attention.json", maps)
+        write_json(run.directory / "attention.json", maps)
     show_scores(run, saved)
     return tested
 
@@ -876,14 +892,14 @@ def show_scores(run: Run, saved: dict[str, Any]) -> None:
     )
 
 
-def label_file(run: Run, classifier: Classifier, examples: Examples) -> None:
+def label_file(run: Run, classifier: Classifier, encoded: EncodedExamples) -> None:
     """Labels texts that have no labels, into `labelled.tsv` of the run."""
-    outputs = classifier.outputs(classifier.encode(examples)).mean(0)
+    outputs = classifier.outputs(encoded).mean(0)
     lines = prediction_lines(outputs, kind=classifier.labels.kind, names=classifier.labels.names)
     path = run.directory / "labelled.tsv"
     if run.writes:
         path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    run.console.print(f"{len(examples):,} texts of {examples.origin} are labelled in {path}")
+    run.console.print(f"{encoded.num_texts:,} texts of {encoded.origin} are labelled in {path}")
 
 
 # ---- folds -----------------------------------------------------------------------------------------------------------
@@ -891,10 +907,14 @@ def label_file(run: Run, classifier: Classifier, examples: Examples) -> None:
 
 def cross_validate(preset: str, config: Config, number: int) -> None:
     """Trains and tests a run for each fold, in `fold-1` and so on, and scores each text by the run it was not in."""
-    facts = {"experiment": "classification", "preset": preset, "family": "folds", "config": config_as_json(config)}
-    whole = Run(config.run, facts, free=FREE)
-    load_data(config, fold=1)  # what is wrong with a file is told before anything is written
+    with agreement() as agreed:
+        facts = {"experiment": "classification", "preset": preset, "family": "folds", "config": config_as_json(config)}
+        agreed |= facts
+        whole = Run(config.run, facts, free=FREE)
+        labels = load_data(config, fold=1).labels  # what is wrong with a file is told before anything is written
     whole.open()
+    if whole.writes:
+        (whole.directory / "labels.json").write_text(labels.to_json(), encoding="utf-8")
     tested = []
     for fold in range(1, number + 1):
         whole.console.print(f"fold {fold} of {number}")
@@ -923,7 +943,7 @@ def cross_validate(preset: str, config: Config, number: int) -> None:
     shared = set.intersection(*({metric.name for metric in each.metrics} for each in of_folds))
     of_folds = [replace(each, metrics=tuple(one for one in each.metrics if one.name in shared)) for each in of_folds]
     saved |= {"spread": [dataclasses.asdict(spread) for spread in over_seeds(of_folds)], "seconds": 0.0}
-    saved["seeds"] = []
+    saved |= {"spread_over": "folds", "seeds": []}
     write_results(whole, saved, together)
     show_scores(whole, saved)
     for spread in over_seeds(of_folds)[:1]:
@@ -953,7 +973,9 @@ def plan(preset: str, config: Config, *, device: str, devices: int | None) -> No
         return {"tokens": whole, "types": whole, "labels": one, "weights": one}
 
     def job_of(**changes: Any) -> Job:
-        model = replace(config.model, vocab_size=vocab_size, num_outputs=classes, **changes)
+        pairs = 2 if len(config.reading.text_columns or ()) == 2 else 0
+        model = replace(config.model, vocab_size=vocab_size, num_outputs=classes, num_types=pairs, kernel="xla")
+        model = replace(model, **changes)
         model = replace(model, max_length=max(model.max_length, config.max_length))
         parts = build(config, model, kind="single", updates=10 * config.optimization.warmup)
         return Job(

@@ -90,13 +90,15 @@ def train(
         profile: writes a trace of the steps after the first number up to the second into `profile/`.
 
     Raises:
-        ValueError: save_every is no number of steps.
+        ValueError: save_every or patience is no number of steps or validations.
         FloatingPointError: ten steps in a row were not finite.
         SystemExit: SIGTERM or SIGINT asked to stop, and all is saved; status 75.
         CheckpointNotSaved: the last checkpoint could not be.
     """
     if save_every is not None and save_every < 1:
         raise ValueError(f"save_every must be at least 1, or None to save at validations, got save_every={save_every}.")
+    if patience is not None and patience < 1:
+        raise ValueError(f"patience must be at least 1, or None to train to the end, got patience={patience}.")
     first = int(state.step)
     due = run.memory.validation_due  # left out when the run was stopped
     if not due and (run.memory.stopped_early or first >= last):
@@ -105,11 +107,16 @@ def train(
     def make(k: int) -> Mapping[str, np.ndarray]:
         return batches.batch(k) if jax.process_count() == 1 else batches.batch(k, lambda rows: rows_on(mesh, rows))
 
-    with _Loop(run, first=first, last=last) as loop, prefetch(make, first, last, depth=4) as stream:
+    def judged(number: int, state: TrainState) -> TrainState:
+        better = loop.validate(number, lambda: validate(number, state), **facts(number))
+        return keep_best(state, better) if keep_best is not None and better.any() else state
+
+    with (
+        _Loop(run, first=first, last=last, patience=patience) as loop,
+        prefetch(make, first, last, depth=4) as stream,
+    ):
         if due:
-            better = loop.validate(first, lambda: validate(first, state), patience=patience, **facts(first))
-            if keep_best is not None and better.any():
-                state = keep_best(state, better)
+            state = judged(first, state)
         ended = run.memory.stopped_early or loop.agree_to_stop(due)
         for number, made in enumerate(() if ended else stream, start=first + 1):
             if profile is not None:
@@ -122,9 +129,7 @@ def train(
             if due or number % log_every == 0 or number == last:
                 loop.log(number, waited=stream.waited, peak=peak, **facts(number))
             if due:
-                better = loop.validate(number, lambda: validate(number, state), patience=patience, **facts(number))  # noqa: B023
-                if keep_best is not None and better.any():
-                    state = keep_best(state, better)
+                state = judged(number, state)
             stopping = loop.agree_to_stop(due or number == last or number % AGREE_EVERY == 0)
             if due or stopping or number == last or (save_every is not None and number % save_every == 0):
                 loop.flush(waited=stream.waited)
@@ -146,8 +151,8 @@ class _Loop:
         compile_seconds: spent on the first step of each batch shape.
     """
 
-    def __init__(self, run: Run, *, first: int, last: int):
-        self._run, self._first, self._last = run, first, last
+    def __init__(self, run: Run, *, first: int, last: int, patience: int | None):
+        self._run, self._first, self._last, self._patience = run, first, last, patience
         self.stopping: str | None = None
         self._asked = 0  # the number of the signal that this process got
         self._shapes: set[tuple[int, ...]] = set()
@@ -249,7 +254,9 @@ class _Loop:
         if not sums:
             return
         weight = sums.pop("weight")
-        line = {"step": step, **facts, **_mean_of_seeds({name: value / weight for name, value in sums.items()})}
+        counted = weight > 0  # a seed may have skipped all of these steps
+        means = {name: value / np.where(counted, weight, 1.0) for name, value in sums.items()}
+        line = {"step": step, **facts, **_mean_of_seeds(means, counted)}
         line |= {"tokens": int(spent["tokens"]), "skipped": memory.skipped, "seconds": memory.seconds}
         line |= {"tokens_per_second": spent["tokens"] / seconds, "data_wait": spent["waited"] / seconds}
         mfu = ""
@@ -267,8 +274,6 @@ class _Loop:
         self,
         step: int,
         measure: Callable[[], tuple[float | np.ndarray, Mapping[str, float | np.ndarray]]],
-        *,
-        patience: int | None,
         **facts: int | float,
     ) -> np.ndarray:
         """Validates, remembers, writes and prints it; its time is not training's. Returns which seeds did best so far.
@@ -290,7 +295,7 @@ class _Loop:
         except _Interrupted:
             return np.zeros(0, bool)
         memory.validation_due = False
-        better = self._run.judge(step, value, patience=patience)
+        better = self._run.judge(step, value, patience=self._patience)
         written = {"step": step, **facts, **_mean_of_seeds(line), "seconds": time.perf_counter() - began}
         self._run.write_metrics("validation", written)
         scores = "  ".join(f"{name} {_readable(value)}" for name, value in line.items())
@@ -337,10 +342,12 @@ class _Loop:
         memory = self._run.memory
         self._spend(tokens=tokens)
         skipped = values.pop("skipped")
-        in_a_row = int(skipped.max())
+        # What a seed does that has ended, while others go on, is of no account.
+        counting = skipped[~self._ended(skipped.size)] if skipped.ndim else skipped
+        in_a_row = int(counting.max(initial=0))
         if in_a_row:
-            memory.skipped += int(np.count_nonzero(skipped))
-            seeds = f" of {np.count_nonzero(skipped)} of {skipped.size} seeds" if skipped.ndim else ""
+            memory.skipped += int(np.count_nonzero(counting))
+            seeds = f" of {np.count_nonzero(counting)} of {skipped.size} seeds" if skipped.ndim else ""
             self._run.console.print(
                 f"step {step:,}: loss or gradient{seeds} is not finite; the step is skipped ({in_a_row} in a row)"
             )
@@ -349,23 +356,39 @@ class _Loop:
                     f"loss and gradient must be finite, got {in_a_row} steps in a row that are not, to step {step:,}. "
                     "Lower the learning rate, warm up longer, or clip the gradient norm lower, in a new run."
                 )
-            if skipped.all():
-                return
+        if skipped.all():
+            return
         weight = np.where(skipped, 0.0, values.pop("weight"))
         sums = memory.sums
         for name, value in {"weight": np.ones_like(weight), **values}.items():
             sums[name] = sums.get(name, 0.0) + np.where(skipped, 0.0, value) * weight
+
+    def _ended(self, num_seeds: int) -> np.ndarray:
+        """Returns which seeds have reached their patience; without a validation so far, none has."""
+        waited = np.asarray(self._run.memory.waited or [0] * num_seeds)
+        return waited >= (self._patience or np.inf)
 
     def _time_left(self, step: int) -> str:
         pace = (time.perf_counter() - self._began) / max(step - self._first, 1)
         return duration(pace * (self._last - step))
 
 
-def _mean_of_seeds(values: Mapping[str, float | np.ndarray]) -> dict[str, Any]:
-    """Returns numbers as they are; of arrays [S] the mean, and of several seeds under "seeds" each one's."""
+def _mean_of_seeds(values: Mapping[str, float | np.ndarray], counted: Any = True) -> dict[str, Any]:
+    """Returns numbers as they are; of arrays [S] the mean, and of several seeds under "seeds" each one's.
+
+    Args:
+        counted: which seeds have a value; None stands in the place of the others'.
+    """
     arrays = {name: np.asarray(value) for name, value in values.items()}
-    line: dict[str, Any] = {name: float(array.mean()) for name, array in arrays.items()}
-    seeds = {name: array.tolist() for name, array in arrays.items() if array.size > 1}
+    line: dict[str, Any] = {name: float(array.mean(where=counted)) for name, array in arrays.items()}
+    seeds = {
+        name: [
+            value if there else None
+            for value, there in zip(array.tolist(), np.broadcast_to(counted, array.shape), strict=True)
+        ]
+        for name, array in arrays.items()
+        if array.size > 1
+    }
     return line | ({"seeds": seeds} if seeds else {})
 
 

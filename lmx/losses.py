@@ -247,16 +247,17 @@ def label_loss(
     Args:
         label_smoothing: gives every class eps/C (Szegedy et al. 2016); of several labels, 0 and 1 become eps/2 and
             1 - eps/2.
-        class_weights: what a text of a class counts, in loss and weight; of several labels, what each label's part of
-            the loss is multiplied by.
+        class_weights: what a text of a class counts, in loss and weight; of several labels, what the loss counts where
+            the label is there.
     """
     outputs, weights = outputs.astype(jnp.float32), weights.astype(jnp.float32)
     if kind == "regression":
         losses = 0.5 * jnp.square((outputs[:, 0] - labels) / scale)
     elif kind == "multi":
         targets = labels * (1 - label_smoothing) + label_smoothing / 2
-        each = jax.nn.softplus(outputs) - targets * outputs
-        losses = (each if class_weights is None else each * class_weights).mean(-1)
+        present = targets * jax.nn.softplus(-outputs)
+        absent = (1 - targets) * jax.nn.softplus(outputs)
+        losses = (absent + present * (1.0 if class_weights is None else class_weights)).mean(-1)
     else:
         log_probabilities = jax.nn.log_softmax(outputs)
         # A comparison instead of a look-up: its gradient is no scatter.

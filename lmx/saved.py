@@ -43,4 +43,6 @@ def save_tokenizer(run_directory: Path, tokenizer: Tokenizer, *, name: str = "to
 
 def find_tokenizers(run_directory: Path) -> dict[str, Path]:
     """Returns the files of a run's tokenizers by their names."""
-    return {path.stem: path for path in run_directory.iterdir() if path.suffix in (".model", ".vocab", ".bytes")}
+    found = {path.stem: path for path in run_directory.iterdir() if path.suffix in (".model", ".vocab", ".bytes")}
+    found.pop("partial", None)  # of a process that was killed while it wrote
+    return found

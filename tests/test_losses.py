@@ -190,7 +190,8 @@ def single_by_optax(outputs, labels, weights, *, label_smoothing, class_weights)
 def multi_by_optax(outputs, labels, weights, *, label_smoothing, class_weights):
     # Smoothed between the two classes that each label is.
     targets = (1 - label_smoothing) * labels + label_smoothing / 2
-    each = optax.sigmoid_binary_cross_entropy(outputs, targets) * class_weights
+    there, not_there = (optax.sigmoid_binary_cross_entropy(outputs, jnp.full_like(outputs, one)) for one in (1.0, 0.0))
+    each = class_weights * targets * there + (1 - targets) * not_there
     return (each.mean(-1) * weights).sum(), weights.sum()
 
 
@@ -251,7 +252,7 @@ def test_losses_of_classes_are_float32_and_finite_far_out(kind):
 def test_words_are_dropped_at_their_rate_and_others_stay_in_place():
     tokens = jnp.asarray(np.random.default_rng(1).integers(3, 50, (40, 100)), jnp.int32)
     tokens = tokens.at[:, 0].set(1).at[:, 60].set(2).at[:, 80:].set(0)
-    found = drop_words(tokens, 0.3, jax.random.key(5), pad_id=0, kept=(0, 1, 2))
+    found = drop_words(tokens, 0.3, jax.random.key(5), replacement=0, kept=(0, 1, 2))
     same = found == tokens
     assert (found[~same] == 0).all()
     assert same[:, 0].all()
@@ -260,12 +261,12 @@ def test_words_are_dropped_at_their_rate_and_others_stay_in_place():
     # Of 3,120 words; four standard deviations.
     assert (~same)[words].mean() == pytest.approx(0.3, abs=4 * (0.3 * 0.7 / words.sum()) ** 0.5)
     assert len({row.tobytes() for row in np.asarray(same)}) == 40  # each row by itself
-    other = drop_words(tokens, 0.3, jax.random.key(6), pad_id=0, kept=(0, 1, 2))
+    other = drop_words(tokens, 0.3, jax.random.key(6), replacement=0, kept=(0, 1, 2))
     assert (other != found).any()
 
 
 def test_without_a_key_or_a_rate_no_word_is_dropped():
     tokens = jnp.arange(12, dtype=jnp.int32).reshape(3, 4)
-    assert (drop_words(tokens, 0.9, None, pad_id=0) == tokens).all()
-    assert (drop_words(tokens, 0.0, jax.random.key(1), pad_id=0) == tokens).all()
-    assert (drop_words(tokens, 1.0, jax.random.key(1), pad_id=0, kept=(7,)) == jnp.where(tokens == 7, 7, 0)).all()
+    assert (drop_words(tokens, 0.9, None, replacement=0) == tokens).all()
+    assert (drop_words(tokens, 0.0, jax.random.key(1), replacement=0) == tokens).all()
+    assert (drop_words(tokens, 1.0, jax.random.key(1), replacement=0, kept=(7,)) == jnp.where(tokens == 7, 7, 0)).all()

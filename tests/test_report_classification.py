@@ -91,7 +91,13 @@ def scores_of(kind: str, *, classes: int, seeds: int) -> dict:
         "rows": rows,
         "spread": [{"name": metric, "mean": 0.884, "deviation": 0.0042, "count": seeds}] if seeds > 1 else [],
         "seeds": [
-            {"seed": seed, "best_step": 100 * seed, "dev": 0.88 + 0.001 * (seed * 3 % 5), "test": 0.88 + 0.002 * seed}
+            {
+                "seed": seed,
+                "best_step": 100 * seed,
+                "dev": 0.88 + 0.001 * (seed * 3 % 5),
+                "test": 0.88 + 0.002 * seed,
+                "kept": seed == 1,
+            }
             for seed in range(1, seeds + 1)
         ],
         "scores": details,

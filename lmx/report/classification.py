@@ -196,14 +196,19 @@ def _seeds_section(scores: dict) -> Html:
     """Returns how far the seeds lie apart, and each of them."""
     seeds = scores.get("seeds") or []
     count = len(seeds)
-    kept = max((each for each in seeds if is_number(each.get("dev"))), key=lambda each: each["dev"], default=None)
+    over = scores.get("spread_over", "seeds")
+    loss = scores.get("select") == "loss"
+    unit = {"dev": 1 if loss else 100, "test": 100}
     rows = [
         [
             Html(
                 f"<strong>seed {text(each['seed'])}</strong>"
-                + ("<small>best on development: the model kept</small>" if count > 1 and each is kept else "")
+                + ("<small>best on development: the model kept</small>" if count > 1 and each.get("kept") else "")
             ),
-            *(text(f"{100 * each[key]:.2f}") if is_number(each.get(key)) else Html("") for key in ("dev", "test")),
+            *(
+                text(f"{factor * each[key]:.{2 if factor == 100 else 4}f}") if is_number(each.get(key)) else Html("")
+                for key, factor in unit.items()
+            ),
             text(number(each["best_step"]) if is_number(each.get("best_step")) else ""),
         ]
         for each in seeds
@@ -214,11 +219,13 @@ def _seeds_section(scores: dict) -> Html:
         for factor in [1 if each["name"].lower() in LOWER_IS_BETTER[:1] else 100]
     ]
     return section(
-        "Seeds",
+        over.capitalize(),
         facts(spread, style="grid"),
-        table(["seed", "development", "test", "best step"], rows, style="seeds") if rows else Html(""),
+        table(["seed", f"development{' loss' * loss}", "test", "best step"], rows, style="seeds") if rows else Html(""),
         note=(
-            "Mean and standard deviation of a training: what another seed would change. "
+            "Mean and standard deviation over the folds: other texts in training and test, and another seed's luck."
+            if spread and over == "folds"
+            else "Mean and standard deviation of a training: what another seed would change. "
             "The intervals above say what other test texts would change."
             if spread
             else "One training: how far another seed would lie from it is not known."

@@ -108,23 +108,31 @@ def _row(name: str, metric: Metric, scores: Scores, made: str) -> dict[str, Any]
 
 
 def _compare_with_baseline(tested: Tested, baseline: Int[np.ndarray, " texts"], *, ours: float) -> dict[str, Any]:
-    """Returns the linear model's accuracy, and in a sentence who is better and whether that could be chance."""
+    """Returns the linear model's accuracy, and in a sentence who is better and whether that could be chance.
+
+    The test for chance is of single predictions: of several seeds, of those of their ensemble.
+    """
     accuracy = 100 * float((baseline == tested.targets).mean())
     predicted = tested.outputs.mean(0).argmax(-1).astype(baseline.dtype)
     paired, *_ = compare_predictions(tested.targets, baseline, predicted, kind="single")
     # As it is shown: the mean of seeds may miss an equal score by its last bit.
-    if (difference := round(ours - accuracy, 2)) == 0:
-        said = "level with"
-    else:
-        said = f"{abs(difference):.2f} points {'above' if difference > 0 else 'below'}"
-    whose = "; of the ensemble, " if len(tested.outputs) > 1 else "; "
-    verdict = (
-        f"The Transformer is {said} the linear model on TF-IDF ({accuracy:.2f}){whose}"
-        f"p = {paired.p_value:.4f} ({paired.test})."
-    )
-    if difference < 0:
+    above = _above(ours - accuracy)
+    verdict = f"The Transformer is {above} the linear model on TF-IDF ({accuracy:.2f})"
+    if len(tested.outputs) > 1:
+        verdict += (
+            f"; the ensemble of its seeds is {_above(100 * float((predicted == tested.targets).mean()) - accuracy)} it"
+        )
+    verdict += f" (p = {paired.p_value:.4f}, {paired.test})."
+    if above.endswith("below"):
         verdict += " It loses: for these texts the linear model is the better choice."
     return {"baselines": [{"name": "TF-IDF, linear", "score": accuracy}], "verdict": verdict}
+
+
+def _above(difference: float) -> str:
+    """Says how far a score in percent is from another one, to two decimals."""
+    if round(difference, 2) == 0:
+        return "level with"
+    return f"{abs(difference):.2f} points {'above' if difference > 0 else 'below'}"
 
 
 def list_mistakes(tested: Tested) -> list[dict[str, Any]]:

@@ -86,7 +86,7 @@ def test_the_verdict_says_who_is_better_and_when_the_transformer_loses():
     assert saved["baselines"] == [{"name": "TF-IDF, linear", "score": pytest.approx(100 * 5 / 7)}]
     # Both have 10 of 14 and 5 of 7 right.
     assert saved["verdict"].startswith(
-        "The Transformer is level with the linear model on TF-IDF (71.43); of the ensemble"
+        "The Transformer is level with the linear model on TF-IDF (71.43); the ensemble of its seeds is"
     )
     better = record_scores(tested._replace(outputs=tested.outputs[:1]), **CHOSEN)["verdict"]
     assert "is 14.29 points above the linear model" in better
@@ -95,7 +95,7 @@ def test_the_verdict_says_who_is_better_and_when_the_transformer_loses():
     assert "is 14.29 points below the linear model" in worse
     assert worse.endswith("It loses: for these texts the linear model is the better choice.")
     # Three texts are right in one of the two alone, one to two: as likely as not.
-    assert "p = 1.0000 (exact McNemar)" in better
+    assert "(p = 1.0000, exact McNemar)" in better
 
 
 def test_squared_errors_are_not_in_percent():
