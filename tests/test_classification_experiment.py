@@ -1,6 +1,7 @@
 """The classification script: every preset builds, a tiny form trains from files to a report, mistakes are one line."""
 
 import dataclasses
+import functools
 import importlib.util
 import json
 import os
@@ -26,8 +27,10 @@ MAKE_IT_TINY = """
     --num-buckets 1 --tokens-per-batch 512 --epochs 12 --vocab-size 60 --max-length 32 --log-every 5 --explain 2
     --optimization.warmup 4 --optimization.peak 0.02
 """.split()
-# One compiled shape less, and no more updates than it takes to see that they run.
+# No more updates than it takes to see that they run.
 BRIEFLY = "--epochs 2 --explain 0 --no-baseline --optimization.warmup 1".split()
+
+UNOPTIMISED = "xla_backend_optimization_level"  # 0: without LLVM's optimizations, which are half of compiling
 
 
 def load_script():
@@ -81,7 +84,7 @@ def data(folder) -> list[str]:
 
 def run_script(*arguments: str | Path, cwd: Path, check: bool = True) -> subprocess.CompletedProcess:
     command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "XLA_FLAGS": f"--{UNOPTIMISED}=0"}
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, env=environment)
     assert not check or done.returncode == 0, done.stderr[-3000:]
     return done
@@ -92,6 +95,7 @@ def command(monkeypatch, capsys) -> Callable[..., tuple[str, str]]:
     """Runs the script in this process, with annotations checked, and returns what it prints and says."""
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=2")  # the tests keep their own settings
     monkeypatch.setattr(classification, "make_mesh", lambda config: make_mesh(config, devices=jax.devices()[:1]))
+    monkeypatch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options={UNOPTIMISED: 0}))
 
     def run(*arguments: str | Path) -> tuple[str, str]:
         monkeypatch.setattr(sys, "argv", ["classification.py", *map(str, arguments)])
@@ -134,8 +138,9 @@ def sums_of(config, *, kind="single", outputs=3, weights=None, **model):
         "weights": np.array([1, 0.5, 1, 0], np.float32),
         "labels": labels[kind],
     }
-    params = nnx.to_pure_dict(nnx.state(parts.build_model(nnx.Rngs(0)), nnx.Param))
-    found = jax.jit(parts.loss)(params, batch, None)
+    shapes = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: parts.build_model(nnx.Rngs(0))), nnx.Param))
+    params = jax.tree.map(lambda leaf: generator.normal(scale=0.3, size=leaf.shape).astype(leaf.dtype), shapes)
+    found = jax.jit(parts.loss, compiler_options={UNOPTIMISED: 0})(params, batch, None)
     return {name: float(value) for name, value in found.items()}, params
 
 
@@ -359,7 +364,7 @@ def test_several_labels_of_bytes_in_balance_run_to_a_report(command, tmp_path):
     write_table(tmp_path / "train.csv", rows[:70])
     write_table(tmp_path / "test.csv", rows[70:])
     flags = ["--label-separator", "|", "--tokenizer", "bytes", "--optimization.class-weights", "balanced"]
-    flags += ["--train", str(tmp_path / "train.csv"), "--test", str(tmp_path / "test.csv"), "--explain", "2"]
+    flags += ["--train", str(tmp_path / "train.csv"), "--test", str(tmp_path / "test.csv")]
     flags += ["--predict", str(tmp_path / "new.csv")]
     write_table(tmp_path / "new.csv", [("a drum",), ("",), ("the soup",)], header="text")
     saved = train_briefly(command, *flags, run=tmp_path / "run")
@@ -553,7 +558,7 @@ def test_a_stopped_run_of_two_seeds_ends_bitwise_as_one_never_stopped(data, tmp_
     flags = [*data, *MAKE_IT_TINY, "--seeds", "2", "--epochs", "40", "--patience", "None"]
     run_script("own", *flags, "--run", tmp_path / "whole", cwd=tmp_path)
     command = [sys.executable, str(SCRIPT), "own", *flags, "--run", str(tmp_path / "stopped")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "XLA_FLAGS": f"--{UNOPTIMISED}=0"}
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
             if line.startswith("validation after"):
