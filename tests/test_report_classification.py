@@ -96,7 +96,7 @@ def scores_of(kind: str, *, classes: int, seeds: int) -> dict:
                 "best_step": 100 * seed,
                 "dev": 0.88 + 0.001 * (seed * 3 % 5),
                 "test": 0.88 + 0.002 * seed,
-                "kept": seed == 1,
+                "kept": seed == min(3, seeds),
             }
             for seed in range(1, seeds + 1)
         ],
