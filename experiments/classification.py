@@ -267,7 +267,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         Config(
             train="train.csv",
             model=_model(dropout_rate=0.3, attention_dropout_rate=0.1, pooled_dropout_rate=0.3),
-            optimization=Optimization(word_dropout=0.1, weight_decay=0.1),
+            optimization=Optimization(word_dropout=0.1, weight_decay=0.1, warmup=30),  # files may be small
             epochs=15,
             patience=5,
             run=Path("runs/own"),
@@ -766,18 +766,8 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> T
     )
 
     # The parameters that are kept: of each seed those that did best on the development set.
-    best = state.best
-    whole = fetch(best, keep=run.writes)
-    if run.writes:
-        if len(seeds) > 1:
-            (run.directory / "seeds").mkdir(exist_ok=True)
-        for index, seed in enumerate(seeds):
-            one = jax.tree.map(lambda array: array[index], whole)  # noqa: B023
-            if len(seeds) > 1:
-                save_params(run.directory / "seeds" / f"{seed}.safetensors", one)
-            if index == int(np.argmin(memory.best)):
-                save_params(run.directory / "model.safetensors", one)
-    classifier = classifier.with_params(best)
+    save_best(run, state.best, seeds=seeds)
+    classifier = classifier.with_params(state.best)
     tested = None
     if data.test is not None and test is not None:
         tested = run_test(run, preset, config, classifier, data, test, seeds=seeds)
@@ -786,6 +776,22 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> T
     if run.writes:
         run.console.print(f"report: {write_report(run.directory)}")
     return tested
+
+
+def save_best(run: Run, best: Params, *, seeds: Sequence[int]) -> None:
+    """Writes the parameters of each seed, where there are several, and those of the best one as the model."""
+    whole = fetch(best, keep=run.writes)
+    if not run.writes:
+        return
+
+    def of_seed(index: int) -> Params:
+        return jax.tree.map(lambda array: array[index], whole)
+
+    if len(seeds) > 1:
+        (run.directory / "seeds").mkdir(exist_ok=True)
+        for index, seed in enumerate(seeds):
+            save_params(run.directory / "seeds" / f"{seed}.safetensors", of_seed(index))
+    save_params(run.directory / "model.safetensors", of_seed(int(np.argmin(run.memory.best))))
 
 
 def _described(examples: Examples, encoded: EncodedExamples) -> str:
