@@ -450,7 +450,9 @@ GOOD = ("soup is good,food\n" * 30 + "a loud song,music\n" * 30).splitlines()
         ({}, "--kind regression", "train.csv:2 must have a real number as its label, got 'food'"),
         ({}, "--optimization.class-weights balanced --kind multi", "must have labels of kind=multi"),
         # Settings that do not suit them, or each other.
-        ({}, "--validation train.csv --test train.csv", "test must be another set than validation"),
+        ({}, "--validation dev.csv --test dev.csv", "test must be another set than validation"),
+        ({}, "--test train.csv", "test must be another set than train"),
+        ({}, "--validation train.csv", "validation must be another set than train"),
         ({}, "--mesh.data 3", "mesh sizes must multiply to the 1 devices"),
         ({}, "--optimization.warmup 1000", "total must be above warmup"),
         ({}, "--epochs 1 --dev-share 0.9 --optimization.schedule constant", "epochs must be enough for an update"),
@@ -461,7 +463,7 @@ GOOD = ("soup is good,food\n" * 30 + "a loud song,music\n" * 30).splitlines()
         ({}, "--max-length 2", "max_length must be at least 3"),
         ({}, "--stride 31", "stride must be from 1 to the 30 tokens of a window"),
         ({}, "--folds 1", "folds must be at least 2"),
-        ({}, "--folds 3 --test train.csv", "take the place of a test set"),
+        ({}, "--folds 3 --test test.csv", "take the place of a test set"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(files, flags, message, command, capsys, tmp_path, monkeypatch):

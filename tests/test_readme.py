@@ -94,9 +94,10 @@ def check_experiment(script: Path, words: list[str]) -> None:
         return
     *_, arguments = split_arguments([re.sub(r"\$\w+", "1", word) for word in words])
     try:
-        load_script(script).command_line(arguments)
-    except SystemExit as stop:
-        if stop.code:
+        _, config = load_script(script).command_line(arguments)
+        getattr(config, "check", lambda: None)()
+    except (SystemExit, ValueError) as stop:
+        if getattr(stop, "code", True):
             raise AssertionError(f"{script.name} does not take {shlex.join(words)}") from stop
 
 
