@@ -155,6 +155,7 @@ class Config:
         tokenizer: what is made: SentencePiece learned from the training texts, bytes, or the words of tokenised text.
         vocab_size: pieces that SentencePiece learns.
         min_count: a word that is rarer in training is an unknown one.
+        lowercase: SentencePiece folds case, so that a word is the same at the beginning of a sentence.
         max_length: most tokens of a row; what is longer is cut, or read in windows.
         stride: tokens between the beginnings of windows, whose predictions are averaged; None cuts.
         published: a published score to compare with, in percent.
@@ -194,6 +195,7 @@ class Config:
     tokenizer: Literal["sentencepiece", "bytes", "words"] = "sentencepiece"
     vocab_size: int = 8000
     min_count: int = 2
+    lowercase: bool = False
     max_length: int = 128
     stride: int | None = None
     published: float | None = None
@@ -277,6 +279,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         "which area of Python's library a sentence is from; needs no file",
         Config(
             train=STDLIB,
+            lowercase=True,
             vocab_size=4000,
             max_length=64,
             model=_model(dropout_rate=0.3, attention_dropout_rate=0.1, pooled_dropout_rate=0.3),
@@ -356,6 +359,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 label_column="class",
                 first_label=1,
             ),
+            lowercase=True,
             vocab_size=8000,
             max_length=128,
             published=92.5,
@@ -373,6 +377,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
             train="data/newsgroups20/train.jsonl.gz",
             test="data/newsgroups20/test.jsonl.gz",
             reading=Reading(text_columns=("text",), label_column="label_name"),
+            lowercase=True,
             vocab_size=16000,
             max_length=256,
             published=85.0,
@@ -531,7 +536,7 @@ def load_or_make_tokenizer(run: Run, config: Config, texts: Examples) -> Tokeniz
     lines = [side for text in texts.texts for side in ((text,) if isinstance(text, str) else text)]
     if config.tokenizer == "words":
         return PretokenizedTokenizer.from_texts(lines, min_count=config.min_count)
-    return SentencePieceTokenizer.train(lines, vocab_size=config.vocab_size)
+    return SentencePieceTokenizer.train(lines, vocab_size=config.vocab_size, lowercase=config.lowercase)
 
 
 def fit_model(

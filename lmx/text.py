@@ -124,6 +124,7 @@ class SentencePieceTokenizer:
         model_type: Literal["bpe", "unigram"] = "bpe",
         character_coverage: float = 1.0,
         byte_fallback: bool = False,
+        lowercase: bool = False,
         max_texts: int | None = None,
         seed: int = 0,
     ) -> "SentencePieceTokenizer":
@@ -136,6 +137,7 @@ class SentencePieceTokenizer:
             character_coverage: Share of the text's characters that get a piece; the rest becomes unknown (or bytes).
                 1.0 suits alphabets, 0.9995 suits scripts of thousands of characters.
             byte_fallback: Spells characters without a piece in bytes (256 ids) instead of the unknown id.
+            lowercase: Folds case too (`nmt_nfkc_cf`), here and in all texts that are encoded.
             max_texts: Learns from this many texts drawn at random; None takes all, slow above a few million.
             seed: Of that draw.
 
@@ -160,6 +162,7 @@ class SentencePieceTokenizer:
                 model_type=model_type,
                 character_coverage=character_coverage,
                 byte_fallback=byte_fallback,
+                normalization_rule_name="nmt_nfkc_cf" if lowercase else "nmt_nfkc",
                 pad_id=PAD_ID,
                 bos_id=BOS_ID,
                 eos_id=EOS_ID,

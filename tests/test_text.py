@@ -286,3 +286,12 @@ def test_a_missing_moses_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "sacremoses", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'lmx\[moses\]'"):
         detokenize_moses("ein hund .", language="cs")
+
+
+def test_case_can_be_folded():
+    texts = [line for text in TEXTS for line in (text, text.upper())]
+    folded = SentencePieceTokenizer.train(texts, vocab_size=60, lowercase=True)
+    usual = SentencePieceTokenizer.train(texts, vocab_size=80)
+    assert folded.encode(TEXTS[0].upper()) == folded.encode(TEXTS[0])
+    assert usual.encode(TEXTS[0].upper()) != usual.encode(TEXTS[0])
+    assert folded.decode(folded.encode(TEXTS[0].upper())) == folded.decode(folded.encode(TEXTS[0]))
