@@ -28,11 +28,9 @@ MOST_MISTAKES = 50
 
 
 class Tested(NamedTuple):
-    """A set of texts with their labels, and what each seed says of it.
+    """A set of texts with their labels, and what each seed says of it: probabilities of classes, or real numbers.
 
-    Attributes:
-        outputs: probabilities of classes, or real numbers [S, texts].
-        baseline: the classes that a linear model predicts, or None where there is none.
+    The baseline is the classes that a linear model predicts, or None where there is none.
     """
 
     examples: Examples
