@@ -320,7 +320,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
             published=85.4,
             published_made="accuracy on the same 872 sentences, the LSTM of Flax's example",
             model=_model(dropout_rate=0.2, attention_dropout_rate=0.1, pooled_dropout_rate=0.2),
-            optimization=Optimization(word_dropout=0.3, weight_decay=0.1, label_smoothing=0.1, warmup=400),
+            optimization=Optimization(word_dropout=0.1, weight_decay=0.1, warmup=400),
             tokens_per_batch=4096,
             epochs=6,
             run=Path("runs/sst2"),
