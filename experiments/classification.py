@@ -22,6 +22,7 @@ import numpy as np
 import optax
 import tyro
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Float
 from rich.table import Table
 
@@ -43,7 +44,7 @@ from lmx.report import write_report
 from lmx.run import Run, duration, make_deterministic, peak_flops, progress_bar, versions, write_json, write_jsonl
 from lmx.saved import find_tokenizers, save_tokenizer
 from lmx.scoring.baselines import tfidf_predictions
-from lmx.scoring.classification import load_scikit_learn, over_seeds, prediction_lines, score_outputs
+from lmx.scoring.classification import load_scikit_learn, prediction_lines, score_outputs, spreads_of
 from lmx.scoring.tested import (
     Tested,
     choose_to_explain,
@@ -53,7 +54,7 @@ from lmx.scoring.tested import (
     score_seeds,
     true_label,
 )
-from lmx.sharding import MESH_AXES, MeshConfig, fetch, make_mesh, named_sharding
+from lmx.sharding import MeshConfig, fetch, make_mesh, named_sharding
 from lmx.text import ByteTokenizer, PretokenizedTokenizer, SentencePieceTokenizer, Tokenizer, load_tokenizer
 from lmx.training import (
     Params,
@@ -63,16 +64,14 @@ from lmx.training import (
     compile_step,
     keep_best,
     make_train_step,
+    over_seeds,
     state_shardings,
-)
-from lmx.training import (
-    over_seeds as step_over_seeds,
 )
 
 STDLIB = "stdlib"  # as a data location: sentences of the running Python's library
-# What may change when a run is continued.
+# What may change when a run is continued; the test set has no part in the training.
 FREE = ("run", "deterministic", "profile", "log_every", "save_every", "predict", "explain", "attention", "baseline")
-FREE += ("published", "published_made", *(f"mesh.{axis}" for axis in MESH_AXES))
+FREE += ("published", "published_made", "mesh", "test", "test_reading")
 KERNEL_REASON = "seeds share a step by vmap, for which cuDNN's attention has no rule where rows are padded"
 RESULTS = ("model.safetensors", "scores.json", "predictions.tsv", "references.tsv", "labelled.tsv", "mistakes.jsonl")
 RESULTS += ("explanations.json", "attention.json", "report.html")
@@ -604,125 +603,188 @@ def main(preset: str, config: Config) -> None:
     wait("the end of the run")
 
 
+class Prepared(NamedTuple):
+    """All that a run is made of; found, and found to fit together, before anything is written."""
+
+    run: Run
+    data: Data
+    tokenizer: Tokenizer
+    encoded: EncodedExamples
+    dev: EncodedExamples
+    test: EncodedExamples | None
+    unlabelled: EncodedExamples | None
+    mesh: Mesh
+    batches: SeedBatches
+    model: ClassifierConfig
+    parts: Parts
+    network: EncoderClassifier
+    shardings: TrainState
+    updates: int
+    profile: tuple[int, int] | None
+
+    def classifier(self, config: Config, params: Params) -> Classifier:
+        """Returns what labels texts by these parameters."""
+        return Classifier(
+            self.model,
+            params,
+            tokenizer=self.tokenizer,
+            labels=self.data.labels,
+            max_length=config.max_length,
+            stride=config.stride,
+            batch_tokens=config.tokens_per_batch,
+            rows_multiple=config.rows_multiple,
+            buckets=(
+                *self.batches.first.buckets,
+                config.max_length,
+            ),  # other texts may be longer than those of training
+            mesh=self.mesh,
+        )
+
+
 def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> Tested | None:
     """Trains one model of each seed and tests them; returns what was tested, if there is a test set."""
     # What can be wrong with config, text and mesh is found before anything is written, and before hosts that do not
     # agree wait for each other.
     with agreement() as agreed:
-        profile = None if config.profile is None else steps_to_profile(config.profile)
-        facts = {"experiment": "classification", "preset": preset, "family": "classifier"}
-        facts |= {"config": config_as_json(config), "fold": fold}
-        free = FREE if config.optimization.depends_on_end else (*FREE, "epochs")
-        agreed |= facts | {"versions": versions(machine=False), "device": jax.local_devices()[0].device_kind}
-        # All text is read first: a bad line should be told now, not after the training.
-        data = load_data(config, fold=fold)
-        labels = data.labels
-        to_label = None
-        if config.predict is not None:
-            to_label = load_examples(config.predict, for_test(config), split="test", labelled=False)
-        run = Run(config.run, facts, free=free)
-        tokenizer = load_or_make_tokenizer(run, config, data.train)
-        targets = labels.encode(data.train)
-        model = fit_model(config, tokenizer, labels, targets, pairs=data.train.are_pairs)
-
-        def encode(examples: Examples) -> EncodedExamples:
-            known = labels if examples.labels is not None else None
-            return encode_examples(
-                examples, tokenizer, max_length=config.max_length, labels=known, stride=config.stride
-            )
-
-        encoded, dev = encode(data.train), encode(data.dev)
-        test = None if data.test is None else encode(data.test)
-        unlabelled = None if to_label is None else encode(to_label)
-        mesh = make_mesh(config.mesh)
-        buckets = choose_buckets(encoded.lengths, num_buckets=config.num_buckets, multiple_of=mesh.shape["sequence"])
-        seeds = tuple(range(config.seed, config.seed + config.seeds))
-        batches = SeedBatches(
-            encoded,
-            seeds=seeds,
-            buckets=buckets,
-            tokens_per_batch=config.tokens_per_batch,
-            accumulation=config.accumulation,
-            rows_multiple=config.rows_multiple,
-        )
-        agreed["tokenizer"] = fingerprint(tokenizer.pieces(range(tokenizer.vocab_size)))
-        for split, kept in (("training", encoded), ("development", dev), ("test", test), ("other", unlabelled)):
-            if kept is not None:
-                targets_of = () if kept.targets is None else (kept.targets,)
-                agreed[f"{split} data"] = fingerprint(kept.tokens, kept.offsets, *targets_of)
-
-        # Model and step.
-        for _, rows, length in batches.first.shapes:
-            named_sharding(mesh, ("batch", "length"), (rows, length))
-        updates = batches.first.first_batch(config.epochs)
-        if updates == 0:
-            raise ValueError(
-                f"epochs must be enough for an update, got epochs={config.epochs} of {len(encoded):,} rows and "
-                f"tokens_per_batch={config.tokens_per_batch}. Raise epochs or lower tokens_per_batch."
-            )
-        parts = build(
-            config,
-            model,
-            kind=labels.kind,
-            updates=updates,
-            special_ids=(tokenizer.bos_id, tokenizer.eos_id),
-            # Where words are whole, there will be unknown ones; of pieces, nothing is left in the place.
-            replacement=tokenizer.unk_id if isinstance(tokenizer, PretokenizedTokenizer) else tokenizer.pad_id,
-            class_weights=balanced_weights(targets, labels) if config.optimization.class_weights != "none" else None,
-        )
-        network = nnx.eval_shape(lambda: parts.build_model(nnx.Rngs(0)))
-        shardings = state_shardings(network, parts.optimizer, mesh=mesh, best=True, seeds=True)
-    run.open(model=dataclasses.asdict(model))
+        found = prepare(preset, config, fold=fold, agreed=agreed)
+    run, data = found.run, found.data
+    run.open(model=dataclasses.asdict(found.model))
     if run.writes:
-        save_tokenizer(run.directory, tokenizer)
-        (run.directory / "labels.json").write_text(labels.to_json(), encoding="utf-8")
+        save_tokenizer(run.directory, found.tokenizer)
+        (run.directory / "labels.json").write_text(data.labels.to_json(), encoding="utf-8")
+    best = learn(config, found)
+    save_best(run, best, seeds=found.batches.seeds)
+    classifier = found.classifier(config, best)
+    tested = None
+    if data.test is not None and found.test is not None:
+        tested = run_test(run, preset, config, classifier, data, found.test, seeds=found.batches.seeds)
+    if found.unlabelled is not None:
+        label_file(run, classifier, found.unlabelled)
+    if run.writes:
+        run.console.print(f"report: {write_report(run.directory)}")
+    return tested
+
+
+def prepare(preset: str, config: Config, *, fold: int | None, agreed: dict[str, Any]) -> Prepared:
+    """Reads all text, and makes of config and text what will be trained; writes nothing.
+
+    Args:
+        agreed: takes in what must be the same on all hosts, see `lmx.hosts.agreement`.
+    """
+    profile = None if config.profile is None else steps_to_profile(config.profile)
+    facts = {"experiment": "classification", "preset": preset, "family": "classifier"}
+    facts |= {"config": config_as_json(config), "fold": fold}
+    free = FREE if config.optimization.depends_on_end else (*FREE, "epochs")
+    agreed |= facts | {"versions": versions(machine=False), "device": jax.local_devices()[0].device_kind}
+    # All text is read first: a bad line should be told now, not after the training.
+    data = load_data(config, fold=fold)
+    labels = data.labels
+    to_label = None
+    if config.predict is not None:
+        to_label = load_examples(config.predict, for_test(config), split="test", labelled=False)
+    run = Run(config.run, facts, free=free)
+    tokenizer = load_or_make_tokenizer(run, config, data.train)
+    targets = labels.encode(data.train)
+    model = fit_model(config, tokenizer, labels, targets, pairs=data.train.are_pairs)
+
+    def encode(examples: Examples) -> EncodedExamples:
+        known = labels if examples.labels is not None else None
+        return encode_examples(examples, tokenizer, max_length=config.max_length, labels=known, stride=config.stride)
+
+    encoded, dev = encode(data.train), encode(data.dev)
+    test = None if data.test is None else encode(data.test)
+    unlabelled = None if to_label is None else encode(to_label)
+    mesh = make_mesh(config.mesh)
+    batches = SeedBatches(
+        encoded,
+        seeds=range(config.seed, config.seed + config.seeds),
+        buckets=choose_buckets(encoded.lengths, num_buckets=config.num_buckets, multiple_of=mesh.shape["sequence"]),
+        tokens_per_batch=config.tokens_per_batch,
+        accumulation=config.accumulation,
+        rows_multiple=config.rows_multiple,
+    )
+    agreed["tokenizer"] = fingerprint(tokenizer.pieces(range(tokenizer.vocab_size)))
+    for split, kept in (("training", encoded), ("development", dev), ("test", test), ("other", unlabelled)):
+        if kept is not None:
+            targets_of = () if kept.targets is None else (kept.targets,)
+            agreed[f"{split} data"] = fingerprint(kept.tokens, kept.offsets, *targets_of)
+    for _, rows, length in batches.first.shapes:
+        named_sharding(mesh, ("batch", "length"), (rows, length))
+    updates = batches.first.first_batch(config.epochs)
+    if updates == 0:
+        raise ValueError(
+            f"epochs must be enough for an update, got epochs={config.epochs} of {len(encoded):,} rows and "
+            f"tokens_per_batch={config.tokens_per_batch}. Raise epochs or lower tokens_per_batch."
+        )
+    parts = build(
+        config,
+        model,
+        kind=labels.kind,
+        updates=updates,
+        special_ids=(tokenizer.bos_id, tokenizer.eos_id),
+        # Where words are whole, there will be unknown ones; of pieces, nothing is left in the place.
+        replacement=tokenizer.unk_id if isinstance(tokenizer, PretokenizedTokenizer) else tokenizer.pad_id,
+        class_weights=balanced_weights(targets, labels) if config.optimization.class_weights != "none" else None,
+    )
+    network = nnx.eval_shape(lambda: parts.build_model(nnx.Rngs(0)))
+    return Prepared(
+        run=run,
+        data=data,
+        tokenizer=tokenizer,
+        encoded=encoded,
+        dev=dev,
+        test=test,
+        unlabelled=unlabelled,
+        mesh=mesh,
+        batches=batches,
+        model=model,
+        parts=parts,
+        network=network,
+        shardings=state_shardings(network, parts.optimizer, mesh=mesh, best=True, seeds=True),
+        updates=updates,
+        profile=profile,
+    )
+
+
+def learn(config: Config, found: Prepared) -> Params:
+    """Trains, or goes on training, and returns of each seed the parameters that did best on the development set."""
+    run, data, batches, parts, shardings = found.run, found.data, found.batches, found.parts, found.shardings
     train_step = compile_step(
-        step_over_seeds(make_train_step(parts.loss, parts.optimizer)), mesh=mesh, shardings=shardings
+        over_seeds(make_train_step(parts.loss, parts.optimizer)), mesh=found.mesh, shardings=shardings
     )
     checkpoints = run.open_checkpoints(keep_last=1)
     # A state is either restored or born: there is room for one.
-    like = abstract_state(network, parts.optimizer, shardings=shardings, num_seeds=len(seeds))
+    like = abstract_state(found.network, parts.optimizer, shardings=shardings, num_seeds=len(batches.seeds))
     state = run.resume(checkpoints, like)
     if state is like:
-        state = born(parts.build_model, parts.optimizer, shardings=shardings, seed=seeds)
-    classifier = Classifier(
-        model,
-        state.params,
-        tokenizer=tokenizer,
-        labels=labels,
-        max_length=config.max_length,
-        stride=config.stride,
-        batch_tokens=config.tokens_per_batch,
-        rows_multiple=config.rows_multiple,
-        buckets=(*buckets, config.max_length),  # other texts may be longer than those of training
-        mesh=mesh,
-    )
+        state = born(parts.build_model, parts.optimizer, shardings=shardings, seed=batches.seeds)
+    classifier = found.classifier(config, state.params)
     run.print_start(
         {
-            "training_texts": _described(data.train, encoded),
-            "development_texts": _described(data.dev, dev),
-            "test_texts": "none" if data.test is None or test is None else _described(data.test, test)
+            "training_texts": _described(data.train, found.encoded),
+            "development_texts": _described(data.dev, found.dev),
+            "test_texts": "none" if data.test is None or found.test is None else _described(data.test, found.test)
             + f", {count_shared(data.train, data.test):,} of them letter for letter in training",
-            "labels": f"{labels.kind}" + (f": {', '.join(labels.names)}" if labels.names else ""),
-            "seeds": ", ".join(map(str, seeds)),
-            **start_facts(model, network, mesh),
+            "labels": f"{data.labels.kind}" + (f": {', '.join(data.labels.names)}" if data.labels.names else ""),
+            "seeds": ", ".join(map(str, batches.seeds)),
+            **start_facts(found.model, found.network, found.mesh),
             "attention_reason": KERNEL_REASON,
-            "vocabulary": model.vocab_size,
+            "vocabulary": found.model.vocab_size,
             "batch_shapes": [list(shape) for shape in batches.first.shapes],
             "padding_share": batches.first.padding_share,
             "padding_optimum": batches.first.optimum,
             "updates_per_epoch": batches.first.batches_per_epoch,
         }
     )  # fmt: skip
+    targets = data.labels.encode(data.dev)
 
-    # Training.
     def is_due(step: int) -> bool:
         if config.validate_every:
-            return step % config.validate_every == 0 or step == updates
-        return batches.first.first_batch(batches.first.epoch_of(step)) == step or step == updates
+            return step % config.validate_every == 0 or step == found.updates
+        return batches.first.first_batch(batches.first.epoch_of(step)) == step or step == found.updates
 
     def validate(step: int, state: TrainState) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        line = score_seeds(classifier.with_params(state.params).outputs(dev), labels.encode(data.dev), labels)
+        line = score_seeds(classifier.with_params(state.params).outputs(found.dev), targets, data.labels)
         loss, score = line.values()
         return (loss if config.select == "loss" else -score), line
 
@@ -734,21 +796,20 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> T
 
     def flops(shape: tuple[int, ...]) -> tuple[float, float]:
         num_seeds, micro_batches, rows, length = shape
-        found = num_seeds * training_flops(model, rows=micro_batches * rows, length=length)
-        return found, found  # every position sees all: there is no causal half
+        counted = num_seeds * training_flops(found.model, rows=micro_batches * rows, length=length)
+        return counted, counted  # every position sees all: there is no causal half
 
-    if not run.memory.stopped_early and int(state.step) < updates:
-        run.forget(
-            (*RESULTS, *(f"seeds/{seed}.safetensors" for seed in seeds))
-        )  # an earlier end of this run, when it was to be shorter
-    peak = peak_flops(jax.devices()[0], model.dtype)
+    if not run.memory.stopped_early and int(state.step) < found.updates:
+        # An earlier end of this run, when it was to be shorter.
+        run.forget((*RESULTS, *(f"seeds/{seed}.safetensors" for seed in batches.seeds)))
+    peak = peak_flops(jax.devices()[0], found.model.dtype)
     state = train(
         run,
         train_step,
         state,
         batches=batches,
-        mesh=mesh,
-        last=updates,
+        mesh=found.mesh,
+        last=found.updates,
         checkpoints=checkpoints,
         log_every=config.log_every,
         save_every=config.save_every,
@@ -760,7 +821,7 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> T
         facts=facts_of,
         flops=flops,
         peak=peak and peak * jax.device_count(),
-        profile=profile,
+        profile=found.profile,
     )
     checkpoints.close()
     memory = run.memory
@@ -769,18 +830,8 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> T
         f"training ended {'early' if memory.stopped_early else 'as planned'} after {int(state.step):,} updates and "
         f"{duration(memory.seconds)}; best on the development set at {chosen}"
     )
-
-    # The parameters that are kept: of each seed those that did best on the development set.
-    save_best(run, state.best, seeds=seeds)
-    classifier = classifier.with_params(state.best)
-    tested = None
-    if data.test is not None and test is not None:
-        tested = run_test(run, preset, config, classifier, data, test, seeds=seeds)
-    if unlabelled is not None:
-        label_file(run, classifier, unlabelled)
-    if run.writes:
-        run.console.print(f"report: {write_report(run.directory)}")
-    return tested
+    assert state.best is not None
+    return state.best
 
 
 def save_best(run: Run, best: Params, *, seeds: Sequence[int]) -> None:
@@ -953,11 +1004,11 @@ def cross_validate(preset: str, config: Config, number: int) -> None:
     # A test set without one of two classes has no area under the curve.
     shared = set.intersection(*({metric.name for metric in each.metrics} for each in of_folds))
     of_folds = [replace(each, metrics=tuple(one for one in each.metrics if one.name in shared)) for each in of_folds]
-    saved |= {"spread": [dataclasses.asdict(spread) for spread in over_seeds(of_folds)], "seconds": 0.0}
+    saved |= {"spread": [dataclasses.asdict(spread) for spread in spreads_of(of_folds)], "seconds": 0.0}
     saved |= {"spread_over": "folds", "seeds": []}
     write_results(whole, saved, together)
     show_scores(whole, saved)
-    for spread in over_seeds(of_folds)[:1]:
+    for spread in spreads_of(of_folds)[:1]:
         whole.console.print(f"over folds: {spread}")
     if whole.writes:
         whole.console.print(f"report: {write_report(whole.directory)}")

@@ -27,7 +27,7 @@ from lmx.checkpoint import save_params
 from lmx.data.batches import TokenBatches, choose_buckets, evaluation_batches, rows_of_bucket
 from lmx.data.embedded import CONSTRUCTIONS, phrasebook
 from lmx.data.files import read_lines
-from lmx.data.parallel import EncodedPairs, Pairs, encode_pairs, filter_pairs, read_pairs
+from lmx.data.parallel import EncodedPairs, FilterReport, Pairs, encode_pairs, filter_pairs, read_pairs
 from lmx.experiment import config_as_json, print_plan, print_scores, read_command_line, run_script, start_facts
 from lmx.hosts import HostsConfig, agreement, fingerprint, start, wait
 from lmx.loop import steps_to_profile, train
@@ -36,19 +36,10 @@ from lmx.nn.layers import spread_tables
 from lmx.optimization import OptimizerConfig, make_optimizer, make_schedule
 from lmx.plan import Job, resolve_mesh
 from lmx.report import write_report
-from lmx.run import (
-    Run,
-    duration,
-    make_deterministic,
-    peak_flops,
-    progress_bar,
-    versions,
-    write_json,
-    write_jsonl,
-)
+from lmx.run import Run, duration, make_deterministic, peak_flops, progress_bar, versions, write_json, write_jsonl
 from lmx.scoring.baselines import dictionary_translations, nearest_translations
 from lmx.scoring.translation import NUM_RESAMPLES, Score, chrf, detokenized_bleu, sentence_chrf, tokenized_bleu
-from lmx.sharding import MESH_AXES, MeshConfig, batch_shards, fetch, make_mesh, named_sharding, place_rows, rows_on
+from lmx.sharding import MeshConfig, batch_shards, fetch, make_mesh, named_sharding, place_rows, rows_on
 from lmx.text import (
     PretokenizedTokenizer,
     SentencePieceTokenizer,
@@ -72,6 +63,8 @@ from lmx.translator import Search, Translation, Translator, load_tokenizers, sav
 ROOT = Path(__file__).resolve().parent.parent
 PHRASEBOOK = "phrasebook"  # as a data location: the embedded grammar
 RESULTS = ("model.safetensors", "scores.json", "samples.jsonl", "attention.json", "test.hypotheses.txt", "report.html")
+# What may change when a run is continued.
+FREE = ("run", "deterministic", "profile", "log_every", "save_every", "keep_every", "mesh")
 
 
 # ---- what can be chosen ----------------------------------------------------------------------------------------------
@@ -360,6 +353,39 @@ def vocabularies(config: Config, source: Tokenizer, target: Tokenizer) -> Seq2Se
 # ---- the experiment --------------------------------------------------------------------------------------------------
 
 
+class Prepared(NamedTuple):
+    """All that a run is made of; found, and found to fit together, before anything is written."""
+
+    run: Run
+    pairs: Pairs
+    validation_pairs: Pairs
+    test_pairs: Pairs
+    reports: tuple[FilterReport, FilterReport]
+    validation: EncodedPairs
+    source_tokenizer: Tokenizer
+    target_tokenizer: Tokenizer
+    mesh: Mesh
+    buckets: tuple[int, ...]
+    batches: TokenBatches
+    model: Seq2SeqConfig
+    parts: Parts
+    network: Seq2Seq
+    shardings: TrainState
+    profile: tuple[int, int] | None
+
+    def translator(self, config: Config, params: Params) -> Translator:
+        """Returns what translates by these parameters."""
+        return Translator(
+            self.model,
+            params,
+            source_tokenizer=self.source_tokenizer,
+            target_tokenizer=self.target_tokenizer,
+            search=config.search,
+            max_source_length=config.max_length,
+            mesh=self.mesh,
+        )
+
+
 def main(preset: str, config: Config) -> None:
     """Trains, or goes on training, then translates the test set, scores it and writes the report."""
     if config.deterministic:
@@ -368,97 +394,125 @@ def main(preset: str, config: Config) -> None:
     # What can be wrong with config, text and mesh is found before anything is written, and before hosts that do not
     # agree wait for each other.
     with agreement() as agreed:
-        profile = None if config.profile is None else steps_to_profile(config.profile)
-        facts = {"experiment": "translation", "preset": preset, "family": "seq2seq", "config": config_as_json(config)}
-        free = ("run", "deterministic", "profile", "log_every", "save_every", "keep_every")
-        free += tuple(f"mesh.{axis}" for axis in MESH_AXES)
-        if not config.optimization.depends_on_end:
-            free += ("updates",)
-        agreed |= facts | {"versions": versions(machine=False), "device": jax.local_devices()[0].device_kind}
-        # All text is read first: a bad line should be told now, not after the training.
-        pairs = load_pairs(config.train, config, split="train")
-        validation_pairs = load_pairs(config.validation, config, split="validation")
-        test_pairs = load_pairs(config.test, config, split="test")
-        if config.tokenized and config.raw_reference is not None:
-            count = sum(1 for _ in read_lines(config.raw_reference))
-            if test_pairs.empty or count != len(test_pairs):
-                raise ValueError(
-                    f"raw_reference must have a line for each test pair, got {count:,} lines in "
-                    f"{config.raw_reference} and {len(test_pairs):,} pairs in {config.test} ({test_pairs.empty:,} more "
-                    "with an empty side)."
-                )
-        run = Run(config.run, facts, free=free)
-        source_tokenizer, target_tokenizer = load_or_make_tokenizers(run, config, pairs)
-        model = vocabularies(config, source_tokenizer, target_tokenizer)
-
-        # Data: encoded once, batches made ahead of their use.
-        encoded, report = filter_pairs(
-            encode_pairs(pairs, source_tokenizer, target_tokenizer),
-            max_length=config.max_length,
-            max_ratio=config.max_ratio,
-        )
-        validation, validation_report = filter_pairs(
-            encode_pairs(validation_pairs, source_tokenizer, target_tokenizer),
-            max_length=config.max_length,
-            max_ratio=None,
-        )
-        mesh = make_mesh(config.mesh)
-        buckets = choose_buckets(encoded.lengths, num_buckets=config.num_buckets, multiple_of=mesh.shape["sequence"])
-        batches = TokenBatches(
-            encoded,
-            buckets=buckets,
-            tokens_per_batch=config.tokens_per_batch,
-            accumulation=config.accumulation,
-            rows_multiple=config.rows_multiple,
-            seed=config.seed,
-        )
-        for side, tokenizer in (("source", source_tokenizer), ("target", target_tokenizer)):
-            agreed[f"{side} tokenizer"] = fingerprint(tokenizer.pieces(range(tokenizer.vocab_size)))
-        for split, kept in (("training", encoded), ("validation", validation)):
-            agreed[f"{split} data"] = fingerprint(kept.source, kept.source_offsets, kept.target, kept.target_offsets)
-        agreed["test data"] = fingerprint(test_pairs.sources, test_pairs.targets)
-
-        # Model and step.
-        for _, rows, length in batches.shapes:
-            named_sharding(mesh, ("batch", "length"), (rows, length))
-        parts = build(config, model)
-        averaging = config.optimization.average_decay
-        network = nnx.eval_shape(lambda: parts.build_model(nnx.Rngs(0)))
-        shardings = state_shardings(network, parts.optimizer, mesh=mesh, average=averaging is not None)
-    run.open(model=dataclasses.asdict(model))
+        found = prepare(preset, config, agreed=agreed)
+    run = found.run
+    run.open(model=dataclasses.asdict(found.model))
     if run.writes:
-        save_tokenizers(run.directory, source_tokenizer, target_tokenizer)
-    train_step = compile_step(
-        make_train_step(parts.loss, parts.optimizer, average_decay=averaging), mesh=mesh, shardings=shardings
+        save_tokenizers(run.directory, found.source_tokenizer, found.target_tokenizer)
+    params, kept = learn(config, found)
+    whole = fetch(params, keep=run.writes)
+    if run.writes:
+        save_params(run.directory / "model.safetensors", whole)
+    test(run, preset, config, found.translator(config, params), found.test_pairs, made=f"{config.search}, {kept}")
+    if run.writes:
+        run.console.print(f"report: {write_report(run.directory)}")
+    wait("the end of the run")
+
+
+def prepare(preset: str, config: Config, *, agreed: dict[str, Any]) -> Prepared:
+    """Reads all text, and makes of config and text what will be trained; writes nothing.
+
+    Args:
+        agreed: takes in what must be the same on all hosts, see `lmx.hosts.agreement`.
+    """
+    profile = None if config.profile is None else steps_to_profile(config.profile)
+    facts = {"experiment": "translation", "preset": preset, "family": "seq2seq", "config": config_as_json(config)}
+    free = FREE if config.optimization.depends_on_end else (*FREE, "updates")
+    agreed |= facts | {"versions": versions(machine=False), "device": jax.local_devices()[0].device_kind}
+    # All text is read first: a bad line should be told now, not after the training.
+    pairs = load_pairs(config.train, config, split="train")
+    validation_pairs = load_pairs(config.validation, config, split="validation")
+    test_pairs = load_pairs(config.test, config, split="test")
+    if config.tokenized and config.raw_reference is not None:
+        count = sum(1 for _ in read_lines(config.raw_reference))
+        if test_pairs.empty or count != len(test_pairs):
+            raise ValueError(
+                f"raw_reference must have a line for each test pair, got {count:,} lines in "
+                f"{config.raw_reference} and {len(test_pairs):,} pairs in {config.test} ({test_pairs.empty:,} more "
+                "with an empty side)."
+            )
+    run = Run(config.run, facts, free=free)
+    source_tokenizer, target_tokenizer = load_or_make_tokenizers(run, config, pairs)
+    model = vocabularies(config, source_tokenizer, target_tokenizer)
+
+    # Data: encoded once, batches made ahead of their use.
+    encoded, report = filter_pairs(
+        encode_pairs(pairs, source_tokenizer, target_tokenizer),
+        max_length=config.max_length,
+        max_ratio=config.max_ratio,
     )
-    eval_step = compile_eval_step(parts.loss, mesh=mesh)
+    validation, validation_report = filter_pairs(
+        encode_pairs(validation_pairs, source_tokenizer, target_tokenizer),
+        max_length=config.max_length,
+        max_ratio=None,
+    )
+    mesh = make_mesh(config.mesh)
+    buckets = choose_buckets(encoded.lengths, num_buckets=config.num_buckets, multiple_of=mesh.shape["sequence"])
+    batches = TokenBatches(
+        encoded,
+        buckets=buckets,
+        tokens_per_batch=config.tokens_per_batch,
+        accumulation=config.accumulation,
+        rows_multiple=config.rows_multiple,
+        seed=config.seed,
+    )
+    for side, tokenizer in (("source", source_tokenizer), ("target", target_tokenizer)):
+        agreed[f"{side} tokenizer"] = fingerprint(tokenizer.pieces(range(tokenizer.vocab_size)))
+    for split, kept in (("training", encoded), ("validation", validation)):
+        agreed[f"{split} data"] = fingerprint(kept.source, kept.source_offsets, kept.target, kept.target_offsets)
+    agreed["test data"] = fingerprint(test_pairs.sources, test_pairs.targets)
+    for _, rows, length in batches.shapes:
+        named_sharding(mesh, ("batch", "length"), (rows, length))
+    parts = build(config, model)
+    network = nnx.eval_shape(lambda: parts.build_model(nnx.Rngs(0)))
+    averages = config.optimization.average_decay is not None
+    return Prepared(
+        run=run,
+        pairs=pairs,
+        validation_pairs=validation_pairs,
+        test_pairs=test_pairs,
+        reports=(report, validation_report),
+        validation=validation,
+        source_tokenizer=source_tokenizer,
+        target_tokenizer=target_tokenizer,
+        mesh=mesh,
+        buckets=buckets,
+        batches=batches,
+        model=model,
+        parts=parts,
+        network=network,
+        shardings=state_shardings(network, parts.optimizer, mesh=mesh, average=averages),
+        profile=profile,
+    )
+
+
+def learn(config: Config, found: Prepared) -> tuple[Params, str]:
+    """Trains, or goes on training, and returns the parameters that are kept, and in words how they came about."""
+    run, batches, parts = found.run, found.batches, found.parts
+    averaging = config.optimization.average_decay
+    step = make_train_step(parts.loss, parts.optimizer, average_decay=averaging)
+    train_step = compile_step(step, mesh=found.mesh, shardings=found.shardings)
+    eval_step = compile_eval_step(parts.loss, mesh=found.mesh)
     checkpoints = run.open_checkpoints(
         keep_last=config.average if config.average_of == "last" else 1,
         keep_best=config.average if config.average_of == "best" else 0,
         keep_every=config.keep_every,
     )
     # A state is either restored or born: there is room for one.
-    like = abstract_state(network, parts.optimizer, shardings=shardings)
+    like = abstract_state(found.network, parts.optimizer, shardings=found.shardings)
     state = run.resume(checkpoints, like)
     if state is like:
-        state = born(parts.build_model, parts.optimizer, shardings=shardings, seed=config.seed)
-    translator = Translator(
-        model,
-        state.params,
-        source_tokenizer=source_tokenizer,
-        target_tokenizer=target_tokenizer,
-        search=config.search,
-        max_source_length=config.max_length,
-        mesh=mesh,
-    )
+        state = born(parts.build_model, parts.optimizer, shardings=found.shardings, seed=config.seed)
+    translator = found.translator(config, state.params)
+    model, report, validation_report = found.model, *found.reports
     run.print_start(
         {
-            "training_pairs": f"{pairs.origin}: {report}"
-            + (f", {pairs.empty:,} with an empty side" * bool(pairs.empty)),
-            "validation_pairs": f"{validation_pairs.origin}: {validation_report}",
-            **start_facts(model, network, mesh),
+            "training_pairs": f"{found.pairs.origin}: {report}"
+            + (f", {found.pairs.empty:,} with an empty side" * bool(found.pairs.empty)),
+            "validation_pairs": f"{found.validation_pairs.origin}: {validation_report}",
+            **start_facts(model, found.network, found.mesh),
             "vocabulary": f"{model.source_vocab_size:,} source, {model.target_vocab_size:,} target"
-            + (", joint" if source_tokenizer is target_tokenizer else ""),
+            + (", joint" if found.source_tokenizer is found.target_tokenizer else ""),
             "batch_shapes": [list(shape) for shape in batches.shapes],
             "padding_share": batches.padding_share,
             "padding_optimum": batches.optimum,
@@ -466,7 +520,6 @@ def main(preset: str, config: Config) -> None:
         }
     )
 
-    # Training.
     def used(state: TrainState) -> Params:
         return state.params if state.average is None else state.average
 
@@ -480,16 +533,16 @@ def main(preset: str, config: Config) -> None:
         line = evaluate(
             eval_step,
             params,
-            validation,
-            mesh=mesh,
-            buckets=buckets,
+            found.validation,
+            mesh=found.mesh,
+            buckets=found.buckets,
             tokens_per_batch=config.tokens_per_batch,
             rows_multiple=config.rows_multiple,
         )
         if config.bleu_every and (len(run.memory.losses) + 1) % config.bleu_every == 0:
             chosen = slice(0, config.bleu_sentences)
-            found = translator.with_params(params).translate(validation_pairs.sources[chosen])
-            line["bleu"] = main_score(config, found, validation_pairs.targets[chosen]).score
+            translations = translator.with_params(params).translate(found.validation_pairs.sources[chosen])
+            line["bleu"] = main_score(config, translations, found.validation_pairs.targets[chosen]).score
         return line["loss"], line
 
     def facts_of(step: int) -> dict[str, float]:
@@ -510,7 +563,7 @@ def main(preset: str, config: Config) -> None:
         train_step,
         state,
         batches=batches,
-        mesh=mesh,
+        mesh=found.mesh,
         last=config.updates,
         checkpoints=checkpoints,
         log_every=config.log_every,
@@ -521,38 +574,28 @@ def main(preset: str, config: Config) -> None:
         facts=facts_of,
         flops=flops,
         peak=peak and peak * jax.device_count(),
-        profile=profile,
+        profile=found.profile,
     )
+    memory = run.memory
     run.console.print(
-        f"training ended {'early' if run.memory.stopped_early else 'as planned'} after {int(state.step):,} updates "
-        f"and {duration(run.memory.seconds)}; lowest validation loss {run.memory.best[0]:.4f} at "
-        f"{run.memory.best_step[0]:,}"
+        f"training ended {'early' if memory.stopped_early else 'as planned'} after {int(state.step):,} updates "
+        f"and {duration(memory.seconds)}; lowest validation loss {memory.best[0]:.4f} at {memory.best_step[0]:,}"
     )
 
-    # The parameters that are kept, and what they are worth.
-    losses_by_step = run.memory.losses
-    saved = [step for step in checkpoints.steps() if step in losses_by_step]
+    saved = [step for step in checkpoints.steps() if step in memory.losses]
     if config.average_of == "best":
-        saved.sort(key=losses_by_step.__getitem__, reverse=True)
+        saved.sort(key=memory.losses.__getitem__, reverse=True)
     chosen = saved[-config.average :]
     if averaging is not None or chosen in ([], [int(state.step)]):
         params = used(state)
     else:
         del state  # the checkpoints take its place
         params = checkpoints.average(chosen, like)
-    whole = fetch(params, keep=run.writes)
-    if run.writes:
-        save_params(run.directory / "model.safetensors", whole)
     checkpoints.close()
-    translator = translator.with_params(params)
-    kept = (
-        f"the {config.average_of} checkpoint" if len(chosen) == 1 else f"mean of the {config.average_of} {len(chosen)}"
-    )
-    made = f"{config.search}, {kept if averaging is None else 'exponential average'}"
-    test(run, preset, config, translator, test_pairs, made=made)
-    if run.writes:
-        run.console.print(f"report: {write_report(run.directory)}")
-    wait("the end of the run")
+    if averaging is not None:
+        return params, "exponential average"
+    of = config.average_of
+    return params, f"the {of} checkpoint" if len(chosen) == 1 else f"mean of the {of} {len(chosen)}"
 
 
 def evaluate(

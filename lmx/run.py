@@ -103,7 +103,7 @@ class Run:
     Args:
         directory: of the run, there or not.
         facts: what makes the run this run ("experiment", "preset", "family", "config"); compared with what an
-            existing directory says, but for `free` fields of its config, which may change.
+            existing directory says, but for `free` fields of its config and all below them, which may change.
 
     Raises:
         ValueError: the directory is a run of another config; the message lists the differences.
@@ -118,7 +118,7 @@ class Run:
             different = [
                 f"{name}={old!r} there and {new!r} here"
                 for name, old, new in differences({name: saved.get(name) for name in facts}, facts)
-                if name.removeprefix("config.") not in free
+                if not f"{name.removeprefix('config.')}.".startswith(tuple(f"{each}." for each in free))
             ]
             if different:
                 raise ValueError(

@@ -5,6 +5,7 @@ import functools
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -320,6 +321,19 @@ def test_the_same_command_again_trains_nothing_and_scores_the_same(finished, dat
     printed, _ = command("own", *data, *MAKE_IT_TINY, "--seeds", "2", "--run", run)
     assert "continuing" in printed
     assert ([(run / name).read_bytes() for name in kept], {**scores_of(run), "seconds": 0}) == before
+
+
+def test_a_finished_run_takes_another_test_set(finished, data, folder, command, tmp_path):
+    run = shutil.copytree(finished[0], tmp_path / "run")
+    rows = [line.rsplit(",", 1) for line in (folder / "test.csv").read_text().splitlines()[1:11]]
+    (tmp_path / "other.tsv").write_text("".join(f"{text}\t{label}\n" for text, label in rows))
+    reading = "--test-reading.columns words kind --test-reading.text-columns words --test-reading.label-column kind"
+    flags = [*MAKE_IT_TINY, "--seeds", "2", "--test", str(tmp_path / "other.tsv"), *reading.split(), "--run", run]
+    command("own", *data[:4], *flags)
+    assert (run / "metrics.jsonl").read_bytes() == (finished[0] / "metrics.jsonl").read_bytes()
+    found, before = ((each / "predictions.tsv").read_text().splitlines() for each in (run, finished[0]))
+    assert [line.split("\t")[1] for line in found] == [line.split("\t")[1] for line in before[:11]]
+    assert scores_of(run)["texts"] == 10
 
 
 def test_a_run_of_another_config_is_refused_in_one_line(finished, data, command, capsys):

@@ -32,7 +32,6 @@ from lmx.hosts import (
 from lmx.sharding import MeshConfig, batch_shards, fetch, make_mesh, named_sharding, place_rows, rows_on
 
 ROOT = Path(__file__).parents[1]
-SCRIPT = ROOT / "experiments" / "translation.py"
 
 SLURM = {
     "SLURM_JOB_ID": "81",
@@ -317,10 +316,19 @@ def by_open_mpi(host: int, number: int, port: int) -> tuple[list[str], dict[str,
 
 
 @contextlib.contextmanager
-def launched(folder: Path, number: int, *arguments: str, launcher=by_flags, own=None, folders=None) -> Iterator[list]:
-    """Starts the script in so many processes; what they print goes to 0.out, 0.err and so on.
+def launched(
+    folder: Path,
+    number: int,
+    *arguments: str,
+    script=("translation.py", "multi30k-raw"),
+    launcher=by_flags,
+    own=None,
+    folders=None,
+) -> Iterator[list]:
+    """Starts a script in so many processes; what they print goes to 0.out, 0.err and so on.
 
     Args:
+        script: its name, and the preset.
         own: further arguments of one host, by its number.
         folders: where each host is started, which is also where it looks for modules first.
     """
@@ -333,7 +341,9 @@ def launched(folder: Path, number: int, *arguments: str, launcher=by_flags, own=
         for host in range(number):
             flags, environment = launcher(host, number, port)
             files = [stack.enter_context((folder / f"{host}.{kind}").open("w")) for kind in ("out", "err")]
-            command = [sys.executable, str(SCRIPT), "multi30k-raw", *arguments, *flags, *(own or {}).get(host, [])]
+            name, preset = script
+            command = [sys.executable, str(ROOT / "experiments" / name), preset]
+            command += [*arguments, *flags, *(own or {}).get(host, [])]
             place = folders[host] if folders else folder
             paths = f"{place}{os.pathsep}{ROOT}"
             environment = {**os.environ, **environment, "PYTHONPATH": paths, "COLUMNS": "200"}
@@ -400,12 +410,16 @@ def assert_the_same_run(found: Path, expected: Path) -> None:
     assert [row["score"] for row in scores] == [row["score"] for row in others]
 
 
+def assert_silent(folder: Path, host: int) -> None:
+    printed = (folder / f"{host}.out").read_text().splitlines()
+    # Gloo, the library below JAX that carries the sums between CPUs, reports its connections.
+    assert [line for line in printed if not line.startswith("[Gloo]")] == []
+    assert (folder / f"{host}.err").read_text() == ""
+
+
 def assert_one_wrote_and_spoke(folder: Path, number: int) -> None:
     for host in range(1, number):
-        # Gloo, the library below JAX that carries the sums between CPUs, reports its connections.
-        printed = (folder / f"{host}.out").read_text().splitlines()
-        assert [line for line in printed if not line.startswith("[Gloo]")] == []
-        assert (folder / f"{host}.err").read_text() == ""
+        assert_silent(folder, host)
     printed = (folder / "0.out").read_text()
     assert f"{number} x cpu, {number} hosts" in printed
     assert "multi30k-raw test BLEU = " in printed
@@ -485,3 +499,55 @@ def test_hosts_that_disagree_stop_with_a_line_that_says_what_differs(own, messag
         assert line.startswith(f"host {host}: error: ")
         assert message in line
     assert not (tmp_path / "run").exists()
+
+
+CLASSIFY = ("classification.py", "own")
+TINY_CLASSIFIER = """
+    --model.width 16 --model.feedforward-width 24 --model.num-heads 2 --model.num-layers 1 --model.unroll 1
+    --num-buckets 2 --tokens-per-batch 256 --epochs 4 --max-length 32 --log-every 2 --tokenizer words --min-count 1
+    --optimization.warmup 4 --optimization.peak 0.02 --seeds 2 --explain 1 --attention --no-baseline
+    --hosts.heartbeat-seconds 10
+""".split()
+
+
+def write_parities(path: Path, *, count: int, seed: int, labelled: bool = True) -> None:
+    """Writes texts of numbers, and whether the first is even."""
+    english = "zero one two three four five six seven eight nine".split()
+    lines = ["text,label" if labelled else "text"]
+    for row in np.random.default_rng(seed).integers(0, 10, size=(count, 8)):
+        text = " ".join(english[i] for i in row[: 2 + row[1] % 6])
+        lines.append(f"{text},{('even', 'odd')[row[0] % 2]}" if labelled else text)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_two_processes_train_classifiers_as_one_does(tmp_path):
+    flags = []
+    for seed, (split, count) in enumerate([("train", 200), ("validation", 31), ("test", 23), ("predict", 5)]):
+        write_parities(tmp_path / f"{split}.csv", count=count, seed=seed, labelled=split != "predict")
+        flags += [f"--{split}", str(tmp_path / f"{split}.csv")]
+    one, two = (finish(tmp_path / str(number), number, *flags, *TINY_CLASSIFIER, script=CLASSIFY) for number in (1, 2))
+    assert_silent(two.parent, 1)
+    assert "2 x cpu, 2 hosts" in (two.parent / "0.out").read_text()
+    # The files are the same, but for rounding: a single writer, the whole test set, each text in its place.
+    for name in ("references.tsv", "labels.json", "tokenizer.vocab"):
+        assert (two / name).read_bytes() == (one / name).read_bytes()
+    for name in ("predictions.tsv", "labelled.tsv"):
+        found, expected = ([line.split("\t") for line in (run / name).read_text().splitlines()] for run in (two, one))
+        assert [row[:2] for row in found] == [row[:2] for row in expected]
+        np.testing.assert_allclose(*([float(row[2]) for row in rows[1:]] for rows in (found, expected)), atol=1e-4)
+    for line, other in zip(lines_of(two), lines_of(one), strict=True):
+        for each in (line, other):
+            each |= {f"{name} by seed": values for name, values in each.pop("seeds").items()}
+        assert line.keys() == other.keys()
+        for name in line.keys() - {"kind"}:
+            assert line[name] == pytest.approx(other[name], rel=1e-4), (line["step"], name)
+    for seed in (1, 2):
+        params, others = (load_file(run / "seeds" / f"{seed}.safetensors") for run in (two, one))
+        assert params.keys() == others.keys()
+        for name in params:
+            if not name.endswith("key.bias"):  # see assert_the_same_run
+                np.testing.assert_allclose(params[name], others[name], rtol=1e-3, atol=1e-4, err_msg=name)
+    (found,), (expected,) = (json.loads((run / "explanations.json").read_text()) for run in (two, one))
+    assert found["text"] == expected["text"]
+    assert {path.name for path in two.iterdir()} == {path.name for path in one.iterdir()}

@@ -299,7 +299,8 @@ class SeedBatches:
     def __init__(self, encoded: Encoded, *, seeds: Sequence[int], **settings: Any):
         if not seeds or len(set(seeds)) < len(seeds):
             raise ValueError(f"seeds must be one or more that differ, got seeds={tuple(seeds)}.")
-        self.of_seeds = tuple(TokenBatches(encoded, seed=seed, shapes_seed=0, **settings) for seed in seeds)
+        self.seeds = tuple(seeds)
+        self.of_seeds = tuple(TokenBatches(encoded, seed=seed, shapes_seed=0, **settings) for seed in self.seeds)
 
     @property
     def first(self) -> TokenBatches:

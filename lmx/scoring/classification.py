@@ -420,7 +420,7 @@ def prediction_loss(targets: np.ndarray, outputs: np.ndarray, *, kind: Kind) -> 
     return float(-np.log(outputs[np.arange(len(targets)), targets]).mean())
 
 
-def over_seeds(scores: Sequence[Scores]) -> tuple[Spread, ...]:
+def spreads_of(scores: Sequence[Scores]) -> tuple[Spread, ...]:
     """Returns mean and standard deviation of each metric over runs that differ in seed or fold.
 
     Raises:

@@ -19,9 +19,9 @@ from lmx.scoring.classification import (
     Metric,
     Scores,
     compare_predictions,
-    over_seeds,
     prediction_loss,
     score_outputs,
+    spreads_of,
 )
 
 MOST_MISTAKES = 50
@@ -62,7 +62,7 @@ def record_scores(
     labels, number = tested.labels, len(tested.outputs)
     alone = [_score(tested.targets, each, labels, num_resamples=0) for each in tested.outputs]
     together = _score(tested.targets, tested.outputs.mean(0), labels)
-    spreads = over_seeds(alone) if number > 1 else ()
+    spreads = spreads_of(alone) if number > 1 else ()
     rows = []
     for spread in spreads:
         made = f"mean of {number} seeds, standard deviation {100 * spread.deviation:.2f}; {chosen}"

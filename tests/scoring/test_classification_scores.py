@@ -14,13 +14,13 @@ from lmx.scoring.classification import (
     Scores,
     compare_predictions,
     ensemble,
-    over_seeds,
     prediction_lines,
     prediction_loss,
     score_multi,
     score_outputs,
     score_regression,
     score_single,
+    spreads_of,
 )
 from lmx.scoring.resampling import (
     measure_auroc,
@@ -285,14 +285,14 @@ def runs() -> list[Scores]:
 
 def test_runs_have_a_mean_and_a_deviation() -> None:
     values = [scores["accuracy"] for scores in runs()]
-    spread = over_seeds(runs())[0]
+    spread = spreads_of(runs())[0]
     assert (spread.name, spread.count) == ("accuracy", 4)
     assert (spread.mean, spread.deviation) == pytest.approx((np.mean(values), np.std(values, ddof=1)))
     assert str(spread) == f"accuracy = {np.mean(values):.4f} +- {np.std(values, ddof=1):.4f} (sd of 4 runs)"
     with pytest.raises(ValueError, match=r"scores must be of at least two runs, got 1\."):
-        over_seeds(runs()[:1])
+        spreads_of(runs()[:1])
     with pytest.raises(ValueError, match=r"scores must have the same metrics, got accuracy, .* and Pearson, Spearman"):
-        over_seeds([runs()[0], score_regression(*numbers())])
+        spreads_of([runs()[0], score_regression(*numbers())])
 
 
 def test_an_ensemble_is_the_mean_and_better_than_its_members() -> None:
