@@ -31,7 +31,8 @@ from lmx.classifier import Classifier
 from lmx.data.batches import SeedBatches, choose_buckets, rows_of_bucket
 from lmx.data.embedded import standard_library
 from lmx.data.labelled import Examples, Form, count_shared, read_labelled
-from lmx.data.labels import Kind, Labels, Targets, folds, stratified_split
+from lmx.data.labels import Kind, Labels, Targets
+from lmx.data.splits import folds, split_wholes, stratified_split
 from lmx.data.texts import EncodedExamples, encode_examples
 from lmx.experiment import config_as_json, print_plan, print_scores, read_command_line, run_script, start_facts
 from lmx.hosts import HostsConfig, agreement, fingerprint, start, wait
@@ -149,6 +150,8 @@ class Config:
         test_reading: what differs for the files of test and predict; the rest is as without the prefix.
         kind: what the labels are; None takes `multi` where texts have several, else `single`, and never `regression`.
         dev_share: share of train that is held out, where no validation set is given.
+        dev_of: what is held out of train: any texts, or wholes, which are in no other text, and then all their parts
+            leave training too that no other whole has; for sets that hold phrases beside their sentences.
         split_seed: seed of what is held out of train, and of the folds.
         vocabulary: a trained tokenizer's file; None makes one.
         tokenizer: what is made: SentencePiece learned from the training texts, bytes, or the words of tokenised text.
@@ -189,6 +192,7 @@ class Config:
     test_reading: Reading = field(default_factory=Reading)
     kind: Kind | None = None
     dev_share: float = 0.1
+    dev_of: Literal["texts", "wholes"] = "texts"
     split_seed: int = 0
     vocabulary: Path | None = None
     tokenizer: Literal["sentencepiece", "bytes", "words"] = "sentencepiece"
@@ -515,7 +519,11 @@ def load_data(config: Config, *, fold: int | None) -> Data:
     if config.validation is not None:
         dev = load_examples(config.validation, config.reading, split="validation")
     else:
-        kept, held_out = stratified_split(labels.encode(learned), share=config.dev_share, seed=config.split_seed)
+        targets, settings = labels.encode(learned), {"share": config.dev_share, "seed": config.split_seed}
+        if config.dev_of == "wholes":
+            kept, held_out = split_wholes(learned.texts, targets, **settings)
+        else:
+            kept, held_out = stratified_split(targets, **settings)
         learned, dev = learned.select(kept), learned.select(held_out)
     for split in (dev, test):
         if split is not None and split.are_pairs != learned.are_pairs:
@@ -641,6 +649,39 @@ class Prepared(NamedTuple):
         )
 
 
+class Prepared(NamedTuple):
+    """All that a run is made of; found, and found to fit together, before anything is written."""
+
+    run: Run
+    data: Data
+    tokenizer: Tokenizer
+    encoded: EncodedExamples
+    dev: EncodedExamples
+    test: EncodedExamples | None
+    unlabelled: EncodedExamples | None
+    mesh: Mesh
+    batches: SeedBatches
+    model: ClassifierConfig
+    parts: Parts
+    updates: int
+    profile: range | None
+
+    def classifier(self, config: Config, params: Params) -> Classifier:
+        """Returns what labels texts by these parameters."""
+        return Classifier(
+            self.model,
+            params,
+            tokenizer=self.tokenizer,
+            labels=self.data.labels,
+            max_length=config.max_length,
+            stride=config.stride,
+            batch_tokens=config.tokens_per_batch,
+            rows_multiple=config.rows_multiple,
+            buckets=(*self.batches.first.buckets, config.max_length),  # other texts may be longer than those of training
+            mesh=self.mesh,
+        )
+
+
 def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> Tested | None:
     """Trains one model of each seed and tests them; returns what was tested, if there is a test set."""
     # What can be wrong with config, text and mesh is found before anything is written, and before hosts that do not
@@ -726,35 +767,24 @@ def prepare(preset: str, config: Config, *, fold: int | None, agreed: dict[str, 
         replacement=tokenizer.unk_id if isinstance(tokenizer, PretokenizedTokenizer) else tokenizer.pad_id,
         class_weights=balanced_weights(targets, labels) if config.optimization.class_weights != "none" else None,
     )
-    network = nnx.eval_shape(lambda: parts.build_model(nnx.Rngs(0)))
     return Prepared(
-        run=run,
-        data=data,
-        tokenizer=tokenizer,
-        encoded=encoded,
-        dev=dev,
-        test=test,
-        unlabelled=unlabelled,
-        mesh=mesh,
-        batches=batches,
-        model=model,
-        parts=parts,
-        network=network,
-        shardings=state_shardings(network, parts.optimizer, mesh=mesh, best=True, seeds=True),
-        updates=updates,
-        profile=profile,
+        run, data, tokenizer, encoded, dev, test, unlabelled, mesh, batches, model, parts, updates, profile
     )
 
 
 def learn(config: Config, found: Prepared) -> Params:
     """Trains, or goes on training, and returns of each seed the parameters that did best on the development set."""
-    run, data, batches, parts, shardings = found.run, found.data, found.batches, found.parts, found.shardings
+    run, data, batches, mesh, model, parts = (
+        found.run, found.data, found.batches, found.mesh, found.model, found.parts
+    )  # fmt: skip
+    network = nnx.eval_shape(lambda: parts.build_model(nnx.Rngs(0)))
+    shardings = state_shardings(network, parts.optimizer, mesh=mesh, best=True, seeds=True)
     train_step = compile_step(
-        over_seeds(make_train_step(parts.loss, parts.optimizer)), mesh=found.mesh, shardings=shardings
+        step_over_seeds(make_train_step(parts.loss, parts.optimizer)), mesh=mesh, shardings=shardings
     )
     checkpoints = run.open_checkpoints(keep_last=1)
     # A state is either restored or born: there is room for one.
-    like = abstract_state(found.network, parts.optimizer, shardings=shardings, num_seeds=len(batches.seeds))
+    like = abstract_state(network, parts.optimizer, shardings=shardings, num_seeds=len(batches.seeds))
     state = run.resume(checkpoints, like)
     if state is like:
         state = born(parts.build_model, parts.optimizer, shardings=shardings, seed=batches.seeds)
@@ -767,9 +797,9 @@ def learn(config: Config, found: Prepared) -> Params:
             + f", {count_shared(data.train, data.test):,} of them letter for letter in training",
             "labels": f"{data.labels.kind}" + (f": {', '.join(data.labels.names)}" if data.labels.names else ""),
             "seeds": ", ".join(map(str, batches.seeds)),
-            **start_facts(found.model, found.network, found.mesh),
+            **start_facts(model, network, mesh),
             "attention_reason": KERNEL_REASON,
-            "vocabulary": found.model.vocab_size,
+            "vocabulary": model.vocab_size,
             "batch_shapes": [list(shape) for shape in batches.first.shapes],
             "padding_share": batches.first.padding_share,
             "padding_optimum": batches.first.optimum,
@@ -796,19 +826,19 @@ def learn(config: Config, found: Prepared) -> Params:
 
     def flops(shape: tuple[int, ...]) -> tuple[float, float]:
         num_seeds, micro_batches, rows, length = shape
-        counted = num_seeds * training_flops(found.model, rows=micro_batches * rows, length=length)
+        counted = num_seeds * training_flops(model, rows=micro_batches * rows, length=length)
         return counted, counted  # every position sees all: there is no causal half
 
     if not run.memory.stopped_early and int(state.step) < found.updates:
         # An earlier end of this run, when it was to be shorter.
         run.forget((*RESULTS, *(f"seeds/{seed}.safetensors" for seed in batches.seeds)))
-    peak = peak_flops(jax.devices()[0], found.model.dtype)
+    peak = peak_flops(jax.devices()[0], model.dtype)
     state = train(
         run,
         train_step,
         state,
         batches=batches,
-        mesh=found.mesh,
+        mesh=mesh,
         last=found.updates,
         checkpoints=checkpoints,
         log_every=config.log_every,

@@ -210,6 +210,20 @@ def test_the_embedded_sentences_have_splits_of_their_own():
     assert not set(data.train.texts) & set(data.test.texts)
 
 
+def test_sentences_are_held_out_with_their_phrases(tmp_path):
+    rows = []
+    for number in range(40):
+        words = [f"w{number}-{place}" for place in range(6)]
+        label = "good" if number % 2 else "bad"
+        rows += [(" ".join(words[start:]), label) for start in (0, 2, 4)]
+    config = classification.Config(train=str(write_table(tmp_path / "train.csv", rows)), dev_of="wholes")
+    data = classification.load_data(config, fold=None)
+    assert len(data.dev) == 4
+    assert {len(text.split()) for text in data.dev.texts} == {6}
+    assert len(data.train) == 36 * 3
+    assert not {text.split("-")[0] for text in data.dev.texts} & {text.split("-")[0] for text in data.train.texts}
+
+
 def test_another_reading_of_the_test_set_changes_what_it_says():
     config = classification.PRESETS["ag-news"][1]
     reading = classification.for_test(config)

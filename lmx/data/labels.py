@@ -13,9 +13,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
-from jaxtyping import Float, Float32, Int, Int32, Int64
+from jaxtyping import Float32, Int32
 
-from lmx.data.batches import permutation
 from lmx.data.labelled import Examples, Label
 
 Kind = Literal["single", "multi", "regression"]
@@ -147,80 +146,6 @@ class Labels:
             hint = f" It is a {here} and those are {there}: the files must name labels alike."
         shown = ", ".join(map(repr, self.names[:10])) + (", ..." if len(self.names) > 10 else "")
         raise ValueError(f"{examples.place(index)} must have a label of training ({shown}), got {name!r:.60}.{hint}")
-
-
-def stratified_split(
-    targets: Targets, *, share: float, seed: int
-) -> tuple[Int64[np.ndarray, " train"], Int64[np.ndarray, " dev"]]:
-    """Returns the positions of a training and a development set, each in the order of the file.
-
-    The development set has round(share x texts) of them. Where targets are numbers of classes, each class gives its
-    share, rounded by largest remainder (the lower class first in a tie), and keeps at least one text for training.
-
-    Raises:
-        ValueError: share is not between 0 and 1, or leaves a side empty.
-    """
-    if not 0 < share < 1:
-        raise ValueError(f"share must be between 0 and 1, got share={share}.")
-    classes = _classes(targets)
-    counts = np.bincount(classes)
-    total = round(share * len(classes))
-    quotas = share * counts
-    takes = np.minimum(np.floor(quotas).astype(np.int64), np.maximum(counts - 1, 0))
-    while (missing := total - int(takes.sum())) > 0:
-        able = np.flatnonzero(takes < counts - 1)
-        if not able.size:
-            break
-        takes[able[np.argsort(takes[able] - quotas[able], kind="stable")][:missing]] += 1
-    dev = np.zeros(len(classes), dtype=bool)
-    for number, members in _shuffled_classes(classes, key=(seed, 2)):
-        dev[members[: takes[number]]] = True
-    if not dev.any():
-        raise ValueError(
-            f"the development set must hold a text, got none with share={share} of {len(classes):,} texts in "
-            f"{np.count_nonzero(counts)} classes. Raise share or give a development set."
-        )
-    return np.flatnonzero(~dev), np.flatnonzero(dev)
-
-
-def folds(
-    targets: Targets, *, num_folds: int, seed: int
-) -> list[tuple[Int64[np.ndarray, " train"], Int64[np.ndarray, " test"]]]:
-    """Returns the positions of training and test set for each fold; every text is tested once.
-
-    Test sets differ by at most one text, and where targets are numbers of classes, so does each class in them. A class
-    with a single text is unknown to the training of its fold: collect `Labels` from all texts.
-
-    Raises:
-        ValueError: there are fewer than two folds, or more than texts.
-    """
-    classes = _classes(targets)
-    if not 2 <= num_folds <= len(classes):
-        raise ValueError(f"num_folds must be from 2 to the {len(classes):,} texts, got num_folds={num_folds}.")
-    # Class after class, shuffled, dealt like cards: neighbours of one class come to different folds.
-    order = np.concatenate([members for _, members in _shuffled_classes(classes, key=(seed, 3))])
-    fold_of = np.empty(len(classes), dtype=np.int64)
-    fold_of[order] = np.arange(len(classes)) % num_folds
-    return [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(num_folds)]
-
-
-def _shuffled_classes(
-    classes: Int[np.ndarray, " texts"], *, key: tuple[int, int]
-) -> list[tuple[int, Int64[np.ndarray, " members"]]]:
-    if key[0] < 0:
-        raise ValueError(f"seed must not be negative, got seed={key[0]}.")
-    groups = []
-    for number in np.unique(classes).tolist():
-        members = np.flatnonzero(classes == number)
-        groups.append((number, members[permutation(members.size, key=(*key, number))]))
-    return groups
-
-
-def _classes(targets: Int[np.ndarray, " texts"] | Float[np.ndarray, "texts *C"]) -> Int64[np.ndarray, " texts"]:
-    """Returns the class of each text; one for all where targets are not numbers of classes."""
-    if np.issubdtype(targets.dtype, np.integer):
-        return targets.astype(np.int64)
-    return np.zeros(len(targets), dtype=np.int64)
 
 
 def _labels_of(examples: Examples) -> Sequence[Label]:

@@ -1,0 +1,141 @@
+"""Which texts train, which choose the best step, and which test: splits by seed, the same on every machine."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int, Int64
+
+from lmx.data.batches import permutation
+from lmx.data.labelled import Text
+from lmx.data.labels import Targets
+
+
+def stratified_split(
+    targets: Targets, *, share: float, seed: int
+) -> tuple[Int64[np.ndarray, " train"], Int64[np.ndarray, " dev"]]:
+    """Returns the positions of a training and a development set, each in the order of the file.
+
+    The development set has round(share x texts) of them. Where targets are numbers of classes, each class gives its
+    share, rounded by largest remainder (the lower class first in a tie), and keeps at least one text for training.
+
+    Raises:
+        ValueError: share is not between 0 and 1, or leaves a side empty.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"share must be between 0 and 1, got share={share}.")
+    classes = _classes(targets)
+    counts = np.bincount(classes)
+    total = round(share * len(classes))
+    quotas = share * counts
+    takes = np.minimum(np.floor(quotas).astype(np.int64), np.maximum(counts - 1, 0))
+    while (missing := total - int(takes.sum())) > 0:
+        able = np.flatnonzero(takes < counts - 1)
+        if not able.size:
+            break
+        takes[able[np.argsort(takes[able] - quotas[able], kind="stable")][:missing]] += 1
+    dev = np.zeros(len(classes), dtype=bool)
+    for number, members in _shuffled_classes(classes, key=(seed, 2)):
+        dev[members[: takes[number]]] = True
+    if not dev.any():
+        raise ValueError(
+            f"the development set must hold a text, got none with share={share} of {len(classes):,} texts in "
+            f"{np.count_nonzero(counts)} classes. Raise share or give a development set."
+        )
+    return np.flatnonzero(~dev), np.flatnonzero(dev)
+
+
+def split_wholes(
+    texts: Sequence[Text], targets: Targets, *, share: float, seed: int
+) -> tuple[Int64[np.ndarray, " train"], Int64[np.ndarray, " dev"]]:
+    """Returns the positions of a training and a development set, where some texts are parts of others.
+
+    Phrases that are in the training set next to the sentences they are from (as in SST-2) say what a development set of
+    any texts should ask. Here it is a share of the wholes, the texts that are in no other one, by `stratified_split`.
+    Their parts are in neither set, but for those that are also in a whole that trains. A text is a part of another one
+    if the other has its words (between spaces), one after the other.
+
+    Raises:
+        ValueError: the texts are pairs, or share is as `stratified_split` cannot have it.
+    """
+    wholes_of = find_wholes(texts)
+    wholes = np.array([index for index, found in enumerate(wholes_of) if not found], dtype=np.int64)
+    _, chosen = stratified_split(targets[wholes], share=share, seed=seed)
+    held_out = set(wholes[chosen].tolist())
+    train = [
+        index
+        for index, found in enumerate(wholes_of)
+        if (index not in held_out if not found else any(whole not in held_out for whole in found))
+    ]
+    return np.array(train, dtype=np.int64), wholes[chosen]
+
+
+def find_wholes(texts: Sequence[Text]) -> list[list[int]]:
+    """Returns for each text the positions of the wholes that it is a part of; a whole is in no longer text.
+
+    Equal texts are parts of the first of them.
+
+    Raises:
+        ValueError: the texts are pairs.
+    """
+    words: list[list[str]] = []
+    for text in texts:
+        if not isinstance(text, str):
+            raise ValueError("texts must be single to have parts, got pairs. Hold out any of them instead.")
+        words.append(text.split())
+    counts = Counter(word for each in words for word in set(each))
+    wholes_with: defaultdict[str, list[int]] = defaultdict(list)
+    spaced: dict[int, str] = {}
+    found: list[list[int]] = [[] for _ in words]
+    for index in sorted(range(len(words)), key=lambda index: -len(words[index])):  # stable: the first of equal ones
+        if not words[index]:
+            continue
+        # Only texts that have its rarest word can have it.
+        rarest = min(words[index], key=counts.__getitem__)
+        part = f" {' '.join(words[index])} "
+        found[index] = [whole for whole in wholes_with[rarest] if part in spaced[whole]]
+        if not found[index]:
+            spaced[index] = part
+            for word in set(words[index]):
+                wholes_with[word].append(index)
+    return found
+
+
+def folds(
+    targets: Targets, *, num_folds: int, seed: int
+) -> list[tuple[Int64[np.ndarray, " train"], Int64[np.ndarray, " test"]]]:
+    """Returns the positions of training and test set for each fold; every text is tested once.
+
+    Test sets differ by at most one text, and where targets are numbers of classes, so does each class in them. A class
+    with a single text is unknown to the training of its fold: collect `Labels` from all texts.
+
+    Raises:
+        ValueError: there are fewer than two folds, or more than texts.
+    """
+    classes = _classes(targets)
+    if not 2 <= num_folds <= len(classes):
+        raise ValueError(f"num_folds must be from 2 to the {len(classes):,} texts, got num_folds={num_folds}.")
+    # Class after class, shuffled, dealt like cards: neighbours of one class come to different folds.
+    order = np.concatenate([members for _, members in _shuffled_classes(classes, key=(seed, 3))])
+    fold_of = np.empty(len(classes), dtype=np.int64)
+    fold_of[order] = np.arange(len(classes)) % num_folds
+    return [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(num_folds)]
+
+
+def _shuffled_classes(
+    classes: Int[np.ndarray, " texts"], *, key: tuple[int, int]
+) -> list[tuple[int, Int64[np.ndarray, " members"]]]:
+    if key[0] < 0:
+        raise ValueError(f"seed must not be negative, got seed={key[0]}.")
+    groups = []
+    for number in np.unique(classes).tolist():
+        members = np.flatnonzero(classes == number)
+        groups.append((number, members[permutation(members.size, key=(*key, number))]))
+    return groups
+
+
+def _classes(targets: Int[np.ndarray, " texts"] | Float[np.ndarray, "texts *C"]) -> Int64[np.ndarray, " texts"]:
+    """Returns the class of each text; one for all where targets are not numbers of classes."""
+    if np.issubdtype(targets.dtype, np.integer):
+        return targets.astype(np.int64)
+    return np.zeros(len(targets), dtype=np.int64)
