@@ -29,7 +29,10 @@ from lmx.collectives import read_collectives
 from lmx.models.decoder import Decoder, DecoderConfig
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from lmx.nn.layers import spread_tables
-from lmx.plan import Job, communication_table, partitioned_step, summarize_communication, use_virtual_devices
+from lmx.plan.command import use_virtual_devices
+from lmx.plan.communication import partitioned_step, summarize_communication
+from lmx.plan.figures import Job
+from lmx.plan.tables import communication_table
 from lmx.sharding import MESH_AXES, MeshConfig
 from lmx.training import Params
 

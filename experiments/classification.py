@@ -40,7 +40,7 @@ from lmx.loop import steps_to_profile, train
 from lmx.losses import drop_words, label_loss
 from lmx.models.encoder import ClassifierConfig, EncoderClassifier, training_flops
 from lmx.optimization import OptimizerConfig, decayed, make_optimizer, make_schedule
-from lmx.plan import Job, resolve_mesh
+from lmx.plan.figures import Job
 from lmx.report import write_report
 from lmx.run import Run, duration, make_deterministic, peak_flops, progress_bar, versions, write_json, write_jsonl
 from lmx.saved import find_tokenizers, save_tokenizer
@@ -55,7 +55,7 @@ from lmx.scoring.tested import (
     score_seeds,
     true_label,
 )
-from lmx.sharding import MeshConfig, fetch, make_mesh, named_sharding
+from lmx.sharding import MeshConfig, fetch, make_mesh, named_sharding, resolve_mesh
 from lmx.text import ByteTokenizer, PretokenizedTokenizer, SentencePieceTokenizer, Tokenizer, load_tokenizer
 from lmx.training import (
     Params,
@@ -649,39 +649,6 @@ class Prepared(NamedTuple):
         )
 
 
-class Prepared(NamedTuple):
-    """All that a run is made of; found, and found to fit together, before anything is written."""
-
-    run: Run
-    data: Data
-    tokenizer: Tokenizer
-    encoded: EncodedExamples
-    dev: EncodedExamples
-    test: EncodedExamples | None
-    unlabelled: EncodedExamples | None
-    mesh: Mesh
-    batches: SeedBatches
-    model: ClassifierConfig
-    parts: Parts
-    updates: int
-    profile: range | None
-
-    def classifier(self, config: Config, params: Params) -> Classifier:
-        """Returns what labels texts by these parameters."""
-        return Classifier(
-            self.model,
-            params,
-            tokenizer=self.tokenizer,
-            labels=self.data.labels,
-            max_length=config.max_length,
-            stride=config.stride,
-            batch_tokens=config.tokens_per_batch,
-            rows_multiple=config.rows_multiple,
-            buckets=(*self.batches.first.buckets, config.max_length),  # other texts may be longer than those of training
-            mesh=self.mesh,
-        )
-
-
 def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> Tested | None:
     """Trains one model of each seed and tests them; returns what was tested, if there is a test set."""
     # What can be wrong with config, text and mesh is found before anything is written, and before hosts that do not
@@ -767,24 +734,35 @@ def prepare(preset: str, config: Config, *, fold: int | None, agreed: dict[str, 
         replacement=tokenizer.unk_id if isinstance(tokenizer, PretokenizedTokenizer) else tokenizer.pad_id,
         class_weights=balanced_weights(targets, labels) if config.optimization.class_weights != "none" else None,
     )
+    network = nnx.eval_shape(lambda: parts.build_model(nnx.Rngs(0)))
     return Prepared(
-        run, data, tokenizer, encoded, dev, test, unlabelled, mesh, batches, model, parts, updates, profile
+        run=run,
+        data=data,
+        tokenizer=tokenizer,
+        encoded=encoded,
+        dev=dev,
+        test=test,
+        unlabelled=unlabelled,
+        mesh=mesh,
+        batches=batches,
+        model=model,
+        parts=parts,
+        network=network,
+        shardings=state_shardings(network, parts.optimizer, mesh=mesh, best=True, seeds=True),
+        updates=updates,
+        profile=profile,
     )
 
 
 def learn(config: Config, found: Prepared) -> Params:
     """Trains, or goes on training, and returns of each seed the parameters that did best on the development set."""
-    run, data, batches, mesh, model, parts = (
-        found.run, found.data, found.batches, found.mesh, found.model, found.parts
-    )  # fmt: skip
-    network = nnx.eval_shape(lambda: parts.build_model(nnx.Rngs(0)))
-    shardings = state_shardings(network, parts.optimizer, mesh=mesh, best=True, seeds=True)
+    run, data, batches, parts, shardings = found.run, found.data, found.batches, found.parts, found.shardings
     train_step = compile_step(
-        step_over_seeds(make_train_step(parts.loss, parts.optimizer)), mesh=mesh, shardings=shardings
+        over_seeds(make_train_step(parts.loss, parts.optimizer)), mesh=found.mesh, shardings=shardings
     )
     checkpoints = run.open_checkpoints(keep_last=1)
     # A state is either restored or born: there is room for one.
-    like = abstract_state(network, parts.optimizer, shardings=shardings, num_seeds=len(batches.seeds))
+    like = abstract_state(found.network, parts.optimizer, shardings=shardings, num_seeds=len(batches.seeds))
     state = run.resume(checkpoints, like)
     if state is like:
         state = born(parts.build_model, parts.optimizer, shardings=shardings, seed=batches.seeds)
@@ -797,9 +775,9 @@ def learn(config: Config, found: Prepared) -> Params:
             + f", {count_shared(data.train, data.test):,} of them letter for letter in training",
             "labels": f"{data.labels.kind}" + (f": {', '.join(data.labels.names)}" if data.labels.names else ""),
             "seeds": ", ".join(map(str, batches.seeds)),
-            **start_facts(model, network, mesh),
+            **start_facts(found.model, found.network, found.mesh),
             "attention_reason": KERNEL_REASON,
-            "vocabulary": model.vocab_size,
+            "vocabulary": found.model.vocab_size,
             "batch_shapes": [list(shape) for shape in batches.first.shapes],
             "padding_share": batches.first.padding_share,
             "padding_optimum": batches.first.optimum,
@@ -826,19 +804,19 @@ def learn(config: Config, found: Prepared) -> Params:
 
     def flops(shape: tuple[int, ...]) -> tuple[float, float]:
         num_seeds, micro_batches, rows, length = shape
-        counted = num_seeds * training_flops(model, rows=micro_batches * rows, length=length)
+        counted = num_seeds * training_flops(found.model, rows=micro_batches * rows, length=length)
         return counted, counted  # every position sees all: there is no causal half
 
     if not run.memory.stopped_early and int(state.step) < found.updates:
         # An earlier end of this run, when it was to be shorter.
         run.forget((*RESULTS, *(f"seeds/{seed}.safetensors" for seed in batches.seeds)))
-    peak = peak_flops(jax.devices()[0], model.dtype)
+    peak = peak_flops(jax.devices()[0], found.model.dtype)
     state = train(
         run,
         train_step,
         state,
         batches=batches,
-        mesh=mesh,
+        mesh=found.mesh,
         last=found.updates,
         checkpoints=checkpoints,
         log_every=config.log_every,

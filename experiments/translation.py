@@ -34,12 +34,12 @@ from lmx.loop import steps_to_profile, train
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig, training_flops
 from lmx.nn.layers import spread_tables
 from lmx.optimization import OptimizerConfig, make_optimizer, make_schedule
-from lmx.plan import Job, resolve_mesh
+from lmx.plan.figures import Job
 from lmx.report import write_report
 from lmx.run import Run, duration, make_deterministic, peak_flops, progress_bar, versions, write_json, write_jsonl
 from lmx.scoring.baselines import dictionary_translations, nearest_translations
 from lmx.scoring.translation import NUM_RESAMPLES, Score, chrf, detokenized_bleu, sentence_chrf, tokenized_bleu
-from lmx.sharding import MeshConfig, batch_shards, fetch, make_mesh, named_sharding, place_rows, rows_on
+from lmx.sharding import MeshConfig, batch_shards, fetch, make_mesh, named_sharding, place_rows, resolve_mesh, rows_on
 from lmx.text import (
     PretokenizedTokenizer,
     SentencePieceTokenizer,

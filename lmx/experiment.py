@@ -20,20 +20,12 @@ from rich.table import Table
 from lmx.nn.attention import choose_kernel
 from lmx.nn.layers import count_parameters
 from lmx.nn.transformer import TransformerConfig
-from lmx.plan import (
-    Job,
-    Proposal,
-    count_devices,
-    double_fsdp,
-    explain_out_of_memory,
-    halve_rows,
-    make_plan,
-    plan_of_this_command,
-    split_arguments,
-    use_virtual_devices,
-)
+from lmx.plan import double_fsdp, halve_rows, make_plan
+from lmx.plan.command import explain_out_of_memory, plan_of_this_command, split_arguments, use_virtual_devices
+from lmx.plan.figures import Job, Proposal
+from lmx.plan.tables import render
 from lmx.run import Run, keep_freed_memory, one_line_errors, stop_on_signals
-from lmx.sharding import MeshConfig
+from lmx.sharding import MeshConfig, count_devices
 
 Config = TypeVar("Config")
 
@@ -170,7 +162,7 @@ def print_plan(
     ]
     longest, usual = lengths
     print(f"{about}\nBatches: the longest that the config allows, {longest} tokens, and as usual {usual}.\n")
-    print(make_plan(job, device, changes=proposals), end="")
+    print(render(make_plan(job, device, changes=proposals)), end="")
 
 
 def print_scores(run: Run, saved: Mapping[str, Any], *, title: str, baselines_are: str, notes: list[str]) -> None:

@@ -68,6 +68,30 @@ def make_mesh(config: MeshConfig, *, devices: list[jax.Device] | None = None) ->
     return jax.make_mesh(sizes, MESH_AXES, devices=devices, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
+def resolve_mesh(mesh: MeshConfig, devices: int | None) -> MeshConfig:
+    """Returns the mesh without -1: what is left of so many devices; without a number, 1.
+
+    Raises:
+        ValueError: the sizes do not multiply to the number of devices.
+    """
+    sizes = _sizes(mesh)
+    known = count_devices(mesh)
+    if devices is not None and (devices % known or (devices != known and -1 not in sizes.values())):
+        written = ", ".join(f"{name}={size}" for name, size in sizes.items())
+        raise ValueError(f"mesh sizes must multiply to devices={devices}, got {written}.")
+    left = 1 if devices is None else devices // known
+    return MeshConfig(**{name: left if size == -1 else size for name, size in sizes.items()})
+
+
+def count_devices(mesh: MeshConfig) -> int:
+    """Returns the number of devices of a mesh, a size that is left open (-1) as 1."""
+    return math.prod(max(size, 1) for size in _sizes(mesh).values())
+
+
+def _sizes(mesh: MeshConfig) -> dict[str, int]:
+    return {name: getattr(mesh, name) for name in MESH_AXES}
+
+
 @dataclass(frozen=True)
 class _Ambient:
     mesh: Mesh

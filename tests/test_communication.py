@@ -11,7 +11,8 @@ from lmx.models.decoder import Decoder, DecoderConfig
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from lmx.nn.layers import spread_tables
 from lmx.optimization import adam, constant
-from lmx.plan import Job, measure_communication
+from lmx.plan.communication import measure_communication
+from lmx.plan.figures import Job
 from lmx.sharding import MeshConfig
 
 pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")

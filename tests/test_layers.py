@@ -37,9 +37,9 @@ LEVELS = {
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names}
 # Folders whose files may share a file of the same folder.
-SHARING = ("lmx.data", "lmx.scoring", "lmx.report", "lmx.interop", "benchmarks")
+SHARING = ("lmx.data", "lmx.scoring", "lmx.report", "lmx.plan", "lmx.interop", "benchmarks")
 # Folders that are entered by their own name: __init__.py is a module like any other, above the files it imports.
-DOORS = {"lmx.report"}
+DOORS = {"lmx.report", "lmx.plan"}
 # Imported where they are used: extras, and what is slow to load and not always needed.
 ON_DEMAND = {"datasets", "grain", "matplotlib", "sacremoses", "safetensors", "sklearn", "subword_nmt", "tensorboardX"}
 FORBIDDEN = {

@@ -11,22 +11,16 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lmx import plan as plan_module
 from lmx.devices import DEVICES, device_of_kind, find_device
 from lmx.nn.layers import Embedding, LayerNorm, Linear, dropout
 from lmx.optimization import adam, constant
-from lmx.plan import (
-    Job,
-    double_fsdp,
-    explain_out_of_memory,
-    halve_rows,
-    make_plan,
-    measure_memory,
-    plan_of_this_command,
-    resolve_mesh,
-    split_arguments,
-)
-from lmx.sharding import MeshConfig, constrain, make_mesh, place_batch
+from lmx.plan import double_fsdp, halve_rows, make_plan
+from lmx.plan.command import explain_out_of_memory, plan_of_this_command, split_arguments
+from lmx.plan.communication import measure_communication
+from lmx.plan.figures import USABLE, Job
+from lmx.plan.memory import measure_memory
+from lmx.plan.tables import render
+from lmx.sharding import MeshConfig, constrain, make_mesh, place_batch, resolve_mesh
 from lmx.training import born, compile_step, make_train_step, state_shardings
 
 ROOT = Path(__file__).parents[1]
@@ -159,7 +153,7 @@ def test_a_step_sends_over_each_axis_of_its_mesh_and_at_least_what_it_must(plann
 
 
 def test_one_device_sends_nothing():
-    communication = plan_module.measure_communication(job_of(MeshConfig(data=1)))
+    communication = measure_communication(job_of(MeshConfig(data=1)))
     assert communication.traffic == communication.least == ()
 
 
@@ -168,7 +162,7 @@ def test_one_device_sends_nothing():
 
 @needs_eight
 def test_the_tables_have_what_a_plan_promises(planned):
-    text = str(planned)
+    text = render(planned)
     for part in (
         "8 x h100 (data=2, fsdp=2, tensor=2)",
         f"{planned.parameters:,} parameters",
@@ -201,8 +195,8 @@ def test_the_estimate_lies_between_full_overlap_and_none(planned):
 def test_what_does_not_fit_names_the_first_change_that_does(monkeypatch):
     job = job_of(MeshConfig(data=1))
     total = measure_memory(job).total
-    memory = measure_memory(halve_rows(job)).total / plan_module.USABLE + 1
-    assert memory * plan_module.USABLE < total
+    memory = measure_memory(halve_rows(job)).total / USABLE + 1
+    assert memory * USABLE < total
     monkeypatch.setitem(DEVICES, "h100", dataclasses.replace(DEVICES["h100"], memory=memory))
 
     def never() -> Job:
@@ -218,7 +212,7 @@ def test_what_does_not_fit_names_the_first_change_that_does(monkeypatch):
         ("half of five rows", False),
         ("half the rows", True),
     ]
-    text = str(found)
+    text = render(found)
     assert "does not fit" in text
     assert "with half of five rows: cannot be: rows must be even to be halved, got rows=5" in text
     assert f"with half the rows: {found.changes[1].total / 1e3:.2f} kB, fits" in text
@@ -331,7 +325,9 @@ from flax import nnx
 from lmx.losses import cross_entropy
 from lmx.models.decoder import Decoder, DecoderConfig
 from lmx.optimization import adam, constant
-from lmx.plan import Job, make_plan, use_virtual_devices
+from lmx.plan import make_plan
+from lmx.plan.command import use_virtual_devices
+from lmx.plan.figures import Job
 from lmx.sharding import MeshConfig
 
 use_virtual_devices(256)

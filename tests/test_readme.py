@@ -16,7 +16,7 @@ import tyro
 import yaml
 
 from lmx.cli import COMMANDS
-from lmx.plan import split_arguments
+from lmx.plan.command import split_arguments
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,0 +1,125 @@
+"""What a step sends between devices, beside the least possible."""
+
+import math
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lmx.collectives import Collective, read_collectives
+from lmx.plan.figures import Communication, Job, Traffic
+from lmx.plan.step import batch_of, compile_unoptimised, mesh_of, state_of, step_of
+from lmx.training import compile_step, param_axes
+
+
+def measure_communication(job: Job, *, group: int = 8) -> Communication:
+    """Partitions the training step and counts what it communicates, beside the least possible.
+
+    Args:
+        group: devices joined closely; what goes beyond them counts as far.
+    """
+    mesh = mesh_of(job)
+    found = [] if mesh.size == 1 else read_collectives(partitioned_step(job), dict(mesh.shape))
+    return summarize_communication(job, found, group=group)
+
+
+def summarize_communication(job: Job, found: Sequence[Collective], *, group: int = 8) -> Communication:
+    """Sums the collectives of a job's step by kind and axes, and puts the least possible beside them."""
+    rows: dict[tuple[str, tuple[str, ...]], list[Collective]] = defaultdict(list)
+    for one in found:
+        rows[f"{one.kind}, only sliced" if one.sliced else one.kind, one.axes].append(one)
+    traffic = [
+        Traffic(
+            kind=kind,
+            axes=axes,
+            times=sum(one.times for one in ones),
+            raw=sum((one.raw for one in ones), 0.0),
+            counted=sum((one.counted for one in ones), 0.0),
+            merged=sum((one.merged for one in ones), 0.0),
+        )
+        for (kind, axes), ones in rows.items()
+    ]
+    return Communication(
+        traffic=tuple(sorted(traffic, key=lambda row: (row.axes, -row.counted))),
+        least=tuple(_least(job)),
+        known=all(one.known for one in found),
+        far=sum((one.counted for one in found if one.reach > group), 0.0),
+    )
+
+
+def partitioned_step(job: Job) -> str:
+    """Returns the training step of one device right after XLA's partitioning, as text."""
+    mesh = mesh_of(job)
+    state, shardings = state_of(job, mesh)
+    step = compile_step(step_of(job), mesh=mesh, shardings=shardings)
+    lowered = step.lower(state, batch_of(job.batch, mesh))
+    with tempfile.TemporaryDirectory() as folder:
+        dump = {"xla_dump_to": folder, "xla_dump_hlo_pass_re": "spmd.*", "xla_dump_hlo_as_text": True}
+        compile_unoptimised(lowered, dump | {"xla_dump_large_constants": True})  # such as a number for each device
+        texts = sorted(Path(folder).glob("*after_spmd-partitioning*.txt"))
+        if len(texts) != 1:
+            raise RuntimeError(f"XLA must write one partitioned program, got {len(texts)}.")
+        return texts[0].read_text()
+
+
+def _least(job: Job) -> Iterator[tuple[str, tuple[str, ...], float]]:
+    """Yields the least that must be sent, in compute precision: (kind, axes, bytes).
+
+    Parameters split over fsdp are gathered twice and their gradients reduce-scattered, in each micro-batch; what then
+    is left of the gradients is reduced over data (and sequence) once a step. Over tensor, activations are reduced for
+    each matrix that contracts a split axis, once forward and once backward: twice a block each way. A vocabulary split
+    over tensor takes one for the words' vectors and one for the gradient of the states; a memory that decoders attend
+    to takes one for its gradient, which all layers share.
+    """
+    mesh = mesh_of(job)
+    state, shardings = state_of(job, mesh)
+    sizes = dict(mesh.shape)
+    itemsize = jnp.dtype(job.dtype).itemsize
+    model = nnx.eval_shape(lambda: job.build(nnx.Rngs(0)))
+    axes_of = jax.tree.leaves(param_axes(model), is_leaf=lambda leaf: isinstance(leaf, tuple))
+    fsdp_bytes = rest_bytes = whole_bytes = reduced = 0.0
+    tables: list[int] = []  # their widths
+    micro_batches, batch_rows, *length = next(iter(job.batch.values()))
+    local_tokens = micro_batches * batch_rows * math.prod(length) / (sizes["data"] * sizes["fsdp"] * sizes["sequence"])
+    for leaf, sharding, axes in zip(
+        jax.tree.leaves(state.params), jax.tree.leaves(shardings.params), axes_of, strict=True
+    ):
+        spec = [names if isinstance(names, tuple) else (names,) for names in sharding.spec]
+        used = {name for names in spec for name in names}
+        local = math.prod(sharding.shard_shape(leaf.shape)) * itemsize
+        if "fsdp" in used:
+            fsdp_bytes += local * sizes["fsdp"]
+            rest_bytes += local
+        else:
+            whole_bytes += local
+        if "tensor" in used and axes[-1] == "embed" and "tensor" not in spec[-1]:
+            copies = leaf.shape[axes.index("layers")] if "layers" in axes else 1
+            if "vocab" in axes:
+                tables.append(leaf.shape[-1])
+            else:
+                reduced += 2 * copies * local_tokens * leaf.shape[-1] * itemsize
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state.params)]
+    if tables and any("memory_attention" in path for path in paths):
+        reduced += local_tokens * tables[0] * itemsize  # the memory's gradient, for all layers together
+    if tables:
+        reduced += max(2, len(tables)) * local_tokens * tables[0] * itemsize
+
+    def share(names: Sequence[str]) -> float:
+        number = math.prod(sizes[name] for name in names)
+        return (number - 1) / number
+
+    if sizes["fsdp"] > 1:
+        yield "all-gather", ("fsdp",), 2 * micro_batches * share(["fsdp"]) * fsdp_bytes
+        yield "reduce-scatter", ("fsdp",), micro_batches * share(["fsdp"]) * fsdp_bytes
+    copies_over = tuple(name for name in ("data", "sequence") if sizes[name] > 1)
+    if copies_over and rest_bytes:
+        yield "all-reduce", copies_over, 2 * share(copies_over) * rest_bytes
+    rows_over = tuple(name for name in ("data", "fsdp", "sequence") if sizes[name] > 1)
+    if rows_over and whole_bytes:
+        yield "all-reduce", rows_over, 2 * share(rows_over) * whole_bytes
+    if sizes["tensor"] > 1:
+        yield "all-reduce", ("tensor",), 2 * share(["tensor"]) * reduced

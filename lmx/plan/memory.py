@@ -1,0 +1,82 @@
+"""What one device holds: state and gradients exactly, residuals as XLA splits them."""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from lmx.costs import saved_residuals
+from lmx.plan.figures import Job, Memory, Module
+from lmx.plan.step import batch_of, compile_unoptimised, mesh_of, state_of
+from lmx.sharding import use_mesh
+from lmx.training import TrainState
+
+
+def measure_memory(job: Job) -> Memory:
+    """Returns what one device holds: the state and gradients exactly, the residuals as XLA splits them by itself."""
+    mesh = mesh_of(job)
+    state, shardings = state_of(job, mesh)
+    micro_batches = next(iter(job.batch.values()))[0]
+    rows: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    parts = {"parameters": "params", "optimizer": "optimizer_state", "average": "average"}
+    for column, name in parts.items():
+        leaves = jax.tree_util.tree_leaves_with_path(getattr(state, name))
+        for (path, leaf), sharding in zip(leaves, jax.tree.leaves(getattr(shardings, name)), strict=True):
+            size = math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+            row = rows[_module_of(path)]
+            row[column] += size
+            if column == "parameters":
+                row["count"] += leaf.size
+                # One tree of sums, and with more micro-batches that of the one being added.
+                row["gradients"] += size * min(micro_batches, 2)
+    rows["counters"]["optimizer"] += sum(leaf.dtype.itemsize for leaf in (state.step, state.seed, state.skipped))
+    columns = ("count", "parameters", "optimizer", "average", "gradients")
+    modules = [Module(name=name, **{column: row[column] for column in columns}) for name, row in rows.items()]
+    activations, squares = _measure_residuals(job, mesh, state)
+    return Memory(modules=tuple(modules), activations=activations, squares=squares)
+
+
+def _module_of(path: tuple) -> str:
+    """Returns "decoder/blocks/attention" of the path to a parameter, also where an optimizer's tree holds the like."""
+    names = [str(entry.key) for entry in path if isinstance(entry, jax.tree_util.DictKey)]
+    return "/".join(names[:-1][:3]) or "counters"
+
+
+def _measure_residuals(job: Job, mesh: Mesh, state: TrainState) -> tuple[tuple[tuple[str, int], ...], int]:
+    """Partitions the forward pass alone and reads where XLA puts each array that it leaves for the backward pass.
+
+    Returns bytes by scope, and of them those in arrays of length x length.
+    """
+    described = []
+    micro_batch = batch_of({name: (1, *shape[1:]) for name, shape in job.batch.items()}, mesh)
+
+    def forward(params: Any, batch: Mapping[str, jax.Array], key: jax.Array) -> list[jax.Array]:
+        part = jax.tree.map(lambda x: x[0], batch)
+        with use_mesh(mesh):
+            residuals, found = saved_residuals(lambda params: job.loss(params, part, key)["loss"], params)
+            described[:] = found
+            return residuals(params)
+
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    lowered = jax.jit(forward).lower(state.params, micro_batch, key)
+    if mesh.size == 1:
+        shapes = [residual.shape for residual in described]
+    else:
+        shardings = compile_unoptimised(lowered).output_shardings
+        # Of what is broadcast the smaller array is kept, and it is taken as whole on each device.
+        shapes = [
+            sharding.shard_shape(one.shape) if one.share == 1 else one.shape
+            for one, sharding in zip(described, shardings, strict=True)
+        ]
+    lengths = {shape[-1] for shape in job.batch.values()}
+    sizes: dict[str, int] = defaultdict(int)
+    squares = 0
+    for residual, shape in zip(described, shapes, strict=True):
+        size = math.ceil(math.prod(shape) * residual.dtype.itemsize * residual.share)
+        sizes[residual.scope or "unnamed"] += size
+        if len(residual.shape) > 3 and set(residual.shape[-2:]) <= lengths:
+            squares += size
+    return tuple(sorted(sizes.items(), key=lambda item: -item[1])), squares

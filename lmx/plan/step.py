@@ -1,0 +1,59 @@
+"""The training step of a job on shapes alone: traced and partitioned, never run."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+
+from lmx.plan.figures import Job
+from lmx.sharding import make_mesh, named_sharding
+from lmx.training import TrainState, abstract_state, make_train_step, state_shardings
+
+
+def mesh_of(job: Job) -> Mesh:
+    """Returns the mesh of a job over the first devices.
+
+    Raises:
+        ValueError: there are fewer devices than the mesh has.
+    """
+    if jax.device_count() < job.devices:
+        raise ValueError(
+            f"a plan must have a virtual device for each of the mesh's {job.devices}, got {jax.device_count()}. "
+            f"Call use_virtual_devices({job.devices}) first."
+        )
+    return make_mesh(job.mesh, devices=jax.devices()[: job.devices])
+
+
+def state_of(job: Job, mesh: Mesh) -> tuple[TrainState, TrainState]:
+    """Returns the state as shapes that know where they live, and where that is."""
+    model = nnx.eval_shape(lambda: job.build(nnx.Rngs(0)))
+    shardings = state_shardings(model, job.optimizer, mesh=mesh, average=job.average)
+    return abstract_state(model, job.optimizer, shardings=shardings), shardings
+
+
+def batch_of(shapes: Mapping[str, tuple[int, ...]], mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns a batch of tokens as `lmx.sharding.place_batch` would place it."""
+
+    def placed(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+        axes = (None, "batch", *[None] * (len(shape) - 2))
+        return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=named_sharding(mesh, axes, shape))
+
+    return {name: placed(shape) for name, shape in shapes.items()}
+
+
+def step_of(job: Job) -> Callable:
+    """Returns the training step of a job."""
+    return make_train_step(job.loss, job.optimizer, average_decay=0.99 if job.average else None)
+
+
+def compile_unoptimised(lowered: Any, options: Mapping[str, Any] | None = None) -> Any:
+    """Compiles without LLVM's optimizations and without the cache: it is the partitioning that is wanted."""
+    before = jax.config.jax_enable_compilation_cache  # pyright: ignore[reportAttributeAccessIssue]
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        return lowered.compile({"xla_backend_optimization_level": 0, **(options or {})})
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
