@@ -88,6 +88,7 @@ class Reading:
     Attributes:
         text_columns: the column of texts, or the two of pairs; `title+description` joins columns. None takes `text`,
             or the only one beside the label.
+        joiner: what stands between joined columns.
         label_column: the column of labels.
         label_separator: what stands between the labels of one text; None where each text has one.
         columns: names of a table's columns, where its first row is data already.
@@ -98,6 +99,7 @@ class Reading:
     """
 
     text_columns: tuple[str, ...] | None = None
+    joiner: str = " "
     label_column: str = "label"
     label_separator: str | None = None
     columns: tuple[str, ...] | None = None
@@ -359,6 +361,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
             test_reading=Reading(
                 columns=("class", "title", "description"),
                 text_columns=("title+description",),
+                joiner=" . ",  # as the training texts have it
                 label_column="class",
                 first_label=1,
             ),
@@ -475,6 +478,7 @@ def load_examples(
     found = read_labelled(
         location,
         text_columns=reading.text_columns,
+        joiner=reading.joiner,
         label_column=reading.label_column if labelled else None,
         label_separator=reading.label_separator,
         columns=reading.columns,

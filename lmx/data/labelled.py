@@ -84,6 +84,7 @@ def read_labelled(
     location: str | Path,
     *,
     text_columns: Sequence[str] | None = None,
+    joiner: str = " ",
     label_column: str | None = "label",
     label_separator: str | None = None,
     columns: Sequence[str] | None = None,
@@ -108,7 +109,8 @@ def read_labelled(
     Args:
         location: See above.
         text_columns: One column of texts or two of pairs; None for `text`, or the only column beside the label.
-            `title+description` joins columns with a space.
+            `title+description` joins columns.
+        joiner: What stands between joined columns.
         label_column: None reads texts alone, whether or not there are labels.
         label_separator: What stands between the labels of one text in a table; None where a text has one. In records a
             text with several has a list.
@@ -158,6 +160,7 @@ def read_labelled(
         records,
         origin=location,
         text_columns=text_columns,
+        joiner=joiner,
         label_column=label_column,
         label_separator=label_separator,
         class_names=names,
@@ -299,6 +302,7 @@ def _collect(
     *,
     origin: str,
     text_columns: Sequence[str] | None,
+    joiner: str,
     label_column: str | None,
     label_separator: str | None,
     class_names: Sequence[str] | None,
@@ -318,7 +322,7 @@ def _collect(
                 place=origin,
                 way_out=way_out,
             )
-        parts = [" ".join(_text_of(record, name, place=place) for name in side) for side in sides]
+        parts = [joiner.join(_text_of(record, name, place=place) for name in side) for side in sides]
         texts.append(parts[0] if len(parts) == 1 else (parts[0], parts[1]))
         lines.append(number)
         if label_column is not None:

@@ -76,6 +76,7 @@ def test_the_text_is_the_only_column_beside_the_label_or_the_one_named(tmp_path:
     assert pairs.texts == [("news", "all is well")]
     assert pairs.are_pairs
     assert read_labelled(path, text_columns="title+body", **settings).texts == ["news all is well"]
+    assert read_labelled(path, text_columns="title+body", joiner=" . ", **settings).texts == ["news . all is well"]
     refuses(r"b\.tsv must have a column 'text' or a single one .* got 'title', 'body', 'class'\.", path, **settings)
     refuses(r"b\.tsv must have a column 'label', got 'title', 'body', 'class'\.", path)
     refuses(r"b\.tsv must have a column 'head', got 'title'", path, text_columns=("head",), **settings)
