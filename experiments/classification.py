@@ -74,8 +74,8 @@ STDLIB = "stdlib"  # as a data location: sentences of the running Python's libra
 FREE = ("run", "deterministic", "profile", "log_every", "save_every", "predict", "explain", "attention", "baseline")
 FREE += ("published", "published_made", "mesh", "test", "test_reading")
 KERNEL_REASON = "seeds share a step by vmap, for which cuDNN's attention has no rule where rows are padded"
-RESULTS = ("model.safetensors", "scores.json", "predictions.tsv", "references.tsv", "labelled.tsv", "mistakes.jsonl")
-RESULTS += ("explanations.json", "attention.json", "report.html")
+TESTED = ("scores.json", "predictions.tsv", "references.tsv", "mistakes.jsonl", "explanations.json", "attention.json")
+RESULTS = ("model.safetensors", "labelled.tsv", "report.html", *TESTED)
 
 
 # ---- what can be chosen ----------------------------------------------------------------------------------------------
@@ -246,6 +246,11 @@ class Config:
                     "part in learning, and what is reported none in either; leave validation out to hold out a share "
                     "of train."
                 )
+        if self.dev_of == "wholes" and (self.validation is not None or self.train == STDLIB or self.folds is not None):
+            raise ValueError(
+                "dev_of must be texts unless a share of train is held out and there are no folds, got dev_of=wholes "
+                f"with train={self.train}, validation={self.validation} and folds={self.folds}."
+            )
         if self.folds is not None and (self.test is not None or self.folds < 2):
             raise ValueError(
                 f"folds must be at least 2, and take the place of a test set, got folds={self.folds} and "
@@ -355,13 +360,13 @@ PRESETS: dict[str, tuple[str, Config]] = {
             test="data/ag_news/test.csv.gz",
             reading=Reading(
                 text_columns=("text",),
+                joiner=" . ",  # which the text of the training file has between title and description
                 label_column="gt",
                 label_names=("World", "Sports", "Business", "Sci/Tech"),
             ),
             test_reading=Reading(
                 columns=("class", "title", "description"),
                 text_columns=("title+description",),
-                joiner=" . ",  # as the training texts have it
                 label_column="class",
                 first_label=1,
             ),
@@ -660,13 +665,14 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> T
     with agreement() as agreed:
         found = prepare(preset, config, fold=fold, agreed=agreed)
     run, data = found.run, found.data
+    if any(name.startswith("config.test") for name in run.changed):
+        run.forget(TESTED)
     run.open(model=dataclasses.asdict(found.model))
     if run.writes:
         save_tokenizer(run.directory, found.tokenizer)
         (run.directory / "labels.json").write_text(data.labels.to_json(), encoding="utf-8")
-    best = learn(config, found)
-    save_best(run, best, seeds=found.batches.seeds)
-    classifier = found.classifier(config, best)
+    classifier = learn(config, found)
+    save_best(run, classifier.params, seeds=found.batches.seeds)
     tested = None
     if data.test is not None and found.test is not None:
         tested = run_test(run, preset, config, classifier, data, found.test, seeds=found.batches.seeds)
@@ -758,8 +764,8 @@ def prepare(preset: str, config: Config, *, fold: int | None, agreed: dict[str, 
     )
 
 
-def learn(config: Config, found: Prepared) -> Params:
-    """Trains, or goes on training, and returns of each seed the parameters that did best on the development set."""
+def learn(config: Config, found: Prepared) -> Classifier:
+    """Trains, or goes on training; returns the models of all seeds, each as it did best on the development set."""
     run, data, batches, parts, shardings = found.run, found.data, found.batches, found.parts, found.shardings
     train_step = compile_step(
         over_seeds(make_train_step(parts.loss, parts.optimizer)), mesh=found.mesh, shardings=shardings
@@ -843,7 +849,7 @@ def learn(config: Config, found: Prepared) -> Params:
         f"{duration(memory.seconds)}; best on the development set at {chosen}"
     )
     assert state.best is not None
-    return state.best
+    return classifier.with_params(state.best)
 
 
 def save_best(run: Run, best: Params, *, seeds: Sequence[int]) -> None:

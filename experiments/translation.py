@@ -399,11 +399,11 @@ def main(preset: str, config: Config) -> None:
     run.open(model=dataclasses.asdict(found.model))
     if run.writes:
         save_tokenizers(run.directory, found.source_tokenizer, found.target_tokenizer)
-    params, kept = learn(config, found)
-    whole = fetch(params, keep=run.writes)
+    translator, kept = learn(config, found)
+    whole = fetch(translator.params, keep=run.writes)
     if run.writes:
         save_params(run.directory / "model.safetensors", whole)
-    test(run, preset, config, found.translator(config, params), found.test_pairs, made=f"{config.search}, {kept}")
+    test(run, preset, config, translator, found.test_pairs, made=f"{config.search}, {kept}")
     if run.writes:
         run.console.print(f"report: {write_report(run.directory)}")
     wait("the end of the run")
@@ -486,8 +486,8 @@ def prepare(preset: str, config: Config, *, agreed: dict[str, Any]) -> Prepared:
     )
 
 
-def learn(config: Config, found: Prepared) -> tuple[Params, str]:
-    """Trains, or goes on training, and returns the parameters that are kept, and in words how they came about."""
+def learn(config: Config, found: Prepared) -> tuple[Translator, str]:
+    """Trains, or goes on training; returns the model that is kept, and in words how its parameters came about."""
     run, batches, parts = found.run, found.batches, found.parts
     averaging = config.optimization.average_decay
     step = make_train_step(parts.loss, parts.optimizer, average_decay=averaging)
@@ -592,10 +592,11 @@ def learn(config: Config, found: Prepared) -> tuple[Params, str]:
         del state  # the checkpoints take its place
         params = checkpoints.average(chosen, like)
     checkpoints.close()
+    translator = translator.with_params(params)
     if averaging is not None:
-        return params, "exponential average"
+        return translator, "exponential average"
     of = config.average_of
-    return params, f"the {of} checkpoint" if len(chosen) == 1 else f"mean of the {of} {len(chosen)}"
+    return translator, f"the {of} checkpoint" if len(chosen) == 1 else f"mean of the {of} {len(chosen)}"
 
 
 def evaluate(

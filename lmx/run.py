@@ -105,6 +105,9 @@ class Run:
         facts: what makes the run this run ("experiment", "preset", "family", "config"); compared with what an
             existing directory says, but for `free` fields of its config and all below them, which may change.
 
+    Attributes:
+        changed: dotted names of what the existing directory says otherwise, such as "config.mesh.fsdp".
+
     Raises:
         ValueError: the directory is a run of another config; the message lists the differences.
     """
@@ -112,12 +115,15 @@ class Run:
     def __init__(self, directory: Path, facts: Mapping[str, Any], *, free: tuple[str, ...] = ()):
         self.directory = directory
         facts = json.loads(json.dumps(facts))
+        self.changed: tuple[str, ...] = ()
         path = directory / "config.json"
         if path.is_file():
             saved = json.loads(path.read_text(encoding="utf-8"))
+            found = differences({name: saved.get(name) for name in facts}, facts)
+            self.changed = tuple(name for name, _, _ in found)
             different = [
                 f"{name}={old!r} there and {new!r} here"
-                for name, old, new in differences({name: saved.get(name) for name in facts}, facts)
+                for name, old, new in found
                 if not f"{name.removeprefix('config.')}.".startswith(tuple(f"{each}." for each in free))
             ]
             if different:

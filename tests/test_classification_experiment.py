@@ -224,6 +224,14 @@ def test_sentences_are_held_out_with_their_phrases(tmp_path):
     assert not {text.split("-")[0] for text in data.dev.texts} & {text.split("-")[0] for text in data.train.texts}
 
 
+@pytest.mark.parametrize("flags", ["--folds 2", "--validation dev.csv", "--train stdlib"])
+def test_sentences_are_held_out_of_a_share_of_train_alone(flags, command, capsys, tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        command("own", "--dev-of", "wholes", "--train", "train.csv", *flags.split(), "--run", tmp_path / "run")
+    assert stop.value.code == 2
+    assert "dev_of must be texts unless a share of train is held out" in capsys.readouterr().err
+
+
 def test_another_reading_of_the_test_set_changes_what_it_says():
     config = classification.PRESETS["ag-news"][1]
     reading = classification.for_test(config)
@@ -348,6 +356,10 @@ def test_a_finished_run_takes_another_test_set(finished, data, folder, command, 
     found, before = ((each / "predictions.tsv").read_text().splitlines() for each in (run, finished[0]))
     assert [line.split("\t")[1] for line in found] == [line.split("\t")[1] for line in before[:11]]
     assert scores_of(run)["texts"] == 10
+    # Scores of a test set that is the run's no longer are gone.
+    command("own", *data[:4], *MAKE_IT_TINY, "--seeds", "2", "--run", run)
+    assert (run / "model.safetensors").is_file()
+    assert [name for name in classification.TESTED if (run / name).exists()] == []
 
 
 def test_a_run_of_another_config_is_refused_in_one_line(finished, data, command, capsys):

@@ -99,7 +99,7 @@ def fault(importer: str, imported: str) -> str | None:
     """What is wrong with an import between two modules of ours, or None."""
     if imported == "lmx":  # the version
         return None
-    if imported in PACKAGES - DOORS:
+    if imported in PACKAGES - DOORS or imported.endswith(".__init__"):
         return f"{importer} imports the folder {imported}: import from the module that defines the name"
     above, below = level_of(importer), level_of(imported)
     if above is None or below is None or above > below:

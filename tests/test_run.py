@@ -117,7 +117,8 @@ def test_free_fields_may_change(tmp_path):
     changed = facts(updates=50, search={"beam_size": 5, "alpha": 1.0})
     opened(tmp_path / "run", changed, free=("updates", "search.beam_size"))
     assert json.loads((tmp_path / "run" / "config.json").read_text()) == changed
-    Run(tmp_path / "run", facts(updates=50, search={"beam_size": 6, "alpha": 0.5}), free=("search",))
+    run = Run(tmp_path / "run", facts(updates=50, search={"beam_size": 6, "alpha": 0.5}), free=("search",))
+    assert run.changed == ("config.search.alpha", "config.search.beam_size")
     with pytest.raises(ValueError, match=r"got config\.search\.beam_size=5 there and 6 here\. "):
         Run(tmp_path / "run", facts(updates=50, search={"beam_size": 6, "alpha": 1.0}), free=("sear", "beam_size"))
     with pytest.raises(ValueError, match=r"got config\.updates=50 there and 30 here\. "):

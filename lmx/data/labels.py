@@ -1,7 +1,7 @@
-"""The labels of a task: their names in a fixed order, the way to numbers and back, and splits that keep their shares.
+"""The labels of a task: their names in a fixed order, and the way to numbers and back.
 
-Here a label becomes what a loss takes: the number of a class, a row of zeros and ones, or a real number. Splits and
-folds are pure functions of these numbers and a seed. Reading labels is `lmx.data.labelled`'s.
+Here a label becomes what a loss takes: the number of a class, a row of zeros and ones, or a real number. Reading labels
+is `lmx.data.labelled`'s; splits that keep their shares are `lmx.data.splits`'.
 """
 
 import difflib

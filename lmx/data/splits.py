@@ -53,13 +53,15 @@ def split_wholes(
     Phrases that are in the training set next to the sentences they are from (as in SST-2) say what a development set of
     any texts should ask. Here it is a share of the wholes, the texts that are in no other one, by `stratified_split`.
     Their parts are in neither set, but for those that are also in a whole that trains. A text is a part of another one
-    if the other has its words (between spaces), one after the other.
+    if the other has its words (between spaces), one after the other; one without words trains.
 
     Raises:
-        ValueError: the texts are pairs, or share is as `stratified_split` cannot have it.
+        ValueError: the texts are pairs, share is as `stratified_split` cannot have it, or a class is left without a
+            text for training.
     """
     wholes_of = find_wholes(texts)
-    wholes = np.array([index for index, found in enumerate(wholes_of) if not found], dtype=np.int64)
+    worded = [index for index, text in enumerate(texts) if isinstance(text, str) and text.strip()]
+    wholes = np.array([index for index in worded if not wholes_of[index]], dtype=np.int64)
     _, chosen = stratified_split(targets[wholes], share=share, seed=seed)
     held_out = set(wholes[chosen].tolist())
     train = [
@@ -67,6 +69,12 @@ def split_wholes(
         for index, found in enumerate(wholes_of)
         if (index not in held_out if not found else any(whole not in held_out for whole in found))
     ]
+    classes, learned = _classes(targets), _classes(targets[train])
+    if unknown := np.setdiff1d(classes, learned).tolist():
+        raise ValueError(
+            f"each class must have a text for training, got none of class number {unknown[0]}: only parts of held-out "
+            "texts have it. Hold out any texts, or take another seed."
+        )
     return np.array(train, dtype=np.int64), wholes[chosen]
 
 
@@ -81,7 +89,7 @@ def find_wholes(texts: Sequence[Text]) -> list[list[int]]:
     words: list[list[str]] = []
     for text in texts:
         if not isinstance(text, str):
-            raise ValueError("texts must be single to have parts, got pairs. Hold out any of them instead.")
+            raise ValueError("texts must be single to have parts, got pairs. Hold out any of them (dev_of=texts).")
         words.append(text.split())
     counts = Counter(word for each in words for word in set(each))
     wholes_with: defaultdict[str, list[int]] = defaultdict(list)

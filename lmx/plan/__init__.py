@@ -17,17 +17,15 @@ from lmx.costs import count_flops
 from lmx.devices import Device, find_device
 from lmx.nn.layers import count_parameters
 from lmx.plan.communication import measure_communication
-from lmx.plan.figures import USABLE, Change, Communication, Estimate, Job, Memory, Plan, Proposal, Seconds
+from lmx.plan.figures import EFFICIENCY, USABLE, Change, Communication, Estimate, Job, Memory, Plan, Proposal, Seconds
 from lmx.plan.memory import measure_memory
 from lmx.plan.step import mesh_of, state_of, step_of
-
-EFFICIENCY = 0.5  # share of the peak that products of matrices reach; what good runs of large models have
 
 
 def make_plan(job: Job, device: str, *, changes: Sequence[Proposal] = ()) -> Plan:
     """Plans a job for a device by its name (see `lmx.devices`).
 
-    Needs as many jax devices as the mesh has; `use_virtual_devices` gives them.
+    Needs as many jax devices as the mesh has; `lmx.plan.command.use_virtual_devices` gives them.
 
     Args:
         changes: what could make it fit, cheapest first; tried in this order until one does, if the job does not fit.

@@ -12,6 +12,7 @@ from lmx.devices import Device
 from lmx.sharding import MeshConfig, count_devices
 from lmx.training import Loss
 
+EFFICIENCY = 0.5  # share of the peak that products of matrices reach; what good runs of large models have
 USABLE = 0.9  # share of the memory for what is counted; the rest is for temporaries and fragmentation
 
 
@@ -41,6 +42,7 @@ class Job:
         return count_devices(self.mesh)
 
 
+# A change that may make a job fit: what to tell of it, and the job it gives, made only when it is tried.
 Proposal = tuple[str, Callable[[], Job]]
 
 

@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from lmx.plan.__init__ import EFFICIENCY
-from lmx.plan.figures import Communication, Plan
+from lmx.plan.figures import EFFICIENCY, Communication, Plan
 
 NEXT_TO_NOTHING = 1e-3  # of the counted bytes: rows below are sums of scalars and are printed as one line
 

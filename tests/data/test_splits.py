@@ -76,6 +76,16 @@ def test_a_part_has_its_words_side_by_side_in_a_whole() -> None:
         find_wholes([("a", "b")])
 
 
+def test_texts_without_words_train_and_every_class_has_a_text_that_trains() -> None:
+    texts = ["a b", "c d", "e f", "g h", "", " "]
+    train, dev = split_wholes(texts, np.zeros(6, np.int32), share=0.5, seed=0)
+    assert len(dev) == 2
+    assert {4, 5} <= set(train.tolist())
+    # The words alone have classes of their own: those of held-out texts would be unknown.
+    with pytest.raises(ValueError, match=r"each class must have a text for training, got none of class number \d: "):
+        split_wholes([*texts[:4], *"aceg"], np.array([0, 0, 0, 0, 1, 2, 3, 4], np.int32), share=0.25, seed=0)
+
+
 def test_wholes_are_held_out_with_all_parts_that_no_training_text_has() -> None:
     generator = np.random.default_rng(0)
     sentences = [[f"w{number}" for number in generator.integers(0, 300, size=12)] for _ in range(60)]
