@@ -308,15 +308,18 @@ def keep_freed_memory() -> bool:
 
     A step on the CPU takes and frees hundreds of megabytes; handed back, they are mapped and zeroed anew page by page
     at every step, which costs about a tenth of the time. Call it before jax starts its threads. Two arenas, because
-    with one the compiler's threads wait for each other. Who has set GLIBC_TUNABLES has decided otherwise.
+    with one the compiler's threads wait for each other; and on a CPU the calling thread runs the step itself, because
+    the arena of another thread maps every large buffer anew, whatever it is told. Who has set GLIBC_TUNABLES has
+    decided otherwise.
     """
     if not sys.platform.startswith("linux") or "GLIBC_TUNABLES" in os.environ:
         return False
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
-        # malloc.h: M_ARENA_MAX (-8), M_MMAP_MAX (-4), M_TRIM_THRESHOLD (-1), M_TOP_PAD (-2); 1 says that it was set.
-        settings = ((-8, 2), (-4, 0), (-1, 2**31 - 1), (-2, 256 * 2**20))
-        return all(libc.mallopt(name, value) == 1 for name, value in settings)
+        # malloc.h: M_ARENA_MAX (-8), M_MMAP_MAX (-4), M_TRIM_THRESHOLD (-1, where -1 is never), M_TOP_PAD (-2).
+        settings = ((-8, 2), (-4, 0), (-1, -1), (-2, 256 * 2**20))
+        return all(libc.mallopt(name, value) == 1 for name, value in settings)  # 1 says that it was set
     return False
 
 
