@@ -6,6 +6,8 @@ import os
 import re
 import resource
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -455,3 +457,39 @@ def test_deterministic_adds_to_the_flags_that_are_there(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=there")
     make_deterministic()
     assert os.environ["XLA_FLAGS"] == "--xla_dump_to=there --xla_gpu_deterministic_ops=true"
+
+
+COUNT_FAULTS = """
+import resource
+import jax, jax.numpy as jnp
+from lmx.run import keep_freed_memory
+
+assert keep_freed_memory()
+
+@jax.jit
+def step(x):  # with 64 MiB of its own, one after the other
+    for _ in range(3):
+        x = jnp.sin(x @ x.T) @ x / 4096
+    return x
+
+x = jnp.ones((4096, 8))
+counts = []
+for _ in range(8):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    x = step(x).block_until_ready()
+    counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(*counts)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
+def test_a_step_takes_its_memory_from_the_last_one():
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    environment |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    command = [sys.executable, "-c", COUNT_FAULTS]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[1])
+    assert done.returncode == 0, done.stderr
+    counts = [int(count) for count in done.stdout.split()]
+    pages = 64 * 2**20 // os.sysconf("SC_PAGE_SIZE")
+    assert counts[0] > pages  # the first takes it from the system
+    assert max(counts[4:]) < pages / 10
