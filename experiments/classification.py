@@ -39,7 +39,7 @@ from lmx.hosts import HostsConfig, agreement, fingerprint, start, wait
 from lmx.loop import steps_to_profile, train
 from lmx.losses import drop_words, label_loss
 from lmx.models.encoder import ClassifierConfig, EncoderClassifier, training_flops
-from lmx.optimization import OptimizerConfig, decayed, make_optimizer, make_schedule
+from lmx.optimization import OptimizerConfig, make_optimizer, make_schedule
 from lmx.plan.figures import Job
 from lmx.report import write_report
 from lmx.run import Run, duration, make_deterministic, peak_flops, progress_bar, versions, write_json, write_jsonl
@@ -123,7 +123,6 @@ class Optimization(OptimizerConfig):
         clip_norm: longest gradient; None does not clip.
         label_smoothing: probability that is taken from the right class and spread evenly over all.
         word_dropout: share of words taken out of each text at each step (Iyyer et al. 2015).
-        l1: weight of the sum of the absolute values of all weights.
         class_weights: "balanced" lets every class count the same, however rare; "none" every text.
     """
 
@@ -135,7 +134,6 @@ class Optimization(OptimizerConfig):
     clip_norm: float | None = 1.0
     label_smoothing: float = 0.0
     word_dropout: float = 0.0
-    l1: float = 0.0
     class_weights: Literal["none", "balanced"] = "none"
 
 
@@ -446,7 +444,7 @@ def build(
             batch["tokens"], options.word_dropout, word_key, replacement=replacement, kept=(model.pad_id, *special_ids)
         )
         outputs, _ = network(tokens, types=batch["types"] if model.num_types else None, key=model_key)
-        found = label_loss(
+        sums = label_loss(
             outputs,
             batch["labels"],
             batch["weights"],
@@ -455,10 +453,7 @@ def build(
             class_weights=class_weights,
             scale=model.output_scale,
         )
-        if options.l1:
-            sizes = jax.tree.map(lambda p, counts: abs(p).sum() if counts else 0.0, params, decayed(params))
-            found = found._replace(loss=found.loss + options.l1 * found.weight * sum(jax.tree.leaves(sizes)))
-        return found._asdict()
+        return sums._asdict()
 
     schedule = make_schedule(options, total=updates, width=model.width)
     optimizer = make_optimizer(options, schedule)

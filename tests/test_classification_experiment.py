@@ -142,7 +142,7 @@ def sums_of(config, *, kind="single", outputs=3, weights=None, **model):
     shapes = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: parts.build_model(nnx.Rngs(0))), nnx.Param))
     params = jax.tree.map(lambda leaf: generator.normal(scale=0.3, size=leaf.shape).astype(leaf.dtype), shapes)
     found = jax.jit(parts.loss, compiler_options={UNOPTIMISED: 0})(params, batch, None)
-    return {name: float(value) for name, value in found.items()}, params
+    return {name: float(value) for name, value in found.items()}
 
 
 @pytest.mark.parametrize("preset", classification.PRESETS)
@@ -171,25 +171,20 @@ def test_every_schedule_reaches_its_peak(schedule):
     assert max(rates.tolist()) == pytest.approx(0.003, rel=1e-3)
 
 
-def test_class_weights_and_l1_reach_the_loss():
+def test_class_weights_reach_the_loss():
     config = classification.Config()
-    plain, params = sums_of(config)
+    plain = sums_of(config)
     assert plain["weight"] == 2.5
-    weighted, _ = sums_of(config, weights=np.array([2, 2, 2], np.float32))
+    weighted = sums_of(config, weights=np.array([2, 2, 2], np.float32))
     assert weighted["weight"] == 5
     assert weighted["loss"] == pytest.approx(2 * plain["loss"], rel=1e-5)
-    penalised = dataclasses.replace(config, optimization=dataclasses.replace(config.optimization, l1=1e-3))
-    named = [(path[-1].key, leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]]
-    sizes = sum(float(np.abs(leaf).sum()) for name, leaf in named if name not in ("bias", "scale"))
-    # In the sum over texts, so that the mean has it once.
-    assert sums_of(penalised)[0]["loss"] == pytest.approx(plain["loss"] + 1e-3 * 2.5 * sizes, rel=1e-5)
 
 
 def test_other_kinds_of_labels_and_pairs_have_a_loss():
-    several, _ = sums_of(classification.Config(), kind="multi", num_types=2)
+    several = sums_of(classification.Config(), kind="multi", num_types=2)
     assert 0 < several["loss"] / several["weight"] < 2
-    wide, _ = sums_of(classification.Config(), kind="regression", outputs=1, output_scale=10.0)
-    narrow, _ = sums_of(classification.Config(), kind="regression", outputs=1)
+    wide = sums_of(classification.Config(), kind="regression", outputs=1, output_scale=10.0)
+    narrow = sums_of(classification.Config(), kind="regression", outputs=1)
     assert wide["weight"] == narrow["weight"] == 2.5
     assert 0 < wide["loss"] != narrow["loss"]
 
@@ -415,13 +410,13 @@ def test_several_labels_of_bytes_in_balance_run_to_a_report(command, tmp_path):
     assert len((tmp_path / "run" / "labelled.tsv").read_text().splitlines()) == 4  # a header and every text
 
 
-def test_numbers_of_long_texts_in_windows_with_l1_run_to_a_report(command, tmp_path):
+def test_numbers_of_long_texts_in_windows_run_to_a_report(command, tmp_path):
     rows = []
     for index, (text, label) in enumerate(examples(count=90, seed=5)):
         rows.append((" ".join([text] * (1 + index % 3)), f"{100 + 10 * list(KEYS).index(label)}"))
     write_table(tmp_path / "train.csv", rows[:70])
     write_table(tmp_path / "test.csv", rows[70:])
-    flags = ["--kind", "regression", "--max-length", "12", "--stride", "5", "--optimization.l1", "1e-4"]
+    flags = ["--kind", "regression", "--max-length", "12", "--stride", "5"]
     flags += ["--train", str(tmp_path / "train.csv"), "--test", str(tmp_path / "test.csv"), "--select", "loss"]
     saved = train_briefly(command, *flags, run=tmp_path / "run")
     assert saved["rows"][0]["name"] == "own test Pearson"
