@@ -377,7 +377,8 @@ def check_full(directory: Path, prepare: str, release: str, reason: str) -> None
     for line, step in zip(lines[1:3], (3, 4), strict=True):
         assert line.startswith(f"report: the checkpoint of step {step} was not saved: {reason} (")
         assert line.endswith("training goes on and saves again; now it could continue from step 2")
-    assert lines[3] == "steps [1, 2] ['1', '2']"
+    # A write of the last save that comes after it was given up may lie there until the next one.
+    assert lines[3].replace(", '4.orbax-checkpoint-tmp'", "") == "steps [1, 2] ['1', '2']"
     assert lines[4].startswith(
         f"raised: the checkpoint of step 4 must be saved, got {reason}. Make room in {directory}"
     )
