@@ -372,8 +372,8 @@ def check_full(directory: Path, prepare: str, release: str, reason: str) -> None
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
-    # Of a save that was given up, a write may fail late, which asyncio tells, or leave a file, which the next save sweeps
-    # (see the test after this one).
+    # Of a save that was given up, a write may fail late, which asyncio tells, or leave a file, which the next save
+    # sweeps (see the test after this one).
     assert not done.stderr or done.stderr.startswith("ERROR:asyncio:Future exception was never retrieved")
     lines = done.stdout.replace(", '4.orbax-checkpoint-tmp'", "").splitlines()
     assert lines[0] == "steps [1, 2] ['1', '2']"
