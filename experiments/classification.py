@@ -39,6 +39,7 @@ from lmx.hosts import HostsConfig, agreement, fingerprint, start, wait
 from lmx.loop import steps_to_profile, train
 from lmx.losses import drop_words, label_loss
 from lmx.models.encoder import ClassifierConfig, EncoderClassifier, training_flops
+from lmx.nn.masks import segments_of
 from lmx.optimization import OptimizerConfig, make_optimizer, make_schedule
 from lmx.plan.figures import Job
 from lmx.report import write_report
@@ -443,7 +444,14 @@ def build(
         tokens = drop_words(
             batch["tokens"], options.word_dropout, word_key, replacement=replacement, kept=(model.pad_id, *special_ids)
         )
-        outputs, _ = network(tokens, types=batch["types"] if model.num_types else None, key=model_key)
+        # Where words are replaced by padding, it is no longer only at the end of a row.
+        holes = key is not None and options.word_dropout > 0 and replacement == model.pad_id
+        outputs, _ = network(
+            tokens,
+            types=batch["types"] if model.num_types else None,
+            segments=segments_of(tokens, pad_id=model.pad_id) if holes else None,
+            key=model_key,
+        )
         sums = label_loss(
             outputs,
             batch["labels"],

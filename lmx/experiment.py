@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from rich import box
 from rich.table import Table
 
-from lmx.nn.attention import choose_kernel
+from lmx.nn.kernels import choose_kernel
 from lmx.nn.layers import count_parameters
 from lmx.nn.transformer import TransformerConfig
 from lmx.plan import double_fsdp, halve_rows, make_plan
@@ -25,7 +25,7 @@ from lmx.plan.command import explain_out_of_memory, plan_of_this_command, split_
 from lmx.plan.figures import Job, Proposal
 from lmx.plan.tables import render
 from lmx.run import Run, keep_freed_memory, one_line_errors, stop_on_signals
-from lmx.sharding import MeshConfig, count_devices
+from lmx.sharding import MeshConfig, count_devices, use_mesh
 
 Config = TypeVar("Config")
 
@@ -97,22 +97,43 @@ def config_as_json(config: Any) -> dict[str, Any]:
 
 
 def start_facts(model: TransformerConfig, network: nnx.Module, mesh: Mesh) -> dict[str, Any]:
-    """Returns what a run says of itself at its start: devices, mesh, precision, attention kernel, parameters."""
-    kernel = choose_kernel(
-        model.kernel,
-        dtype=model.dtype,
-        head_width=model.width // model.num_heads,
-        dropout_rate=model.attention_dropout_rate,
-    )
+    """Returns what a run says of itself at its start: devices, mesh, precision, attention kernels, parameters."""
     hosts = f", {jax.process_count()} hosts" if jax.process_count() > 1 else ""
     return {
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}{hosts}",
         "mesh": ", ".join(f"{name}={size}" for name, size in mesh.shape.items()),
         "precision": f"{model.dtype} compute, float32 parameters",
-        "attention_kernel": kernel.name,
-        "attention_reason": kernel.reason,
+        **attention_facts(model, network, mesh),
         "parameters": count_parameters(network),
     }
+
+
+def attention_facts(model: TransformerConfig, network: Any, mesh: Mesh) -> dict[str, str]:
+    """Returns which kernels a training's attention takes on a mesh, and why.
+
+    Raises:
+        ValueError: the config asks for a kernel that cannot do what the model needs.
+    """
+    with use_mesh(mesh):
+        choices = {
+            name: choose_kernel(
+                model.kernel,
+                sees,
+                dtype=model.dtype,
+                head_width=model.width // model.num_heads,
+                dropout_rate=model.attention_dropout_rate,
+            )
+            for name, sees in network.attentions().items()
+        }
+
+    def told(field: int) -> str:
+        """Says what is so for all once, else what is so for each."""
+        values = {name: choice[field] for name, choice in choices.items()}
+        if len(set(values.values())) == 1:
+            return next(iter(values.values()))
+        return ", ".join(f"{name}: {value}" for name, value in values.items())
+
+    return {"attention_kernel": told(0), "attention_reason": told(1)}
 
 
 @runtime_checkable

@@ -22,8 +22,9 @@ LEVELS = {
     4: ("lmx.models",),
     3: ("lmx.nn.transformer",),
     2: ("lmx.nn.attention", "lmx.nn.feedforward"),
-    1: ("lmx.nn.layers", "lmx.nn.positions", "lmx.losses"),
+    1: ("lmx.nn.kernels", "lmx.nn.layers", "lmx.nn.positions", "lmx.losses"),
     0: (
+        "lmx.nn.dropout",
         "lmx.nn.initializers",
         "lmx.nn.masks",
         "lmx.collectives",

@@ -12,7 +12,8 @@ import pytest
 from flax import nnx
 
 from lmx.devices import DEVICES, device_of_kind, find_device
-from lmx.nn.layers import Embedding, LayerNorm, Linear, dropout
+from lmx.nn.dropout import dropout
+from lmx.nn.layers import Embedding, LayerNorm, Linear
 from lmx.optimization import adam, constant
 from lmx.plan import double_fsdp, halve_rows, make_plan
 from lmx.plan.command import explain_out_of_memory, plan_of_this_command, split_arguments

@@ -14,7 +14,8 @@ from flax import nnx
 from lmx.data.batches import SeedBatches, TokenBatches
 from lmx.data.parallel import Pairs, encode_pairs
 from lmx.loop import train
-from lmx.nn.layers import Linear, dropout
+from lmx.nn.dropout import dropout
+from lmx.nn.layers import Linear
 from lmx.run import Run
 from lmx.sharding import MeshConfig, make_mesh
 from lmx.text import PretokenizedTokenizer

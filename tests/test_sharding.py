@@ -5,8 +5,9 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType, PartitionSpec
 
+from lmx.nn.dropout import dropout
 from lmx.nn.feedforward import FeedForward
-from lmx.nn.layers import Embedding, LayerNorm, Linear, dropout
+from lmx.nn.layers import Embedding, LayerNorm, Linear
 from lmx.optimization import adam, constant
 from lmx.sharding import (
     DEFAULT_RULES,

@@ -9,7 +9,7 @@ from flax import nnx
 
 from lmx.losses import cross_entropy
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
-from lmx.nn.layers import dropout
+from lmx.nn.dropout import dropout
 from lmx.optimization import adam, constant, inverse_sqrt
 from lmx.sharding import MeshConfig, make_mesh, place_batch, place_rows
 from lmx.training import (

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
-from lmx.nn import masks
-from lmx.nn.layers import Embedding, dropout, output_logits
+from lmx.nn.dropout import dropout
+from lmx.nn.layers import Embedding, output_logits
+from lmx.nn.masks import Sees
 from lmx.nn.transformer import NormPosition, TransformerConfig, embed, make_positions, make_stack
 
 
@@ -69,11 +70,13 @@ class Decoder(nnx.Module):
         with jax.named_scope("embed"):
             x = embed(self.config, tokens, self.embedding, self.positions, positions=positions)
             x = dropout(x, self.config.dropout_rate, embed_key)
-        mask = masks.causal(tokens.shape[1])
-        if segments is not None:
-            mask = mask & masks.same_segment(segments, segments)
+        sees = Sees(causal=True, segments=None if segments is None else (segments, segments))
         with jax.named_scope("decoder"):
-            return self.stack(x, mask=mask, positions=positions, key=stack_key, with_attention=with_attention)
+            return self.stack(x, sees=sees, positions=positions, key=stack_key, with_attention=with_attention)
+
+    def attentions(self) -> dict[str, Sees]:
+        """Returns the structure of each kind of attention in this model, of rows that are not packed."""
+        return {"decoder": Sees(causal=True)}
 
     def output_table(self) -> Float[Array, "*G V D"]:
         """Returns the vectors whose products with the states are the logits; rows past the vocabulary are padding."""

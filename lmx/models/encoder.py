@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from lmx.nn import masks
-from lmx.nn.layers import MASKED, Embedding, Linear, dropout, output_logits
+from lmx.nn.dropout import dropout
+from lmx.nn.layers import Embedding, Linear, output_logits
+from lmx.nn.masks import MASKED, Sees, lengths_of
 from lmx.nn.transformer import TransformerConfig, add_positions, make_norm, make_positions, make_stack
 from lmx.sharding import constrain
 
@@ -67,7 +68,8 @@ class Encoder(nnx.Module):
 
         Args:
             types: of the tokens; None is type 0 throughout, where the model has types.
-            segments, positions: of packed rows; without them a row is one text and its padding.
+            segments, positions: of packed rows, or of rows with padding between their words (segment 0); without them a
+                row is one text and its padding, which is at the end.
             key: randomness of dropout; None runs without.
 
         Raises:
@@ -111,11 +113,15 @@ class Encoder(nnx.Module):
                 x = self.embedding_norm(x)
             x = dropout(x, self.config.dropout_rate, embed_key)
         if segments is None:
-            mask = masks.padding(masks.segments_of(tokens, pad_id=self.config.pad_id))
+            sees = Sees(key_lengths=lengths_of(tokens, pad_id=self.config.pad_id))
         else:
-            mask = masks.same_segment(segments, segments)
+            sees = Sees(segments=(segments, segments))
         with jax.named_scope("encoder"):
-            return self.stack(x, mask=mask, positions=positions, key=stack_key, with_attention=with_attention)
+            return self.stack(x, sees=sees, positions=positions, key=stack_key, with_attention=with_attention)
+
+    def attentions(self) -> dict[str, Sees]:
+        """Returns the structure of each kind of attention in this model, of rows that are not packed."""
+        return {"encoder": Sees(key_lengths=jax.ShapeDtypeStruct((1,), jnp.int32))}
 
     def output_table(self) -> Float[Array, "*G V D"]:
         """Returns the word vectors, which masked words are predicted with; rows past the vocabulary are padding."""
@@ -187,6 +193,7 @@ class EncoderClassifier(nnx.Module):
         tokens: Int[Array, "B T"],
         *,
         types: Int[Array, "B T"] | None = None,
+        segments: Int[Array, "B T"] | None = None,
         key: Key[Array, ""] | None = None,
         with_attention: bool = False,
     ) -> tuple[Float[Array, "B C"], dict[str, jax.Array]]:
@@ -194,11 +201,14 @@ class EncoderClassifier(nnx.Module):
 
         Args:
             types: of the tokens; None is type 0 throughout, where the model has types.
+            segments: 1 for words and 0 for padding, where there is padding between words too (`masks.segments_of`).
             key: randomness of dropout; None runs without.
         """
         with jax.named_scope("embed"):
             vectors = self.encoder.embedding(tokens)
-        return self.from_vectors(vectors, tokens, types=types, key=key, with_attention=with_attention)
+        return self.from_vectors(
+            vectors, tokens, types=types, segments=segments, key=key, with_attention=with_attention
+        )
 
     def from_vectors(
         self,
@@ -206,13 +216,14 @@ class EncoderClassifier(nnx.Module):
         tokens: Int[Array, "B T"],
         *,
         types: Int[Array, "B T"] | None = None,
+        segments: Int[Array, "B T"] | None = None,
         key: Key[Array, ""] | None = None,
         with_attention: bool = False,
     ) -> tuple[Float[Array, "B C"], dict[str, jax.Array]]:
         """Returns what a call does, with other word vectors (see `Encoder.from_vectors`)."""
         encoder_key, pooled_key = (None, None) if key is None else jax.random.split(key)
         states, maps = self.encoder.from_vectors(
-            vectors, tokens, types=types, key=encoder_key, with_attention=with_attention
+            vectors, tokens, types=types, segments=segments, key=encoder_key, with_attention=with_attention
         )
         with jax.named_scope("pooling"):
             pooled = dropout(self.pool(states, tokens), self.config.pooled_dropout_rate, pooled_key)
@@ -220,6 +231,10 @@ class EncoderClassifier(nnx.Module):
             outputs = self.output(pooled)
             mean, scale = self.config.output_mean, self.config.output_scale
             return (outputs if (mean, scale) == (0.0, 1.0) else mean + scale * outputs), maps
+
+    def attentions(self) -> dict[str, Sees]:
+        """Returns the structure of each kind of attention in this model."""
+        return self.encoder.attentions()
 
     def pool(self, states: Float[Array, "B T D"], tokens: Int[Array, "B T"]) -> Float[Array, "B D"]:
         """Returns one vector a text in float32; padding has no part in it. A row of padding alone has the mean 0."""

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from lmx.nn import masks
 from lmx.nn.attention import share
-from lmx.nn.layers import Embedding, dropout, output_logits
+from lmx.nn.dropout import dropout
+from lmx.nn.layers import Embedding, output_logits
+from lmx.nn.masks import Sees, lengths_of
 from lmx.nn.positions import LearnedPositions
 from lmx.nn.transformer import BlockCache, Memory, TransformerConfig, embed, make_positions, make_stack
 
@@ -82,8 +83,8 @@ class Seq2Seq(nnx.Module):
         embed_key, stack_key = _split(key)
         with jax.named_scope("encoder"):
             x = self._embed(source, embedding, self.source_positions, positions=positions, key=embed_key)
-            mask = self._source_mask(source, segments)
-            return self.encoder(x, mask=mask, positions=positions, key=stack_key, with_attention=with_attention)
+            sees = self._seen_of(source) if segments is None else Sees(segments=(segments, segments))
+            return self.encoder(x, sees=sees, positions=positions, key=stack_key, with_attention=with_attention)
 
     def decode(
         self,
@@ -108,19 +109,19 @@ class Seq2Seq(nnx.Module):
             given = "segments" if source_segments is None else "source_segments"
             raise ValueError(f"segments and source_segments must be given together, got {given} alone.")
         embed_key, stack_key = _split(key)
-        mask = masks.causal(decoder_input.shape[1])  # padding is at the end: no real token sees it
-        memory_mask = self._source_mask(source, None)
+        sees = Sees(causal=True)  # padding is at the end: no real token sees it
+        sees_memory = self._seen_of(source)
         if segments is not None and source_segments is not None:
-            mask = mask & masks.same_segment(segments, segments)
-            memory_mask = masks.same_segment(segments, source_segments)
+            sees = Sees(causal=True, segments=(segments, segments))
+            sees_memory = Sees(segments=(segments, source_segments))
         with jax.named_scope("decoder"):
             x = self._embed(
                 decoder_input, self.target_embedding, self.target_positions, positions=positions, key=embed_key
             )
             return self.decoder(
                 x,
-                mask=mask,
-                memory=Memory(share(memory), memory_mask),
+                sees=sees,
+                memory=Memory(share(memory), sees_memory),
                 positions=positions,
                 key=stack_key,
                 with_attention=with_attention,
@@ -143,9 +144,10 @@ class Seq2Seq(nnx.Module):
         tokens at slots offset..offset+W and lets each see the slots its mask allows.
         """
         memory, _ = self.encode(source)
-        memory_mask = self._source_mask(source, None)
+        sees = self._seen_of(source)
+        memory_mask = sees.mask(1, source.shape[1])
         blocks = self.decoder.unstack()
-        start = Memory(memory, memory_mask)
+        start = Memory(memory, sees)
         caches = [block.start_cache(start, batch=source.shape[0], slots=slots) for block in blocks]
 
         def step(
@@ -163,10 +165,13 @@ class Seq2Seq(nnx.Module):
 
         return step, caches
 
-    def _source_mask(self, source: jax.Array, segments: jax.Array | None) -> jax.Array:
-        if segments is not None:
-            return masks.same_segment(segments, segments)
-        return masks.padding(masks.segments_of(source, pad_id=self.config.pad_id))
+    def attentions(self) -> dict[str, Sees]:
+        """Returns the structure of each kind of attention in this model, of rows that are not packed."""
+        padded = Sees(key_lengths=jax.ShapeDtypeStruct((1,), jnp.int32))
+        return {"encoder": padded, "decoder": Sees(causal=True), "memory": padded}
+
+    def _seen_of(self, source: jax.Array) -> Sees:
+        return Sees(key_lengths=lengths_of(source, pad_id=self.config.pad_id))
 
     def _embed(
         self,

@@ -1,10 +1,10 @@
-"""Scaled dot-product attention behind one door, `attend`, and the multi-head layer around it.
+"""Multi-head attention, and the keys and values that decoding keeps.
 
-The door names the kernel it uses and refuses what a kernel cannot do. Masks come from `lmx.nn.masks`. Keys and values
+What may be seen comes as a structure (`lmx.nn.masks.Sees`); which kernel attends is `lmx.nn.kernels`'s. Keys and values
 that are kept between calls (`KeyValues`) are plain arrays that the caller passes in and gets back.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,18 +12,11 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from lmx.nn.layers import MASKED, Linear, dropout, joint_product
+from lmx.nn.kernels import EVERYTHING, KernelName, attend
+from lmx.nn.layers import Linear, joint_product
+from lmx.nn.masks import MASKED, Sees
 from lmx.nn.positions import rotary
 from lmx.sharding import constrain, gather, parts
-
-KernelName = Literal["auto", "xla", "cudnn"]
-
-
-class KernelChoice(NamedTuple):
-    """The kernel attention runs with, and why."""
-
-    name: Literal["xla", "cudnn"]
-    reason: str
 
 
 class KeyValues(NamedTuple):
@@ -52,97 +45,6 @@ class CachedKeyValues(NamedTuple):
             jax.lax.dynamic_update_slice_in_dim(self.key, key, offset, axis=3),
             jax.lax.dynamic_update_slice_in_dim(self.value, value, offset, axis=2),
         )
-
-
-def choose_kernel(
-    kernel: KernelName, *, dtype: DTypeLike, head_width: int, dropout_rate: float = 0.0, platform: str | None = None
-) -> KernelChoice:
-    """Returns the kernel that `attend` uses for such arguments, with the reason.
-
-    Args:
-        kernel: "auto" takes cuDNN's fused kernel where it applies and XLA's otherwise.
-        platform: "gpu", "cpu" or "tpu"; None means the default backend's.
-
-    Raises:
-        ValueError: kernel is "cudnn" and cuDNN's fused attention does not apply.
-    """
-    platform = platform or jax.default_backend()
-    obstacles = []
-    if platform not in ("gpu", "cuda"):
-        obstacles.append(f"the platform is {platform}")
-    if jnp.dtype(dtype) not in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16)):
-        obstacles.append(f"the compute type is {jnp.dtype(dtype).name}")
-    if head_width % 8 or head_width > 128:
-        obstacles.append(f"the head width is {head_width}, not a multiple of 8 up to 128")
-    if dropout_rate:
-        obstacles.append("attention weights are dropped out")
-    if kernel == "cudnn" and obstacles:
-        raise ValueError(f'kernel="cudnn" cannot be used here: {"; ".join(obstacles)}. Use kernel="auto" or "xla".')
-    if kernel == "xla":
-        return KernelChoice("xla", "asked for")
-    if obstacles:
-        return KernelChoice("xla", "; ".join(obstacles))
-    return KernelChoice("cudnn", "asked for" if kernel == "cudnn" else "fused, and it applies")
-
-
-def attention_weights(
-    query: Float[Array, "B T H K"],
-    key: Float[Array, "B S G K"],
-    *,
-    mask: Bool[Array, "#B #H #T S"] | None = None,
-    bias: Float[Array, "#B #H T S"] | None = None,
-) -> Float[Array, "B H T S"]:
-    """Returns softmax(q k / sqrt(K) + bias) over the keys that may be seen, in float32.
-
-    Query head h reads key head h // (H / G). A row that may see nothing is uniform.
-    Source: Vaswani et al. 2017, equation 1; grouped heads: Ainslie et al. 2023.
-    """
-    batch, target, heads, width = query.shape
-    groups = key.shape[2]
-    grouped = query.reshape(batch, target, groups, heads // groups, width)
-    scores = jnp.einsum("BTGRK,BSGK->BGRTS", grouped * width**-0.5, key, preferred_element_type=jnp.float32)
-    scores = scores.reshape(batch, heads, target, key.shape[1])
-    if bias is not None:
-        scores = scores + bias.astype(jnp.float32)
-    if mask is not None:
-        scores = jnp.where(mask, scores, MASKED)
-    return jax.nn.softmax(scores, axis=-1)
-
-
-def attend(
-    query: Float[Array, "B T H K"],
-    key: Float[Array, "B S G K"],
-    value: Float[Array, "B S G K"],
-    *,
-    mask: Bool[Array, "#B #H #T S"] | None = None,
-    bias: Float[Array, "#B #H T S"] | None = None,
-    kernel: KernelName = "auto",
-    dropout_rate: float = 0.0,
-    dropout_key: Key[Array, ""] | None = None,
-) -> Float[Array, "B T H K"]:
-    """Returns for each query the average of the values, weighted by `attention_weights`.
-
-    Args:
-        kernel: see `choose_kernel`.
-        dropout_rate, dropout_key: dropout on the attention weights (BERT, GPT-2); only the XLA kernel has it.
-
-    Raises:
-        ValueError: the heads do not divide into the key heads, or the kernel asked for cannot do this.
-    """
-    batch, target, heads, width = query.shape
-    groups = key.shape[2]
-    if heads % groups:
-        raise ValueError(
-            f"num_heads must be a multiple of num_kv_heads, got num_heads={heads} and num_kv_heads={groups}."
-        )
-    rate = dropout_rate if dropout_key is not None else 0.0
-    choice = choose_kernel(kernel, dtype=query.dtype, head_width=width, dropout_rate=rate)
-    if choice.name == "cudnn":
-        return jax.nn.dot_product_attention(query, key, value, bias=bias, mask=mask, implementation="cudnn")
-    weights = attention_weights(query, key, mask=mask, bias=bias)
-    weights = dropout(weights, rate, dropout_key).astype(value.dtype)
-    weights = weights.reshape(batch, groups, heads // groups, target, key.shape[1])
-    return jnp.einsum("BGRTS,BSGK->BTGRK", weights, value).reshape(batch, target, heads, width)
 
 
 def attend_cached(
@@ -255,7 +157,7 @@ class MultiHeadAttention(nnx.Module):
         queries: Float[Array, "B T H K"],
         keys_values: KeyValues,
         *,
-        mask: Bool[Array, "#B #H #T S"] | None = None,
+        sees: Sees = EVERYTHING,
         bias: Float[Array, "#B #H T S"] | None = None,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "B T D"]:
@@ -263,7 +165,7 @@ class MultiHeadAttention(nnx.Module):
         attended = attend(
             queries,
             *keys_values,
-            mask=mask,
+            sees=sees,
             bias=bias,
             kernel=self.kernel,
             dropout_rate=self.dropout_rate,

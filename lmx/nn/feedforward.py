@@ -8,7 +8,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
-from lmx.nn.layers import Linear, dropout, joint_product
+from lmx.nn.dropout import dropout
+from lmx.nn.layers import Linear, joint_product
 from lmx.sharding import constrain, parts
 
 Activation = Callable[[jax.Array], jax.Array]

@@ -1,7 +1,6 @@
-"""The smallest layers: linear maps, embeddings, norms, dropout.
+"""The smallest layers: linear maps, embeddings, norms.
 
-Parameters are float32 and name their axes; `dtype` is the type a layer computes in. No layer holds a key or a
-counter: what is random takes its key as an argument, and None means "not random".
+Parameters are float32 and name their axes; `dtype` is the type a layer computes in. No layer holds a key or a counter.
 """
 
 import math
@@ -13,13 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, Key, UInt
+from jaxtyping import Array, Float, Int
 
 from lmx.nn.initializers import normal, xavier_uniform
+from lmx.nn.masks import MASKED
 from lmx.sharding import constrain, gather, group, on_mesh, parts, spread, ungroup
 
-# What masks put in the place of scores and logits. Finite: a row that may see nothing averages instead of giving NaN.
-MASKED = -1e30
 Model = TypeVar("Model", bound=nnx.Module)
 VOCAB_MULTIPLE = 128  # tables are padded to a multiple of this, so that any vocabulary divides over a mesh axis
 
@@ -209,33 +207,3 @@ class RMSNorm(nnx.Module):
         y = x.astype(jnp.float32)
         y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.epsilon)
         return (y * self.scale[...]).astype(x.dtype)
-
-
-def hash_bits(key: Key[Array, ""], shape: Sequence[int]) -> UInt[Array, "..."]:
-    """Returns 32 random bits for each element: a hash of the key and of the element's place.
-
-    A multiply-xorshift finalizer over a counter is a few vector instructions, about a twentieth of threefry's cost on a
-    CPU, and as every element depends only on its own place the bits are the same on any mesh. Good enough for dropout,
-    not for initialisation or sampling. Places repeat beyond 2^32 elements.
-    """
-    low, high = jax.random.key_data(key).astype(jnp.uint32)
-    place = jnp.zeros(shape, jnp.uint32)
-    stride = 1
-    for axis in reversed(range(len(shape))):
-        place += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride % 2**32)
-        stride *= shape[axis]
-    bits = (place ^ low) * jnp.uint32(0x9E3779B9) + high
-    bits = (bits ^ (bits >> 16)) * jnp.uint32(0x7FEB352D)
-    bits = (bits ^ (bits >> 15)) * jnp.uint32(0x846CA68B)
-    return bits ^ (bits >> 16)
-
-
-def dropout(x: Float[Array, "..."], rate: float, key: Key[Array, ""] | None) -> Float[Array, "..."]:
-    """Zeroes each element with probability `rate` and scales the rest by 1 / (1 - rate); None as key keeps all.
-
-    Source: Srivastava et al. 2014. The mask is a function of the key and the element's place alone.
-    """
-    if key is None or rate == 0:
-        return x
-    keep = hash_bits(key, x.shape) >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
-    return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))

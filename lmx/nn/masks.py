@@ -1,43 +1,108 @@
-"""Attention masks: who may look at whom.
+"""Who may look at whom: the structure `Sees`, and the boolean masks that it stands for.
 
 A mask is boolean and broadcasts to `[B, H, T, S]`; True means "may look". A *segment* is a positive integer that
 names the sentence a token belongs to; 0 is padding. An unpacked batch is the special case of one segment a row.
-Nothing here knows a model or a parameter; masks combine with `&`.
+Nothing here knows a model, a parameter or a kernel; masks combine with `&`.
 """
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
+# What masks put in the place of scores and logits. Finite: a row that may see nothing averages instead of giving NaN.
+MASKED = -1e30
+
+
+@jax.tree_util.register_pytree_node_class
+class Sees:
+    """What each query may look at, told as a structure: a kernel takes from it what it understands.
+
+    All that is given must hold. Nothing given lets every query look at every key. Positions are counted from the first
+    query and the first key, so that query t and key t stand at the same place.
+
+    Args:
+        causal: a query sees its own place and those before it.
+        key_lengths: [B]; only so many keys of a row exist, those at its front.
+        segments: of the queries [B, T] and of the keys [B, S]; each query sees its own segment, and nobody padding (0).
+        window: a query sees the places nearer than this on either side, its own included; 1 is itself alone.
+
+    Raises:
+        ValueError: the window is below 1.
+    """
+
+    __slots__ = ("causal", "key_lengths", "segments", "window")
+
+    def __init__(
+        self,
+        *,
+        causal: bool = False,
+        key_lengths: Int[Array, " B"] | Any | None = None,
+        segments: tuple[Int[Array, "B T"] | Any, Int[Array, "B S"] | Any] | None = None,
+        window: int | None = None,
+    ):
+        if window is not None and window < 1:
+            raise ValueError(f"window must be at least 1 (a position sees itself), got window={window}.")
+        self.causal, self.key_lengths, self.segments, self.window = causal, key_lengths, segments, window
+
+    def __repr__(self) -> str:
+        parts = ((name, getattr(self, name)) for name in self.__slots__)
+        given = {name: value for name, value in parts if value is not None and value is not False}
+        return f"Sees({', '.join(f'{name}={value!r}' for name, value in given.items())})"
+
+    def tree_flatten(self) -> tuple[tuple[Any, Any], tuple[bool, int | None]]:
+        """Returns the arrays, and what is no array: a program is compiled for it."""
+        return (self.key_lengths, self.segments), (self.causal, self.window)
+
+    @classmethod
+    def tree_unflatten(cls, fixed: tuple[bool, int | None], arrays: tuple[Any, Any]) -> "Sees":
+        """Returns the structure of these parts."""
+        made = object.__new__(cls)
+        made.causal, made.window = fixed
+        made.key_lengths, made.segments = arrays
+        return made
+
+    def mask(
+        self, num_queries: int, num_keys: int, *, rows: Int[Array, " T"] | None = None
+    ) -> Bool[Array, "#B 1 #T S"] | None:
+        """Returns the mask that this structure stands for, or None where everything may be seen.
+
+        Args:
+            rows: the places of the queries, where they are some of all; None means from the first to num_queries.
+        """
+        masks = []
+        queries = jnp.arange(num_queries) if rows is None else rows
+        if self.causal or self.window is not None:
+            distance = (queries[:, None] - jnp.arange(num_keys)[None, :])[None, None]
+            if self.causal:
+                masks.append(distance >= 0)
+            if self.window is not None:
+                masks.append(jnp.abs(distance) < self.window)
+        if self.key_lengths is not None:
+            masks.append((jnp.arange(num_keys) < self.key_lengths[:, None])[:, None, None, :])
+        if self.segments is not None:
+            of_queries, of_keys = self.segments
+            masks.append(same_segment(of_queries if rows is None else of_queries[:, rows], of_keys))
+        if not masks:
+            return None
+        together = masks[0]
+        for mask in masks[1:]:
+            together = together & mask
+        return together
+
+
+def lengths_of(tokens: Int[Array, "B S"], *, pad_id: int) -> Int[Array, " B"]:
+    """Returns how many tokens each row has up to its last that is not padding."""
+    return jnp.max(jnp.where(tokens != pad_id, jnp.arange(1, tokens.shape[1] + 1, dtype=jnp.int32), 0), axis=1)
+
 
 def segments_of(tokens: Int[Array, "B S"], *, pad_id: int) -> Int[Array, "B S"]:
-    """Returns segment 1 for every token that is not padding, 0 for padding."""
+    """Returns segment 1 for every token that is not padding, 0 for padding: also for padding between words."""
     return (tokens != pad_id).astype(jnp.int32)
-
-
-def padding(segments: Int[Array, "B S"]) -> Bool[Array, "B 1 1 S"]:
-    """Lets every query look at every key that is not padding."""
-    return (segments > 0)[:, None, None, :]
 
 
 def same_segment(query_segments: Int[Array, "B T"], key_segments: Int[Array, "B S"]) -> Bool[Array, "B 1 T S"]:
     """Lets a query look at keys of its own segment only (packed rows); padding is looked at by nobody."""
     same = query_segments[:, :, None] == key_segments[:, None, :]
     return (same & (key_segments > 0)[:, None, :])[:, None]
-
-
-def causal(length: int) -> Bool[Array, "1 1 T T"]:
-    """Lets a position look at itself and at the past."""
-    positions = jnp.arange(length)
-    return (positions[:, None] >= positions[None, :])[None, None]
-
-
-def window(length: int, *, size: int) -> Bool[Array, "1 1 T T"]:
-    """Lets a position look at the `size` positions nearest on either side, itself included (size 1: itself alone).
-
-    Raises:
-        ValueError: size is below 1.
-    """
-    if size < 1:
-        raise ValueError(f"size must be at least 1 (a position sees itself), got size={size}.")
-    positions = jnp.arange(length)
-    return (jnp.abs(positions[:, None] - positions[None, :]) < size)[None, None]

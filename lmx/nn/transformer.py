@@ -15,9 +15,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from lmx.nn.attention import CachedKeyValues, KernelName, KeyValues, MultiHeadAttention, attention_weights
+from lmx.nn.attention import CachedKeyValues, KeyValues, MultiHeadAttention
+from lmx.nn.dropout import dropout
 from lmx.nn.feedforward import FeedForward, GatedFeedForward
-from lmx.nn.layers import Embedding, LayerNorm, RMSNorm, dropout
+from lmx.nn.kernels import KernelName, attention_weights
+from lmx.nn.layers import Embedding, LayerNorm, RMSNorm
+from lmx.nn.masks import Sees
 from lmx.nn.positions import LearnedPositions, sinusoidal
 from lmx.sharding import constrain, is_gathered
 
@@ -35,6 +38,8 @@ class TransformerConfig:
         scaled_embeddings: multiplies embeddings by sqrt(width) (Vaswani et al. 2017, section 3.4).
         dropout_rate: on embeddings and on each sublayer's output.
         max_length: longest sequence, in tokens; only learned positions take memory for it.
+        dtype: what layers compute in; parameters, norms, softmax and loss are float32. A float16 training has no loss
+            scaling: prefer bfloat16 where the device has it.
         remat: what the backward pass recomputes rather than keeps: nothing, all but matrix products with weights
             ("dots"), or each block as a whole ("full").
         unroll: layers a turn of the scan over layers holds; changes speed, never results.
@@ -56,7 +61,7 @@ class TransformerConfig:
     feedforward_dropout_rate: float = 0.0
     max_length: int = 1024
     kernel: KernelName = "auto"
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     remat: Remat = "none"
     unroll: int = 1
     pad_id: int = 0
@@ -66,7 +71,7 @@ class Memory(NamedTuple):
     """What a decoder looks at: the encoded source (or copies, see `attention.share`), and what of it may be seen."""
 
     states: Float[Array, "*P B S D"]
-    mask: Bool[Array, "#B 1 #T S"]
+    sees: Sees
 
 
 class BlockCache(NamedTuple):
@@ -110,7 +115,7 @@ class Block(nnx.Module):
         self,
         x: Float[Array, "B T D"],
         *,
-        mask: Bool[Array, "#B #H #T T"] | None,
+        sees: Sees,
         memory: Memory | None = None,
         positions: Int[Array, "#B T"] | None = None,
         bias: Float[Array, "#B #H T T"] | None = None,
@@ -128,15 +133,15 @@ class Block(nnx.Module):
         def attend_self(y: jax.Array) -> jax.Array:
             queries, past = self.attention.project(y, positions=positions)
             if with_attention:
-                maps["self"] = attention_weights(queries, past.key, mask=mask, bias=bias)
-            return self.attention(queries, past, mask=mask, bias=bias, key=keys[0])
+                maps["self"] = attention_weights(queries, past.key, sees=sees, bias=bias)
+            return self.attention(queries, past, sees=sees, bias=bias, key=keys[0])
 
         def attend_memory(y: jax.Array, attention: MultiHeadAttention, memory: Memory) -> jax.Array:
             queries = attention.queries(y, positions=None)
             keys_values = attention.keys_values(memory.states, positions=None)
             if with_attention:
-                maps["memory"] = attention_weights(queries, keys_values.key, mask=memory.mask)
-            return attention(queries, keys_values, mask=memory.mask, key=keys[2])
+                maps["memory"] = attention_weights(queries, keys_values.key, sees=memory.sees)
+            return attention(queries, keys_values, sees=memory.sees, key=keys[2])
 
         with jax.named_scope("attention"):
             x = self._sublayer(x, attend_self, self.attention_norm, key=keys[1])

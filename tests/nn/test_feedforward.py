@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from lmx.nn.dropout import dropout
 from lmx.nn.feedforward import FeedForward, GatedFeedForward
-from lmx.nn.layers import dropout
 
 FORMS = (FeedForward, GatedFeedForward)
 WIDTH, HIDDEN = 6, 10

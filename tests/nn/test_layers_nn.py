@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lmx.nn.layers import Embedding, LayerNorm, Linear, RMSNorm, dropout, padded_vocabulary
+from lmx.nn.dropout import dropout
+from lmx.nn.layers import Embedding, LayerNorm, Linear, RMSNorm, padded_vocabulary
 from lmx.sharding import MeshConfig, make_mesh, use_mesh
 
 call = jax.jit(lambda layer, x: layer(x))

@@ -1,8 +1,10 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lmx.nn import masks
+from lmx.nn.masks import Sees
 
 # Two sentences and padding; one sentence alone; a row of nothing but padding.
 SEGMENTS = np.array([[1, 1, 1, 2, 2, 0, 0], [1, 1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0, 0]])
@@ -13,14 +15,19 @@ def test_segments_of_are_one_for_tokens_and_zero_for_padding():
     np.testing.assert_array_equal(masks.segments_of(tokens, pad_id=3), [[1, 1, 0, 0], [1, 0, 1, 1]])
 
 
+def test_lengths_reach_to_the_last_token_that_is_not_padding():
+    tokens = jnp.asarray([[5, 9, 3, 3], [7, 3, 9, 3], [3, 3, 3, 3], [3, 1, 2, 4]])
+    np.testing.assert_array_equal(masks.lengths_of(tokens, pad_id=3), [2, 3, 0, 4])
+
+
 def test_padding_is_looked_at_by_nobody():
-    mask = masks.padding(jnp.asarray(SEGMENTS))
+    mask = Sees(key_lengths=jnp.asarray([5, 7, 0])).mask(4, 7)
     assert mask.shape == (3, 1, 1, 7)
-    np.testing.assert_array_equal(np.squeeze(mask), SEGMENTS > 0)
+    np.testing.assert_array_equal(np.squeeze(mask), np.arange(7) < np.array([5, 7, 0])[:, None])
 
 
 def test_a_position_sees_itself_and_the_past():
-    mask = masks.causal(4)
+    mask = Sees(causal=True).mask(4, 4)
     assert mask.shape == (1, 1, 4, 4)
     np.testing.assert_array_equal(np.squeeze(mask), np.tri(4, dtype=bool))
 
@@ -35,31 +42,48 @@ def test_a_query_sees_exactly_the_keys_of_its_own_segment():
 
 
 def test_a_row_of_one_segment_is_a_row_with_padding():
-    segments = np.array([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]])
-    packed = np.asarray(masks.same_segment(jnp.asarray(segments), jnp.asarray(segments)))[:, 0]
-    padded = np.broadcast_to(np.asarray(masks.padding(jnp.asarray(segments)))[:, 0], packed.shape)
+    segments = jnp.asarray([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]])
+    packed = np.asarray(Sees(segments=(segments, segments)).mask(5, 5))[:, 0]
+    padded = np.broadcast_to(np.asarray(Sees(key_lengths=jnp.asarray([4, 2])).mask(5, 5))[:, 0], packed.shape)
     np.testing.assert_array_equal(packed[segments > 0], padded[segments > 0])
 
 
 @pytest.mark.parametrize("size", [1, 3, 9])
 def test_a_window_reaches_the_nearest_on_either_side(size):
     distance = np.abs(np.arange(5)[:, None] - np.arange(5))
-    np.testing.assert_array_equal(np.squeeze(masks.window(5, size=size)), distance < size)
+    np.testing.assert_array_equal(np.squeeze(Sees(window=size).mask(5, 5)), distance < size)
 
 
 def test_a_window_of_the_past_sees_as_many_positions_as_its_size():
-    mask = np.asarray(masks.window(5, size=3) & masks.causal(5))
+    mask = np.asarray(Sees(causal=True, window=3).mask(5, 5))
     np.testing.assert_array_equal(mask[0, 0].sum(-1), [1, 2, 3, 3, 3])
 
 
 def test_a_window_must_hold_the_position_itself():
-    with pytest.raises(ValueError, match=r"^size must be at least 1 \(a position sees itself\), got size=0\.$"):
-        masks.window(5, size=0)
+    with pytest.raises(ValueError, match=r"^window must be at least 1 \(a position sees itself\), got window=0\.$"):
+        Sees(window=0)
 
 
-def test_masks_combine_by_and():
-    mask = np.asarray(masks.padding(jnp.asarray(SEGMENTS)) & masks.causal(7) & masks.window(7, size=2))
+def test_what_is_given_must_all_hold():
+    segments = jnp.asarray(SEGMENTS)
+    whole = Sees(causal=True, key_lengths=jnp.asarray([4, 7, 0]), segments=(segments, segments), window=2)
+    mask = np.asarray(whole.mask(7, 7))
     assert mask.shape == (3, 1, 7, 7)
     assert mask.dtype == bool
-    np.testing.assert_array_equal(mask[0, 0, 4], [False, False, False, True, True, False, False])
+    np.testing.assert_array_equal(mask[0, 0, 4], [False, False, False, True, False, False, False])
+    np.testing.assert_array_equal(mask[0, 0, 3], [False, False, False, True, False, False, False])
     assert not mask[2].any()
+    rows = jnp.asarray([5, 0, 3])
+    np.testing.assert_array_equal(whole.mask(3, 7, rows=rows), mask[:, :, np.asarray(rows)])
+
+
+def test_what_sees_everything_needs_no_mask():
+    assert Sees().mask(4, 7) is None
+
+
+def test_a_structure_goes_through_jit_and_vmap_and_its_flags_are_not_traced():
+    sees = Sees(causal=True, key_lengths=jnp.asarray([[2, 1], [0, 3]]), window=2)
+    masks_of_two = jax.jit(jax.vmap(lambda sees: sees.mask(3, 3)))(sees)
+    for one, lengths in zip(masks_of_two, sees.key_lengths, strict=True):
+        np.testing.assert_array_equal(one, Sees(causal=True, key_lengths=lengths, window=2).mask(3, 3))
+    assert repr(Sees(causal=True, window=4)) == "Sees(causal=True, window=4)"

@@ -9,12 +9,13 @@ from flax import nnx
 from lmx.nn.attention import MultiHeadAttention
 from lmx.nn.feedforward import FeedForward
 from lmx.nn.layers import LayerNorm
+from lmx.nn.masks import Sees
 from lmx.nn.transformer import Block, Memory, Stack
 
 B, T, S, N, D, H, G, F = 2, 5, 7, 3, 24, 6, 2, 10
-CAUSAL = np.tri(T, dtype=bool)[None, None]
+CAUSAL = Sees(causal=True)
 # The second row's memory is 4 long.
-SEEN = np.arange(S) < np.array([S, 4])[:, None]
+SEEN = Sees(key_lengths=np.array([S, 4], np.int32))
 
 
 def vectors(*shape: int, seed: int = 0) -> np.ndarray:
@@ -22,7 +23,7 @@ def vectors(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def inputs() -> dict:
-    return {"mask": CAUSAL, "memory": Memory(vectors(B, S, D, seed=1), SEEN[:, None, None])}
+    return {"sees": CAUSAL, "memory": Memory(vectors(B, S, D, seed=1), SEEN)}
 
 
 def make_block(rngs: nnx.Rngs, *, norm_position="pre", with_memory=True, dropout_rate=0.0) -> Block:
@@ -59,13 +60,13 @@ run_with_maps = jax.jit(lambda module, x, **given: module(x, with_attention=True
 
 
 @jax.jit
-def by_formula(block: Block, x: jax.Array, mask: jax.Array, memory: Memory | None) -> jax.Array:
+def by_formula(block: Block, x: jax.Array, sees: Sees, memory: Memory | None) -> jax.Array:
     def attend(y):
-        return block.attention(*block.attention.project(y, positions=None), mask=mask)
+        return block.attention(*block.attention.project(y, positions=None), sees=sees)
 
     def attend_memory(y):
         keys_values = block.memory_attention.keys_values(memory.states, positions=None)
-        return block.memory_attention(block.memory_attention.queries(y, positions=None), keys_values, mask=memory.mask)
+        return block.memory_attention(block.memory_attention.queries(y, positions=None), keys_values, sees=memory.sees)
 
     sublayers = [(attend, block.attention_norm)]
     if memory is not None:
@@ -81,15 +82,15 @@ def by_formula(block: Block, x: jax.Array, mask: jax.Array, memory: Memory | Non
 def test_a_block_is_its_papers_formula(norm_position, with_memory):
     # norm(x + f(x)), Vaswani et al. 2017; x + f(norm(x)), Xiong et al. 2020.
     block, x = filled(make_block, norm_position=norm_position, with_memory=with_memory), vectors(B, T, D)
-    given = inputs() if with_memory else {"mask": CAUSAL, "memory": None}
+    given = inputs() if with_memory else {"sees": CAUSAL, "memory": None}
     np.testing.assert_allclose(run(block, x, **given), by_formula(block, x, **given), atol=1e-5)
 
 
 def test_a_bias_is_added_to_the_scores_of_the_block_itself():
     block, x = filled(make_block, with_memory=False), vectors(B, T, D)
-    hidden = np.where(CAUSAL, 0, -1e9).astype(np.float32)
-    biased = run(block, x, mask=None, bias=hidden)
-    np.testing.assert_allclose(biased, run(block, x, mask=CAUSAL, memory=None), atol=1e-5)
+    hidden = np.where(np.tri(T, dtype=bool)[None, None], 0, -1e9).astype(np.float32)
+    biased = run(block, x, sees=Sees(), bias=hidden)
+    np.testing.assert_allclose(biased, run(block, x, sees=CAUSAL, memory=None), atol=1e-5)
 
 
 def test_dropout_is_on_what_each_sublayer_adds_and_no_layer_shares_a_mask():
@@ -102,11 +103,11 @@ def test_dropout_is_on_what_each_sublayer_adds_and_no_layer_shares_a_mask():
         linear.weight[...] = np.zeros(linear.weight.shape, np.float32)
         linear.bias[...] = np.ones((2, D), np.float32)
     key = jax.random.key(1)
-    added = np.asarray(run(layers, np.zeros((B, length, D), np.float32), mask=None, key=key))
+    added = np.asarray(run(layers, np.zeros((B, length, D), np.float32), sees=Sees(), key=key))
     # Four independent masks: binomial in units of 2.
     shares = [(added == value).mean() for value in (0, 2, 4, 6, 8)]
     assert shares == pytest.approx([1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16], abs=0.04)
-    still = np.asarray(run(layers, np.zeros((B, length, D), np.float32), mask=None, key=None))
+    still = np.asarray(run(layers, np.zeros((B, length, D), np.float32), sees=Sees(), key=None))
     np.testing.assert_array_equal(still, 4)
 
 
@@ -155,7 +156,7 @@ def test_what_is_recomputed_takes_less_memory_and_changes_no_gradient():
 def test_a_block_that_attends_to_a_memory_must_have_one():
     block = make_block(nnx.Rngs(0))
     with pytest.raises(ValueError, match="memory must be given to a block that attends to one, got memory=None"):
-        run(block, vectors(B, T, D), mask=CAUSAL)
+        run(block, vectors(B, T, D), sees=CAUSAL)
 
 
 def test_layers_are_born_different_and_with_the_fans_of_one_layer():
@@ -219,7 +220,7 @@ def test_extending_a_cache_equals_running_the_whole(decoder, expected):
             caches,
             offset=offset,
             mask=(jnp.arange(slots) <= places[:, None])[None, None],
-            memory_mask=jnp.asarray(memory.mask),
+            memory_mask=memory.sees.mask(1, S),
             positions=places[None],
         )
 

@@ -1,0 +1,280 @@
+"""Scaled dot-product attention behind one door, `attend`, and the kernels that may stand behind it.
+
+The door is told what may be seen as a structure (`lmx.nn.masks.Sees`). XLA's kernel makes a mask of it, and over long
+rows goes through the queries in blocks; cuDNN's fused kernel gets what it understands. `choose_kernel` says which of
+them it is and why. Nothing here has parameters.
+"""
+
+import functools
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, Key
+
+from lmx.nn.dropout import dropout
+from lmx.nn.masks import MASKED, Sees
+from lmx.sharding import constrain, parts
+
+KernelName = Literal["auto", "xla", "cudnn"]
+EVERYTHING = Sees()
+
+# XLA's kernel keeps the scores of all queries by all keys for the backward pass, 4 bytes each and head. From this many
+# of them a row on it makes them a block of queries at a time, and again in the backward pass.
+BLOCKED_FROM = 2048 * 2048
+# Scores of one block, a row and head; 16 MB.
+BLOCK_SCORES = 2**22
+
+
+class Accelerator(NamedTuple):
+    """What a kernel needs to know of a device: "cpu", "cuda", "rocm" or "tpu"; of NVIDIA's, the compute capability."""
+
+    platform: str
+    capability: float | None = None
+
+
+class KernelChoice(NamedTuple):
+    """The kernel attention runs with, and why."""
+
+    name: Literal["xla", "cudnn"]
+    reason: str
+
+
+def accelerator() -> Accelerator:
+    """Returns what the devices of this process are."""
+    device = jax.devices()[0]
+    if device.platform != "gpu":
+        return Accelerator(device.platform)
+    if "cuda" not in device.client.platform_version:
+        return Accelerator("rocm")
+    return Accelerator("cuda", float(device.compute_capability))
+
+
+def choose_kernel(
+    kernel: KernelName,
+    sees: Sees = EVERYTHING,
+    *,
+    dtype: DTypeLike,
+    head_width: int,
+    has_bias: bool = False,
+    dropout_rate: float = 0.0,
+    on: Accelerator | None = None,
+) -> KernelChoice:
+    """Returns the kernel that `attend` uses for such arguments on the mesh in force, with the reason.
+
+    cuDNN's kernel knows causal rows, padding at the end of the keys, and windows of causal rows; rows of odd length are
+    padded by one position for it.
+
+    Args:
+        kernel: "auto" takes cuDNN's fused kernel where it applies and XLA's otherwise.
+        sees: its arrays may be shapes.
+        on: None means the devices of this process.
+
+    Raises:
+        ValueError: kernel is "cudnn" and cuDNN's fused attention does not apply.
+    """
+    platform, capability = on or accelerator()
+    widest = 256 if (capability or 0.0) >= 9.0 else 128
+    obstacles = []
+    if platform != "cuda":
+        obstacles.append(f"the platform is {platform}")
+    elif capability is None or capability < 8.0:
+        obstacles.append(f"the GPU has compute capability {capability}, below 8.0")
+    if jnp.dtype(dtype) not in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16)):
+        obstacles.append(f"the compute type is {jnp.dtype(dtype).name}")
+    if head_width % 8 or head_width > widest:
+        obstacles.append(f"the head width is {head_width}, not a multiple of 8 up to {widest}")
+    if dropout_rate:
+        obstacles.append("attention weights are dropped out")
+    if has_bias:
+        obstacles.append("a bias is added to the scores")
+    if sees.segments is not None:
+        obstacles.append("rows are packed")
+    if sees.window is not None and not sees.causal:
+        obstacles.append("the window looks ahead")
+    if parts("length") > 1:
+        obstacles.append("the mesh splits sequences")
+    if kernel == "cudnn" and obstacles:
+        raise ValueError(f'kernel="cudnn" cannot be used here: {"; ".join(obstacles)}. Use kernel="auto" or "xla".')
+    if kernel == "xla":
+        return KernelChoice("xla", "asked for")
+    if obstacles:
+        return KernelChoice("xla", "; ".join(obstacles))
+    return KernelChoice("cudnn", "asked for" if kernel == "cudnn" else "fused, and it applies")
+
+
+def queries_per_block(num_queries: int, num_keys: int) -> int | None:
+    """Returns how many queries XLA's kernel takes at a time, or None for all: rows that are not long.
+
+    With blocks the memory of a row grows with its length; without, with the square.
+    """
+    if num_queries * num_keys < BLOCKED_FROM:
+        return None
+    return max(64, min(num_queries, BLOCK_SCORES // num_keys // 64 * 64))
+
+
+def attention_weights(
+    query: Float[Array, "B T H K"],
+    key: Float[Array, "B S G K"],
+    *,
+    sees: Sees = EVERYTHING,
+    bias: Float[Array, "#B #H T S"] | None = None,
+    rows: Int[Array, " T"] | None = None,
+) -> Float[Array, "B H T S"]:
+    """Returns softmax(q k / sqrt(K) + bias) over the keys that may be seen, in float32.
+
+    Query head h reads key head h // (H / G). A row that may see nothing is uniform.
+    Source: Vaswani et al. 2017, equation 1; grouped heads: Ainslie et al. 2023.
+
+    Args:
+        rows: the places of the queries, where they are some of a longer row; None means from the first.
+    """
+    batch, target, heads, width = query.shape
+    source, groups = key.shape[1:3]
+    grouped = query.reshape(batch, target, groups, heads // groups, width)
+    scores = jnp.einsum("BTGRK,BSGK->BGRTS", grouped * width**-0.5, key, preferred_element_type=jnp.float32)
+    scores = scores.reshape(batch, heads, target, source)
+    if bias is not None:
+        scores = scores + bias.astype(jnp.float32)
+    if (mask := sees.mask(target, source, rows=rows)) is not None:
+        scores = jnp.where(mask, scores, MASKED)
+    return jax.nn.softmax(scores, axis=-1)
+
+
+def attend(
+    query: Float[Array, "B T H K"],
+    key: Float[Array, "B S G K"],
+    value: Float[Array, "B S G K"],
+    *,
+    sees: Sees = EVERYTHING,
+    bias: Float[Array, "#B #H T S"] | None = None,
+    kernel: KernelName = "auto",
+    dropout_rate: float = 0.0,
+    dropout_key: Key[Array, ""] | None = None,
+) -> Float[Array, "B T H K"]:
+    """Returns for each query the average of the values, weighted by `attention_weights`.
+
+    Args:
+        kernel: see `choose_kernel`.
+        dropout_rate, dropout_key: dropout on the attention weights (BERT, GPT-2); only the XLA kernel has it.
+
+    Raises:
+        ValueError: the heads do not divide into the key heads, or the kernel asked for cannot do this.
+    """
+    heads, width = query.shape[2:]
+    if heads % key.shape[2]:
+        raise ValueError(
+            f"num_heads must be a multiple of num_kv_heads, got num_heads={heads} and num_kv_heads={key.shape[2]}."
+        )
+    rate = dropout_rate if dropout_key is not None else 0.0
+    choice = choose_kernel(
+        kernel, sees, dtype=query.dtype, head_width=width, has_bias=bias is not None, dropout_rate=rate
+    )
+    if choice.name == "cudnn":
+        return _fused(query, key, value, sees=sees)
+    settings = {"sees": sees, "bias": bias, "rate": rate, "key_of_dropout": dropout_key}
+    block = queries_per_block(query.shape[1] // parts("length"), key.shape[1])
+    if block is None:
+        return _dense(query, key, value, **settings)
+    return _by_blocks(query, key, value, block=block, **settings)
+
+
+def _dense(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    *,
+    sees: Sees,
+    bias: jax.Array | None,
+    rate: float,
+    key_of_dropout: jax.Array | None,
+    rows: jax.Array | None = None,
+    length: int | None = None,
+) -> jax.Array:
+    """Attends with all scores at once.
+
+    Args:
+        rows, length: the places of these queries in a row of this length; None means that they are the row.
+    """
+    batch, target, heads, width = query.shape
+    source, groups = key.shape[1:3]
+    weights = attention_weights(query, key, sees=sees, bias=bias, rows=rows)
+    placed = None if rows is None or length is None else (2, rows, length)
+    weights = dropout(weights, rate, key_of_dropout, rows=placed).astype(value.dtype)
+    weights = weights.reshape(batch, groups, heads // groups, target, source)
+    return jnp.einsum("BGRTS,BSGK->BTGRK", weights, value).reshape(batch, target, heads, width)
+
+
+def _by_blocks(
+    query: jax.Array, key: jax.Array, value: jax.Array, *, block: int, bias: jax.Array | None, **settings
+) -> jax.Array:
+    """Attends a block of queries at a time, each made again in the backward pass; equal to `_dense`.
+
+    Where the mesh splits the queries, each block holds some of every device.
+    """
+    batch, target, *head = query.shape
+    devices = parts("length")
+    own = target // devices  # queries of one device, followed by what fills its last block up
+    number = -(-own // block)
+    filled = jnp.pad(
+        query.reshape(batch, devices, own, *head), ((0, 0), (0, 0), (0, number * block - own), (0, 0), (0, 0))
+    )
+    blocks = jnp.moveaxis(filled.reshape(batch, devices, number, block, *head), 2, 0)
+    places = jnp.arange(devices)[:, None] * own + jnp.arange(number * block)
+    places = jnp.minimum(places, target - 1).reshape(devices, number, block).swapaxes(0, 1).reshape(number, -1)
+
+    # The loop keeps XLA from merging the second pass with the first, and so undoing it.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def one(queries: jax.Array, rows: jax.Array) -> jax.Array:
+        queries = queries.reshape(batch, devices * block, *head)
+        queries = constrain(queries, "batch", "length", "heads", None)
+        of_rows = None if bias is None else bias[:, :, rows]
+        attended = _dense(queries, key, value, bias=of_rows, rows=rows, length=target, **settings)
+        return attended.reshape(batch, devices, block, *head)
+
+    _, attended = jax.lax.scan(lambda _, item: (None, one(*item)), None, (blocks, places))
+    attended = jnp.moveaxis(attended, 0, 2).reshape(batch, devices, number * block, *head)[:, :, :own]
+    return constrain(attended.reshape(query.shape), "batch", "length", "heads", None)
+
+
+def _fused(query: jax.Array, key: jax.Array, value: jax.Array, *, sees: Sees) -> jax.Array:
+    """Attends by cuDNN's kernel, which takes lengths instead of a mask.
+
+    In training jax refuses odd lengths: one position is added to them, which no query sees and no one reads. A row
+    without a key looks at its first, where XLA's kernel takes the mean of all: cuDNN would divide by zero.
+    """
+    target, source = query.shape[1], key.shape[1]
+    lengths = sees.key_lengths
+    if source % 2:
+        key, value = _one_more(key), _one_more(value)
+        if lengths is None and not (sees.causal and target <= source):  # else no query reaches it
+            lengths = jnp.full(query.shape[0], source, jnp.int32)
+    if target % 2:
+        query = _one_more(query)
+    query = constrain(query, "batch", "length", "heads", None)
+    key, value = (constrain(x, "batch", None, "kv_heads", None) for x in (key, value))
+    # jax's rules for vmap want lengths and gradients that are batched where the queries are. A choice by the queries
+    # between the same and the same makes them so, and the compiler leaves it out.
+    same = query[:, 0, 0, 0] == query[:, 0, 0, 0]
+    of_queries = None
+    if lengths is not None:
+        lengths = jnp.maximum(lengths.astype(jnp.int32), 1)
+        lengths = jnp.where(same, lengths, lengths)
+        of_queries = jnp.where(same, query.shape[1], query.shape[1]).astype(jnp.int32)
+    attended = jax.nn.dot_product_attention(
+        query,
+        key,
+        value,
+        is_causal=sees.causal,
+        query_seq_lengths=of_queries,
+        key_value_seq_lengths=lengths,
+        local_window_size=None if sees.window is None else (sees.window - 1, 0),
+        implementation="cudnn",
+    )
+    one = jnp.where(same, 1, 1).astype(attended.dtype)[:, None, None, None]
+    return attended[:, :target] * one
+
+
+def _one_more(x: jax.Array) -> jax.Array:
+    return jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0)))

@@ -1,0 +1,396 @@
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lmx.nn import kernels
+from lmx.nn.dropout import dropout
+from lmx.nn.kernels import Accelerator, KernelChoice, attend, attention_weights, choose_kernel, queries_per_block
+from lmx.nn.masks import Sees
+from lmx.sharding import MeshConfig, constrain, make_mesh, use_mesh
+from tests.cudnn import calls_for_cuda, fused_calls, gpu  # noqa: F401
+from tests.nn.by_hand import B, G, H, K, S, T, by_hand, heads, vectors
+
+jitted_attend = jax.jit(attend, static_argnames=("kernel", "dropout_rate"))
+jitted_weights = jax.jit(attention_weights)
+
+
+def structure(num_queries: int, num_keys: int, *, causal=False, padded=False, packed=False, window=None) -> Sees:
+    """Makes a structure in which each row differs."""
+    segments = None
+    if packed:  # of three sentences and padding, whose borders lie elsewhere for queries and keys
+        rows = [
+            np.sort(np.random.default_rng(seed).integers(0, 4, (B, n)))[:, ::-1]
+            for seed, n in ((1, num_queries), (2, num_keys))
+        ]
+        if num_queries == num_keys:
+            rows[1] = rows[0]
+        segments = tuple(jnp.asarray(row, jnp.int32) for row in rows)
+    lengths = jnp.asarray(np.linspace(num_keys - 2, num_keys, B).astype(np.int32)) if padded else None
+    return Sees(causal=causal, key_lengths=lengths, segments=segments, window=window)
+
+
+STRUCTURES = [
+    {"causal": causal, "padded": padded, "packed": packed, "window": window}
+    for causal, padded, packed, window in itertools.product((False, True), (False, True), (False, True), (None, 3))
+]
+
+
+# The door, and what XLA's kernel makes of a structure.
+
+
+@pytest.mark.parametrize("parts", STRUCTURES)
+def test_every_structure_means_what_it_says(parts):
+    sees = structure(T, S, **parts)
+    np.testing.assert_allclose(jitted_attend(*heads(), sees=sees), by_hand(*heads(), sees), atol=1e-5)
+
+
+@pytest.mark.parametrize("groups", [H, G, 1])
+@pytest.mark.parametrize("bias_shape", [None, (1, H, T, S), (B, 1, T, S)])
+def test_attend_equals_a_loop_over_single_queries(groups, bias_shape):
+    bias = None if bias_shape is None else vectors(*bias_shape, seed=5)
+    sees = structure(T, S, causal=True, padded=True)
+    expected = by_hand(*heads(groups), sees, bias=bias)
+    np.testing.assert_allclose(jitted_attend(*heads(groups), sees=sees, bias=bias), expected, atol=1e-5)
+
+
+def test_attend_and_its_gradients_equal_jax():
+    sees, bias = structure(T, S, causal=True, padded=True), vectors(1, H, T, S, seed=5)
+    target = vectors(B, T, H, K, seed=6)
+
+    def loss(attention, query, key, value, bias):
+        return jnp.sum(attention(query, key, value, bias=bias) * target)
+
+    theirs = functools.partial(jax.nn.dot_product_attention, is_causal=True, key_value_seq_lengths=sees.key_lengths)
+    ours, theirs = (
+        jax.jit(jax.value_and_grad(functools.partial(loss, attention), argnums=(0, 1, 2, 3)))(*heads(), bias)
+        for attention in (functools.partial(attend, sees=sees), theirs)
+    )
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-5, rtol=1e-5), ours, theirs)
+
+
+def test_grouped_heads_are_repeated_heads():
+    query, key, value = heads()
+    repeated = (np.repeat(x, H // G, axis=2) for x in (key, value))
+    np.testing.assert_allclose(jitted_attend(query, key, value), jitted_attend(query, *repeated), atol=1e-6)
+
+
+def test_masked_positions_do_not_matter():
+    query, key, value = heads()
+    sees = Sees(key_lengths=np.array([4, 6], np.int32))
+    hidden = np.arange(S)[:, None, None] >= sees.key_lengths[:, None, None, None]
+    changed = query, np.where(hidden, 1e3, key), np.where(hidden, -1e3, value)
+    np.testing.assert_array_equal(jitted_attend(*changed, sees=sees), jitted_attend(query, key, value, sees=sees))
+
+
+def test_a_row_that_sees_nothing_averages_the_values_and_has_a_gradient():
+    query, key, value = heads(H)
+    sees = Sees(key_lengths=np.array([3, 0], np.int32))
+
+    def total(query, key, value):
+        attended = attend(query, key, value, sees=sees)
+        return attended.sum(), attended
+
+    (_, attended), gradients = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True))(query, key, value)
+    np.testing.assert_allclose(np.asarray(attended)[1, 2], value[1].mean(0), atol=1e-6)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_weights_are_a_distribution_over_what_may_be_seen():
+    query, key, _ = heads()
+    sees = structure(T, S, causal=True, padded=True)
+    weights = np.asarray(jitted_weights(query, key, sees=sees))
+    assert weights.shape == (B, H, T, S)
+    np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-6)
+    assert (weights[np.broadcast_to(~np.asarray(sees.mask(T, S)), weights.shape)] == 0).all()
+
+
+def test_bfloat16_attends_with_a_float32_softmax():
+    query, key, value = (x.astype(jnp.bfloat16) for x in heads())
+    weights = jitted_weights(query, key)
+    assert weights.dtype == np.float32
+    np.testing.assert_allclose(np.sum(weights, -1), 1, atol=1e-6)  # bfloat16 sums would be off by 0.004
+    attended = jitted_attend(query, key, value)
+    assert attended.dtype == jnp.bfloat16
+    np.testing.assert_allclose(attended.astype(np.float32), by_hand(query, key, value), atol=0.03)
+
+
+def test_large_scores_do_not_overflow():
+    query, key, value = heads()
+    attended = np.asarray(jitted_attend(1e3 * query, 1e3 * key, value))
+    np.testing.assert_allclose(attended, by_hand(1e3 * query, 1e3 * key, value), atol=1e-5)
+
+
+def test_attend_is_the_same_under_vmap():
+    one_by_one = jax.jit(jax.vmap(lambda *row: attend(*(x[None] for x in row))[0]))(*heads())
+    np.testing.assert_allclose(one_by_one, jitted_attend(*heads()), atol=1e-6)
+
+
+def test_dropout_acts_on_the_weights_and_only_with_a_key():
+    query, key, value = heads()
+    dropout_key = jax.random.key(1)
+    np.testing.assert_array_equal(jitted_attend(*heads(), dropout_rate=0.4), jitted_attend(*heads()))
+    kept = np.asarray(dropout(jitted_weights(query, key), 0.4, dropout_key))
+    expected = np.einsum("BHTS,BSHK->BTHK", kept, np.repeat(value, H // G, axis=2))
+    attended = jitted_attend(*heads(), dropout_rate=0.4, dropout_key=dropout_key)
+    np.testing.assert_allclose(attended, expected, atol=1e-5)
+
+
+def test_query_heads_must_divide_into_the_key_heads():
+    with pytest.raises(ValueError, match=r"^num_heads must be a multiple of num_kv_heads, got num_heads=6 and num_kv"):
+        jitted_attend(*heads(4))
+
+
+# Blocks of queries, over long rows.
+
+
+def test_rows_are_long_from_a_stated_size_on():
+    assert queries_per_block(2047, 2048) is None
+    assert queries_per_block(2048, 2048) == 2048 * 2048 // 2048  # one block, which is made again going back
+    assert queries_per_block(16384, 16384) == 256
+    assert queries_per_block(2**20, 2**20) == 64
+    assert all(queries_per_block(length, length) * length <= 2**22 for length in (2048, 3000, 8192, 65536))
+
+
+@pytest.fixture
+def short_blocks(monkeypatch):
+    """Takes rows of 20 for long ones, three queries at a time."""
+    monkeypatch.setattr(kernels, "queries_per_block", lambda queries, keys: 3 if queries * keys >= 200 else None)
+
+
+LONG = 2 * 10  # queries and keys; three do not divide them
+
+
+@pytest.mark.parametrize("parts", STRUCTURES)
+def test_blocks_equal_all_at_once_with_their_gradients(parts, short_blocks):
+    arrays = heads(queries=LONG, keys=LONG)
+    sees, target = structure(LONG, LONG, **parts), vectors(B, LONG, H, K, seed=6)
+    bias = jnp.asarray(vectors(1, H, LONG, LONG, seed=5)) if parts["window"] else None
+
+    def loss(attention, *arrays):
+        attended = attention(*arrays)
+        return (attended * target).sum(), attended
+
+    settings = {"sees": sees, "bias": bias, "rate": 0.3, "key_of_dropout": jax.random.key(3)}
+    whole = functools.partial(kernels._dense, **settings)
+    blocked = functools.partial(attend, sees=sees, bias=bias, dropout_rate=0.3, dropout_key=jax.random.key(3))
+    run = lambda attention: jax.jit(jax.grad(functools.partial(loss, attention), (0, 1, 2), has_aux=True))(*arrays)  # noqa: E731
+    assert "scan" in str(jax.make_jaxpr(blocked)(*arrays))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), run(blocked), run(whole))
+
+
+@pytest.mark.parametrize("sizes", [{"sequence": 4}, {"sequence": 2, "tensor": 2}, {"data": 2, "sequence": 2}])
+def test_blocks_over_a_split_sequence_equal_one_device(sizes, short_blocks):
+    arrays = heads(2, queries=2 * LONG, keys=2 * LONG)
+    sees = structure(2 * LONG, 2 * LONG, causal=True, padded=True)
+    number = int(np.prod(list(sizes.values())))
+    mesh = make_mesh(MeshConfig(**{"data": 1, **sizes}), devices=jax.devices()[:number])
+
+    def placed(query, key, value):
+        with use_mesh(mesh):
+            query = constrain(query, "batch", "length", "heads", None)
+            return attend(query, key, value, sees=sees)
+
+    np.testing.assert_allclose(jax.jit(placed)(*arrays), by_hand(*arrays, sees), atol=1e-5)
+
+
+def test_the_memory_of_long_rows_grows_with_their_length():
+    def temporary(length: int) -> int:
+        shape = jax.ShapeDtypeStruct((1, length, 2, 8), jnp.float32)
+        loss = lambda *arrays: attend(*arrays, sees=Sees(causal=True)).sum()  # noqa: E731
+        compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(shape, shape, shape).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    shorter, longer = temporary(4096), temporary(16384)
+    assert longer < 2 * shorter  # four times the length; with all scores kept it would be sixteen times
+    assert longer < 2 * 16384**2 * 4 / 8  # an eighth of one array of scores
+
+
+# Which kernel.
+
+FITTING = {"dtype": jnp.bfloat16, "head_width": 64, "on": Accelerator("cuda", 9.0)}
+PADDED = Sees(key_lengths=jax.ShapeDtypeStruct((B,), jnp.int32))
+PACKED = Sees(segments=(jax.ShapeDtypeStruct((B, T), jnp.int32), jax.ShapeDtypeStruct((B, S), jnp.int32)))
+
+
+@pytest.mark.parametrize(
+    "sees",
+    [Sees(), PADDED, Sees(causal=True), Sees(causal=True, key_lengths=PADDED.key_lengths), Sees(causal=True, window=3)],
+)
+def test_auto_takes_the_fused_kernel_where_it_applies_and_says_so(sees):
+    assert choose_kernel("auto", sees, **FITTING) == KernelChoice("cudnn", "fused, and it applies")
+    assert choose_kernel("cudnn", sees, **FITTING) == KernelChoice("cudnn", "asked for")
+    assert choose_kernel("xla", sees, **FITTING) == KernelChoice("xla", "asked for")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"on": Accelerator("cpu")}, "the platform is cpu"),
+        ({"on": Accelerator("tpu")}, "the platform is tpu"),
+        ({"on": Accelerator("rocm")}, "the platform is rocm"),
+        ({"on": Accelerator("cuda", 7.5)}, "the GPU has compute capability 7.5, below 8.0"),
+        ({"dtype": jnp.float32}, "the compute type is float32"),
+        ({"head_width": 60}, "the head width is 60, not a multiple of 8 up to 256"),
+        ({"head_width": 264}, "the head width is 264, not a multiple of 8 up to 256"),
+        ({"head_width": 136, "on": Accelerator("cuda", 8.9)}, "the head width is 136, not a multiple of 8 up to 128"),
+        ({"dropout_rate": 0.1}, "attention weights are dropped out"),
+        ({"has_bias": True}, "a bias is added to the scores"),
+        ({"sees": PACKED}, "rows are packed"),
+        ({"sees": Sees(window=3)}, "the window looks ahead"),
+    ],
+)
+def test_what_the_fused_kernel_cannot_do_is_a_reason_for_auto_and_an_error_for_cudnn(change, reason):
+    assert choose_kernel("auto", **{**FITTING, **change}) == KernelChoice("xla", reason)
+    with pytest.raises(
+        ValueError, match=rf'^kernel="cudnn" cannot be used here: {reason}\. Use kernel="auto" or "xla"'
+    ):
+        choose_kernel("cudnn", **{**FITTING, **change})
+
+
+def test_a_mesh_that_splits_sequences_is_an_obstacle_and_other_meshes_are_none():
+    for sizes, name in (({"data": 4}, "cudnn"), ({"tensor": 4}, "cudnn"), ({"sequence": 4}, "xla")):
+        with use_mesh(make_mesh(MeshConfig(**{"data": 1, **sizes}), devices=jax.devices()[:4])):
+            choice = choose_kernel("auto", PADDED, **FITTING)
+        assert choice.name == name
+        assert choice.reason == ("fused, and it applies" if name == "cudnn" else "the mesh splits sequences")
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="is about the CPU")
+def test_cudnn_on_a_cpu_is_an_error_that_lists_all_reasons():
+    with pytest.raises(ValueError, match=r"the platform is cpu; the compute type is float32; the head width is 4, not"):
+        jitted_attend(*heads(), kernel="cudnn")
+
+
+# The fused kernel, traced and lowered for a GPU, and its numbers by products in its place.
+
+WIDTH = 16  # of a head
+
+
+def half(*arrays, dtype=jnp.bfloat16) -> list[jax.Array]:
+    return [jnp.asarray(x, dtype) for x in arrays]
+
+
+def inputs_of(queries: int, keys: int, groups: int, dtype) -> list[jax.Array]:
+    rows = 2 * B
+    return half(
+        vectors(rows, queries, 4, WIDTH, seed=1),
+        vectors(rows, keys, groups, WIDTH, seed=2),
+        vectors(rows, keys, groups, WIDTH, seed=3),
+        dtype=dtype,
+    )
+
+
+def gradients(kernel: str, sees: Sees, target: np.ndarray):
+    """Returns a function that attends and goes back, as a training step does."""
+
+    def run(*arrays):
+        def loss(*arrays):
+            attended = attend(*arrays, sees=sees, kernel=kernel).astype(jnp.float32)
+            return (attended * target).sum(), attended
+
+        (_, attended), found = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(*arrays)
+        return attended, found
+
+    return run
+
+
+def of_rows(sees: Sees, rows: int) -> Sees:
+    lengths = sees.key_lengths
+    lengths = None if lengths is None else jnp.concatenate([lengths] * (rows // B))
+    return Sees(causal=sees.causal, key_lengths=lengths, window=sees.window)
+
+
+def assert_close(found, expected, *, atol: float = 0.04) -> None:
+    """Compares within a few roundings of bfloat16, which the two kernels do at other places."""
+    close = lambda a, b: np.testing.assert_allclose(a.astype(np.float32), b.astype(np.float32), atol=atol)  # noqa: E731
+    jax.tree.map(close, found, expected)
+
+
+FUSED = [{}, {"padded": True}, {"causal": True}, {"causal": True, "padded": True}, {"causal": True, "window": 3}]
+
+
+@pytest.mark.parametrize("parts", FUSED)
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize(("queries", "keys"), [(11, 11), (12, 12), (11, 14), (12, 17)])
+def test_the_fused_kernel_takes_every_structure_at_odd_and_even_lengths(parts, dtype, queries, keys, gpu):  # noqa: F811
+    arrays = inputs_of(queries, keys, 2, dtype)
+    sees = of_rows(structure(queries, keys, **parts), 2 * B)
+    target = vectors(2 * B, queries, 4, WIDTH, seed=6)
+    for kernel in ("cudnn", "auto"):
+        assert fused_calls(gradients(kernel, sees, target), *arrays) == 1
+    assert calls_for_cuda(gradients("auto", sees, target), *arrays) == 2  # there and back
+
+
+@pytest.mark.parametrize("parts", FUSED)
+@pytest.mark.parametrize(("queries", "keys"), [(11, 11), (12, 17)])
+def test_the_fused_kernel_is_told_the_same_as_the_other(parts, queries, keys, gpu):  # noqa: F811
+    arrays = inputs_of(queries, keys, 2, jnp.bfloat16)
+    sees = of_rows(structure(queries, keys, **parts), 2 * B)
+    target = vectors(2 * B, queries, 4, WIDTH, seed=6)
+    found, expected = (jax.jit(gradients(kernel, sees, target))(*arrays) for kernel in ("cudnn", "xla"))
+    assert_close(found, expected)
+
+
+@pytest.mark.parametrize("parts", FUSED)
+@pytest.mark.parametrize("sizes", [{"data": 4}, {"fsdp": 4}, {"data": 2, "tensor": 2}])
+def test_the_fused_kernel_is_partitioned_by_rows_and_heads(parts, sizes, gpu):  # noqa: F811
+    mesh = make_mesh(MeshConfig(**{"data": 1, **sizes}), devices=jax.devices()[:4])
+    arrays = inputs_of(11, 11, 2, jnp.bfloat16)
+    sees = of_rows(structure(11, 11, **parts), 2 * B)
+    target = vectors(2 * B, 11, 4, WIDTH, seed=6)
+
+    def placed(query, key, value):
+        with use_mesh(mesh):
+            query = constrain(query, "batch", "length", "heads", None)
+            key, value = (constrain(x, "batch", None, "kv_heads", None) for x in (key, value))
+            return gradients("cudnn", sees, target)(query, key, value)
+
+    lowered = jax.jit(placed).trace(*arrays).lower(lowering_platforms=("cuda",)).as_text()
+    assert lowered.count("CustomSPMDPartitioning") == 2
+    compiled = jax.jit(placed).lower(*arrays).compile()
+    assert "all-gather" not in compiled.as_text()  # each device attends for its own rows and heads
+    expected = jax.jit(gradients("xla", sees, target))(*arrays)
+    assert_close(compiled(*arrays), expected)
+
+
+def test_what_the_fused_kernel_cannot_do_goes_to_the_other_by_itself(gpu):  # noqa: F811
+    arrays = inputs_of(11, 11, 2, jnp.bfloat16)
+    packed = jnp.ones((2 * B, 11), jnp.int32)
+    target = vectors(2 * B, 11, 4, WIDTH, seed=6)
+    for sees in (Sees(segments=(packed, packed)), Sees(window=3)):
+        assert fused_calls(gradients("auto", sees, target), *arrays) == 0
+    assert fused_calls(lambda *arrays: attend(*arrays, bias=jnp.zeros((1, 1, 11, 11))), *arrays) == 0
+    key = jax.random.key(0)
+    assert fused_calls(lambda *arrays: attend(*arrays, dropout_rate=0.1, dropout_key=key), *arrays) == 0
+    # Without a key nothing is dropped out: validation may take the fused kernel where training may not.
+    assert fused_calls(lambda *arrays: attend(*arrays, dropout_rate=0.1), *arrays) == 1
+
+
+def test_rows_of_padding_alone_are_numbers_in_the_fused_kernel(gpu):  # noqa: F811
+    arrays = inputs_of(11, 11, 2, jnp.bfloat16)
+    sees = Sees(key_lengths=jnp.asarray([11, 0, 3, 0], jnp.int32))
+    found = jax.jit(gradients("cudnn", sees, vectors(2 * B, 11, 4, WIDTH, seed=6)))(*arrays)
+    assert all(np.isfinite(x.astype(np.float32)).all() for x in jax.tree.leaves(found))
+
+
+def test_seeds_side_by_side_go_through_the_fused_kernel_together(gpu):  # noqa: F811
+    arrays = [jnp.stack([x, 2 * x, -x]) for x in inputs_of(11, 11, 2, jnp.bfloat16)]
+    lengths = jnp.asarray(np.random.default_rng(0).integers(1, 12, (3, 2 * B)), jnp.int32)
+    target = vectors(2 * B, 11, 4, WIDTH, seed=6)
+
+    def run(kernel):
+        one = lambda lengths, *arrays: gradients(kernel, Sees(key_lengths=lengths), target)(*arrays)  # noqa: E731
+        return jax.jit(jax.vmap(one))(lengths, *arrays)
+
+    assert_close(run("cudnn"), run("xla"), atol=0.1)
+
+
+def test_a_causal_row_has_no_mask_in_the_program_of_the_gpu(gpu):  # noqa: F811
+    arrays = [jax.ShapeDtypeStruct((2, 4096, 4, WIDTH), jnp.bfloat16)] * 3
+    loss = lambda *arrays: attend(*arrays, sees=Sees(causal=True)).astype(jnp.float32).__pow__(2).sum()  # noqa: E731
+    lowered = jax.jit(jax.grad(loss, (0, 1, 2))).trace(*arrays).lower(lowering_platforms=("cuda",)).as_text()
+    assert "4096x4096" not in lowered
