@@ -34,11 +34,20 @@ from lmx.data.labelled import Examples, Form, count_shared, read_labelled
 from lmx.data.labels import Kind, Labels, Targets
 from lmx.data.splits import folds, split_wholes, stratified_split
 from lmx.data.texts import EncodedExamples, encode_examples
-from lmx.experiment import config_as_json, print_plan, print_scores, read_command_line, run_script, start_facts
+from lmx.experiment import (
+    attention_facts,
+    config_as_json,
+    print_plan,
+    print_scores,
+    read_command_line,
+    run_script,
+    start_facts,
+)
 from lmx.hosts import HostsConfig, agreement, fingerprint, start, wait
 from lmx.loop import steps_to_profile, train
 from lmx.losses import drop_words, label_loss
 from lmx.models.encoder import ClassifierConfig, EncoderClassifier, training_flops
+from lmx.nn.kernels import KernelName
 from lmx.nn.masks import segments_of
 from lmx.optimization import OptimizerConfig, make_optimizer, make_schedule
 from lmx.plan.figures import Job
@@ -74,7 +83,6 @@ STDLIB = "stdlib"  # as a data location: sentences of the running Python's libra
 # What may change when a run is continued; the test set has no part in the training.
 FREE = ("run", "deterministic", "profile", "log_every", "save_every", "predict", "explain", "attention", "baseline")
 FREE += ("published", "published_made", "mesh", "test", "test_reading")
-KERNEL_REASON = "seeds share a step by vmap, for which cuDNN's attention has no rule where rows are padded"
 TESTED = ("scores.json", "predictions.tsv", "references.tsv", "mistakes.jsonl", "explanations.json", "attention.json")
 RESULTS = ("model.safetensors", "labelled.tsv", "report.html", *TESTED)
 
@@ -575,8 +583,6 @@ def fit_model(
                 f"model.{name} must be the data's {wanted} or 0 (take the data's), got {name}="
                 f"{getattr(config.model, name)}."
             )
-    if config.model.kernel == "cudnn":
-        raise ValueError(f"model.kernel must be auto or xla, got kernel=cudnn: {KERNEL_REASON}.")
     unit = {}
     if labels.kind == "regression":
         unit = {"output_mean": float(targets.mean()), "output_scale": float(targets.std()) or 1.0}
@@ -587,9 +593,27 @@ def fit_model(
         num_types=max(config.model.num_types, 2 if pairs else 0),
         max_length=max(config.model.max_length, config.max_length),
         pad_id=tokenizer.pad_id,
-        kernel="xla",
         **unit,
     )
+
+
+def training_kernel(config: Config, mesh: Mesh, *, drops_to_padding: bool) -> tuple[KernelName, str | None]:
+    """Returns the attention kernel to train with, and why it is not what the config says.
+
+    Args:
+        drops_to_padding: what word dropout puts in the place of a word is padding.
+
+    Raises:
+        ValueError: the config asks for cuDNN's, which cannot be.
+    """
+    reason = None
+    if mesh.size > 1:
+        reason = "seeds share a step by vmap, which would take a fused kernel's rows off their devices"
+    elif drops_to_padding and config.optimization.word_dropout:
+        reason = "word dropout leaves padding between words"
+    if reason is not None and config.model.kernel == "cudnn":
+        raise ValueError(f"model.kernel must be auto or xla, got kernel=cudnn: {reason}.")
+    return (config.model.kernel, None) if reason is None else ("xla", reason)
 
 
 def balanced_weights(targets: Targets, labels: Labels) -> Float[np.ndarray, " C"]:
@@ -641,6 +665,7 @@ class Prepared(NamedTuple):
     model: ClassifierConfig
     parts: Parts
     network: EncoderClassifier
+    kernel_facts: dict[str, str]
     shardings: TrainState
     updates: int
     profile: tuple[int, int] | None
@@ -740,17 +765,23 @@ def prepare(preset: str, config: Config, *, fold: int | None, agreed: dict[str, 
             f"epochs must be enough for an update, got epochs={config.epochs} of {len(encoded):,} rows and "
             f"tokens_per_batch={config.tokens_per_batch}. Raise epochs or lower tokens_per_batch."
         )
+    # Where words are whole, there will be unknown ones; of pieces, nothing is left in the place.
+    replacement = tokenizer.unk_id if isinstance(tokenizer, PretokenizedTokenizer) else tokenizer.pad_id
+    kernel, kernel_reason = training_kernel(config, mesh, drops_to_padding=replacement == tokenizer.pad_id)
+    trained = replace(model, kernel=kernel)
     parts = build(
         config,
-        model,
+        trained,
         kind=labels.kind,
         updates=updates,
         special_ids=(tokenizer.bos_id, tokenizer.eos_id),
-        # Where words are whole, there will be unknown ones; of pieces, nothing is left in the place.
-        replacement=tokenizer.unk_id if isinstance(tokenizer, PretokenizedTokenizer) else tokenizer.pad_id,
+        replacement=replacement,
         class_weights=balanced_weights(targets, labels) if config.optimization.class_weights != "none" else None,
     )
     network = nnx.eval_shape(lambda: parts.build_model(nnx.Rngs(0)))
+    kernel_facts = attention_facts(trained, network, mesh)
+    if kernel_reason is not None and "asked for" in kernel_facts["attention_reason"]:
+        kernel_facts["attention_reason"] = kernel_reason
     return Prepared(
         run=run,
         data=data,
@@ -764,6 +795,7 @@ def prepare(preset: str, config: Config, *, fold: int | None, agreed: dict[str, 
         model=model,
         parts=parts,
         network=network,
+        kernel_facts=kernel_facts,
         shardings=state_shardings(network, parts.optimizer, mesh=mesh, best=True, seeds=True),
         updates=updates,
         profile=profile,
@@ -792,7 +824,7 @@ def learn(config: Config, found: Prepared) -> Classifier:
             "labels": f"{data.labels.kind}" + (f": {', '.join(data.labels.names)}" if data.labels.names else ""),
             "seeds": ", ".join(map(str, batches.seeds)),
             **start_facts(found.model, found.network, found.mesh),
-            "attention_reason": KERNEL_REASON,
+            **found.kernel_facts,
             "vocabulary": found.model.vocab_size,
             "batch_shapes": [list(shape) for shape in batches.first.shapes],
             "padding_share": batches.first.padding_share,

@@ -28,7 +28,15 @@ from lmx.data.batches import TokenBatches, choose_buckets, evaluation_batches, r
 from lmx.data.embedded import CONSTRUCTIONS, phrasebook
 from lmx.data.files import read_lines
 from lmx.data.parallel import EncodedPairs, FilterReport, Pairs, encode_pairs, filter_pairs, read_pairs
-from lmx.experiment import config_as_json, print_plan, print_scores, read_command_line, run_script, start_facts
+from lmx.experiment import (
+    attention_facts,
+    config_as_json,
+    print_plan,
+    print_scores,
+    read_command_line,
+    run_script,
+    start_facts,
+)
 from lmx.hosts import HostsConfig, agreement, fingerprint, start, wait
 from lmx.loop import steps_to_profile, train
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig, training_flops
@@ -465,6 +473,7 @@ def prepare(preset: str, config: Config, *, agreed: dict[str, Any]) -> Prepared:
         named_sharding(mesh, ("batch", "length"), (rows, length))
     parts = build(config, model)
     network = nnx.eval_shape(lambda: parts.build_model(nnx.Rngs(0)))
+    attention_facts(model, network, mesh)  # a kernel that cannot be is an error now
     averages = config.optimization.average_decay is not None
     return Prepared(
         run=run,
