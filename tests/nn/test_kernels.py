@@ -165,10 +165,17 @@ LONG = 2 * 10  # queries and keys; three do not divide them
 
 
 @pytest.mark.parametrize("parts", STRUCTURES)
+def test_blocks_see_what_all_at_once_see(parts, short_blocks):
+    arrays, sees = heads(queries=LONG, keys=LONG), structure(LONG, LONG, **parts)
+    blocked = jax.jit(functools.partial(attend, sees=sees))(*arrays)
+    np.testing.assert_allclose(blocked, by_hand(*arrays, sees), atol=1e-5)
+
+
+@pytest.mark.parametrize("parts", [STRUCTURES[0], STRUCTURES[-1], {"causal": True}, {"padded": True, "window": 3}])
 def test_blocks_equal_all_at_once_with_their_gradients(parts, short_blocks):
     arrays = heads(queries=LONG, keys=LONG)
     sees, target = structure(LONG, LONG, **parts), vectors(B, LONG, H, K, seed=6)
-    bias = jnp.asarray(vectors(1, H, LONG, LONG, seed=5)) if parts["window"] else None
+    bias = jnp.asarray(vectors(1, H, LONG, LONG, seed=5)) if parts.get("window") else None
 
     def loss(attention, *arrays):
         attended = attention(*arrays)
@@ -314,8 +321,10 @@ FUSED = [{}, {"padded": True}, {"causal": True}, {"causal": True, "padded": True
 
 
 @pytest.mark.parametrize("parts", FUSED)
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-@pytest.mark.parametrize(("queries", "keys"), [(11, 11), (12, 12), (11, 14), (12, 17)])
+@pytest.mark.parametrize(
+    ("dtype", "queries", "keys"),
+    [(jnp.float16, 11, 11), *((jnp.bfloat16, *lengths) for lengths in ((11, 11), (12, 12), (11, 14), (12, 17)))],
+)
 def test_the_fused_kernel_takes_every_structure_at_odd_and_even_lengths(parts, dtype, queries, keys, gpu):  # noqa: F811
     arrays = inputs_of(queries, keys, 2, dtype)
     sees = of_rows(structure(queries, keys, **parts), 2 * B)
@@ -335,9 +344,15 @@ def test_the_fused_kernel_is_told_the_same_as_the_other(parts, queries, keys, gp
     assert_close(found, expected)
 
 
-@pytest.mark.parametrize("parts", FUSED)
-@pytest.mark.parametrize("sizes", [{"data": 4}, {"fsdp": 4}, {"data": 2, "tensor": 2}])
-def test_the_fused_kernel_is_partitioned_by_rows_and_heads(parts, sizes, gpu):  # noqa: F811
+@pytest.mark.parametrize(
+    ("sizes", "parts"),
+    [
+        ({"data": 4}, {"padded": True}),
+        ({"fsdp": 4}, {"causal": True, "padded": True}),
+        *(({"data": 2, "tensor": 2}, parts) for parts in FUSED),
+    ],
+)
+def test_the_fused_kernel_is_partitioned_by_rows_and_heads(sizes, parts, gpu):  # noqa: F811
     mesh = make_mesh(MeshConfig(**{"data": 1, **sizes}), devices=jax.devices()[:4])
     arrays = inputs_of(11, 11, 2, jnp.bfloat16)
     sees = of_rows(structure(11, 11, **parts), 2 * B)
