@@ -5,6 +5,7 @@ token weighs.
 """
 
 import functools
+import math
 from typing import Literal, NamedTuple
 
 import jax
@@ -17,6 +18,11 @@ from lmx.sharding import constrain, group, parts, spread
 # Tokens whose logits exist at one time. 512 x 10,000 words in float32 are 20 MB: near a CPU's caches, while the
 # product still is large enough to run at full speed.
 CHUNK_TOKENS = 512
+# A large vocabulary makes chunks smaller: the float32 logits of one take at most so many bytes (512 tokens of 131,072
+# words), but below so few tokens each chunk would wait for the table to be read.
+CHUNK_BYTES = 2**28
+FEWEST_TOKENS = 128
+TILE = 8  # tokens of a chunk are a multiple of this, as matrix units and vector registers want them
 
 
 class TokenLoss(NamedTuple):
@@ -43,8 +49,9 @@ def cross_entropy(
 ) -> TokenLoss:
     """Returns the cross entropy in nats of softmax(states table^T) against the labels, summed over weighted tokens.
 
-    The logits are made a chunk of rows at a time and never exist whole; the gradient is made in the same pass, so the
-    backward pass costs no second product. On a mesh, each device chunks its own tokens; the sums meet once, at the end.
+    The logits are made a chunk of tokens at a time, see `chunk_size`, and never exist whole; the gradient is made in the
+    same pass, so the backward pass costs no second product. On a mesh, each device chunks its own tokens; the sums meet
+    once, at the end.
 
     Smoothing gives every word of the vocabulary eps/V (Szegedy et al. 2016, as fairseq 0.9 has it; later fairseq
     gives eps/(V-1) to the others).
@@ -54,19 +61,22 @@ def cross_entropy(
         table: of words; also as `lmx.nn.layers.spread_tables` leaves it, a copy for each group of tokens.
         vocab_size: rows of the table that are words; the rest is padding and has no probability.
         z_loss: weight of log(Z)^2, which keeps logits from drifting (Chowdhery et al. 2022, section 5).
+        chunk_tokens: most tokens of a chunk.
     """
     grouped = parts("group") > 1
     if table.ndim == 2:
         table = spread(table.astype(states.dtype), "vocab", "embed") if grouped else table
-    batch, length = states.shape[0] // parts("batch"), states.shape[1] // parts("length")
-    chunks = _number_of_chunks(batch, length, chunk_tokens)
+    tokens = math.prod(states.shape[:2]) // parts("batch", "length")
+    size = chunk_size(tokens, words=table.shape[-2] // parts("vocab"), most=chunk_tokens)
+    chunks = -(-tokens // size)
 
     def split(x: jax.Array) -> jax.Array:
-        if grouped:
-            x = group(x)
-        *groups, _, _ = x.shape[: 2 + grouped]
-        x = x.reshape(*groups, batch // chunks, chunks, length, *x.shape[2 + grouped :])
-        return jnp.moveaxis(x, 1 + grouped, 0)
+        """Returns [B, T, ...] as chunks [C, *G, N, ...]; tokens without weight fill up the last."""
+        x = group(x) if grouped else x
+        x = x.reshape(*x.shape[:grouped], tokens, *x.shape[2 + grouped :])
+        x = jnp.pad(x, [(0, (chunks * size - tokens) * (axis == grouped)) for axis in range(x.ndim)])
+        x = x.reshape(*x.shape[:grouped], chunks, size, *x.shape[1 + grouped :])
+        return jnp.moveaxis(x, grouped, 0)
 
     with jax.named_scope("loss"):
         loss, nll = _chunked(  # pyright: ignore[reportGeneralTypeIssues]
@@ -79,13 +89,19 @@ def cross_entropy(
         return TokenLoss(loss, jax.lax.stop_gradient(nll), weights.astype(jnp.float32).sum())
 
 
-def _number_of_chunks(batch: int, length: int, chunk_tokens: int) -> int:
-    """Returns the least number that divides the rows, keeps multiples of 8 together, and gives chunks small enough."""
-    units = batch // 8 if batch % 8 == 0 else batch
-    for number in range(1, units + 1):
-        if units % number == 0 and batch // number * length <= chunk_tokens:
-            return number
-    return units
+def chunk_size(tokens: int, *, words: int, most: int = CHUNK_TOKENS) -> int:
+    """Returns how many of so many tokens a chunk of the loss has; the last chunk is filled up.
+
+    A multiple of 8, and chunks are as equal as that allows: fewer than 8 tokens a chunk are filled up.
+
+    Args:
+        words: rows of the table on one device.
+        most: tokens of a chunk, where the vocabulary allows as many.
+    """
+    most = min(most, max(FEWEST_TOKENS, CHUNK_BYTES // (4 * words)))
+    most = max(TILE, most // TILE * TILE)
+    chunks = max(1, -(-tokens // most))
+    return max(TILE, -(-tokens // (chunks * TILE)) * TILE)
 
 
 class _Chunk(NamedTuple):
@@ -93,16 +109,16 @@ class _Chunk(NamedTuple):
 
     loss: jax.Array  # [*G]: groups meet after the last chunk
     nll: jax.Array
-    by_logits: jax.Array  # [*G, B, T, V], the one large array: exponentials, or gradients that lack the scale
-    scale: jax.Array  # [*G, B, T], gradient of the loss by log Z, over the sum of the exponentials; or 1
+    by_logits: jax.Array  # [*G, N, V], the one large array: exponentials, or gradients that lack the scale
+    scale: jax.Array  # [*G, N], gradient of the loss by log Z, over the sum of the exponentials; or 1
 
 
 class _Settings(NamedTuple):
     vocab_size: int
     smoothing: float
     z_loss: float
-    grouped: bool  # chunks are [G, B, T]: a group's tokens live on one device, and its sums stay there to the end
-    split_vocab: bool  # rows of the table are not looked up then: they would be sent, [B, T, D]
+    grouped: bool  # chunks are [G, N]: a group's tokens live on one device, and its sums stay there to the end
+    split_vocab: bool  # rows of the table are not looked up then: they would be sent, [N, D]
 
     def product(self, equation: str) -> str:
         """Returns an einsum equation with each group by itself, where there are groups."""
@@ -119,7 +135,7 @@ def _run_chunk(settings: _Settings, table: jax.Array, mean_word: jax.Array, chun
     """
     states, labels, weights = chunk
     is_padding = jnp.where(jnp.arange(table.shape[-2]) < settings.vocab_size, 0.0, -1e30)
-    logits = jnp.einsum(settings.product("BTD,VD->BTV"), states, table, preferred_element_type=jnp.float32) + is_padding
+    logits = jnp.einsum(settings.product("ND,VD->NV"), states, table, preferred_element_type=jnp.float32) + is_padding
     largest = jax.lax.stop_gradient(logits.max(-1))
     exponentials = jnp.exp(logits - largest[..., None])
     normaliser = exponentials.sum(-1)
@@ -130,13 +146,13 @@ def _run_chunk(settings: _Settings, table: jax.Array, mean_word: jax.Array, chun
         nll = log_z - (states * _rows(settings, table, labels)).sum(-1)
     else:
         nll = log_z - jnp.where(is_label, logits, 0.0).sum(-1)
-    smooth = log_z - jnp.einsum(settings.product("BTD,D->BT"), states, mean_word)
+    smooth = log_z - jnp.einsum(settings.product("ND,D->N"), states, mean_word)
     loss = (1 - settings.smoothing) * nll + settings.smoothing * smooth + settings.z_loss * jnp.square(log_z)
     scale = weights * (1 + 2 * settings.z_loss * log_z) / normaliser
     if is_label is not None:
         sparse = jnp.where(is_label, (1 - settings.smoothing) * weights[..., None], 0.0)
         exponentials, scale = exponentials * scale[..., None] - sparse, jnp.ones_like(scale)
-    return _Chunk((loss * weights).sum((-2, -1)), (nll * weights).sum((-2, -1)), exponentials, scale)
+    return _Chunk((loss * weights).sum(-1), (nll * weights).sum(-1), exponentials, scale)
 
 
 def _rows(settings: _Settings, table: jax.Array, labels: jax.Array) -> jax.Array:
@@ -163,7 +179,7 @@ def _chunked(
         done = _run_chunk(settings, table, mean_word, chunk)
         return (sums[0] + done.loss, sums[1] + done.nll), None
 
-    zero = jnp.zeros(states.shape[1:-3], jnp.float32)
+    zero = jnp.zeros(states.shape[1:-2], jnp.float32)
     loss, nll = jax.lax.scan(add, (zero, zero), (states, labels, weights))[0]
     return loss.sum(), nll.sum()
 
@@ -178,7 +194,7 @@ def _chunked_forward(
     smoothing = settings.smoothing
     words = table.astype(states.dtype)
     mean_word = _mean_word(words, settings)
-    by_table_of = settings.product("BTD,BTV->DV")
+    by_table_of = settings.product("ND,NV->DV")
     # Over a split vocabulary it is summed over devices: what is sent is in the compute type.
     by_states_type = states.dtype if settings.split_vocab else jnp.float32
 
@@ -186,18 +202,18 @@ def _chunked_forward(
         done = _run_chunk(settings, words, mean_word, chunk)
         scaled = (chunk[0] * done.scale[..., None]).astype(states.dtype)
         by_logits = done.by_logits.astype(states.dtype)
-        by_states = jnp.einsum(settings.product("BTV,VD->BTD"), by_logits, words, preferred_element_type=by_states_type)
+        by_states = jnp.einsum(settings.product("NV,VD->ND"), by_logits, words, preferred_element_type=by_states_type)
         by_table = jnp.einsum(by_table_of, scaled, by_logits, preferred_element_type=jnp.float32)
         total = (sums[0] + done.loss, sums[1] + done.nll, sums[2] + by_table)
         return total, by_states * done.scale[..., None]
 
-    zero = jnp.zeros(states.shape[1:-3], jnp.float32)
+    zero = jnp.zeros(states.shape[1:-2], jnp.float32)
     by_table = jnp.zeros((*table.shape[:-2], table.shape[-1], table.shape[-2]), jnp.float32)
     if settings.grouped:
         by_table = constrain(by_table, "group", None, "vocab")
     (loss, nll, by_table), by_states = jax.lax.scan(add, (zero, zero, by_table), (states, labels, weights))
     weighted = states.astype(jnp.float32) * weights[..., None]
-    mean_word = mean_word[:, None, None] if settings.grouped else mean_word
+    mean_word = mean_word[:, None] if settings.grouped else mean_word
     by_states -= weights[..., None] * smoothing * mean_word
     # The barrier: XLA's CPU backend would fold the transpose of a single chunk into the product, and then has no
     # product of bfloat16 into float32.
@@ -208,7 +224,7 @@ def _chunked_forward(
         add_rows = lambda total, rows, values: total.at[rows].add(values)  # noqa: E731
         add_rows = jax.vmap(add_rows, in_axes=(0, 1, 1)) if settings.grouped else add_rows
         by_table = add_rows(by_table, labels, -(1 - smoothing) * weighted)
-    constant = smoothing / settings.vocab_size * weighted.sum((0, -3, -2))
+    constant = smoothing / settings.vocab_size * weighted.sum((0, -2))
     by_table -= jnp.einsum("V,...D->...VD", _is_word(table, settings), constant)
     return (loss.sum(), nll.sum()), (by_states.astype(states.dtype), by_table.astype(table.dtype))
 

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from lmx.losses import cross_entropy, drop_words, label_loss
+from lmx.losses import CHUNK_BYTES, CHUNK_TOKENS, FEWEST_TOKENS, chunk_size, cross_entropy, drop_words, label_loss
 
 # Rows and length of the batch, width, words, rows of the table: the last 7 are padding.
 B, T, D, V, ROWS = 6, 5, 4, 13, 20
@@ -73,6 +73,34 @@ def test_any_number_of_rows_can_be_split(rows):
         jax.jit(loss)(states, table, labels, weights) for loss in (functools.partial(chunked, chunk_tokens=8), plain)
     )
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
+
+
+def test_chunks_are_of_8_tokens_a_piece_and_as_equal_as_that_allows():
+    for tokens in (1, 7, 8, 30, 509, 512, 513, 1024, 4048, 4093, 16_384):  # primes among them
+        for words in (128, 9856, 250_112):
+            size = chunk_size(tokens, words=words)
+            chunks = -(-tokens // size)
+            assert size % 8 == 0
+            assert size <= CHUNK_TOKENS
+            assert chunks * size - tokens < 8 * chunks, (tokens, words)
+
+
+@pytest.mark.parametrize(("words", "size"), [(9856, 512), (131_072, 512), (262_144, 256), (4_000_000, 128)])
+def test_a_chunks_logits_are_bounded_whatever_the_vocabulary(words, size):
+    assert chunk_size(8 * 4096, words=words) == size
+    assert 4 * words * size <= CHUNK_BYTES or size == FEWEST_TOKENS
+
+
+def test_a_long_row_is_many_chunks():
+    # 8 x 2048 tokens of 128,000 words: their logits are 8.4 GB, those of a chunk 262 MB.
+    states, table = jax.ShapeDtypeStruct((8, 2048, 16), jnp.float32), jax.ShapeDtypeStruct((128_000, 16), jnp.float32)
+    labels, weights = (jax.ShapeDtypeStruct((8, 2048), dtype) for dtype in (jnp.int32, jnp.float32))
+    loss = jax.value_and_grad(
+        lambda *arguments: cross_entropy(*arguments, vocab_size=128_000, label_smoothing=0.1).loss, argnums=(0, 1)
+    )
+    compiled = jax.jit(loss).lower(states, table, labels, weights).compile()
+    # Logits and what is made of them, and the table's gradient twice: one is transposed.
+    assert compiled.memory_analysis().temp_size_in_bytes < 2 * CHUNK_BYTES + 3 * 4 * 128_000 * 16
 
 
 def test_smoothing_gives_every_word_an_equal_share():
