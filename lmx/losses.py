@@ -49,7 +49,7 @@ def cross_entropy(
 ) -> TokenLoss:
     """Returns the cross entropy in nats of softmax(states table^T) against the labels, summed over weighted tokens.
 
-    The logits are made a chunk of tokens at a time, see `chunk_size`, and never exist whole; the gradient is made in the
+    The logits are made a chunk of tokens at a time (`chunk_size`) and never exist whole; the gradient is made in the
     same pass, so the backward pass costs no second product. On a mesh, each device chunks its own tokens; the sums meet
     once, at the end.
 
@@ -65,7 +65,7 @@ def cross_entropy(
     """
     grouped = parts("group") > 1
     if table.ndim == 2:
-        table = spread(table.astype(states.dtype), "vocab", "embed") if grouped else table
+        table = spread(table, "vocab", "embed", dtype=states.dtype) if grouped else table
     tokens = math.prod(states.shape[:2]) // parts("batch", "length")
     size = chunk_size(tokens, words=table.shape[-2] // parts("vocab"), most=chunk_tokens)
     chunks = -(-tokens // size)

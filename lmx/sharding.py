@@ -9,16 +9,21 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 
 MESH_AXES = ("data", "fsdp", "tensor", "sequence")
 
 Rules = Mapping[str, tuple[str, ...]]
+
+# In which type the gradients of devices are added up: float32, or the type that the model computes in. A sum of n
+# bfloat16 numbers in turn loses about n / 512 of it on a ring, but half as many bytes are sent.
+GradientSum = Literal["float32", "compute"]
 
 # Model axis -> mesh axes it is split over. An axis that is not here, or maps to (), is replicated. An experiment passes
 # `DEFAULT_RULES | {...}` to have another table.
@@ -96,6 +101,7 @@ def _sizes(mesh: MeshConfig) -> dict[str, int]:
 class _Ambient:
     mesh: Mesh
     rules: Rules
+    gradient_sum: GradientSum
 
     def computed(self, axes: tuple[str | None, ...], shape: tuple[int, ...]) -> NamedSharding:
         rules = {**self.rules, **dict.fromkeys(STORED, ())}
@@ -109,11 +115,11 @@ _ambient: _Ambient | None = None
 
 
 @contextlib.contextmanager
-def use_mesh(mesh: Mesh, *, rules: Rules = DEFAULT_RULES) -> Iterator[None]:
+def use_mesh(mesh: Mesh, *, rules: Rules = DEFAULT_RULES, gradient_sum: GradientSum = "float32") -> Iterator[None]:
     """Makes a mesh the one that `constrain`, `gather` and `parts` read while a step is traced."""
     global _ambient
     rules = {**rules, "group": (*rules.get("batch", ()), *rules.get("length", ()))}
-    before, _ambient = _ambient, _Ambient(mesh, rules) if mesh.size > 1 else None
+    before, _ambient = _ambient, _Ambient(mesh, rules, gradient_sum) if mesh.size > 1 else None
     try:
         yield
     finally:
@@ -150,8 +156,9 @@ def is_gathered(axes: tuple[str | None, ...]) -> bool:
 def gather(parameter: jax.Array, *axes: str | None) -> jax.Array:
     """Returns a parameter as a step computes with it: whole along the axes that are split only where it lives.
 
-    Its gradient is added up straight into the pieces (a reduce-scatter). Give the parameter in the compute type: what
-    is cast after it was gathered has been sent in full precision.
+    Its gradient is added up straight into the pieces (a reduce-scatter), in the type that the parameter is given in.
+    Give it in the compute type: what is cast after it was gathered has been sent in full precision. So products of
+    weights give their gradients another way, see `lmx.nn.layers.weight_product`.
     """
     if _ambient is None or not is_gathered(axes):
         return parameter
@@ -175,30 +182,60 @@ def _gather_backward(computed: NamedSharding, stored: NamedSharding, _: None, gr
 _gather.defvjp(_gather_forward, _gather_backward)
 
 
-def spread(table: jax.Array, *axes: str | None) -> jax.Array:
+def sums_in_float32(dtype: DTypeLike) -> bool:
+    """Says whether gradients of weights computed with in this type meet over devices, and in float32 all the same."""
+    return (
+        _ambient is not None
+        and _ambient.gradient_sum == "float32"
+        and parts("group") > 1
+        and jax.numpy.dtype(dtype) != jax.numpy.float32
+    )
+
+
+def stored(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Lays out an array of the shape of a parameter, such as its gradient, in the pieces that the parameter lives in.
+
+    What devices have yet to add up is added up straight into them (a reduce-scatter), in the array's type.
+    """
+    if _ambient is None:
+        return x
+    return jax.lax.with_sharding_constraint(x, _ambient.stored(axes, x.shape))
+
+
+def spread(table: jax.Array, *axes: str | None, dtype: DTypeLike) -> jax.Array:
     """Returns a parameter as each group of tokens computes with it: [G, *axes], every device with a copy of its own.
 
-    Gradients of all its uses are added up on each device, and meet once. One that is used once needs `gather` alone.
-    Give it in the compute type; outside `use_mesh`, or with one group, it is returned as it is.
+    Axes split over `tensor` stay split: a device has its words of a vocabulary and no others. Gradients of all uses are
+    added up on each device, and meet once, straight in the pieces that the parameter lives in. One that is used once
+    needs `gather` alone. Outside `use_mesh`, or with one group, it is cast and has no copies.
+
+    Args:
+        dtype: the type it is computed with, and sent in.
     """
     if _ambient is None or parts("group") == 1:
-        return table
-    return _spread(_ambient, axes, table)
+        return table.astype(dtype)
+    return _spread(_ambient, axes, jax.numpy.dtype(dtype), table)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _spread(ambient: _Ambient, axes: tuple[str | None, ...], table: jax.Array) -> jax.Array:
-    table = gather(table, *axes)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _spread(ambient: _Ambient, axes: tuple[str | None, ...], dtype: np.dtype, table: jax.Array) -> jax.Array:
+    table = gather(table.astype(dtype), *axes)
     copies = jax.numpy.broadcast_to(table, (parts("group"), *table.shape))
     return jax.lax.with_sharding_constraint(copies, ambient.computed(("group", *axes), copies.shape))
 
 
-def _spread_forward(ambient: _Ambient, axes: tuple[str | None, ...], table: jax.Array) -> tuple[jax.Array, None]:
-    return _spread(ambient, axes, table), None
+def _spread_forward(
+    ambient: _Ambient, axes: tuple[str | None, ...], dtype: np.dtype, table: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    return _spread(ambient, axes, dtype, table), jax.numpy.zeros((), table.dtype)
 
 
-def _spread_backward(ambient: _Ambient, axes: tuple[str | None, ...], _: None, gradient: jax.Array) -> tuple[jax.Array]:
+def _spread_backward(
+    ambient: _Ambient, axes: tuple[str | None, ...], _: np.dtype, like: jax.Array, gradient: jax.Array
+) -> tuple[jax.Array]:
     """Adds up the groups' gradients: first over the axes that the parameter is split over, then over the others."""
+    if ambient.gradient_sum == "float32":
+        gradient = gradient.astype(jax.numpy.float32)
     mesh, shape = ambient.mesh, gradient.shape[1:]
     names = ambient.rules["group"]
     stored = ambient.stored(axes, shape)
@@ -211,7 +248,7 @@ def _spread_backward(ambient: _Ambient, axes: tuple[str | None, ...], _: None, g
         spec = PartitionSpec(*kept, *stored.spec)
         gradient = jax.lax.with_sharding_constraint(gradient, NamedSharding(mesh, spec))
         names = kept
-    return (gradient,)
+    return (gradient.astype(like.dtype),)
 
 
 _spread.defvjp(_spread_forward, _spread_backward)

@@ -15,7 +15,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int, Key, UInt
 
-from lmx.sharding import DEFAULT_RULES, Rules, named_sharding, replicated, stacked, use_mesh
+from lmx.sharding import DEFAULT_RULES, GradientSum, Rules, named_sharding, replicated, stacked, use_mesh
 
 Params = Any  # nested dicts of arrays, as `nnx.to_pure_dict` gives them
 Batch = Mapping[str, jax.Array]
@@ -261,11 +261,23 @@ def abstract_state(
     return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), state, shardings)
 
 
-def compile_step(step: Step, *, mesh: Mesh, shardings: TrainState, rules: Rules = DEFAULT_RULES) -> Callable:
-    """Returns the step jitted for a mesh, the state donated; it compiles once for each batch shape."""
+def compile_step(
+    step: Step,
+    *,
+    mesh: Mesh,
+    shardings: TrainState,
+    rules: Rules = DEFAULT_RULES,
+    gradient_sum: GradientSum = "float32",
+) -> Callable:
+    """Returns the step jitted for a mesh, the state donated; it compiles once for each batch shape.
+
+    Args:
+        gradient_sum: the type in which devices add up their gradients; "compute" is that of the model, and where that
+            is bfloat16, half the bytes.
+    """
 
     def on_mesh(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        with use_mesh(mesh, rules=rules):
+        with use_mesh(mesh, rules=rules, gradient_sum=gradient_sum):
             return step(state, batch)
 
     return jax.jit(on_mesh, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))

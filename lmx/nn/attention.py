@@ -13,10 +13,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from lmx.nn.kernels import EVERYTHING, KernelName, attend
-from lmx.nn.layers import Linear, joint_product
+from lmx.nn.layers import Linear, joint_product, weight_product
 from lmx.nn.masks import MASKED, Sees
 from lmx.nn.positions import rotary
-from lmx.sharding import constrain, gather, parts
+from lmx.sharding import constrain, parts
 
 
 class KeyValues(NamedTuple):
@@ -188,8 +188,8 @@ class MultiHeadAttention(nnx.Module):
             return [linear(x) for linear in linears]
         # As one product, in which each device has its key heads and the query heads that read them.
         width, groups, _ = self.key.weight.shape
-        weights = [linear.cast_weight().reshape(width, groups, -1) for linear in linears]
-        products = joint_product(x.astype(self.key.dtype), weights, axes=("embed", "kv_heads", None), axis=2)
+        weights = [linear.weight[...].reshape(width, groups, -1) for linear in linears]
+        products = joint_product(x, weights, axes=("embed", "kv_heads", None), axis=2, dtype=self.key.dtype)
         shapes = [(*x.shape[:-1], *linear.weight.shape[1:]) for linear in linears]
         return [linear.shift(y.reshape(s)) for linear, y, s in zip(linears, products, shapes, strict=True)]
 
@@ -198,9 +198,9 @@ class MultiHeadAttention(nnx.Module):
         copies, (width, groups, head_width) = x.shape[0], self.key.weight.shape
 
         def product(linear: Linear) -> jax.Array:
-            weight = gather(linear.cast_weight(), "embed", "kv_heads", None)
-            weight = weight.reshape(width, copies, groups // copies, head_width)
-            y = jnp.einsum("pbsd,dpgk->bspgk", x.astype(linear.dtype), weight)
+            weight = linear.weight[...].reshape(width, copies, groups // copies, head_width)
+            axes = ("embed", "kv_heads", None, None)
+            y = weight_product("pbsd,dpgk->bspgk", x, weight, axes=axes, dtype=linear.dtype)
             return linear.shift(y.reshape(*y.shape[:2], groups, head_width))
 
         return [product(linear) for linear in linears]

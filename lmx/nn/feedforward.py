@@ -62,8 +62,8 @@ class GatedFeedForward(nnx.Module):
         if parts("mlp") == 1:
             gate, up = self.gate(x), self.up(x)
         else:
-            weights = [linear.cast_weight()[:, None] for linear in (self.gate, self.up)]
-            both = joint_product(x.astype(self.up.dtype), weights, axes=("embed", None, "mlp"), axis=1)
+            weights = [linear.weight[...][:, None] for linear in (self.gate, self.up)]
+            both = joint_product(x, weights, axes=("embed", None, "mlp"), axis=1, dtype=self.up.dtype)
             gate, up = (y.squeeze(-2) for y in both)
             gate, up = self.gate.shift(gate), self.up.shift(up)
         return self.down(dropout(_split(self.activation(gate) * up), self.dropout_rate, key))

@@ -3,7 +3,9 @@
 Parameters are float32 and name their axes; `dtype` is the type a layer computes in. No layer holds a key or a counter.
 """
 
+import functools
 import math
+import string
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -16,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from lmx.nn.initializers import normal, xavier_uniform
 from lmx.nn.masks import MASKED
-from lmx.sharding import constrain, gather, group, on_mesh, parts, spread, ungroup
+from lmx.sharding import constrain, gather, group, on_mesh, parts, spread, stored, sums_in_float32, ungroup
 
 Model = TypeVar("Model", bound=nnx.Module)
 VOCAB_MULTIPLE = 128  # tables are padded to a multiple of this, so that any vocabulary divides over a mesh axis
@@ -49,39 +51,117 @@ class Linear(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        x, weight = x.astype(self.dtype), gather(self.cast_weight(), *self.axes)
         if on_mesh():  # the axes stay apart, to stay split
-            contracted = tuple(range(x.ndim - self.num_in, x.ndim)), tuple(range(self.num_in))
-            y = jax.lax.dot_general(x, weight, (contracted, ((), ())))
+            equation = _contraction(x.ndim, self.weight.ndim, self.num_in)
+            y = weight_product(equation, x, self.weight[...], axes=self.axes, dtype=self.dtype)
         else:
             # As a product of two matrices: only then does XLA's CPU backend read x transposed for the weight's gradient
             # instead of writing its transpose first.
+            x, weight = x.astype(self.dtype), self.weight[...].astype(self.dtype)
             lead, out_shape = x.shape[: x.ndim - self.num_in], weight.shape[self.num_in :]
             fan_in = math.prod(weight.shape[: self.num_in])
             y = (x.reshape(-1, fan_in) @ weight.reshape(fan_in, -1)).reshape(*lead, *out_shape)
         return self.shift(y)
 
-    def cast_weight(self) -> Float[Array, "..."]:
-        """Returns the weight in the compute type."""
-        return self.weight[...].astype(self.dtype)
-
     def shift(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         """Adds the bias, if there is one."""
-        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+        if self.bias is None:
+            return y
+        if sums_in_float32(y.dtype):
+            return _add_bias(y, self.bias[...])
+        return y + self.bias[...].astype(self.dtype)
+
+
+def weight_product(
+    equation: str, x: Float[Array, "..."], weight: Float[Array, "..."], *, axes: Sequence[str | None], dtype: DTypeLike
+) -> Float[Array, "..."]:
+    """Returns the product of x and a parameter that devices may keep in pieces, in the compute type.
+
+    The weight is sent in the compute type. Its gradient is made and added up over devices in float32, straight into the
+    pieces, unless `use_mesh` was told another `gradient_sum`.
+
+    Args:
+        equation: of an einsum, without "...".
+        weight: as it is stored.
+        axes: the names of its axes.
+    """
+    x, gathered = x.astype(dtype), gather(weight.astype(dtype), *axes)
+    if sums_in_float32(dtype) and weight.dtype == jnp.float32:
+        return _product_summed_in_float32(equation, tuple(axes), x, jax.lax.stop_gradient(gathered), weight)
+    return jnp.einsum(equation, x, gathered)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _product_summed_in_float32(
+    equation: str, axes: tuple[str | None, ...], x: jax.Array, gathered: jax.Array, weight: jax.Array
+) -> jax.Array:
+    """Multiplies x with `gathered`; the gradient goes past it, to the weight: a cotangent has the type of its array."""
+    return jnp.einsum(equation, x, gathered)
+
+
+def _product_forward(
+    equation: str, axes: tuple[str | None, ...], x: jax.Array, gathered: jax.Array, weight: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _product_summed_in_float32(equation, axes, x, gathered, weight), (x, gathered)
+
+
+def _product_backward(
+    equation: str, axes: tuple[str | None, ...], saved: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, None, jax.Array]:
+    x, gathered = saved
+    terms, _, result = equation.partition("->")
+    of_x, of_weight = terms.split(",")
+    by_x = jnp.einsum(f"{result},{of_weight}->{of_x}", gradient, gathered)
+    by_weight = jnp.einsum(f"{of_x},{result}->{of_weight}", x, gradient, preferred_element_type=jnp.float32)
+    return by_x, None, stored(by_weight, *axes)
+
+
+_product_summed_in_float32.defvjp(_product_forward, _product_backward)
+
+
+@jax.custom_vjp
+def _add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
+    return y + bias.astype(y.dtype)
+
+
+def _add_bias_forward(y: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return _add_bias(y, bias), jnp.zeros(bias.shape, jnp.bool_)
+
+
+def _add_bias_backward(like: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return gradient, gradient.astype(jnp.float32).sum(tuple(range(gradient.ndim - like.ndim)))
+
+
+_add_bias.defvjp(_add_bias_forward, _add_bias_backward)
+
+
+def _contraction(x_axes: int, weight_axes: int, num_in: int) -> str:
+    """Returns the equation that contracts the last axes of x with as many first ones of a weight."""
+    lead, inner, outer = x_axes - num_in, num_in, weight_axes - num_in
+    letters = string.ascii_lowercase
+    kept, summed, new = letters[:lead], letters[lead : lead + inner], letters[lead + inner : lead + inner + outer]
+    return f"{kept}{summed},{summed}{new}->{kept}{new}"
 
 
 def joint_product(
-    x: Float[Array, "*B D"], weights: Sequence[Float[Array, "D ..."]], *, axes: Sequence[str | None], axis: int
+    x: Float[Array, "*B D"],
+    weights: Sequence[Float[Array, "D ..."]],
+    *,
+    axes: Sequence[str | None],
+    axis: int,
+    dtype: DTypeLike,
 ) -> list[Float[Array, "..."]]:
     """Returns the products of x with several weights, made as one with the weights side by side along `axis`.
 
     Where the weights are split over devices, the gradients by x of single products would each be summed over them.
 
     Args:
+        weights: as they are stored.
         axes: the names of the weights' axes; the one at `axis` is not split.
+        dtype: the compute type.
     """
-    weight = gather(jnp.concatenate(weights, axis), *axes)
-    y = jax.lax.dot_general(x, weight, (((x.ndim - 1,), (0,)), ((), ())))
+    weight = jnp.concatenate(weights, axis)
+    y = weight_product(_contraction(x.ndim, weight.ndim, 1), x, weight, axes=axes, dtype=dtype)
     ends = [int(end) for end in np.cumsum([w.shape[axis] for w in weights])[:-1]]
     return jnp.split(y, ends, axis=x.ndim - 2 + axis)
 
@@ -111,8 +191,8 @@ class Embedding(nnx.Module):
 def look_up(table: Float[Array, "*G V D"], tokens: Int[Array, "*B T"], *, dtype: DTypeLike) -> Float[Array, "*B T D"]:
     """Returns the rows of a table that tokens name, in the compute type.
 
-    The gradients of one use are added up in float32 on each device; its uses and the devices meet in the compute type,
-    as the gradients of other weights do.
+    The gradients of one use are added up in float32 on each device and rounded once to the compute type, in which its
+    uses meet; the devices meet as `spread` says.
 
     Args:
         table: as it is, or as `spread_tables` leaves it, a copy for each group of tokens.
@@ -120,7 +200,7 @@ def look_up(table: Float[Array, "*G V D"], tokens: Int[Array, "*B T"], *, dtype:
     if not on_mesh():
         return table[tokens].astype(dtype)
     if table.ndim == 2:
-        table = spread(table.astype(dtype), "vocab", "embed")
+        table = spread(table, "vocab", "embed", dtype=dtype)
         table = table if table.ndim == 3 else table[None]
     return ungroup(_look_up(table, group(tokens)))
 
@@ -154,7 +234,7 @@ def spread_tables(model: Model) -> Model:
     """
     for _, module in nnx.iter_modules(model):
         if isinstance(module, Embedding) and parts("group") > 1:
-            module.table.set_value(spread(module.table[...].astype(module.dtype), "vocab", "embed"))
+            module.table.set_value(spread(module.table[...], "vocab", "embed", dtype=module.dtype))
     return model
 
 

@@ -390,7 +390,9 @@ def add_positions(
             raise ValueError(
                 f"length must be at most max_length={config.max_length} with learned positions, got length={length}."
             )
-        x = x + learned(jnp.arange(length)[None] if positions is None else positions).astype(x.dtype)
+        # Added in float32, so that the gradients of a position's rows are.
+        added = learned(jnp.arange(length)[None] if positions is None else positions)
+        x = (x.astype(jnp.float32) + added).astype(x.dtype)
     return _laid_out(x)
 
 

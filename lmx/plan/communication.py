@@ -55,7 +55,7 @@ def partitioned_step(job: Job) -> str:
     """Returns the training step of one device right after XLA's partitioning, as text."""
     mesh = mesh_of(job)
     state, shardings = state_of(job, mesh)
-    step = compile_step(step_of(job), mesh=mesh, shardings=shardings)
+    step = compile_step(step_of(job), mesh=mesh, shardings=shardings, gradient_sum=job.gradient_sum)
     lowered = step.lower(state, batch_of(job.batch, mesh))
     with tempfile.TemporaryDirectory() as folder:
         dump = {"xla_dump_to": folder, "xla_dump_hlo_pass_re": "spmd.*", "xla_dump_hlo_as_text": True}

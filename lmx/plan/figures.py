@@ -9,7 +9,7 @@ from flax import nnx
 
 from lmx.costs import Flops
 from lmx.devices import Device
-from lmx.sharding import MeshConfig, count_devices
+from lmx.sharding import GradientSum, MeshConfig, count_devices
 from lmx.training import Loss
 
 EFFICIENCY = 0.5  # share of the peak that products of matrices reach; what good runs of large models have
@@ -25,6 +25,7 @@ class Job:
         typical: shapes of a usual batch, for the estimate; None when there is but one.
         dtype: the type that the model computes in.
         average: whether the state keeps an average of the parameters.
+        gradient_sum: the type in which devices add up their gradients, see `lmx.training.compile_step`.
     """
 
     build: Callable[[nnx.Rngs], nnx.Module]
@@ -35,6 +36,7 @@ class Job:
     typical: Mapping[str, tuple[int, ...]] | None = None
     dtype: str = "float32"
     average: bool = False
+    gradient_sum: GradientSum = "float32"
 
     @property
     def devices(self) -> int:

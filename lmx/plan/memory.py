@@ -55,7 +55,7 @@ def _measure_residuals(job: Job, mesh: Mesh, state: TrainState) -> tuple[tuple[t
 
     def forward(params: Any, batch: Mapping[str, jax.Array], key: jax.Array) -> list[jax.Array]:
         part = jax.tree.map(lambda x: x[0], batch)
-        with use_mesh(mesh):
+        with use_mesh(mesh, gradient_sum=job.gradient_sum):
             residuals, found = saved_residuals(lambda params: job.loss(params, part, key)["loss"], params)
             described[:] = found
             return residuals(params)
