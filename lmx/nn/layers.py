@@ -85,10 +85,12 @@ def weight_product(
         weight: as it is stored.
         axes: the names of its axes.
     """
-    x, gathered = x.astype(dtype), gather(weight.astype(dtype), *axes)
+    x = x.astype(dtype)
     if sums_in_float32(dtype) and weight.dtype == jnp.float32:
-        return _product_summed_in_float32(equation, tuple(axes), x, jax.lax.stop_gradient(gathered), weight)
-    return jnp.einsum(equation, x, gathered)
+        # The gradient is stopped before the weight is gathered: what comes after, recomputation would keep (`Stack`).
+        gathered = gather(jax.lax.stop_gradient(weight).astype(dtype), *axes)
+        return _product_summed_in_float32(equation, tuple(axes), x, gathered, weight)
+    return jnp.einsum(equation, x, gather(weight.astype(dtype), *axes))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -48,7 +48,14 @@ def summarize_communication(job: Job, found: Sequence[Collective], *, group: int
         least=tuple(_least(job)),
         known=all(one.known for one in found),
         far=sum((one.counted for one in found if one.reach > group), 0.0),
+        widened=sum((one.counted / 2 for one in found if _is_widened(job, one)), 0.0),
     )
+
+
+def _is_widened(job: Job, one: Collective) -> bool:
+    """Tells whether it sums in float32 what was computed in a type of half the size: gradients, by the job's field."""
+    is_sum = one.kind in ("all-reduce", "reduce-scatter") and one.shape.lstrip("(").startswith("f32[")
+    return is_sum and job.gradient_sum == "float32" and jnp.dtype(job.dtype).itemsize == 2
 
 
 def partitioned_step(job: Job) -> str:
@@ -67,18 +74,20 @@ def partitioned_step(job: Job) -> str:
 
 
 def _least(job: Job) -> Iterator[tuple[str, tuple[str, ...], float]]:
-    """Yields the least that must be sent, in compute precision: (kind, axes, bytes).
+    """Yields the least that must be sent: (kind, axes, bytes).
 
-    Parameters split over fsdp are gathered twice and their gradients reduce-scattered, in each micro-batch; what then
-    is left of the gradients is reduced over data (and sequence) once a step. Over tensor, activations are reduced for
-    each matrix that contracts a split axis, once forward and once backward: twice a block each way. A vocabulary split
-    over tensor takes one for the words' vectors and one for the gradient of the states; a memory that decoders attend
-    to takes one for its gradient, which all layers share.
+    All is in compute precision but for gradients, which are in the type that the job sums them in. Parameters split
+    over fsdp are gathered twice and their gradients reduce-scattered, in each micro-batch; what then is left of the
+    gradients is reduced over data (and sequence) once a step. Over tensor, activations are reduced for each matrix
+    that contracts a split axis, once forward and once backward: twice a block each way. A vocabulary split over
+    tensor takes one for the words' vectors and one for the gradient of the states; a memory that decoders attend to
+    takes one for its gradient, which all layers share.
     """
     mesh = mesh_of(job)
     state, shardings = state_of(job, mesh)
     sizes = dict(mesh.shape)
     itemsize = jnp.dtype(job.dtype).itemsize
+    widened = 4 / itemsize if job.gradient_sum == "float32" else 1.0
     model = nnx.eval_shape(lambda: job.build(nnx.Rngs(0)))
     axes_of = jax.tree.leaves(param_axes(model), is_leaf=lambda leaf: isinstance(leaf, tuple))
     fsdp_bytes = rest_bytes = whole_bytes = reduced = 0.0
@@ -114,12 +123,12 @@ def _least(job: Job) -> Iterator[tuple[str, tuple[str, ...], float]]:
 
     if sizes["fsdp"] > 1:
         yield "all-gather", ("fsdp",), 2 * micro_batches * share(["fsdp"]) * fsdp_bytes
-        yield "reduce-scatter", ("fsdp",), micro_batches * share(["fsdp"]) * fsdp_bytes
+        yield "reduce-scatter", ("fsdp",), widened * micro_batches * share(["fsdp"]) * fsdp_bytes
     copies_over = tuple(name for name in ("data", "sequence") if sizes[name] > 1)
     if copies_over and rest_bytes:
-        yield "all-reduce", copies_over, 2 * share(copies_over) * rest_bytes
+        yield "all-reduce", copies_over, 2 * widened * share(copies_over) * rest_bytes
     rows_over = tuple(name for name in ("data", "fsdp", "sequence") if sizes[name] > 1)
     if rows_over and whole_bytes:
-        yield "all-reduce", rows_over, 2 * share(rows_over) * whole_bytes
+        yield "all-reduce", rows_over, 2 * widened * share(rows_over) * whole_bytes
     if sizes["tensor"] > 1:
         yield "all-reduce", ("tensor",), 2 * share(["tensor"]) * reduced

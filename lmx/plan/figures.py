@@ -112,12 +112,19 @@ class Traffic:
 
 @dataclass(frozen=True, kw_only=True)
 class Communication:
-    """All that is sent in a step, and the least possible by axes: (kind, axes, bytes)."""
+    """All that is sent in a step, and the least possible by axes: (kind, axes, bytes).
+
+    Attributes:
+        known: whether the trips of all loops are known.
+        far: of the counted bytes, those between groups of devices that are joined closely.
+        widened: of the counted bytes, those that are sent because gradients are summed in float32.
+    """
 
     traffic: tuple[Traffic, ...]
     least: tuple[tuple[str, tuple[str, ...], float], ...]
     known: bool
-    far: float  # of the counted bytes, those between groups of devices that are joined closely
+    far: float
+    widened: float = 0.0
 
     @property
     def raw(self) -> float:

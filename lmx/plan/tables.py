@@ -95,6 +95,11 @@ def communication_table(communication: Communication) -> str:
         "counted: * an all-reduce of which only slices are used counts as a reduce-scatter.",
         "merged: all-reduces that are only added up count as one, too, as accelerators' compilers make them.",
     ]
+    if communication.widened > limit:
+        notes.append(
+            f"Gradients are summed over devices in float32: {_bytes(communication.widened)} of the counted bytes, "
+            'which gradient_sum="compute" saves.'
+        )
     if not communication.known:
         notes.append("Some loops have an unknown length and count once.")
     return _table(head, rows, rule_before=len(rows) - 1) + "\n" + "\n".join(notes)
