@@ -30,8 +30,9 @@ from lmx.models.decoder import Decoder, DecoderConfig
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from lmx.nn.layers import spread_tables
 from lmx.plan.command import use_virtual_devices
-from lmx.plan.communication import partitioned_step, summarize_communication
+from lmx.plan.communication import summarize_communication
 from lmx.plan.figures import Job
+from lmx.plan.step import program_of
 from lmx.plan.tables import communication_table
 from lmx.sharding import MESH_AXES, MeshConfig
 from lmx.training import Params
@@ -126,7 +127,7 @@ def main() -> None:
     lines = []
     for model, (text, mesh) in itertools.product(options.models, meshes.items()):
         job = MODELS[model](mesh, options.dtype, rows=options.rows, length=options.length)
-        collectives = read_collectives(partitioned_step(job), mesh_sizes(mesh))
+        collectives = read_collectives(program_of(job), mesh_sizes(mesh))
         found = summarize_communication(job, collectives)
         print(f"{model}, {options.dtype}, batch {options.rows}x{options.length}, mesh {text}\n")
         print(communication_table(found) + "\n", flush=True)

@@ -8,14 +8,15 @@ import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
+
+from lmx.programs import Computation, Instruction, elements_of, parse_program, size_of
 
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
 # What changes an array's form but not its elements.
 FORMS = ("bitcast", "bitcast-convert", "convert", "copy", "reshape", "transpose", "opt-barrier")
-BITS = {"pred": 8, "bf16": 16, "c64": 64, "c128": 128, "token": 0, "opaque": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,115 +83,19 @@ def read_collectives(text: str, mesh: Mapping[str, int]) -> list[Collective]:
         text: XLA's text form of the module.
         mesh: sizes of the mesh axes in their order; a device's number is its place in the mesh.
     """
-    computations, entry = _parse(text)
+    computations, entry = parse_program(text)
     found: list[Collective] = []
     for computation, times, known in _visits(computations, entry):
         found += _collectives_of(computation, mesh, times=times, known=known)
     return found
 
 
-# ---- the text form ---------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Instruction:
-    name: str
-    shape: str
-    op: str
-    operands: list[str]
-    inside: str  # between the parentheses: operands, or a constant's value
-    rest: str
-    root: bool
-
-    def attribute(self, name: str) -> str | None:
-        found = re.search(rf"\b{name}=%?([\w.\-]+)", self.rest)
-        return found and found.group(1)
-
-
-@dataclass
-class _Computation:
-    instructions: dict[str, _Instruction] = field(default_factory=dict)
-    users: dict[str, list[_Instruction]] = field(default_factory=dict)
-    root: str = ""
-
-
-def _parse(text: str) -> tuple[dict[str, _Computation], str]:
-    computations: dict[str, _Computation] = {}
-    current, entry = _Computation(), ""
-    for line in text.splitlines():
-        head = re.match(r"(ENTRY )?%?([\w.\-]+) (\(.*)?.*\{$", line)
-        if head and not line.startswith((" ", "HloModule")):
-            current = computations[head.group(2)] = _Computation()
-            entry = head.group(2) if head.group(1) else entry
-        elif line.startswith("  ") and " = " in line:
-            instruction = _instruction(line)
-            current.instructions[instruction.name] = instruction
-            current.root = instruction.name if instruction.root else current.root
-            for operand in instruction.operands:
-                current.users.setdefault(operand, []).append(instruction)
-    if entry not in computations:
-        raise ValueError("text must be an XLA module with an ENTRY computation, got none.")
-    return computations, entry
-
-
-def _instruction(line: str) -> _Instruction:
-    left, _, right = line.strip().partition(" = ")
-    shape_end = _closing(right) + 1 if right.startswith("(") else right.index(" ")
-    shape, call = right[:shape_end], right[shape_end:].lstrip()
-    opening = call.index("(")
-    closing = opening + _closing(call[opening:])
-    inside = call[opening + 1 : closing]
-    return _Instruction(
-        name=left.removeprefix("ROOT ").lstrip("%"),
-        shape=shape,
-        op=call[:opening],
-        operands=re.findall(r"%([\w.\-]+)", inside),
-        inside=inside,
-        rest=call[closing + 1 :],
-        root=left.startswith("ROOT "),
-    )
-
-
-def _closing(text: str) -> int:
-    """Returns where the parenthesis that opens the text closes."""
-    depth = 0
-    for index, letter in enumerate(text):
-        depth += (letter == "(") - (letter == ")")
-        if depth == 0:
-            return index
-    raise ValueError(f"parentheses must be balanced, got {text[:80]!r}.")
-
-
-def _arrays(shape: str) -> Iterator[tuple[str, int]]:
-    """Yields type and number of elements of each array of a shape, tuples included."""
-    for dtype, sizes in re.findall(r"\b([a-z][a-z0-9]*)\[([0-9,<=]*)\]", shape):
-        yield dtype, math.prod(int(size.lstrip("<=")) for size in sizes.split(",") if size)
-
-
-def _elements(shape: str) -> int:
-    return sum(elements for _, elements in _arrays(shape))
-
-
-def _size(shape: str) -> int:
-    """Returns the bytes of a shape."""
-
-    def bits(dtype: str) -> int:
-        if dtype in BITS:
-            return BITS[dtype]
-        found = re.match(r"[suf](\d+)", dtype)  # s32, u8, f16, f8e4m3fn
-        if found is None:
-            raise ValueError(f"element type must be one of XLA's, got {dtype}.")
-        return int(found.group(1))
-
-    return sum(-(-elements * bits(dtype) // 8) for dtype, elements in _arrays(shape))
-
-
 # ---- loops -----------------------------------------------------------------------------------------------------------
 
 
 def _visits(
-    computations: Mapping[str, _Computation], name: str, times: int = 1, known: bool = True
-) -> Iterator[tuple[_Computation, int, bool]]:
+    computations: Mapping[str, Computation], name: str, times: int = 1, known: bool = True
+) -> Iterator[tuple[Computation, int, bool]]:
     """Yields each computation that runs, with how often, and whether that is known."""
     computation = computations[name]
     yield computation, times, known
@@ -210,7 +115,7 @@ def _visits(
             yield from _visits(computations, str(called), times, known)
 
 
-def _trips(computations: Mapping[str, _Computation], computation: _Computation, loop: _Instruction) -> int | None:
+def _trips(computations: Mapping[str, Computation], computation: Computation, loop: Instruction) -> int | None:
     """Returns a loop's trips: what XLA says, or for a counter from a constant in steps of one below a constant."""
     said = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.rest)
     if said:
@@ -239,7 +144,7 @@ def _trips(computations: Mapping[str, _Computation], computation: _Computation, 
     return max(0, int(limit.inside) - int(first.inside))
 
 
-def _formed(computation: _Computation, name: str) -> _Instruction:
+def _formed(computation: Computation, name: str) -> Instruction:
     """Returns what an instruction is a form of."""
     instruction = computation.instructions[name]
     while instruction.op in FORMS and len(instruction.operands) == 1:
@@ -251,7 +156,7 @@ def _formed(computation: _Computation, name: str) -> _Instruction:
 
 
 def _collectives_of(
-    computation: _Computation, mesh: Mapping[str, int], *, times: int, known: bool
+    computation: Computation, mesh: Mapping[str, int], *, times: int, known: bool
 ) -> Iterator[Collective]:
     collectives = [i for i in computation.instructions.values() if i.op.removesuffix("-start") in KINDS]
     sums = _sums(computation, [i for i in collectives if i.op == "all-reduce"])
@@ -262,7 +167,7 @@ def _collectives_of(
         if devices == 1 or not groups.size:
             continue
         scope = re.search(r'op_name="([^"]*)"', instruction.rest)
-        operands = sum(_size(computation.instructions[name].shape) for name in instruction.operands)
+        operands = sum(size_of(computation.instructions[name].shape) for name in instruction.operands)
         added, whole = sums.get(instruction.name, (1, instruction))
         is_reduction = kind == "all-reduce"
         yield Collective(
@@ -281,15 +186,15 @@ def _collectives_of(
         )
 
 
-def _is_only_sliced(computation: _Computation, instruction: _Instruction, groups: np.ndarray) -> bool:
+def _is_only_sliced(computation: Computation, instruction: Instruction, groups: np.ndarray) -> bool:
     """Tells whether each device of a group uses a part of its own, 1/devices of a result at most, and no more of it."""
-    limit = _elements(instruction.shape) / groups.shape[1]
+    limit = elements_of(instruction.shape) / groups.shape[1]
     taken: set[bytes] = set()
 
-    def is_part(user: _Instruction, name: str) -> bool:
+    def is_part(user: Instruction, name: str) -> bool:
         if user.op in FORMS and not user.root:
             return is_sliced(user.name)
-        if user.op != "dynamic-slice" or user.operands[0] != name or _elements(user.shape) > limit:
+        if user.op != "dynamic-slice" or user.operands[0] != name or elements_of(user.shape) > limit:
             return False
         for operand in user.operands[1:]:
             places = _by_device(computation, operand, int(groups.max()) + 1)
@@ -305,7 +210,7 @@ def _is_only_sliced(computation: _Computation, instruction: _Instruction, groups
     return not instruction.root and is_sliced(instruction.name) and len(taken) == 1
 
 
-def _by_device(computation: _Computation, name: str, devices: int) -> np.ndarray | None:
+def _by_device(computation: Computation, name: str, devices: int) -> np.ndarray | None:
     """Returns a scalar's value on each device: what constants, tables and the device's number give, else None."""
     instruction = computation.instructions[name]
     if instruction.op == "partition-id":
@@ -327,13 +232,13 @@ def _by_device(computation: _Computation, name: str, devices: int) -> np.ndarray
     return None
 
 
-def _sums(computation: _Computation, reductions: Sequence[_Instruction]) -> dict[str, tuple[int, _Instruction]]:
+def _sums(computation: Computation, reductions: Sequence[Instruction]) -> dict[str, tuple[int, Instruction]]:
     """Returns for each all-reduce that is only added to others over the same groups: how many they are, and their sum.
 
     The first of them has their number, the others 0.
     """
 
-    def terms(instruction: _Instruction) -> list[_Instruction] | None:
+    def terms(instruction: Instruction) -> list[Instruction] | None:
         """Returns the all-reduces an instruction is the sum of, or None when it is more than that."""
         if instruction.op == "all-reduce":
             return [instruction]
@@ -343,7 +248,7 @@ def _sums(computation: _Computation, reductions: Sequence[_Instruction]) -> dict
             return terms(computation.instructions[instruction.operands[0]])
         if instruction.op != "add":
             return None
-        found: list[_Instruction] = []
+        found: list[Instruction] = []
         for operand in instruction.operands:
             if len(computation.users[operand]) > 1:
                 return None
@@ -353,11 +258,11 @@ def _sums(computation: _Computation, reductions: Sequence[_Instruction]) -> dict
             found += part
         return found
 
-    def over(instruction: _Instruction) -> str:
+    def over(instruction: Instruction) -> str:
         return re.split(r", (?:use_global|to_apply|metadata|channel)", _groups_text(instruction))[0]
 
-    best: dict[str, tuple[int, _Instruction]] = {}
-    totals: dict[str, list[_Instruction]] = {}
+    best: dict[str, tuple[int, Instruction]] = {}
+    totals: dict[str, list[Instruction]] = {}
     for instruction in computation.instructions.values():
         if instruction.op == "add" and (parts := terms(instruction)) and len({over(part) for part in parts}) == 1:
             totals[instruction.name] = parts
@@ -369,12 +274,12 @@ def _sums(computation: _Computation, reductions: Sequence[_Instruction]) -> dict
     return {name: found for name, found in best.items() if name in names}
 
 
-def _groups_text(instruction: _Instruction) -> str:
+def _groups_text(instruction: Instruction) -> str:
     found = re.search(r"replica_groups=(.*)", instruction.rest)
     return found.group(1) if found else ""
 
 
-def _groups(instruction: _Instruction, devices: int) -> np.ndarray:
+def _groups(instruction: Instruction, devices: int) -> np.ndarray:
     """Returns the devices of each group as [groups, devices in each].
 
     XLA writes groups in three forms: a list, {{0,1},{2,3}}; an iota, [2,4]<=[4,2]T(1,0); and by the axes of a mesh,

@@ -19,9 +19,10 @@ from lmx.models.encoder import Encoder, EncoderConfig
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from lmx.nn.layers import Linear, joint_product, look_up
 from lmx.optimization import adam, constant
-from lmx.plan.communication import partitioned_step, summarize_communication
+from lmx.plan.communication import summarize_communication
 from lmx.plan.figures import Job
 from lmx.plan.memory import measure_memory
+from lmx.plan.step import program_of
 from lmx.plan.tables import communication_table
 from lmx.sharding import MeshConfig, make_mesh, use_mesh
 
@@ -78,7 +79,7 @@ CASES = [
 def test_gradients_are_summed_in_float32_and_weights_are_sent_in_bfloat16(family, sizes):
     job = job_of(family, **sizes)
     mesh = {"data": 1, "fsdp": 1, "tensor": 1, "sequence": 1} | sizes
-    found = read_collectives(partitioned_step(job), mesh)
+    found = read_collectives(program_of(job), mesh)
     sums = [one for one in found if one.kind in ("all-reduce", "reduce-scatter")]
     # Over tensor and sequence alone go sums of activations.
     gradients = [one for one in sums if {"data", "fsdp"} & set(one.axes)]
@@ -89,7 +90,7 @@ def test_gradients_are_summed_in_float32_and_weights_are_sent_in_bfloat16(family
     assert {one.shape.lstrip("(")[:5] for one in weights if one.bytes > 4 * B * T} <= {"bf16["}
 
     narrow = dataclasses.replace(job, gradient_sum="compute")
-    others = read_collectives(partitioned_step(narrow), mesh)
+    others = read_collectives(program_of(narrow), mesh)
     assert any(one.shape.startswith("bf16[") for one in others if one.kind == "all-reduce" and one.axes != ("tensor",))
     # The plan says what it costs.
     wide, less = (summarize_communication(one, sums) for one, sums in ((job, found), (narrow, others)))

@@ -19,7 +19,7 @@ from lmx.nn.layers import count_parameters
 from lmx.plan.communication import measure_communication
 from lmx.plan.figures import EFFICIENCY, USABLE, Change, Communication, Estimate, Job, Memory, Plan, Proposal, Seconds
 from lmx.plan.memory import measure_memory
-from lmx.plan.step import mesh_of, state_of, step_of
+from lmx.plan.step import mesh_of, program_of, state_of, step_of
 
 
 def make_plan(job: Job, device: str, *, changes: Sequence[Proposal] = ()) -> Plan:
@@ -35,8 +35,9 @@ def make_plan(job: Job, device: str, *, changes: Sequence[Proposal] = ()) -> Pla
     """
     chosen = find_device(device)
     mesh = mesh_of(job)
-    memory = measure_memory(job)
-    communication = measure_communication(job, group=chosen.group)
+    program = program_of(job)
+    memory = measure_memory(job, program=program)
+    communication = measure_communication(job, group=chosen.group, program=program)
     shapes = [job.batch] if job.typical is None else [job.batch, job.typical]
     estimates = tuple(_estimate(job, shape, chosen, memory, communication) for shape in shapes)
     plan = Plan(

@@ -1,10 +1,8 @@
 """What a step sends between devices, beside the least possible."""
 
 import math
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,18 +10,19 @@ from flax import nnx
 
 from lmx.collectives import Collective, read_collectives
 from lmx.plan.figures import Communication, Job, Traffic
-from lmx.plan.step import batch_of, compile_unoptimised, mesh_of, state_of, step_of
-from lmx.training import compile_step, param_axes
+from lmx.plan.step import mesh_of, program_of, state_of
+from lmx.training import param_axes
 
 
-def measure_communication(job: Job, *, group: int = 8) -> Communication:
+def measure_communication(job: Job, *, group: int = 8, program: str | None = None) -> Communication:
     """Partitions the training step and counts what it communicates, beside the least possible.
 
     Args:
         group: devices joined closely; what goes beyond them counts as far.
+        program: what `program_of` gives, if it is there already.
     """
     mesh = mesh_of(job)
-    found = [] if mesh.size == 1 else read_collectives(partitioned_step(job), dict(mesh.shape))
+    found = [] if mesh.size == 1 else read_collectives(program or program_of(job), dict(mesh.shape))
     return summarize_communication(job, found, group=group)
 
 
@@ -56,21 +55,6 @@ def _is_widened(job: Job, one: Collective) -> bool:
     """Tells whether it sums in float32 what was computed in a type of half the size: gradients, by the job's field."""
     is_sum = one.kind in ("all-reduce", "reduce-scatter") and one.shape.lstrip("(").startswith("f32[")
     return is_sum and job.gradient_sum == "float32" and jnp.dtype(job.dtype).itemsize == 2
-
-
-def partitioned_step(job: Job) -> str:
-    """Returns the training step of one device right after XLA's partitioning, as text."""
-    mesh = mesh_of(job)
-    state, shardings = state_of(job, mesh)
-    step = compile_step(step_of(job), mesh=mesh, shardings=shardings, gradient_sum=job.gradient_sum)
-    lowered = step.lower(state, batch_of(job.batch, mesh))
-    with tempfile.TemporaryDirectory() as folder:
-        dump = {"xla_dump_to": folder, "xla_dump_hlo_pass_re": "spmd.*", "xla_dump_hlo_as_text": True}
-        compile_unoptimised(lowered, dump | {"xla_dump_large_constants": True})  # such as a number for each device
-        texts = sorted(Path(folder).glob("*after_spmd-partitioning*.txt"))
-        if len(texts) != 1:
-            raise RuntimeError(f"XLA must write one partitioned program, got {len(texts)}.")
-        return texts[0].read_text()
 
 
 def _least(job: Job) -> Iterator[tuple[str, tuple[str, ...], float]]:

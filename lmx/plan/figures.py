@@ -9,11 +9,12 @@ from flax import nnx
 
 from lmx.costs import Flops
 from lmx.devices import Device
+from lmx.plan.working import Fullest
 from lmx.sharding import GradientSum, MeshConfig, count_devices
 from lmx.training import Loss
 
 EFFICIENCY = 0.5  # share of the peak that products of matrices reach; what good runs of large models have
-USABLE = 0.9  # share of the memory for what is counted; the rest is for temporaries and fragmentation
+USABLE = 0.9  # share of the memory for what is counted; the rest is for fragmentation and workspaces of kernels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +72,14 @@ class Memory:
 
     Attributes:
         squares: of the activations, those of length x length: what attention saves unless its kernel is fused.
+        fullest: what a step holds beside the state at its fullest moment: gradients and residuals as far as they are
+            there then, and what is at work, such as a chunk's logits, a layer's gathered weights or what is recomputed.
     """
 
     modules: tuple[Module, ...]
     activations: tuple[tuple[str, int], ...]
     squares: int
+    fullest: Fullest
 
     @property
     def state(self) -> int:
@@ -94,8 +98,13 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """Bytes of all that is counted."""
-        return self.state + self.gradients + self.saved
+        """Bytes of all that is counted: the state, and what a step holds beside it at its fullest."""
+        return self.state + self.gradients + self.saved + self.working
+
+    @property
+    def working(self) -> int:
+        """Bytes that a step needs at its fullest beyond all gradients and residuals together; 0 if these are more."""
+        return max(0, self.fullest.size - self.gradients - self.saved)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What one device holds: state and gradients exactly, residuals as XLA splits them."""
+"""What one device holds: state and gradients exactly, residuals as XLA splits them, and a step at its fullest."""
 
 import math
 from collections import defaultdict
@@ -10,13 +10,18 @@ from jax.sharding import Mesh
 
 from lmx.costs import saved_residuals
 from lmx.plan.figures import Job, Memory, Module
-from lmx.plan.step import batch_of, compile_unoptimised, mesh_of, state_of
+from lmx.plan.step import batch_of, compile_unoptimised, mesh_of, program_of, state_of
+from lmx.plan.working import fullest_moment
 from lmx.sharding import use_mesh
 from lmx.training import TrainState
 
 
-def measure_memory(job: Job) -> Memory:
-    """Returns what one device holds: the state and gradients exactly, the residuals as XLA splits them by itself."""
+def measure_memory(job: Job, *, program: str | None = None) -> Memory:
+    """Returns what one device holds: the state and gradients exactly, residuals, and the step's fullest moment.
+
+    Args:
+        program: what `lmx.plan.step.program_of` gives, if it is there already.
+    """
     mesh = mesh_of(job)
     state, shardings = state_of(job, mesh)
     micro_batches = next(iter(job.batch.values()))[0]
@@ -36,7 +41,8 @@ def measure_memory(job: Job) -> Memory:
     columns = ("count", "parameters", "optimizer", "average", "gradients")
     modules = [Module(name=name, **{column: row[column] for column in columns}) for name, row in rows.items()]
     activations, squares = _measure_residuals(job, mesh, state)
-    return Memory(modules=tuple(modules), activations=activations, squares=squares)
+    fullest = fullest_moment(program or program_of(job))
+    return Memory(modules=tuple(modules), activations=activations, squares=squares, fullest=fullest)
 
 
 def _module_of(path: tuple) -> str:

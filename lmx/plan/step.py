@@ -1,6 +1,8 @@
 """The training step of a job on shapes alone: traced and partitioned, never run."""
 
+import tempfile
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,7 +12,7 @@ from jax.sharding import Mesh
 
 from lmx.plan.figures import Job
 from lmx.sharding import make_mesh, named_sharding
-from lmx.training import TrainState, abstract_state, make_train_step, state_shardings
+from lmx.training import TrainState, abstract_state, compile_step, make_train_step, state_shardings
 
 
 def mesh_of(job: Job) -> Mesh:
@@ -47,6 +49,23 @@ def batch_of(shapes: Mapping[str, tuple[int, ...]], mesh: Mesh) -> dict[str, jax
 def step_of(job: Job) -> Callable:
     """Returns the training step of a job."""
     return make_train_step(job.loss, job.optimizer, average_decay=0.99 if job.average else None)
+
+
+def program_of(job: Job) -> str:
+    """Returns the training step of one device as XLA's text: right after partitioning, or as it was traced."""
+    mesh = mesh_of(job)
+    state, shardings = state_of(job, mesh)
+    step = compile_step(step_of(job), mesh=mesh, shardings=shardings, gradient_sum=job.gradient_sum)
+    lowered = step.lower(state, batch_of(job.batch, mesh))
+    if mesh.size == 1:
+        return lowered.as_text(dialect="hlo")
+    with tempfile.TemporaryDirectory() as folder:
+        dump = {"xla_dump_to": folder, "xla_dump_hlo_pass_re": "spmd.*", "xla_dump_hlo_as_text": True}
+        compile_unoptimised(lowered, dump | {"xla_dump_large_constants": True})  # such as a number for each device
+        texts = sorted(Path(folder).glob("*after_spmd-partitioning*.txt"))
+        if len(texts) != 1:
+            raise RuntimeError(f"XLA must write one partitioned program, got {len(texts)}.")
+        return texts[0].read_text()
 
 
 def compile_unoptimised(lowered: Any, options: Mapping[str, Any] | None = None) -> Any:

@@ -44,9 +44,14 @@ def _memory_table(plan: Plan) -> str:
     verdict = (
         f"{_bytes(memory.total)} of {_bytes(capacity)} ({memory.total / capacity:.1%}): "
         + ("fits" if plan.fits else "does not fit")
-        + f", where a tenth is left free. Temporaries of {plan.device.name} are not known here and not in it."
+        + f", where a tenth is left free. Workspaces of {plan.device.name}'s kernels are not known here and not in it."
     )
-    lines = [verdict]
+    largest = "; ".join(f"{_bytes(one.size)} {_plain(one.shape)}" for one in memory.fullest.held[:3])
+    lines = [
+        f"at the fullest moment of a step: {_bytes(memory.fullest.size)} beside the state (largest: {largest}),",
+        f"{_bytes(memory.working)} more than gradients and activations together",
+        verdict,
+    ]
     if memory.squares > 0.05 * memory.saved:
         rest = _bytes(memory.total - memory.squares)
         lines.append(
@@ -146,6 +151,11 @@ def _bytes(size: float | int) -> str:
         if size >= scale:
             return f"{size / scale:.2f} {unit}"
     return f"{size:.0f} B" if size else "0"
+
+
+def _plain(shape: str) -> str:
+    """Returns a shape without its layout; of what a loop carries, that it is."""
+    return "in a loop" if shape.startswith("(") else shape.partition("{")[0]
 
 
 def _time(seconds: float) -> str:
