@@ -65,7 +65,7 @@ from lmx.scoring.tested import (
     score_seeds,
     true_label,
 )
-from lmx.sharding import MeshConfig, fetch, make_mesh, named_sharding, resolve_mesh
+from lmx.sharding import GradientSum, MeshConfig, fetch, make_mesh, named_sharding, resolve_mesh
 from lmx.text import ByteTokenizer, PretokenizedTokenizer, SentencePieceTokenizer, Tokenizer, load_tokenizer
 from lmx.training import (
     Params,
@@ -186,6 +186,7 @@ class Config:
         explain: test texts of which the words that moved the decision are looked for.
         attention: also writes the attention maps of these texts.
         save_every: updates between checkpoints, beside those after each validation.
+        gradient_sum: the type in which devices add up gradients; "compute" is the model's, and of bfloat16 sends half.
         hosts: several processes that train together, see docs/many-machines.md.
         deterministic: the same bits from the same run on a GPU, somewhat slower; a CPU gives them anyway.
         run: directory of the run, which all hosts see.
@@ -229,6 +230,7 @@ class Config:
     explain: int = 6
     attention: bool = False
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    gradient_sum: GradientSum = "float32"
     save_every: int | None = None
     hosts: HostsConfig = field(default_factory=HostsConfig)
     deterministic: bool = False
@@ -806,7 +808,10 @@ def learn(config: Config, found: Prepared) -> Classifier:
     """Trains, or goes on training; returns the models of all seeds, each as it did best on the development set."""
     run, data, batches, parts, shardings = found.run, found.data, found.batches, found.parts, found.shardings
     train_step = compile_step(
-        over_seeds(make_train_step(parts.loss, parts.optimizer)), mesh=found.mesh, shardings=shardings
+        over_seeds(make_train_step(parts.loss, parts.optimizer)),
+        mesh=found.mesh,
+        shardings=shardings,
+        gradient_sum=config.gradient_sum,
     )
     checkpoints = run.open_checkpoints(keep_last=1)
     # A state is either restored or born: there is room for one.
@@ -1105,6 +1110,7 @@ def plan(preset: str, config: Config, *, device: str, devices: int | None) -> No
             typical=shapes(usual),
             dtype=model.dtype,
             average=True,  # the best parameters so far take as much
+            gradient_sum=config.gradient_sum,
         )
 
     many = f"Of one seed; {config.seeds} need {config.seeds} times as much. " if config.seeds > 1 else ""

@@ -47,7 +47,17 @@ from lmx.report import write_report
 from lmx.run import Run, duration, make_deterministic, peak_flops, progress_bar, versions, write_json, write_jsonl
 from lmx.scoring.baselines import dictionary_translations, nearest_translations
 from lmx.scoring.translation import NUM_RESAMPLES, Score, chrf, detokenized_bleu, sentence_chrf, tokenized_bleu
-from lmx.sharding import MeshConfig, batch_shards, fetch, make_mesh, named_sharding, place_rows, resolve_mesh, rows_on
+from lmx.sharding import (
+    GradientSum,
+    MeshConfig,
+    batch_shards,
+    fetch,
+    make_mesh,
+    named_sharding,
+    place_rows,
+    resolve_mesh,
+    rows_on,
+)
 from lmx.text import (
     PretokenizedTokenizer,
     SentencePieceTokenizer,
@@ -132,6 +142,7 @@ class Config:
         average_of: whether these are the last ones or those with the lowest validation loss.
         save_every: updates between checkpoints, beside those after each validation.
         keep_every: checkpoints of multiples of this stay for good, beside the two newest and those to average.
+        gradient_sum: the type in which devices add up gradients; "compute" is the model's, and of bfloat16 sends half.
         hosts: several processes that train together, see docs/many-machines.md.
         deterministic: the same bits from the same run on a GPU, somewhat slower; a CPU gives them anyway.
         run: directory of the run, which all hosts see.
@@ -170,6 +181,7 @@ class Config:
     average_of: Literal["last", "best"] = "last"
     search: Search = field(default_factory=Search)
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    gradient_sum: GradientSum = "float32"
     save_every: int | None = None
     keep_every: int | None = None
     hosts: HostsConfig = field(default_factory=HostsConfig)
@@ -500,7 +512,7 @@ def learn(config: Config, found: Prepared) -> tuple[Translator, str]:
     run, batches, parts = found.run, found.batches, found.parts
     averaging = config.optimization.average_decay
     step = make_train_step(parts.loss, parts.optimizer, average_decay=averaging)
-    train_step = compile_step(step, mesh=found.mesh, shardings=found.shardings)
+    train_step = compile_step(step, mesh=found.mesh, shardings=found.shardings, gradient_sum=config.gradient_sum)
     eval_step = compile_eval_step(parts.loss, mesh=found.mesh)
     checkpoints = run.open_checkpoints(
         keep_last=config.average if config.average_of == "last" else 1,
@@ -778,6 +790,7 @@ def plan(preset: str, config: Config, *, device: str, devices: int | None) -> No
             typical=shapes(usual),
             dtype=model.dtype,
             average=config.optimization.average_decay is not None,
+            gradient_sum=config.gradient_sum,
         )
 
     print_plan(job_of, f"{preset}: {origin}.", device=device, config=config, lengths=(longest, usual))

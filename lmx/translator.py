@@ -20,12 +20,18 @@ from jaxtyping import Array, Int
 from lmx.checkpoint import Params, load_params
 from lmx.decoding import Hypotheses, beam_search, gnmt_penalty, greedy_search, power_penalty
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
+from lmx.nn.layers import padded_vocabulary
 from lmx.saved import find_tokenizers, read_config, save_tokenizer
 from lmx.sharding import DECODING_RULES, batch_shards, place_rows, replicated, rows_on, use_mesh
 from lmx.text import Tokenizer, load_tokenizer
 
 # Source lengths are rounded up to these, so that few programs are compiled; beyond the last, to its multiples.
 LENGTHS = (8, 16, 32, 64, 128)
+# What logits and caches may take for each token of `Search.batch_tokens`: Vaswani's base model with 10,000 words and
+# beam 5 takes less at every length, so that for it and what is smaller only the tokens count.
+TOKEN_BYTES = 2**18
+# A beam's logits are there as the model gives them, as exponentials, and in the blocks of the best.
+LOGITS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +44,8 @@ class Search:
         alpha: 0 is no penalty.
         max_ratio, max_extra: a translation has at most max_ratio x L + max_extra tokens, L the source length rounded
             up to a compiled one.
-        batch_tokens: source tokens decoded at once, padding included; bounds the memory.
+        batch_tokens: source tokens decoded at once, padding included. Bounds the memory: with each go at most 256 KiB
+            of logits and caches, so that a large vocabulary, a large model or many beams make batches of fewer rows.
     """
 
     beam_size: int = 5
@@ -238,8 +245,18 @@ class Translator:
 
     def _rows(self, length: int, number: int) -> int:
         """Returns the rows of a batch: a power of two, as many as there are lines or the budget allows."""
-        most = max(1, self.search.batch_tokens // length)
+        bytes_allowed = self.search.batch_tokens * TOKEN_BYTES
+        most = max(1, min(self.search.batch_tokens // length, bytes_allowed // self._row_bytes(length)))
         return min(1 << (most.bit_length() - 1), 1 << (number - 1).bit_length())
+
+    def _row_bytes(self, length: int) -> int:
+        """Returns what one row takes: its beams' float32 logits, keys and values, and the encoder's attention."""
+        config, beams = self.config, self.search.beam_size
+        logits = LOGITS * 4 * beams * padded_vocabulary(config.target_vocab_size)
+        kv_width = config.width * (config.num_kv_heads or config.num_heads) // config.num_heads
+        slots = length + beams * self._max_target_length(length)
+        cache = 2 * config.num_decoder_layers * slots * kv_width * jnp.dtype(config.dtype).itemsize
+        return logits + cache + 2 * 4 * config.num_heads * length**2
 
     def _max_target_length(self, source_length: int) -> int:
         return min(int(source_length * self.search.max_ratio) + self.search.max_extra, self.config.max_length)

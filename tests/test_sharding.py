@@ -14,6 +14,7 @@ from lmx.sharding import (
     MESH_AXES,
     MeshConfig,
     constrain,
+    fetch,
     make_mesh,
     named_sharding,
     place_batch,
@@ -138,6 +139,19 @@ def test_rules_that_split_two_axes_over_the_same_devices_are_an_error():
     rules = {**DEFAULT_RULES, "vocab": ("tensor", "fsdp")}
     with pytest.raises(ValueError, match=r"^the rules must split an array over each mesh axis once, got "):
         named_sharding(mesh_of(2, 2, 2), ("vocab", "embed"), (128, 24), rules=rules)
+
+
+def test_arrays_in_pieces_on_one_host_are_fetched_without_a_word_to_others(monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("hosts talk about arrays that one of them has")
+
+    monkeypatch.setattr("lmx.sharding.multihost_utils.process_allgather", never)
+    whole = np.arange(64.0).reshape(8, 8)
+    mesh = mesh_of(2, 2, 2)
+    for axes in (("batch", None), ("vocab", "embed"), (None, None)):
+        tree = {"x": jax.device_put(whole, named_sharding(mesh, axes))}
+        np.testing.assert_array_equal(fetch(tree)["x"], whole)
+        assert fetch(tree, keep=False)["x"] is None
 
 
 def test_another_table_of_rules_places_parameters_elsewhere():

@@ -14,7 +14,7 @@ from lmx.decoding import Hypotheses
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from lmx.sharding import MeshConfig, make_mesh, replicated
 from lmx.text import ByteTokenizer, PretokenizedTokenizer
-from lmx.translator import Search, Translation, Translator, load_tokenizers, save_tokenizers
+from lmx.translator import TOKEN_BYTES, Search, Translation, Translator, load_tokenizers, save_tokenizers
 
 SOURCE = PretokenizedTokenizer([f"s{i}" for i in range(17)])
 TARGET = PretokenizedTokenizer([f"t{i}" for i in range(15)])
@@ -236,6 +236,62 @@ def test_impossible_searches_are_errors():
         Search(beam_size=0)
     with pytest.raises(ValueError, match=r"batch_tokens must be at least 1, got batch_tokens=0\."):
         Search(batch_tokens=0)
+
+
+# Memory.
+
+
+def sized(words: int, *, width: int = 128, **search: int) -> Translator:
+    """A translator of Multi30k's tiny shape without parameters, its target vocabulary of so many words."""
+    config = dataclasses.replace(
+        CONFIG, target_vocab_size=words, width=width, feedforward_width=2 * width, num_heads=4, max_length=1024,
+        positions="sinusoidal", num_encoder_layers=2, num_decoder_layers=4,
+    )  # fmt: skip
+    shapes = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: Seq2Seq(config, rngs=nnx.Rngs(0))), nnx.Param))
+    return Translator(
+        config, shapes, source_tokenizer=SOURCE, target_tokenizer=TARGET, search=Search(**{"beam_size": 5} | search)
+    )
+
+
+QUICK_SIZES = {(250_000, 8), (1000, 512)}
+SIZES = [
+    pytest.param(words, length, marks=() if (words, length) in QUICK_SIZES else pytest.mark.slow)
+    for words in (1000, 10_000, 250_000)
+    for length in (8, 64, 128, 512)
+]
+
+
+@pytest.mark.parametrize(("words", "length"), SIZES)
+def test_the_memory_of_a_search_is_bounded_at_any_length_and_vocabulary(words, length):
+    translator = sized(words)
+    rows = translator._rows(length, 10**6)
+    assert rows & (rows - 1) == 0  # a power of two
+    source = jax.ShapeDtypeStruct((rows, length), jnp.int32)
+    target = translator._max_target_length(length)
+    lowered = translator._search.lower(translator.params, source, max_length=target)
+    compiled = lowered.compile({"xla_backend_optimization_level": 0})
+    # The decoder's layers are taken apart, which copies their parameters.
+    copied = sum(4 * leaf.size for leaf in jax.tree.leaves(translator.params["decoder"]))
+    assert compiled.memory_analysis().temp_size_in_bytes <= 2048 * TOKEN_BYTES + copied
+
+
+def test_only_large_vocabularies_and_models_make_batches_of_fewer_rows():
+    for length in (8, 16, 32, 64, 128, 256, 512):
+        assert sized(10_000)._rows(length, 10**6) == 2048 // length
+    assert [sized(250_000)._rows(length, 10**6) for length in (8, 64, 128)] == [32, 16, 16]
+    assert sized(250_000, batch_tokens=512)._rows(8, 10**6) == 8
+    assert sized(250_000, batch_tokens=1)._rows(8, 10**6) == 1
+    assert sized(250_000, beam_size=1)._rows(8, 10**6) > sized(250_000)._rows(8, 10**6)
+
+
+def test_batches_of_fewer_rows_give_the_same_translations(translator, monkeypatch):
+    lines = make_lines(3, 7, 1, 6, 9)
+    expected = translator.translate(lines)
+    monkeypatch.setattr("lmx.translator.TOKEN_BYTES", 1)
+    assert translator._rows(8, 4) == 1
+    found = translator.translate(lines)
+    assert [one.ids for one in found] == [one.ids for one in expected]
+    assert [one.score for one in found] == pytest.approx([one.score for one in expected], rel=1e-5)
 
 
 # Attention.
