@@ -6,6 +6,7 @@ Loops, updates of slices and sums over devices work in place. Nothing here runs 
 """
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Union
 
@@ -101,7 +102,7 @@ class _Run:
         self._touch(result)
         return result
 
-    def fullest(self, *, without: set[int] = frozenset()) -> Fullest:  # pyright: ignore[reportArgumentType]
+    def fullest(self, *, without: AbstractSet[int] = frozenset()) -> Fullest:
         """Returns the fullest moment so far, leaving out these buffers."""
         ends = {name: self.last[name] + 1 for name in range(len(self.made))}
         changes: dict[int, int] = {}
