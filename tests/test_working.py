@@ -80,6 +80,7 @@ def test_a_step_takes_what_xla_allots(remat):
 
 
 @needs_eight
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [{"fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}], ids=str)
 def test_a_step_on_a_mesh_takes_what_xla_allots_on_a_device(sizes):
     mesh = MeshConfig(**({"data": 1} | sizes))
