@@ -347,6 +347,16 @@ def batch_shards(mesh: Mesh) -> int:
     return math.prod(mesh.shape[name] for name in DEFAULT_RULES["batch"])
 
 
+def token_shards(mesh: MeshConfig | Mapping[str, int]) -> int:
+    """Returns into how many parts the tokens of a batch are split, by rows and by positions.
+
+    Args:
+        mesh: with no size left open, or the sizes of a mesh by its axes.
+    """
+    sizes = _sizes(mesh) if isinstance(mesh, MeshConfig) else mesh
+    return math.prod(sizes[name] for axis in ("batch", "length") for name in DEFAULT_RULES[axis])
+
+
 def row_groups(mesh: Mesh, *, devices: Iterable[jax.Device] | None = None) -> Int64[np.ndarray, " groups"]:
     """Returns the numbers of the groups of rows that these devices hold, ascending; this host's, if none are named.
 
