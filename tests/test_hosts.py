@@ -1,8 +1,10 @@
 """Hosts find each other, agree and share the work; the slow tests start 2 and 4 real processes over loopback."""
 
 import contextlib
+import gzip
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -17,6 +19,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import yaml
 from safetensors.numpy import load_file
 
 from lmx.hosts import (
@@ -612,6 +615,112 @@ def test_a_run_on_two_machines_is_killed_continues_and_scores_as_on_one(mesh, on
     assert f"{mesh}, tensor=1, sequence=1" in printed
     assert_the_same_run(run, one)
     assert_one_wrote_and_spoke(tmp_path, 2)
+
+
+# What docs/ shows, in a small form: the files' own commands, with what makes a training tiny behind them.
+
+SMALL = """
+    --model.width 16 --model.feedforward-width 24 --model.num-heads 2 --model.num-encoder-layers 1
+    --model.num-decoder-layers 1 --model.unroll 1 --model.dtype float32 --num-buckets 1 --tokens-per-device 320
+    --updates 6 --validate-every 3 --save-every 2 --log-every 2 --average 1 --search.beam-size 2 --vocab-size 60
+    --hosts.heartbeat-seconds 10
+""".split()
+
+
+@pytest.fixture
+def repository(data, tmp_path) -> Path:
+    """A folder in which the commands of docs/ find the scripts, an environment and a corpus."""
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    corpus = tmp_path / "data" / "corpus"
+    corpus.mkdir(parents=True)
+    for name, path in zip(("train", "valid", "test"), map(Path, data[1::2]), strict=True):
+        columns = zip(*(line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()), strict=True)
+        for language, lines in zip(("en", "de"), columns, strict=True):
+            with gzip.open(corpus / f"{name}.{language}.gz", "wt", encoding="utf-8") as file:
+                file.write("".join(f"{line}\n" for line in lines))
+    return tmp_path
+
+
+# Slurm's commands: one starts two tasks, as on two nodes, and ends as the worst of them does; the other takes notes.
+SRUN = """#!/bin/bash
+shift
+for task in 0 1; do
+    SLURM_STEP_NODELIST=localhost SLURM_NTASKS=2 SLURM_PROCID=$task SLURM_LOCALID=$task "$@" $SMALL \
+        > $task.out 2> $task.err &
+    echo $! > $task.pid
+done
+status=0
+for job in $(jobs -p); do wait "$job"; code=$?; [ $code -gt $status ] && status=$code; done
+exit $status
+"""
+SCONTROL = '#!/bin/bash\necho "$@" >> scontrol.out\n'
+
+
+@pytest.mark.slow
+def test_the_slurm_file_trains_goes_back_into_the_queue_and_continues(repository, monkeypatch):
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
+        (repository / "bin").mkdir(exist_ok=True)
+        (repository / "bin" / name).write_text(text)
+        (repository / "bin" / name).chmod(0o755)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    monkeypatch.setenv("PATH", f"{repository / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("JAX_COORDINATOR_PORT", str(port))
+    monkeypatch.setenv("SLURM_JOB_ID", "81")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
+
+    def submit(*more: str) -> subprocess.Popen:
+        monkeypatch.setenv("SMALL", " ".join([*SMALL, *more]))
+        return subprocess.Popen(["bash", str(ROOT / "docs" / "slurm.sh")], cwd=repository)
+
+    with submit() as job:
+        until = time.monotonic() + 500
+        while not (repository / "0.out").exists() or "step 2 of 6" not in (repository / "0.out").read_text():
+            assert job.poll() is None, (repository / "0.err").read_text()[-3000:]
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        os.kill(int((repository / "1.pid").read_text()), signal.SIGTERM)
+        assert job.wait(timeout=500) == 75
+    assert (repository / "scontrol.out").read_text() == "requeue 81\n"
+    with submit() as job:
+        assert job.wait(timeout=500) == 0, (repository / "0.err").read_text()[-3000:]
+    printed = (repository / "0.out").read_text()
+    assert "continuing" in printed
+    assert re.search(r"tokens per device +\d+ an update", printed)
+    # What a person has to mend does not go back into the queue.
+    with submit("--rows-multiple", "17") as job:
+        assert job.wait(timeout=500) == 2
+    assert "config.rows_multiple=16 there and 17 here" in (repository / "0.err").read_text()
+    assert (repository / "scontrol.out").read_text() == "requeue 81\n"
+
+
+@pytest.mark.slow
+def test_the_pods_of_the_jobset_train(repository, monkeypatch):
+    (jobset,) = [part for part in yaml.safe_load_all((ROOT / "docs" / "jobset.yaml").read_text()) if "spec" in part]
+    spec = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
+    command = spec["template"]["spec"]["containers"][0]["command"]
+    assert command[:2] == ["python", "-u"]
+    command = [word.replace("/shared/runs", "runs").replace("/shared", "data") for word in command]
+    # The flags with which the page does without the package kubernetes; here pod 0 is near.
+    page = (ROOT / "docs" / "many-machines.md").read_text(encoding="utf-8")
+    (flags,) = re.findall(r"^--hosts\.coordinator translation-hosts-0-0\S+ .*$", page, re.M)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    flags = [address if word.startswith("translation-") else word for word in flags.split()]
+    assert flags[-1] == str(spec["completions"])
+    pods = []
+    for index in range(spec["completions"]):
+        environment = {**os.environ, **POD, "JOB_COMPLETION_INDEX": str(index), "PYTHONPATH": str(ROOT)}
+        with (repository / f"{index}.out").open("w") as out, (repository / f"{index}.err").open("w") as err:
+            words = [sys.executable, *command[1:], *flags, *SMALL]
+            pods.append(subprocess.Popen(words, cwd=repository, env=environment, stdout=out, stderr=err))
+    assert [pod.wait(timeout=900) for pod in pods] == [0, 0], (repository / "0.err").read_text()[-3000:]
+    assert "2 x cpu, 2 hosts" in (repository / "0.out").read_text()
+    assert (repository / "runs" / "corpus" / "scores.json").is_file()
 
 
 CLASSIFY = ("classification.py", "own")
