@@ -32,7 +32,7 @@ _meetings = itertools.count()  # all hosts count alike
 
 @dataclass(frozen=True, kw_only=True)
 class HostsConfig:
-    """How processes find each other; nothing is needed under Slurm, Open MPI 4 and in Kubernetes jobs.
+    """How processes find each other; nothing is needed under Slurm, Open MPI 4, in Kubernetes jobs and on their TPUs.
 
     Attributes:
         coordinator: HOST:PORT where process 0 listens, reachable from all.
@@ -76,6 +76,13 @@ def find_launcher(environment: Mapping[str, str]) -> Launcher | None:
     slurm = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
     if all(name in environment for name in slurm):
         return Launcher("Slurm", int(environment["SLURM_NTASKS"]), int(environment["SLURM_PROCID"]))
+    # The hosts of a TPU, where they are pods too.
+    workers = environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES")
+    if workers is not None and "TPU_WORKER_ID" in environment:
+        number = len(workers.split(","))
+        slices = int(environment.get("MEGASCALE_NUM_SLICES") or 1)
+        before = number * int(environment.get("MEGASCALE_SLICE_ID") or 0)
+        return Launcher("TPU", slices * number, before + int(environment["TPU_WORKER_ID"]))
     # Every pod has the first; only those of an indexed job have the second.
     if {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= environment.keys():
         return Launcher("Kubernetes", None, int(environment["JOB_COMPLETION_INDEX"]))
@@ -95,6 +102,11 @@ def start(config: HostsConfig) -> None:
         process = launcher.process_id if process is None else process
     alone = launcher is None and (config.coordinator, number, process) == (None, None, None)
     if number == 1 or alone:
+        if alone and jax.process_count() > 1:  # a TPU's hosts see each other's chips before they have met
+            raise ValueError(
+                f"coordinator, num_processes and process_id must be given on a TPU of {jax.process_count()} hosts where "
+                "the environment does not name them, got none. Give the address of process 0, as HOST:PORT."
+            )
         return
     if config.coordinator is not None and (number is None or process is None):
         raise ValueError(
@@ -118,7 +130,7 @@ def start(config: HostsConfig) -> None:
                 "(jax[k8s]), got none. Or give coordinator and num_processes; num_processes=1 trains alone."
             )
     # Of a launcher that knows places on a machine, JAX takes one device a process.
-    by_hand = config.coordinator is not None and (launcher is None or launcher.name == "Kubernetes")
+    by_hand = config.coordinator is not None and (launcher is None or launcher.name in ("Kubernetes", "TPU"))
     # The training loop takes the signals itself; JAX's own handler would swallow those that come before.
     jax.config.update("jax_enable_preemption_service", False)
     # Returns when all are there, so that none is late for what follows.

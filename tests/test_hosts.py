@@ -47,6 +47,7 @@ SLURM = {
 }
 OPEN_MPI = {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_LOCAL_RANK": "0"}
 OPEN_MPI_4 = {**OPEN_MPI, "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://127.0.0.1:34911"}
+TPU = {"TPU_WORKER_HOSTNAMES": "a,b,c,d", "TPU_WORKER_ID": "3"}
 POD = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}
 
 
@@ -62,6 +63,10 @@ POD = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}
         (OPEN_MPI_4, Launcher("Open MPI", 4, 3)),
         (OPEN_MPI, Launcher("Open MPI", 4, 3)),
         (SLURM | OPEN_MPI, Launcher("Open MPI", 4, 3)),  # mpirun inside a Slurm job
+        (TPU, Launcher("TPU", 4, 3)),
+        (POD | {"JOB_COMPLETION_INDEX": "2"} | TPU, Launcher("TPU", 4, 3)),
+        (TPU | {"MEGASCALE_NUM_SLICES": "2", "MEGASCALE_SLICE_ID": "1"}, Launcher("TPU", 8, 7)),
+        ({**TPU, "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}, Launcher("TPU", 1, 0)),
         (POD, None),
         (POD | {"JOB_COMPLETION_INDEX": "2"}, Launcher("Kubernetes", None, 2)),
     ],
@@ -73,7 +78,7 @@ def test_launchers_are_found_by_their_environment(environment, expected):
 @pytest.fixture
 def joined(monkeypatch) -> dict:
     """What jax.distributed.initialize was called with, if it was; the environment names no launcher."""
-    for name in {*SLURM, *OPEN_MPI_4, *POD, "JOB_COMPLETION_INDEX"}:
+    for name in {*SLURM, *OPEN_MPI_4, *TPU, *POD, "JOB_COMPLETION_INDEX"}:
         monkeypatch.delenv(name, raising=False)
     calls: dict = {}
 
@@ -92,6 +97,7 @@ def joined(monkeypatch) -> dict:
         ({}, {}),
         (SLURM | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, {}),
         (SLURM, {"num_processes": 1}),
+        ({**TPU, "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}, {}),
         (POD, {}),
         (POD | {"JOB_COMPLETION_INDEX": "0"}, {"num_processes": 1}),
     ],
@@ -109,6 +115,12 @@ def test_a_lone_process_joins_nobody(environment, options, joined, monkeypatch):
         # What is None, JAX asks the launcher for.
         (SLURM, {}, {"coordinator": None, "num_processes": None, "cluster_detection_method": None}),
         (OPEN_MPI_4, {}, {"coordinator": None, "num_processes": None, "cluster_detection_method": None}),
+        (TPU, {}, {"coordinator": None, "num_processes": None, "cluster_detection_method": None}),
+        (
+            TPU,
+            {"coordinator": "a:1"},
+            {"coordinator": "a:1", "num_processes": 4, "process_id": 3, "cluster_detection_method": "deactivate"},
+        ),
         (
             {},
             {"coordinator": "a:1", "num_processes": 3, "process_id": 2, "heartbeat_seconds": 30},
@@ -165,6 +177,14 @@ def test_too_little_to_join_by_is_an_error(environment, options, message, joined
     with pytest.raises(ValueError, match=message):
         start(HostsConfig(**options))
     assert joined == {}
+
+
+def test_hosts_of_a_tpu_that_nobody_named_are_an_error(joined, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    with pytest.raises(
+        ValueError, match=r"^coordinator, num_processes and process_id must be given on a TPU of 4 hosts"
+    ):
+        start(HostsConfig())
 
 
 @pytest.mark.parametrize(
