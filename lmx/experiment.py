@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import jax
 import tyro
@@ -191,7 +191,7 @@ def settle_tokens(config: Budgeted, *, run: Path, devices: int) -> Budgeted:
         begun = json.loads((run / "config.json").read_text(encoding="utf-8"))["config"]
         if begun["tokens_per_device"] == config.tokens_per_device:
             tokens = int(begun["tokens_per_batch"])
-    return dataclasses.replace(config, tokens_per_batch=tokens)
+    return dataclasses.replace(cast(Any, config), tokens_per_batch=tokens)
 
 
 def check_lengths(config: Batched, *, max_length: int, sequence: int) -> None:

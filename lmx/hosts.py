@@ -102,10 +102,10 @@ def start(config: HostsConfig) -> None:
         process = launcher.process_id if process is None else process
     alone = launcher is None and (config.coordinator, number, process) == (None, None, None)
     if number == 1 or alone:
-        if alone and jax.process_count() > 1:  # a TPU's hosts see each other's chips before they have met
+        if alone and (count := jax.process_count()) > 1:  # a TPU's hosts see each other's chips before they have met
             raise ValueError(
-                f"coordinator, num_processes and process_id must be given on a TPU of {jax.process_count()} hosts where "
-                "the environment does not name them, got none. Give the address of process 0, as HOST:PORT."
+                f"coordinator, num_processes and process_id must be given on a TPU of {count} hosts where nothing "
+                "names them, got none. Give the address of process 0, as HOST:PORT."
             )
         return
     if config.coordinator is not None and (number is None or process is None):

@@ -5,6 +5,7 @@ Only this module builds a mesh or a PartitionSpec; everybody else names axes in 
 
 import contextlib
 import functools
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -85,6 +86,27 @@ def in_order(devices: Iterable[jax.Device]) -> list[jax.Device]:
     return sorted(
         devices, key=lambda device: (getattr(device, "slice_index", None) or 0, device.process_index, device.id)
     )
+
+
+def connect(mesh: Mesh) -> None:
+    """Has the devices of several hosts sum a number along every set of the mesh's axes; does nothing on one host.
+
+    Between CPUs, those who sum together wait 30 s for each other the first time, and as long as it takes from then on:
+    the first time should not come after a compilation, which takes one host longer than another.
+    """
+    if not mesh.is_multi_process:
+        return
+    names = tuple(name for name, size in mesh.shape.items() if size > 1)
+    sets = [axes for number in range(1, len(names) + 1) for axes in itertools.combinations(names, number)]
+    every = PartitionSpec(names)
+    ones = jax.make_array_from_callback(
+        (mesh.size,), NamedSharding(mesh, every), lambda index: np.ones(mesh.size, np.int32)[index]
+    )
+
+    def sums(x: jax.Array) -> list[jax.Array]:
+        return [jax.lax.psum(x, axes) + 0 * x for axes in sets]
+
+    jax.block_until_ready(jax.jit(jax.shard_map(sums, mesh=mesh, in_specs=every, out_specs=every))(ones))
 
 
 def resolve_mesh(mesh: MeshConfig, devices: int | None) -> MeshConfig:
@@ -325,7 +347,11 @@ def _place(array: np.ndarray, mesh: Mesh, axes: tuple[str | None, ...]) -> jax.A
             f"the rows of a host must divide by its {groups.size} groups of rows, got {array.shape[axis]} rows."
         )
     shape = (*array.shape[:axis], size * batch_shards(mesh), *array.shape[axis + 1 :])
-    return jax.make_array_from_callback(shape, sharding, lambda index: piece(array, index[axis], groups, axis=axis))
+
+    def held(index: Any) -> np.ndarray:
+        return piece(array, index[axis], groups, axis=axis)
+
+    return jax.make_array_from_callback(shape, sharding, held)
 
 
 def piece(array: np.ndarray, rows: slice, groups: Int64[np.ndarray, " groups"], *, axis: int = 0) -> np.ndarray:

@@ -568,12 +568,14 @@ import sys, time
 import jax, numpy as np
 from jax._src import distributed
 from lmx.hosts import HostsConfig, agreement, start, wait
-from lmx.sharding import MeshConfig, fetch, make_mesh, place_rows, rows_on
+from lmx.sharding import MeshConfig, connect, fetch, make_mesh, place_rows, rows_on
 
 options = dict(zip(sys.argv[2::2], sys.argv[3::2]))
 coordinator, number, host = (options[f"--hosts.{name}"] for name in ("coordinator", "num-processes", "process-id"))
 start(HostsConfig(coordinator=coordinator, num_processes=int(number), process_id=int(host), heartbeat_seconds=10))
-met = distributed.global_state.client.key_value_dir_get_bytes("cpu:gloo")
+def connections():
+    return len(distributed.global_state.client.key_value_dir_get_bytes("cpu:gloo"))
+met = connections()
 with agreement() as facts:
     time.sleep(float(options.get("--reading", 0)))
     facts["devices"] = [str(device) for device in jax.devices()]
@@ -581,13 +583,16 @@ slices = [device.slice_index for device in jax.devices()]
 rows = np.arange(24).reshape(8, 3)
 mixed = [jax.devices()[i] for i in (2, 0, 1, 3)]
 for mesh in (make_mesh(MeshConfig(fsdp=2)), make_mesh(MeshConfig(fsdp=2), devices=mixed)):
+    before, _ = connections(), connect(mesh)
+    connected, _ = connections(), wait("all have counted")
     held = rows_on(mesh, 8)
     placed = place_rows({"rows": rows[held]}, mesh)["rows"]
     for shard in placed.addressable_shards:
         assert (np.asarray(shard.data) == rows[shard.index]).all()
     assert int(jax.jit(lambda x: (x * x).sum())(placed)) == (rows * rows).sum()
     assert (fetch({"rows": placed})["rows"] == rows).all()
-    print(host, len(met) > 0, slices, rows[held][:, 0].tolist(), flush=True)
+    assert connections() == connected >= before
+    print(host, met > 0, connected > met, slices, rows[held][:, 0].tolist(), flush=True)
 wait("the end")
 """
 
@@ -605,8 +610,8 @@ def talk(folder: Path, another_machine, *arguments: str, monkeypatch, **options)
 
 
 SAID = [
-    ["0 True [0, 0, 1, 1] [0, 3, 6, 9]", "0 True [0, 0, 1, 1] [6, 9, 12, 15]"],
-    ["1 True [0, 0, 1, 1] [12, 15, 18, 21]", "1 True [0, 0, 1, 1] [0, 3, 18, 21]"],
+    ["0 True True [0, 0, 1, 1] [0, 3, 6, 9]", "0 True True [0, 0, 1, 1] [6, 9, 12, 15]"],
+    ["1 True True [0, 0, 1, 1] [12, 15, 18, 21]", "1 True True [0, 0, 1, 1] [0, 3, 18, 21]"],
 ]
 
 
