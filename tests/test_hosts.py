@@ -632,6 +632,9 @@ def test_a_run_on_two_machines_is_killed_continues_and_scores_as_on_one(mesh, on
     arguments = [*data, *TINY, *sizes]
     with launched(tmp_path, 2, *arguments, "--run", str(tmp_path / "run"), machines=another_machine) as processes:
         wait_for("validation after 8", tmp_path, processes)
+        while not (tmp_path / "run" / "checkpoints" / "8").is_dir():  # it is saved while training goes on
+            assert processes[0].poll() is None, (tmp_path / "0.err").read_text()[-3000:]
+            time.sleep(0.05)
         processes[1].kill()
         assert processes[0].wait(timeout=100) != 0
     run = finish(tmp_path, 2, *arguments, machines=another_machine)
