@@ -11,12 +11,18 @@
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%j.out
 
-# Submitted in the repository, on a file system that all nodes see; so is the run's directory.
+# Submitted in the repository, on a file system that all nodes see; so are the data and the run's directory. A model of
+# Vaswani's base size for a corpus of your own, millions of pairs: 16 GPUs of 4,096 tokens make updates of 65,536. Multi30k
+# is too small for two nodes.
 srun --cpus-per-task="$SLURM_CPUS_PER_TASK" \
-    .venv/bin/python -u experiments/translation.py multi30k \
-    --run runs/multi30k-slurm \
-    --rows-multiple 16 \
-    --model.dtype bfloat16
+    .venv/bin/python -u experiments/translation.py multi30k-raw \
+    --train 'data/corpus/train.{}.gz' --validation 'data/corpus/valid.{}.gz' --test 'data/corpus/test.{}.gz' \
+    --run runs/corpus \
+    --vocab-size 32000 \
+    --model.width 512 --model.feedforward-width 2048 --model.num-heads 8 --model.num-encoder-layers 6 \
+    --model.num-decoder-layers 6 --model.unroll 6 --model.dropout-rate 0.1 --model.dtype bfloat16 \
+    --tokens-per-device 4096 --accumulation 1 --rows-multiple 16 \
+    --optimization.peak 0.0007 --optimization.warmup 4000 --updates 100000 --save-every 1000
 status=$?
 
 # 75: stopped by a signal and saved. 2: a mistake that a person has to mend. Anything else, such as a process that died or a

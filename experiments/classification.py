@@ -36,12 +36,16 @@ from lmx.data.splits import folds, split_wholes, stratified_split
 from lmx.data.texts import EncodedExamples, encode_examples
 from lmx.experiment import (
     attention_facts,
+    check_lengths,
+    check_shapes,
     config_as_json,
     print_plan,
     print_scores,
     read_command_line,
     run_script,
+    settle_tokens,
     start_facts,
+    tokens_on_device,
 )
 from lmx.hosts import HostsConfig, agreement, fingerprint, start, wait
 from lmx.loop import steps_to_profile, train
@@ -65,7 +69,7 @@ from lmx.scoring.tested import (
     score_seeds,
     true_label,
 )
-from lmx.sharding import GradientSum, MeshConfig, fetch, make_mesh, named_sharding, resolve_mesh
+from lmx.sharding import GradientSum, MeshConfig, count_devices, fetch, make_mesh, resolve_mesh
 from lmx.text import ByteTokenizer, PretokenizedTokenizer, SentencePieceTokenizer, Tokenizer, load_tokenizer
 from lmx.training import (
     Params,
@@ -172,7 +176,10 @@ class Config:
         published: a published score to compare with, in percent.
         published_made: how that score was made.
         tokens_per_batch: most tokens of one micro-batch of a seed: rows times padded length.
+        tokens_per_device: most tokens of one micro-batch on one device; takes the place of tokens_per_batch, which a
+            run keeps as it was on its first devices.
         rows_multiple: what the rows of a batch divide by, and the mesh's data x fsdp must divide.
+        length_multiple: what padded lengths and max_length divide by, and the mesh's sequence must divide.
         accumulation: micro-batches an update.
         num_buckets: batch shapes, each compiled once.
         epochs: passes over the training texts.
@@ -216,7 +223,9 @@ class Config:
     model: ClassifierConfig = field(default_factory=lambda: _model())
     optimization: Optimization = field(default_factory=Optimization)
     tokens_per_batch: int = 2048
+    tokens_per_device: int | None = None
     rows_multiple: int = 8
+    length_multiple: int = 1
     accumulation: int = 1
     num_buckets: int = 4
     epochs: int = 10
@@ -645,6 +654,7 @@ def main(preset: str, config: Config) -> None:
         make_deterministic()
     load_scikit_learn()
     start(config.hosts)
+    config = settle_tokens(config, run=config.run, devices=jax.device_count())
     if config.folds is None:
         train_and_test(preset, config)
     else:
@@ -746,10 +756,11 @@ def prepare(preset: str, config: Config, *, fold: int | None, agreed: dict[str, 
     test = None if data.test is None else encode(data.test)
     unlabelled = None if to_label is None else encode(to_label)
     mesh = make_mesh(config.mesh)
+    check_lengths(config, max_length=config.max_length, sequence=mesh.shape["sequence"])
     batches = SeedBatches(
         encoded,
         seeds=range(config.seed, config.seed + config.seeds),
-        buckets=choose_buckets(encoded.lengths, num_buckets=config.num_buckets, multiple_of=mesh.shape["sequence"]),
+        buckets=choose_buckets(encoded.lengths, num_buckets=config.num_buckets, multiple_of=config.length_multiple),
         tokens_per_batch=config.tokens_per_batch,
         accumulation=config.accumulation,
         rows_multiple=config.rows_multiple,
@@ -759,8 +770,7 @@ def prepare(preset: str, config: Config, *, fold: int | None, agreed: dict[str, 
         if kept is not None:
             targets_of = () if kept.targets is None else (kept.targets,)
             agreed[f"{split} data"] = fingerprint(kept.tokens, kept.offsets, *targets_of)
-    for _, rows, length in batches.first.shapes:
-        named_sharding(mesh, ("batch", "length"), (rows, length))
+    check_shapes(batches.first.shapes, mesh)
     updates = batches.first.first_batch(config.epochs)
     if updates == 0:
         raise ValueError(
@@ -832,6 +842,7 @@ def learn(config: Config, found: Prepared) -> Classifier:
             **found.kernel_facts,
             "vocabulary": found.model.vocab_size,
             "batch_shapes": [list(shape) for shape in batches.first.shapes],
+            "tokens_per_device": tokens_on_device(batches.first.shapes, found.mesh),
             "padding_share": batches.first.padding_share,
             "padding_optimum": batches.first.optimum,
             "updates_per_epoch": batches.first.batches_per_epoch,
@@ -1085,6 +1096,8 @@ def plan(preset: str, config: Config, *, device: str, devices: int | None) -> No
     """
     config.check()
     config = replace(config, mesh=resolve_mesh(config.mesh, devices))
+    config = settle_tokens(config, run=config.run, devices=count_devices(config.mesh))
+    check_lengths(config, max_length=config.max_length, sequence=config.mesh.sequence)
     vocab_size, origin = planned_vocabulary(config)
     classes = config.model.num_outputs or len(config.reading.label_names or ()) or 16
     longest, usual = config.max_length, max(config.max_length // 4, 1)

@@ -30,12 +30,16 @@ from lmx.data.files import read_lines
 from lmx.data.parallel import EncodedPairs, FilterReport, Pairs, encode_pairs, filter_pairs, read_pairs
 from lmx.experiment import (
     attention_facts,
+    check_lengths,
+    check_shapes,
     config_as_json,
     print_plan,
     print_scores,
     read_command_line,
     run_script,
+    settle_tokens,
     start_facts,
+    tokens_on_device,
 )
 from lmx.hosts import HostsConfig, agreement, fingerprint, start, wait
 from lmx.loop import steps_to_profile, train
@@ -51,9 +55,9 @@ from lmx.sharding import (
     GradientSum,
     MeshConfig,
     batch_shards,
+    count_devices,
     fetch,
     make_mesh,
-    named_sharding,
     place_rows,
     resolve_mesh,
     rows_on,
@@ -130,7 +134,10 @@ class Config:
         max_length: most tokens a side; longer training and validation pairs are left out, longer test sources cut.
         max_ratio: highest ratio of a training pair's lengths; what is above is left out. None keeps all.
         tokens_per_batch: most tokens of one micro-batch: rows times the longer side's padded length.
+        tokens_per_device: most tokens of one micro-batch on one device; takes the place of tokens_per_batch, which a
+            run keeps as it was on its first devices.
         rows_multiple: what the rows of a batch divide by, and the mesh's data x fsdp must divide.
+        length_multiple: what padded lengths and max_length divide by, and the mesh's sequence must divide.
         accumulation: micro-batches an update.
         num_buckets: batch shapes, each compiled once.
         updates: updates after which training ends.
@@ -169,7 +176,9 @@ class Config:
     model: Seq2SeqConfig = field(default_factory=lambda: Seq2SeqConfig(source_vocab_size=0, target_vocab_size=0))
     optimization: Optimization = field(default_factory=Optimization)
     tokens_per_batch: int = 4096
+    tokens_per_device: int | None = None
     rows_multiple: int = 8
+    length_multiple: int = 1
     accumulation: int = 1
     num_buckets: int = 8
     updates: int = 100_000
@@ -411,6 +420,7 @@ def main(preset: str, config: Config) -> None:
     if config.deterministic:
         make_deterministic()
     start(config.hosts)
+    config = settle_tokens(config, run=config.run, devices=jax.device_count())
     # What can be wrong with config, text and mesh is found before anything is written, and before hosts that do not
     # agree wait for each other.
     with agreement() as agreed:
@@ -467,7 +477,8 @@ def prepare(preset: str, config: Config, *, agreed: dict[str, Any]) -> Prepared:
         max_ratio=None,
     )
     mesh = make_mesh(config.mesh)
-    buckets = choose_buckets(encoded.lengths, num_buckets=config.num_buckets, multiple_of=mesh.shape["sequence"])
+    check_lengths(config, max_length=config.max_length, sequence=mesh.shape["sequence"])
+    buckets = choose_buckets(encoded.lengths, num_buckets=config.num_buckets, multiple_of=config.length_multiple)
     batches = TokenBatches(
         encoded,
         buckets=buckets,
@@ -481,8 +492,7 @@ def prepare(preset: str, config: Config, *, agreed: dict[str, Any]) -> Prepared:
     for split, kept in (("training", encoded), ("validation", validation)):
         agreed[f"{split} data"] = fingerprint(kept.source, kept.source_offsets, kept.target, kept.target_offsets)
     agreed["test data"] = fingerprint(test_pairs.sources, test_pairs.targets)
-    for _, rows, length in batches.shapes:
-        named_sharding(mesh, ("batch", "length"), (rows, length))
+    check_shapes(batches.shapes, mesh)
     parts = build(config, model)
     network = nnx.eval_shape(lambda: parts.build_model(nnx.Rngs(0)))
     attention_facts(model, network, mesh)  # a kernel that cannot be is an error now
@@ -535,6 +545,7 @@ def learn(config: Config, found: Prepared) -> tuple[Translator, str]:
             "vocabulary": f"{model.source_vocab_size:,} source, {model.target_vocab_size:,} target"
             + (", joint" if found.source_tokenizer is found.target_tokenizer else ""),
             "batch_shapes": [list(shape) for shape in batches.shapes],
+            "tokens_per_device": tokens_on_device(batches.shapes, found.mesh),
             "padding_share": batches.padding_share,
             "padding_optimum": batches.optimum,
             "updates_per_epoch": batches.batches_per_epoch,
@@ -559,6 +570,7 @@ def learn(config: Config, found: Prepared) -> tuple[Translator, str]:
             buckets=found.buckets,
             tokens_per_batch=config.tokens_per_batch,
             rows_multiple=config.rows_multiple,
+            length_multiple=config.length_multiple,
         )
         if config.bleu_every and (len(run.memory.losses) + 1) % config.bleu_every == 0:
             chosen = slice(0, config.bleu_sentences)
@@ -629,11 +641,12 @@ def evaluate(
     buckets: tuple[int, ...],
     tokens_per_batch: int,
     rows_multiple: int,
+    length_multiple: int,
 ) -> dict[str, float]:
     """Returns loss, nll and perplexity over a whole set, means over its target tokens."""
-    longest, parts = int(encoded.lengths.max()), mesh.shape["sequence"]
+    longest = int(encoded.lengths.max())
     if longest > buckets[-1]:  # no training pair was as long
-        buckets = (*buckets, -(-longest // parts) * parts)
+        buckets = (*buckets, -(-longest // length_multiple) * length_multiple)
     sums = {"loss": 0.0, "nll": 0.0, "weight": 0.0}
     for batch in evaluation_batches(
         encoded,
@@ -769,6 +782,8 @@ def attention_of(translator: Translator, source: str, translation: Translation) 
 def plan(preset: str, config: Config, *, device: str, devices: int | None) -> None:
     """Prints what training will need, from shapes alone: no text is read, what it would tell is assumed."""
     config = replace(config, mesh=resolve_mesh(config.mesh, devices))
+    config = settle_tokens(config, run=config.run, devices=count_devices(config.mesh))
+    check_lengths(config, max_length=config.max_length, sequence=config.mesh.sequence)
     source_size, target_size, origin = planned_vocabularies(config)
     longest, usual = config.max_length, max(config.max_length // 4, 1)
 

@@ -28,6 +28,8 @@ from lmx.hosts import label
 Params = Any  # nested dicts of arrays
 
 CHECKSUMS = "checksums.json"
+# How long hosts wait for each other's parts: a terabyte to a slow file system takes longer than Orbax's 20 minutes.
+SAVE_SECONDS = 6 * 3600
 # What a file system says when it takes no more, however deep in another library's message it stands.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -75,7 +77,9 @@ class Checkpoints:
             enable_async_checkpointing=True,
             cleanup_tmp_directories=True,
             # Called when all processes have written, before the checkpoint gets its name.
-            async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_checksums),
+            async_options=ocp.options.AsyncOptions(
+                timeout_secs=SAVE_SECONDS, post_finalization_callback=self._write_checksums
+            ),
         )
         self._directory = directory
         handlers = {"state": ocp.StandardCheckpointHandler(), "host": ocp.JsonCheckpointHandler()}

@@ -3,12 +3,14 @@
 What is trained, and on what, is the script's. Here is what a reader of the second script need not read again.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import json
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import jax
 import tyro
@@ -25,7 +27,7 @@ from lmx.plan.command import explain_out_of_memory, plan_of_this_command, split_
 from lmx.plan.figures import Job, Proposal
 from lmx.plan.tables import render
 from lmx.run import Run, keep_freed_memory, one_line_errors, stop_on_signals
-from lmx.sharding import MeshConfig, count_devices, use_mesh
+from lmx.sharding import MeshConfig, count_devices, named_sharding, resolve_mesh, token_shards, use_mesh
 
 Config = TypeVar("Config")
 
@@ -138,7 +140,7 @@ def attention_facts(model: TransformerConfig, network: Any, mesh: Mesh) -> dict[
 
 @runtime_checkable
 class Batched(Protocol):
-    """Of an experiment's config, what a plan may change."""
+    """Of an experiment's config, what its batches are made by, and what a plan may change."""
 
     @property
     def mesh(self) -> MeshConfig:
@@ -151,9 +153,96 @@ class Batched(Protocol):
         ...
 
     @property
+    def tokens_per_device(self) -> int | None:
+        """Of one micro-batch on one device, in the place of tokens_per_batch."""
+        ...
+
+    @property
+    def length_multiple(self) -> int:
+        """What padded lengths divide by."""
+        ...
+
+    @property
     def accumulation(self) -> int:
         """Micro-batches an update."""
         ...
+
+
+Budgeted = TypeVar("Budgeted", bound=Batched)
+
+
+def settle_tokens(config: Budgeted, *, run: Path, devices: int) -> Budgeted:
+    """Returns the config with the tokens_per_batch that its tokens_per_device, if it has one, means on so many devices.
+
+    A run that was begun keeps what it meant there, whatever devices it is continued on: its batches stay the same.
+
+    Args:
+        run: the run's directory, there or not.
+
+    Raises:
+        ValueError: tokens_per_device is no number of tokens, or the mesh does not fit the devices.
+    """
+    if config.tokens_per_device is None:
+        return config
+    if config.tokens_per_device < 1:
+        raise ValueError(f"tokens_per_device must be at least 1, got tokens_per_device={config.tokens_per_device}.")
+    tokens = config.tokens_per_device * token_shards(resolve_mesh(config.mesh, devices))
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # what is wrong there, `Run` says
+        begun = json.loads((run / "config.json").read_text(encoding="utf-8"))["config"]
+        if begun["tokens_per_device"] == config.tokens_per_device:
+            tokens = int(begun["tokens_per_batch"])
+    return dataclasses.replace(cast(Any, config), tokens_per_batch=tokens)
+
+
+def check_lengths(config: Batched, *, max_length: int, sequence: int) -> None:
+    """Checks that every padded length will divide over a mesh.
+
+    Args:
+        sequence: the mesh's size along that axis.
+
+    Raises:
+        ValueError: it will not.
+    """
+    multiple = config.length_multiple
+    if multiple < 1 or multiple % sequence:
+        raise ValueError(
+            f"length_multiple must be divisible by mesh.sequence={sequence}, got length_multiple={multiple}. It is "
+            "part of the batches: set it where a run begins, for the most devices that are ever to share a row."
+        )
+    if max_length % multiple:
+        raise ValueError(
+            f"max_length must be divisible by length_multiple={multiple}, got max_length={max_length}; the next that "
+            f"is: {-(-max_length // multiple) * multiple}."
+        )
+
+
+def check_shapes(shapes: Sequence[tuple[int, int, int]], mesh: Mesh) -> None:
+    """Checks that batches (A, B, L) divide over a mesh.
+
+    Raises:
+        ValueError: one does not.
+    """
+    for _, rows, length in shapes:
+        try:
+            named_sharding(mesh, ("batch", "length"), (rows, length))
+        except ValueError as error:
+            raise ValueError(
+                f"{error} Rows are a multiple of rows_multiple and lengths of length_multiple; both belong to the "
+                "batches and are set where a run begins."
+            ) from error
+
+
+def tokens_on_device(shapes: Sequence[tuple[int, int, int]], mesh: Mesh) -> str:
+    """Returns in words how many tokens, padding counted, a device gets of batches of shapes (A, B, L)."""
+    tokens = [rows * length // token_shards(mesh.shape) for _, rows, length in shapes]
+    micro_batches = shapes[0][0]
+
+    def span(times: int) -> str:
+        least, most = min(tokens) * times, max(tokens) * times
+        return f"{least:,}" if least == most else f"{least:,} to {most:,}"
+
+    of_update = f"{span(micro_batches)} an update"
+    return of_update if micro_batches == 1 else f"{span(1)} a micro-batch, {of_update}"
 
 
 def print_plan(
@@ -171,14 +260,16 @@ def print_plan(
     number = count_devices(config.mesh)
     use_virtual_devices(2 * number)  # as many again, to see what twice as many would do
     job = job_of()
+    tokens = f"--tokens-per-batch {config.tokens_per_batch // 2}"
+    of_twice = ""
+    if config.tokens_per_device is not None:
+        tokens = f"--tokens-per-device {max(config.tokens_per_device // 2, 1)}"
+        of_twice = f" {tokens}"  # the same batch on twice the devices
     proposals: list[Proposal] = [
         ("--model.remat dots", lambda: job_of(remat="dots")),
         ("--model.remat full", lambda: job_of(remat="full")),
-        (f"--mesh.fsdp {2 * config.mesh.fsdp}, on {2 * number} devices", lambda: double_fsdp(job)),
-        (
-            f"--tokens-per-batch {config.tokens_per_batch // 2} --accumulation {2 * config.accumulation}",
-            lambda: halve_rows(job),
-        ),
+        (f"--mesh.fsdp {2 * config.mesh.fsdp}{of_twice}, on {2 * number} devices", lambda: double_fsdp(job)),
+        (f"{tokens} --accumulation {2 * config.accumulation}", lambda: halve_rows(job)),
         ("--model.dtype bfloat16", lambda: job_of(dtype="bfloat16")),
     ]
     longest, usual = lengths

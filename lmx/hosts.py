@@ -8,21 +8,31 @@ a lone machine everything here does nothing.
 import contextlib
 import hashlib
 import importlib.util
+import itertools
 import json
 import os
 import re
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax._src import distributed
 from jax.experimental import multihost_utils
+
+# How long a process waits for the others to start: pods whose machines are new, or pull an image, come minutes apart.
+JOIN_SECONDS = 600
+# How long hosts wait for each other while text is read and encoded; a host that died is missed by its heartbeats.
+MEET_SECONDS = 7 * 24 * 3600
+
+_meetings = itertools.count()  # all hosts count alike
 
 
 @dataclass(frozen=True, kw_only=True)
 class HostsConfig:
-    """How processes find each other; nothing is needed under Slurm, Open MPI 4 and in Kubernetes jobs.
+    """How processes find each other; nothing is needed under Slurm, Open MPI 4, in Kubernetes jobs and on their TPUs.
 
     Attributes:
         coordinator: HOST:PORT where process 0 listens, reachable from all.
@@ -66,6 +76,13 @@ def find_launcher(environment: Mapping[str, str]) -> Launcher | None:
     slurm = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
     if all(name in environment for name in slurm):
         return Launcher("Slurm", int(environment["SLURM_NTASKS"]), int(environment["SLURM_PROCID"]))
+    # The hosts of a TPU, where they are pods too.
+    workers = environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES")
+    if workers is not None and "TPU_WORKER_ID" in environment:
+        number = len(workers.split(","))
+        slices = int(environment.get("MEGASCALE_NUM_SLICES") or 1)
+        before = number * int(environment.get("MEGASCALE_SLICE_ID") or 0)
+        return Launcher("TPU", slices * number, before + int(environment["TPU_WORKER_ID"]))
     # Every pod has the first; only those of an indexed job have the second.
     if {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= environment.keys():
         return Launcher("Kubernetes", None, int(environment["JOB_COMPLETION_INDEX"]))
@@ -85,6 +102,11 @@ def start(config: HostsConfig) -> None:
         process = launcher.process_id if process is None else process
     alone = launcher is None and (config.coordinator, number, process) == (None, None, None)
     if number == 1 or alone:
+        if alone and (count := jax.process_count()) > 1:  # a TPU's hosts see each other's chips before they have met
+            raise ValueError(
+                f"coordinator, num_processes and process_id must be given on a TPU of {count} hosts where nothing "
+                "names them, got none. Give the address of process 0, as HOST:PORT."
+            )
         return
     if config.coordinator is not None and (number is None or process is None):
         raise ValueError(
@@ -108,20 +130,50 @@ def start(config: HostsConfig) -> None:
                 "(jax[k8s]), got none. Or give coordinator and num_processes; num_processes=1 trains alone."
             )
     # Of a launcher that knows places on a machine, JAX takes one device a process.
-    by_hand = config.coordinator is not None and (launcher is None or launcher.name == "Kubernetes")
+    by_hand = config.coordinator is not None and (launcher is None or launcher.name in ("Kubernetes", "TPU"))
     # The training loop takes the signals itself; JAX's own handler would swallow those that come before.
     jax.config.update("jax_enable_preemption_service", False)
+    # Returns when all are there, so that none is late for what follows.
     jax.distributed.initialize(
         config.coordinator,
         num_processes=config.num_processes if config.coordinator is None else number,
         process_id=config.process_id if config.coordinator is None else process,
         cluster_detection_method="deactivate" if by_hand else None,
+        initialization_timeout=JOIN_SECONDS,
         heartbeat_timeout_seconds=config.heartbeat_seconds,
         shutdown_timeout_seconds=config.heartbeat_seconds,
     )
     counts = [sum(device.process_index == host for device in jax.devices()) for host in range(jax.process_count())]
     if len(set(counts)) > 1:
         raise ValueError(f"all hosts must have the same number of devices, got {counts}, host 0 first.")
+    # Gloo, which carries sums between CPUs, gives the others 30 s to come to the first one, and all the time for those
+    # that follow. So the first is taken here, before text is read, for which hosts may need more or less time.
+    largest(0)
+
+
+def meet() -> None:
+    """Waits until all hosts are here, however long they take; does nothing on one. No device takes part.
+
+    Before the devices of several hosts work together for the first time: some of their libraries wait for seconds.
+    """
+    client = distributed.global_state.client
+    if client is None or jax.process_count() == 1:
+        return
+    name, failed = f"lmx-{next(_meetings)}", []
+
+    def wait() -> None:
+        try:
+            client.wait_at_barrier(name, MEET_SECONDS * 1000)
+        except Exception as error:  # the runtime's, of a type that it does not name
+            failed.append(error)
+
+    # In a thread, so that this one hears signals while it waits.
+    thread = threading.Thread(target=wait, name="lmx-meeting", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.2)
+    if failed:
+        raise RuntimeError(f"the hosts must meet, got {' '.join(str(failed[0]).split())[:500]}.")
 
 
 def is_writer() -> bool:
@@ -154,6 +206,7 @@ def agreement() -> Iterator[dict[str, Any]]:
         error = raised
     if jax.process_count() == 1:
         return
+    meet()
     told = _exchange({"facts": facts, "error": error and (str(error) or type(error).__name__)})
     if error is not None:
         raise error
@@ -202,7 +255,8 @@ def largest(value: int) -> int:
 
 
 def wait(name: str) -> None:
-    """Waits until all hosts are here; does nothing on one."""
+    """Waits until all hosts are here and their devices have done what they were told; does nothing on one."""
+    meet()
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 

@@ -15,9 +15,9 @@ from jax.sharding import Mesh
 
 from lmx.checkpoint import Checkpoints
 from lmx.data.batches import Rows, prefetch
-from lmx.hosts import largest
+from lmx.hosts import largest, meet
 from lmx.run import EXIT_STOPPED, Run, duration, progress_bar, seconds_since_start
-from lmx.sharding import place_batch, rows_on
+from lmx.sharding import connect, place_batch, rows_on
 from lmx.training import Step, TrainState
 
 SKIPPED_LIMIT = 10
@@ -111,6 +111,8 @@ def train(
         better = loop.validate(number, lambda: validate(number, state), **facts(number))
         return keep_best(state, better) if keep_best is not None and better.any() else state
 
+    meet()  # one host may have restored its part of the state long before another
+    connect(mesh)
     with (
         _Loop(run, first=first, last=last, patience=patience) as loop,
         prefetch(make, first, last, depth=4) as stream,

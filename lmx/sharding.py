@@ -7,7 +7,7 @@ import contextlib
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
+from jaxtyping import Int64
 
 MESH_AXES = ("data", "fsdp", "tensor", "sequence")
 
@@ -54,13 +55,19 @@ class MeshConfig:
     sequence: int = 1
 
 
-def make_mesh(config: MeshConfig, *, devices: list[jax.Device] | None = None) -> Mesh:
+def make_mesh(config: MeshConfig, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Builds the mesh over all devices, in the order data, fsdp, tensor, sequence.
+
+    The devices come machine by machine (`in_order`), so that neighbours along the last axes are near each other. Not by
+    `jax.make_mesh`, which refuses devices of several machines.
+
+    Args:
+        devices: these instead, in exactly this order, which is the caller's choice.
 
     Raises:
         ValueError: the sizes do not multiply to the number of devices.
     """
-    devices = list(devices or jax.devices())
+    devices = in_order(jax.devices()) if devices is None else list(devices)
     sizes = [config.data, config.fsdp, config.tensor, config.sequence]
     written = ", ".join(f"{name}={size}" for name, size in zip(MESH_AXES, sizes, strict=True))
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
@@ -70,7 +77,41 @@ def make_mesh(config: MeshConfig, *, devices: list[jax.Device] | None = None) ->
         sizes[sizes.index(-1)] = len(devices) // known
     if math.prod(sizes) != len(devices):
         raise ValueError(f"mesh sizes must multiply to the {len(devices)} devices, got {written}.")
-    return jax.make_mesh(sizes, MESH_AXES, devices=devices, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+    placed = np.empty(len(devices), dtype=object)
+    placed[:] = devices
+    return Mesh(placed.reshape(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def in_order(devices: Iterable[jax.Device]) -> list[jax.Device]:
+    """Returns devices slice by slice, host by host, and by their numbers.
+
+    A slice is what fast links join: one machine with GPUs, or one slice of a TPU. Its hosts, of which a machine may
+    have several, come together however the launcher has numbered them.
+    """
+    return sorted(
+        devices, key=lambda device: (getattr(device, "slice_index", None) or 0, device.process_index, device.id)
+    )
+
+
+def connect(mesh: Mesh) -> None:
+    """Has the devices of several hosts sum a number along every set of the mesh's axes; does nothing on one host.
+
+    Between CPUs, those who sum together wait 30 s for each other the first time, and as long as it takes from then on:
+    the first time should not come after a compilation, which takes one host longer than another.
+    """
+    if not mesh.is_multi_process:
+        return
+    names = tuple(name for name, size in mesh.shape.items() if size > 1)
+    sets = [axes for number in range(1, len(names) + 1) for axes in itertools.combinations(names, number)]
+    every = PartitionSpec(names)
+    ones = jax.make_array_from_callback(
+        (mesh.size,), NamedSharding(mesh, every), lambda index: np.ones(mesh.size, np.int32)[index]
+    )
+
+    def sums(x: jax.Array) -> list[jax.Array]:
+        return [jax.lax.psum(x, axes) + 0 * x for axes in sets]
+
+    jax.block_until_ready(jax.jit(jax.shard_map(sums, mesh=mesh, in_specs=every, out_specs=every))(ones))
 
 
 def resolve_mesh(mesh: MeshConfig, devices: int | None) -> MeshConfig:
@@ -335,7 +376,33 @@ def _place(array: np.ndarray, mesh: Mesh, axes: tuple[str | None, ...]) -> jax.A
     sharding = named_sharding(mesh, axes)
     if sharding.is_fully_addressable:
         return jax.device_put(array, named_sharding(mesh, axes, array.shape))
-    return jax.make_array_from_process_local_data(sharding, array)
+    axis = axes.index("batch")
+    groups = row_groups(mesh)
+    size, rest = divmod(array.shape[axis], groups.size)
+    if rest:
+        raise ValueError(
+            f"the rows of a host must divide by its {groups.size} groups of rows, got {array.shape[axis]} rows."
+        )
+    shape = (*array.shape[:axis], size * batch_shards(mesh), *array.shape[axis + 1 :])
+
+    def held(index: Any) -> np.ndarray:
+        return piece(array, index[axis], groups, axis=axis)
+
+    return jax.make_array_from_callback(shape, sharding, held)
+
+
+def piece(array: np.ndarray, rows: slice, groups: Int64[np.ndarray, " groups"], *, axis: int = 0) -> np.ndarray:
+    """Returns the rows that a device holds, out of those that its host has made.
+
+    Args:
+        array: what the host has made: the rows of its groups, one group after another.
+        rows: of the whole batch, those of the device: one group.
+        groups: the numbers of the host's groups, see `row_groups`.
+        axis: which axis of the array its rows are.
+    """
+    size = array.shape[axis] // groups.size
+    begin = int(np.searchsorted(groups, (rows.start or 0) // size)) * size
+    return array[(slice(None),) * axis + (slice(begin, begin + size),)]
 
 
 def batch_shards(mesh: Mesh) -> int:
@@ -343,21 +410,47 @@ def batch_shards(mesh: Mesh) -> int:
     return math.prod(mesh.shape[name] for name in DEFAULT_RULES["batch"])
 
 
-def rows_on(mesh: Mesh, rows: int, *, devices: Sequence[jax.Device] | None = None) -> slice:
-    """Returns which of a batch's rows these devices hold; this host's devices, if none are named.
+def token_shards(mesh: MeshConfig | Mapping[str, int]) -> int:
+    """Returns into how many parts the tokens of a batch are split, by rows and by positions.
+
+    Args:
+        mesh: with no size left open, or the sizes of a mesh by its axes.
+    """
+    sizes = _sizes(mesh) if isinstance(mesh, MeshConfig) else mesh
+    return math.prod(sizes[name] for axis in ("batch", "length") for name in DEFAULT_RULES[axis])
+
+
+def row_groups(mesh: Mesh, *, devices: Iterable[jax.Device] | None = None) -> Int64[np.ndarray, " groups"]:
+    """Returns the numbers of the groups of rows that these devices hold, ascending; this host's, if none are named.
+
+    A batch has as many groups as `batch_shards` says, each of equally many consecutive rows. A host's groups need not
+    be neighbours: those of a TPU's hosts, which are blocks of a torus, are not in every order of the devices.
+    """
+    number = batch_shards(mesh)
+    places = named_sharding(mesh, ("batch",), (number,)).devices_indices_map((number,))
+    found = {places[device][0].indices(number)[0] for device in devices or mesh.local_devices}
+    return np.array(sorted(found), np.int64)
+
+
+def rows_on(
+    mesh: Mesh, rows: int, *, devices: Iterable[jax.Device] | None = None
+) -> slice | Int64[np.ndarray, " held"]:
+    """Returns which of a batch's rows these devices hold, ascending; this host's devices, if none are named.
 
     Hosts whose devices split other axes of the mesh, such as tensor, hold the same rows.
 
+    Returns:
+        What selects them from an array: a slice where they are consecutive, else their numbers.
+
     Raises:
-        ValueError: the rows are not consecutive, or do not divide over the mesh.
+        ValueError: the rows do not divide over the mesh.
     """
-    places = named_sharding(mesh, ("batch",), (rows,)).devices_indices_map((rows,))
-    parts = sorted({places[device][0].indices(rows)[:2] for device in devices or mesh.local_devices})
-    if any(stop != begin for (_, stop), (begin, _) in itertools.pairwise(parts)):
-        raise ValueError(
-            f"the mesh must give each host consecutive rows of a batch, got {parts}. Order the mesh's devices by host."
-        )
-    return slice(parts[0][0], parts[-1][1])
+    named_sharding(mesh, ("batch",), (rows,))  # says what does not divide
+    size = rows // batch_shards(mesh)
+    groups = row_groups(mesh, devices=devices)
+    if groups[-1] - groups[0] == groups.size - 1:
+        return slice(int(groups[0]) * size, (int(groups[-1]) + 1) * size)
+    return (groups[:, None] * size + np.arange(size)).reshape(-1)
 
 
 def fetch(tree: Any, *, keep: bool = True) -> Any:

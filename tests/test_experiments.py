@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -109,7 +110,15 @@ def test_a_run_leaves_all_its_files(finished):
 
 def test_the_run_says_what_it_does(finished):
     _, printed = finished
-    for fact in ("mesh", "precision", "attention kernel", "padding share", "padding optimum", "batch shapes"):
+    for fact in (
+        "mesh",
+        "tokens per device",
+        "precision",
+        "attention kernel",
+        "padding share",
+        "padding optimum",
+        "batch shapes",
+    ):
         assert fact in printed
     assert "tokens/s" in printed
     assert "waiting for data" in printed
@@ -196,6 +205,54 @@ def test_a_mesh_that_does_not_divide_the_rows_is_told_before_training(data, tmp_
     assert "axis 'batch' must be divisible by its 3 devices (mesh data), got size=8" in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "r").exists()
+
+
+needs_eight = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
+
+
+def prepared(data, tmp_path, *flags: str):
+    arguments = ["multi30k-raw", *data, *MAKE_IT_TINY, "--run", str(tmp_path / "run"), *flags]
+    preset, config = translation.command_line(arguments)
+    config = translation.settle_tokens(config, run=config.run, devices=jax.device_count())
+    return translation.prepare(preset, config, agreed={}), config
+
+
+@needs_eight
+def test_a_run_continues_with_the_same_batches_on_another_mesh_and_sequence(data, tmp_path):
+    flags = ["--length-multiple", "4", "--tokens-per-device", "40"]
+    begun, config = prepared(data, tmp_path, *flags)
+    assert config.tokens_per_batch == 8 * 40
+    begun.run.open()
+    assert len(begun.buckets) == 2
+    assert all(length % 4 == 0 for length in begun.buckets)
+    for mesh in (
+        "--mesh.sequence 4",
+        "--mesh.data 2 --mesh.tensor 2 --mesh.sequence 2",
+        "--mesh.fsdp 4 --mesh.tensor 2",
+    ):
+        found, config = prepared(data, tmp_path, *flags, *mesh.split())
+        assert config.tokens_per_batch == 8 * 40
+        assert found.mesh.shape["sequence"] == int(mesh.split()[-1]) or "sequence" not in mesh
+        assert found.batches.shapes == begun.batches.shapes
+        for k in range(30):
+            np.testing.assert_array_equal(found.batches.indices(k), begun.batches.indices(k))
+
+
+@needs_eight
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--mesh.sequence 8", "length_multiple must be divisible by mesh.sequence=8, got length_multiple=4"),
+        ("--length-multiple 8", "config.length_multiple=4 there and 8 here"),
+        ("--tokens-per-device 60", "config.tokens_per_device=40 there and 60 here"),
+        ("--tokens-per-device None", "config.tokens_per_device=40 there and None here"),
+    ],
+)
+def test_what_would_change_the_batches_of_a_begun_run_is_refused(flags, message, data, tmp_path):
+    begun = ["--length-multiple", "4", "--tokens-per-device", "40"]
+    prepared(data, tmp_path, *begun)[0].run.open()
+    with pytest.raises(ValueError, match=re.escape(message)):
+        prepared(data, tmp_path, *begun, *flags.split())
 
 
 def test_an_unknown_field_names_the_nearest(tmp_path):

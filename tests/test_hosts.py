@@ -1,20 +1,25 @@
 """Hosts find each other, agree and share the work; the slow tests start 2 and 4 real processes over loopback."""
 
 import contextlib
+import gzip
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+import yaml
 from safetensors.numpy import load_file
 
 from lmx.hosts import (
@@ -42,6 +47,7 @@ SLURM = {
 }
 OPEN_MPI = {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_LOCAL_RANK": "0"}
 OPEN_MPI_4 = {**OPEN_MPI, "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://127.0.0.1:34911"}
+TPU = {"TPU_WORKER_HOSTNAMES": "a,b,c,d", "TPU_WORKER_ID": "3"}
 POD = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}
 
 
@@ -57,6 +63,10 @@ POD = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}
         (OPEN_MPI_4, Launcher("Open MPI", 4, 3)),
         (OPEN_MPI, Launcher("Open MPI", 4, 3)),
         (SLURM | OPEN_MPI, Launcher("Open MPI", 4, 3)),  # mpirun inside a Slurm job
+        (TPU, Launcher("TPU", 4, 3)),
+        (POD | {"JOB_COMPLETION_INDEX": "2"} | TPU, Launcher("TPU", 4, 3)),
+        (TPU | {"MEGASCALE_NUM_SLICES": "2", "MEGASCALE_SLICE_ID": "1"}, Launcher("TPU", 8, 7)),
+        ({**TPU, "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}, Launcher("TPU", 1, 0)),
         (POD, None),
         (POD | {"JOB_COMPLETION_INDEX": "2"}, Launcher("Kubernetes", None, 2)),
     ],
@@ -68,7 +78,7 @@ def test_launchers_are_found_by_their_environment(environment, expected):
 @pytest.fixture
 def joined(monkeypatch) -> dict:
     """What jax.distributed.initialize was called with, if it was; the environment names no launcher."""
-    for name in {*SLURM, *OPEN_MPI_4, *POD, "JOB_COMPLETION_INDEX"}:
+    for name in {*SLURM, *OPEN_MPI_4, *TPU, *POD, "JOB_COMPLETION_INDEX"}:
         monkeypatch.delenv(name, raising=False)
     calls: dict = {}
 
@@ -87,6 +97,7 @@ def joined(monkeypatch) -> dict:
         ({}, {}),
         (SLURM | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, {}),
         (SLURM, {"num_processes": 1}),
+        ({**TPU, "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}, {}),
         (POD, {}),
         (POD | {"JOB_COMPLETION_INDEX": "0"}, {"num_processes": 1}),
     ],
@@ -104,6 +115,12 @@ def test_a_lone_process_joins_nobody(environment, options, joined, monkeypatch):
         # What is None, JAX asks the launcher for.
         (SLURM, {}, {"coordinator": None, "num_processes": None, "cluster_detection_method": None}),
         (OPEN_MPI_4, {}, {"coordinator": None, "num_processes": None, "cluster_detection_method": None}),
+        (TPU, {}, {"coordinator": None, "num_processes": None, "cluster_detection_method": None}),
+        (
+            TPU,
+            {"coordinator": "a:1"},
+            {"coordinator": "a:1", "num_processes": 4, "process_id": 3, "cluster_detection_method": "deactivate"},
+        ),
         (
             {},
             {"coordinator": "a:1", "num_processes": 3, "process_id": 2, "heartbeat_seconds": 30},
@@ -160,6 +177,14 @@ def test_too_little_to_join_by_is_an_error(environment, options, message, joined
     with pytest.raises(ValueError, match=message):
         start(HostsConfig(**options))
     assert joined == {}
+
+
+def test_hosts_of_a_tpu_that_nobody_named_are_an_error(joined, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    with pytest.raises(
+        ValueError, match=r"^coordinator, num_processes and process_id must be given on a TPU of 4 hosts"
+    ):
+        start(HostsConfig())
 
 
 @pytest.mark.parametrize(
@@ -225,6 +250,7 @@ def mesh_of(**sizes: int) -> jax.sharding.Mesh:
 @pytest.mark.parametrize(
     ("sizes", "hosts", "expected"),
     [
+        ({"data": 8}, 1, [(0, 24)]),
         ({"data": 8}, 2, [(0, 12), (12, 24)]),
         ({"data": 2, "fsdp": 4}, 4, [(0, 6), (6, 12), (12, 18), (18, 24)]),
         ({"data": 2, "fsdp": 2, "tensor": 2}, 2, [(0, 12), (12, 24)]),
@@ -242,12 +268,11 @@ def test_each_host_makes_only_its_rows(sizes, hosts, expected):
     assert rows_on(mesh, 24) == slice(0, 24)
 
 
-def test_rows_that_are_not_consecutive_are_an_error():
+def test_rows_that_are_not_consecutive_are_told_by_number():
     mesh = mesh_of(data=8)
-    with pytest.raises(
-        ValueError, match=r"must give each host consecutive rows of a batch, got \[\(0, 3\), \(6, 9\)\]"
-    ):
-        rows_on(mesh, 24, devices=[mesh.devices.ravel()[0], mesh.devices.ravel()[2]])
+    assert rows_on(mesh, 24, devices=[mesh.devices.ravel()[2], mesh.devices.ravel()[0]]).tolist() == [0, 1, 2, 6, 7, 8]
+    with pytest.raises(ValueError, match=r"^axis 'batch' must be divisible by its 8 devices"):
+        rows_on(mesh, 20)
 
 
 def test_rows_are_placed_and_fetched_whole():
@@ -324,6 +349,8 @@ def launched(
     launcher=by_flags,
     own=None,
     folders=None,
+    machines=None,
+    late=None,
 ) -> Iterator[list]:
     """Starts a script in so many processes; what they print goes to 0.out, 0.err and so on.
 
@@ -331,6 +358,8 @@ def launched(
         script: its name, and the preset.
         own: further arguments of one host, by its number.
         folders: where each host is started, which is also where it looks for modules first.
+        machines: what gives every host but the first a machine of its own, see `another_machine`.
+        late: seconds by which a host is started later, by its number.
     """
     folder.mkdir(exist_ok=True)
     with socket.socket() as probe:
@@ -344,6 +373,10 @@ def launched(
             name, preset = script
             command = [sys.executable, str(ROOT / "experiments" / name), preset]
             command += [*arguments, *flags, *(own or {}).get(host, [])]
+            if machines is not None and host > 0:
+                command = [*machines(folder / f"{host}.boot"), *command]
+            if late and host in late:
+                command = ["sh", "-c", 'sleep "$0" && exec "$@"', str(late[host]), *command]
             place = folders[host] if folders else folder
             paths = f"{place}{os.pathsep}{ROOT}"
             environment = {**os.environ, **environment, "PYTHONPATH": paths, "COLUMNS": "200"}
@@ -499,6 +532,223 @@ def test_hosts_that_disagree_stop_with_a_line_that_says_what_differs(own, messag
         assert line.startswith(f"host {host}: error: ")
         assert message in line
     assert not (tmp_path / "run").exists()
+
+
+# Several machines. XLA tells them apart by the number that a system draws when it boots; a process sees another one
+# where a file is mounted in its place, in a namespace of its own.
+
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+
+
+@pytest.fixture(scope="module")
+def another_machine():
+    """Returns a function from a file to the beginning of a command that runs the rest as on another machine."""
+    obstacle = "there is no unshare"
+    for unshare in (["unshare", "-m"], ["unshare", "-r", "-m"]) if shutil.which("unshare") else ():
+
+        def start_of(boot: Path, unshare=unshare) -> list[str]:
+            boot.write_text(f"{uuid.uuid4()}\n")
+            return [*unshare, "sh", "-c", f'mount --bind "$0" {BOOT_ID} && exec "$@"', str(boot)]
+
+        with tempfile.TemporaryDirectory() as folder:
+            boot = Path(folder) / "boot"
+            done = subprocess.run([*start_of(boot), "cat", BOOT_ID], capture_output=True, text=True)
+            if done.returncode == 0 and done.stdout == boot.read_text() != Path(BOOT_ID).read_text():
+                return start_of
+            obstacle = f"{' '.join(unshare)} does not hide {BOOT_ID}: {' '.join(done.stderr.split())}"
+    if os.environ.get("CI"):
+        pytest.fail(f"what needs two machines must be tested here: {obstacle}")
+    return pytest.skip(f"two machines cannot be had here: {obstacle}")
+
+
+# Two devices a host. Rows are placed, summed over all and fetched, on the mesh that lmx makes and on one where a host's
+# rows are not consecutive; before that, one host takes its time.
+TALK = """
+import sys, time
+import jax, numpy as np
+from jax._src import distributed
+from lmx.hosts import HostsConfig, agreement, start, wait
+from lmx.sharding import MeshConfig, connect, fetch, make_mesh, place_rows, rows_on
+
+options = dict(zip(sys.argv[2::2], sys.argv[3::2]))
+coordinator, number, host = (options[f"--hosts.{name}"] for name in ("coordinator", "num-processes", "process-id"))
+start(HostsConfig(coordinator=coordinator, num_processes=int(number), process_id=int(host), heartbeat_seconds=10))
+def connections():
+    return len(distributed.global_state.client.key_value_dir_get_bytes("cpu:gloo"))
+met = connections()
+with agreement() as facts:
+    time.sleep(float(options.get("--reading", 0)))
+    facts["devices"] = [str(device) for device in jax.devices()]
+slices = [device.slice_index for device in jax.devices()]
+rows = np.arange(24).reshape(8, 3)
+mixed = [jax.devices()[i] for i in (2, 0, 1, 3)]
+for mesh in (make_mesh(MeshConfig(fsdp=2)), make_mesh(MeshConfig(fsdp=2), devices=mixed)):
+    before, _ = connections(), connect(mesh)
+    connected, _ = connections(), wait("all have counted")
+    held = rows_on(mesh, 8)
+    placed = place_rows({"rows": rows[held]}, mesh)["rows"]
+    for shard in placed.addressable_shards:
+        assert (np.asarray(shard.data) == rows[shard.index]).all()
+    assert int(jax.jit(lambda x: (x * x).sum())(placed)) == (rows * rows).sum()
+    assert (fetch({"rows": placed})["rows"] == rows).all()
+    assert connections() == connected >= before
+    print(host, met > 0, connected > met, slices, rows[held][:, 0].tolist(), flush=True)
+wait("the end")
+"""
+
+
+def talk(folder: Path, another_machine, *arguments: str, monkeypatch, **options) -> list[list[str]]:
+    """Returns what each of two hosts on two machines says."""
+    (folder / "talk.py").write_text(TALK)
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "2")
+    options |= {"script": (folder / "talk.py", "talk"), "machines": another_machine}
+    with launched(folder, 2, *arguments, **options) as processes:
+        codes = [process.wait(timeout=500) for process in processes]
+    assert codes == [0, 0], (folder / "0.err").read_text()[-3000:] + (folder / "1.err").read_text()[-3000:]
+    printed = [(folder / f"{host}.out").read_text().splitlines() for host in range(2)]
+    return [[line for line in lines if not line.startswith("[Gloo]")] for lines in printed]
+
+
+SAID = [
+    ["0 True True [0, 0, 1, 1] [0, 3, 6, 9]", "0 True True [0, 0, 1, 1] [6, 9, 12, 15]"],
+    ["1 True True [0, 0, 1, 1] [12, 15, 18, 21]", "1 True True [0, 0, 1, 1] [0, 3, 18, 21]"],
+]
+
+
+def test_hosts_on_two_machines_share_meshes_of_any_order(another_machine, tmp_path, monkeypatch):
+    assert talk(tmp_path, another_machine, monkeypatch=monkeypatch) == SAID
+
+
+@pytest.mark.slow
+def test_a_host_that_comes_late_joins_and_one_that_reads_long_is_waited_for(another_machine, tmp_path, monkeypatch):
+    options = {"late": {1: 90}, "own": {0: ["--reading", "45"]}}
+    assert talk(tmp_path, another_machine, monkeypatch=monkeypatch, **options) == SAID
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", ["data=2, fsdp=1", "data=1, fsdp=2"])
+def test_a_run_on_two_machines_is_killed_continues_and_scores_as_on_one(mesh, one, data, another_machine, tmp_path):
+    sizes = [flag.strip() for size in mesh.split(", ") for flag in f"--mesh.{size}".split("=")]
+    arguments = [*data, *TINY, *sizes]
+    with launched(tmp_path, 2, *arguments, "--run", str(tmp_path / "run"), machines=another_machine) as processes:
+        wait_for("validation after 8", tmp_path, processes)
+        while not (tmp_path / "run" / "checkpoints" / "8").is_dir():  # it is saved while training goes on
+            assert processes[0].poll() is None, (tmp_path / "0.err").read_text()[-3000:]
+            time.sleep(0.05)
+        processes[1].kill()
+        assert processes[0].wait(timeout=100) != 0
+    run = finish(tmp_path, 2, *arguments, machines=another_machine)
+    printed = (tmp_path / "0.out").read_text()
+    assert "continuing" in printed
+    assert f"{mesh}, tensor=1, sequence=1" in printed
+    assert_the_same_run(run, one)
+    assert_one_wrote_and_spoke(tmp_path, 2)
+
+
+# What docs/ shows, in a small form: the files' own commands, with what makes a training tiny behind them.
+
+SMALL = """
+    --model.width 16 --model.feedforward-width 24 --model.num-heads 2 --model.num-encoder-layers 1
+    --model.num-decoder-layers 1 --model.unroll 1 --model.dtype float32 --num-buckets 1 --tokens-per-device 320
+    --updates 6 --validate-every 3 --save-every 2 --log-every 2 --average 1 --search.beam-size 2 --vocab-size 60
+    --hosts.heartbeat-seconds 10
+""".split()
+
+
+@pytest.fixture
+def repository(data, tmp_path) -> Path:
+    """A folder in which the commands of docs/ find the scripts, an environment and a corpus."""
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    corpus = tmp_path / "data" / "corpus"
+    corpus.mkdir(parents=True)
+    for name, path in zip(("train", "valid", "test"), map(Path, data[1::2]), strict=True):
+        columns = zip(*(line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()), strict=True)
+        for language, lines in zip(("en", "de"), columns, strict=True):
+            with gzip.open(corpus / f"{name}.{language}.gz", "wt", encoding="utf-8") as file:
+                file.write("".join(f"{line}\n" for line in lines))
+    return tmp_path
+
+
+# Slurm's commands: one starts two tasks, as on two nodes, and ends as the worst of them does; the other takes notes.
+SRUN = """#!/bin/bash
+shift
+for task in 0 1; do
+    SLURM_STEP_NODELIST=localhost SLURM_NTASKS=2 SLURM_PROCID=$task SLURM_LOCALID=$task "$@" $SMALL \
+        > $task.out 2> $task.err &
+    echo $! > $task.pid
+done
+status=0
+for job in $(jobs -p); do wait "$job"; code=$?; [ $code -gt $status ] && status=$code; done
+exit $status
+"""
+SCONTROL = '#!/bin/bash\necho "$@" >> scontrol.out\n'
+
+
+@pytest.mark.slow
+def test_the_slurm_file_trains_goes_back_into_the_queue_and_continues(repository, monkeypatch):
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
+        (repository / "bin").mkdir(exist_ok=True)
+        (repository / "bin" / name).write_text(text)
+        (repository / "bin" / name).chmod(0o755)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    monkeypatch.setenv("PATH", f"{repository / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("JAX_COORDINATOR_PORT", str(port))
+    monkeypatch.setenv("SLURM_JOB_ID", "81")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
+
+    def submit(*more: str) -> subprocess.Popen:
+        monkeypatch.setenv("SMALL", " ".join([*SMALL, *more]))
+        return subprocess.Popen(["bash", str(ROOT / "docs" / "slurm.sh")], cwd=repository)
+
+    with submit() as job:
+        until = time.monotonic() + 500
+        while not (repository / "0.out").exists() or "step 2 of 6" not in (repository / "0.out").read_text():
+            assert job.poll() is None, (repository / "0.err").read_text()[-3000:]
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        os.kill(int((repository / "1.pid").read_text()), signal.SIGTERM)
+        assert job.wait(timeout=500) == 75
+    assert (repository / "scontrol.out").read_text() == "requeue 81\n"
+    with submit() as job:
+        assert job.wait(timeout=500) == 0, (repository / "0.err").read_text()[-3000:]
+    printed = (repository / "0.out").read_text()
+    assert "continuing" in printed
+    assert re.search(r"tokens per device +\d+ an update", printed)
+    # What a person has to mend does not go back into the queue.
+    with submit("--rows-multiple", "17") as job:
+        assert job.wait(timeout=500) == 2
+    assert "config.rows_multiple=16 there and 17 here" in (repository / "0.err").read_text()
+    assert (repository / "scontrol.out").read_text() == "requeue 81\n"
+
+
+@pytest.mark.slow
+def test_the_pods_of_the_jobset_train(repository, monkeypatch):
+    (jobset,) = [part for part in yaml.safe_load_all((ROOT / "docs" / "jobset.yaml").read_text()) if "spec" in part]
+    spec = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
+    command = spec["template"]["spec"]["containers"][0]["command"]
+    assert command[:2] == ["python", "-u"]
+    command = [word.replace("/shared/runs", "runs").replace("/shared", "data") for word in command]
+    # The flags with which the page does without the package kubernetes; here pod 0 is near.
+    page = (ROOT / "docs" / "many-machines.md").read_text(encoding="utf-8")
+    (flags,) = re.findall(r"^--hosts\.coordinator translation-hosts-0-0\S+ .*$", page, re.M)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    flags = [address if word.startswith("translation-") else word for word in flags.split()]
+    assert flags[-1] == str(spec["completions"])
+    pods = []
+    for index in range(spec["completions"]):
+        environment = {**os.environ, **POD, "JOB_COMPLETION_INDEX": str(index), "PYTHONPATH": str(ROOT)}
+        with (repository / f"{index}.out").open("w") as out, (repository / f"{index}.err").open("w") as err:
+            words = [sys.executable, *command[1:], *flags, *SMALL]
+            pods.append(subprocess.Popen(words, cwd=repository, env=environment, stdout=out, stderr=err))
+    assert [pod.wait(timeout=900) for pod in pods] == [0, 0], (repository / "0.err").read_text()[-3000:]
+    assert "2 x cpu, 2 hosts" in (repository / "0.out").read_text()
+    assert (repository / "runs" / "corpus" / "scores.json").is_file()
 
 
 CLASSIFY = ("classification.py", "own")

@@ -1,6 +1,7 @@
 """What README shows works: its Python runs, its commands, files and links exist."""
 
 import ast
+import dataclasses
 import importlib.util
 import re
 import shlex
@@ -200,9 +201,51 @@ def test_the_slurm_file_is_a_script_whose_options_exist():
     (command,) = [shlex.split(line) for line in text.split("\n") if line.startswith("srun ")]
     check_python(command[command.index("experiments/translation.py") :])
     options = dict(re.findall(r"^#SBATCH --([\w-]+)(?:=(.*))?$", text, re.M))
+    check_batch(command, devices=int(options["nodes"]) * int(options["gpus-per-node"]))
     # JAX takes a device of the node for each task: as many of one as of the other.
     assert options["ntasks-per-node"] == options["gpus-per-node"]
     assert text.index("#SBATCH") < text.index("srun")
+
+
+def check_batch(command: list[str], *, devices: int) -> None:
+    """Checks that so many devices get batches that divide over them, and enough tokens each."""
+    script = load_script(ROOT / "experiments" / "translation.py")
+    _, config = script.command_line(command[command.index("experiments/translation.py") + 1 :])
+    config = script.settle_tokens(config, run=ROOT / "absent", devices=devices)
+    assert config.rows_multiple % devices == 0
+    for length in (16, config.max_length // 2, config.max_length):
+        rows = script.rows_of_bucket(
+            length, tokens_per_batch=config.tokens_per_batch, rows_multiple=config.rows_multiple
+        )
+        assert rows * length / devices > 3500
+
+
+def test_the_jobset_trains_as_the_slurm_file_does():
+    (job,) = [part for part in yaml.safe_load_all((DOCS / "jobset.yaml").read_text()) if part["kind"] == "JobSet"]
+    (container,) = job["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"]
+    text = (DOCS / "slurm.sh").read_text(encoding="utf-8").replace("\\\n", " ")
+    (command,) = [shlex.split(line) for line in text.split("\n") if line.startswith("srun ")]
+    on_shared = [word.replace("data/", "/shared/").replace("runs/", "/shared/runs/") for word in command]
+    assert container["command"][1:] == on_shared[on_shared.index("-u") :]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_flags_that_pages_name_exist(page: Path):
+    """Those in running text and in tables: `--mesh.data`, `--tokens-per-device 4096`."""
+    text = page.read_text(encoding="utf-8")
+    known = {flag for script in SCRIPTS for flag in flags_of(load_script(script).Config())}
+    named = set(re.findall(r"`--((?:mesh|hosts|tokens|rows|length|save|keep|max-length)[\w.-]*)", text))
+    assert named <= known, f"{page.name} names flags that no script has: {named - known}"
+
+
+def flags_of(config: object, prefix: str = "") -> set[str]:
+    """The flags of a config: `tokens-per-batch`, `mesh.data`."""
+    found = set()
+    for each in dataclasses.fields(config):
+        name = f"{prefix}{each.name.replace('_', '-')}"
+        value = getattr(config, each.name)
+        found |= flags_of(value, f"{name}.") if dataclasses.is_dataclass(value) else {name}
+    return found
 
 
 def test_the_jobset_names_the_same_number_of_pods_and_what_jax_must_read():
@@ -220,6 +263,9 @@ def test_the_jobset_names_the_same_number_of_pods_and_what_jax_must_read():
     assert readable == {"pods", "services", "jobs"}
     (container,) = pod["containers"]
     check_python(container["command"][container["command"].index("experiments/translation.py") :])
+    check_batch(
+        container["command"], devices=spec["parallelism"] * int(container["resources"]["limits"]["nvidia.com/gpu"])
+    )
     assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
     # The page tells the address of pod 0: job, number of the job, number of the pod, name of the JobSet.
     names = parts["JobSet"]["metadata"]["name"], job["name"]

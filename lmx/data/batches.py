@@ -20,8 +20,10 @@ from jaxtyping import Int, Int64
 T = TypeVar("T")
 
 Batch = dict[str, np.ndarray]
-# The part of a batch's rows that one host makes: as it stands, or as a function of how many rows the batch has.
-Rows = slice | Callable[[int], slice]
+# The part of a batch's rows that one host makes, consecutive or by number: as it stands, or as a function of how many
+# rows the batch has.
+Chosen = slice | Int64[np.ndarray, " held"]
+Rows = Chosen | Callable[[int], Chosen]
 
 
 @runtime_checkable
@@ -473,7 +475,7 @@ def _checked_buckets(buckets: Sequence[int], *, tokens_per_batch: int, rows_mult
     return buckets
 
 
-def _chosen(rows: Rows | None, number: int) -> slice:
+def _chosen(rows: Rows | None, number: int) -> Chosen:
     if rows is None:
         return slice(None)
-    return rows if isinstance(rows, slice) else rows(number)
+    return rows(number) if callable(rows) else rows

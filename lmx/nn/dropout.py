@@ -19,11 +19,13 @@ def hash_bits(
     CPU, and as every element depends only on its own place the bits are the same on any mesh. Good enough for dropout,
     not for initialisation or sampling. Places repeat beyond 2^32 elements.
 
+    A key of another kind than threefry has more words than two (`rbg` has four): all of them count.
+
     Args:
         rows: an axis, which of its places these are, and how many it has: for a block of a larger array, which gets the
             bits that it would have there.
     """
-    low, high = jax.random.key_data(key).astype(jnp.uint32)
+    low, high = _two_words(key)
     place = jnp.zeros(shape, jnp.uint32)
     stride = 1
     for axis in reversed(range(len(shape))):
@@ -37,6 +39,14 @@ def hash_bits(
     bits = (bits ^ (bits >> 16)) * jnp.uint32(0x7FEB352D)
     bits = (bits ^ (bits >> 15)) * jnp.uint32(0x846CA68B)
     return bits ^ (bits >> 16)
+
+
+def _two_words(key: Key[Array, ""]) -> tuple[jax.Array, jax.Array]:
+    """Returns what a key is made of as two words: a key of two as it is, of more by mixing the others in."""
+    low, high, *others = jax.random.key_data(key).astype(jnp.uint32)
+    for word in others:  # both halves of an rbg key are often the same: they must not cancel
+        low, high = high, (low ^ (low >> 16)) * jnp.uint32(0x85EBCA6B) + word
+    return low, high
 
 
 def dropout(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lmx.nn.dropout import dropout
+from lmx.nn.dropout import dropout, hash_bits
 from lmx.nn.layers import Embedding, LayerNorm, Linear, RMSNorm, padded_vocabulary
 from lmx.sharding import MeshConfig, make_mesh, use_mesh
 
@@ -224,3 +224,29 @@ def test_rows_and_columns_are_dropped_alike():
     counts = dropped(jax.random.key(8), 0.5, (2000, 200))
     assert counts.sum(1).var() == pytest.approx(200 * 0.25, rel=0.13)
     assert counts.sum(0).var() == pytest.approx(2000 * 0.25, rel=0.4)
+
+
+# Keys of other kinds, such as `rbg`, which JAX_DEFAULT_PRNG_IMPL chooses.
+
+
+def test_dropout_takes_keys_of_any_number_of_words():
+    keys = jax.random.split(jax.random.key(3, impl="rbg"), 40)
+    assert jax.random.key_data(keys).shape == (40, 4)
+    kept = np.asarray(jax.vmap(lambda key: dropout(jnp.ones(5000), 0.3, key) > 0)(keys))
+    np.testing.assert_allclose(kept.mean(1), 0.7, atol=0.03)  # four and a half standard deviations
+    # No two keys keep the same: they agree by chance, on 0.7^2 + 0.3^2 of the elements.
+    agree = (kept[:, None] == kept[None]).mean(-1)[np.triu_indices(40, 1)]
+    np.testing.assert_allclose(agree, 0.58, atol=0.04)
+
+
+def test_every_word_of_a_key_counts():
+    words = np.arange(4, dtype=np.uint32) + 7
+    changed = [words, *(words + np.eye(4, dtype=np.uint32)[place] for place in range(4))]
+    bits = [hash_bits(jax.random.wrap_key_data(jnp.asarray(each), impl="rbg"), (64,)) for each in changed]
+    assert len({np.asarray(each).tobytes() for each in bits}) == 5
+
+
+def test_the_bits_of_a_key_of_two_words_stay_as_they_are():
+    # Runs that were begun go on with the same dropout.
+    found = hash_bits(jax.random.key(3), (2, 3))
+    assert np.asarray(found).tolist() == [[1408362973, 260803382, 197629295], [2003055762, 200769566, 698655578]]
