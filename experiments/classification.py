@@ -75,6 +75,7 @@ from lmx.training import (
     compile_step,
     keep_best,
     make_train_step,
+    newest_rate,
     over_seeds,
     state_shardings,
 )
@@ -844,10 +845,10 @@ def learn(config: Config, found: Prepared) -> Classifier:
         loss, score = line.values()
         return (loss if config.select == "loss" else -score), line
 
-    def facts_of(step: int) -> dict[str, float]:
+    def facts_of(step: int, state: TrainState) -> dict[str, float]:
         return {
             "epoch": round(step / batches.first.batches_per_epoch, 4),
-            "learning_rate": float(np.asarray(parts.schedule(step - 1))),
+            "learning_rate": newest_rate(parts.schedule, state),
         }
 
     def flops(shape: tuple[int, ...]) -> tuple[float, float]:

@@ -64,6 +64,7 @@ from lmx.training import (
     compile_eval_step,
     compile_step,
     make_train_step,
+    newest_rate,
     state_shardings,
 )
 from lmx.translator import Search, Translation, Translator, load_tokenizers, save_tokenizers
@@ -554,10 +555,10 @@ def learn(config: Config, found: Prepared) -> tuple[Translator, str]:
             line["bleu"] = main_score(config, translations, found.validation_pairs.targets[chosen]).score
         return line["loss"], line
 
-    def facts_of(step: int) -> dict[str, float]:
+    def facts_of(step: int, state: TrainState) -> dict[str, float]:
         return {
             "epoch": round(step / batches.batches_per_epoch, 4),
-            "learning_rate": float(np.asarray(parts.schedule(step - 1))),
+            "learning_rate": newest_rate(parts.schedule, state),
         }
 
     def flops(shape: tuple[int, ...]) -> tuple[float, float]:

@@ -102,7 +102,7 @@ def count(
             checkpoints=checkpoints,
             is_due=lambda number: number in due,
             validate=validate,
-            facts=lambda number: {"learning_rate": number / 8},
+            facts=lambda number, state: {"learning_rate": number / 8},
             flops=lambda shape: (3.0, 2.0),
             **arguments,
         )

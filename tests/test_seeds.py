@@ -94,7 +94,7 @@ def run_seeds(run: Run, seeds: tuple[int, ...], *, mesh=None, bad=None, stop_at=
             patience=patience,
             keep_best=jax.jit(keep_best, donate_argnums=0),
             rows_axis=2,
-            facts=lambda step: {},
+            facts=lambda step, state: {},
             flops=lambda shape: (1.0, 1.0),
         )
     finally:
