@@ -59,7 +59,7 @@ def test_an_encoder_decoders_first_loss_is_that_of_equal_words(tied, norm_positi
     source = words(B, S, seed=1)
     memory, _ = model.encode(source)
     states, _ = model.decode(memory, source, words(B, T))
-    # A tied table has the variance 1/D that its use as an input wants (Vaswani et al. 2017): logits of variance 1, which
-    # cost half a nat.
+    # A tied table has the variance 1/D that its use as an input wants (Vaswani et al. 2017): logits of variance 1,
+    # which cost half a nat.
     half = 0.0 if tied == "none" else 0.5
     assert mean_loss(model, states) == pytest.approx(math.log(V) + half, rel=0.05)
