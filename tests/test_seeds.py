@@ -195,6 +195,18 @@ def test_a_seed_whose_step_is_not_finite_is_skipped_alone(together, tmp_path, ca
     assert all(np.isfinite(line["seeds"]["loss"]).all() for line in lines_of(run))
 
 
+def test_what_a_seed_does_after_its_patience_is_of_no_account(tmp_path, capsys):
+    """The first seed is best at 3, and 9 is its second validation that is not."""
+    run = opened(tmp_path / "after")
+    run_seeds(run, SEEDS, bad={9: SEEDS[0]})
+    assert run.memory.best_step[0] == 3
+    assert run.memory.skipped == 0
+    assert "not finite" not in capsys.readouterr().out
+    before = opened(tmp_path / "before")
+    run_seeds(before, SEEDS, bad={8: SEEDS[0]})
+    assert before.memory.skipped == 1
+
+
 def test_batches_of_seeds_share_their_shapes_and_hold_what_each_has_alone():
     texts = ["a b c d e f g h"[: 2 * n - 1] for n in range(1, 9) for _ in range(20)]
     tokenizer = PretokenizedTokenizer.from_texts(texts)
