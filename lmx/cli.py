@@ -67,7 +67,7 @@ class Score:
     references: Annotated[Path, tyro.conf.Positional]
     """References, one a line."""
     baseline: Path | None = None
-    """Translations of another system, for a paired bootstrap test."""
+    """Translations of another system, for a two-sided paired bootstrap test."""
     lowercase: bool = False
     """Ignores case."""
     tokenized: bool = False
