@@ -10,11 +10,11 @@ are of the embedded grammar's test sentences with words replaced, accuracy of la
 `sacrebleu --paired-bs` itself, which takes the size of each difference before it centres them.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.stats
 import tyro
 from jaxtyping import Bool, Int
 from sacrebleu.metrics.bleu import BLEU
@@ -102,11 +102,20 @@ def trial_of_labels(config: Config, generator: np.random.Generator) -> dict[str,
     return {f"{each.name}, {each.test}": each.p_value for each in found}
 
 
+def by_chance(trials: int, level: float) -> tuple[float, float]:
+    """Returns the range of shares that 95% of tests of this level find in so many trials."""
+    counts = np.arange(trials + 1)
+    logs = [math.lgamma(trials + 1) - math.lgamma(count + 1) - math.lgamma(trials - count + 1) for count in counts]
+    below = np.cumsum(np.exp(logs + counts * math.log(level) + (trials - counts) * math.log1p(-level)))
+    low, high = (int(np.argmax(below >= share)) for share in (0.025, 0.975))
+    return low / trials, high / trials
+
+
 def main(config: Config) -> None:
     """Runs the trials and prints the share rejected at each level."""
     print(f"{config}\n{'test':<40}" + "".join(f"{'at ' + str(level):>10}" for level in LEVELS) + "   by chance at 0.05")
     kinds: tuple[Callable[[Config, np.random.Generator], dict[str, float]], ...] = (trial_of_text, trial_of_labels)
-    low, high = scipy.stats.binom.ppf([0.025, 0.975], config.trials, LEVELS[0]) / config.trials
+    low, high = by_chance(config.trials, LEVELS[0])
     for kind in kinds:
         generator = np.random.default_rng(config.seed)
         trials = [kind(config, generator) for _ in range(config.trials)]
