@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -178,7 +179,7 @@ def test_word_dropout_leaves_padding_and_special_words_alone(monkeypatch):
     model = dataclasses.replace(config.model, vocab_size=130, num_outputs=3, **sizes)
     first, last, unknown = 1, 2, 3
     parts = classification.build(
-        config, model, kind="single", updates=100, special_ids=(first, last), replacement=unknown
+        config, model, kind="single", updates=1000, special_ids=(first, last), replacement=unknown
     )
     tokens = np.random.default_rng(0).integers(4, 130, size=(8, 40)).astype(np.int32)
     tokens[:, 0], tokens[:, 20], tokens[:, 21:] = first, last, model.pad_id

@@ -38,7 +38,7 @@ translation = load_script()
 def run_script(*arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess:
     command = [sys.executable, str(SCRIPT), *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, env=environment)
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=900, env=environment)
     assert not check or done.returncode == 0, done.stderr[-3000:]
     return done
 
