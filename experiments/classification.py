@@ -79,6 +79,7 @@ from lmx.training import (
     compile_step,
     keep_best,
     make_train_step,
+    newest_rate,
     over_seeds,
     state_shardings,
 )
@@ -671,6 +672,7 @@ class Prepared(NamedTuple):
     encoded: EncodedExamples
     dev: EncodedExamples
     test: EncodedExamples | None
+    to_label: Examples | None
     unlabelled: EncodedExamples | None
     mesh: Mesh
     batches: SeedBatches
@@ -719,8 +721,8 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> T
     tested = None
     if data.test is not None and found.test is not None:
         tested = run_test(run, preset, config, classifier, data, found.test, seeds=found.batches.seeds)
-    if found.unlabelled is not None:
-        label_file(run, classifier, found.unlabelled)
+    if found.to_label is not None and found.unlabelled is not None:
+        label_file(run, classifier, found.to_label, found.unlabelled)
     if run.writes:
         run.console.print(f"report: {write_report(run.directory)}")
     return tested
@@ -801,6 +803,7 @@ def prepare(preset: str, config: Config, *, fold: int | None, agreed: dict[str, 
         encoded=encoded,
         dev=dev,
         test=test,
+        to_label=to_label,
         unlabelled=unlabelled,
         mesh=mesh,
         batches=batches,
@@ -860,10 +863,10 @@ def learn(config: Config, found: Prepared) -> Classifier:
         loss, score = line.values()
         return (loss if config.select == "loss" else -score), line
 
-    def facts_of(step: int) -> dict[str, float]:
+    def facts_of(step: int, state: TrainState) -> dict[str, float]:
         return {
             "epoch": round(step / batches.first.batches_per_epoch, 4),
-            "learning_rate": float(np.asarray(parts.schedule(step - 1))),
+            "learning_rate": newest_rate(parts.schedule, state),
         }
 
     def flops(shape: tuple[int, ...]) -> tuple[float, float]:
@@ -1026,14 +1029,14 @@ def show_scores(run: Run, saved: dict[str, Any]) -> None:
     )
 
 
-def label_file(run: Run, classifier: Classifier, encoded: EncodedExamples) -> None:
+def label_file(run: Run, classifier: Classifier, examples: Examples, encoded: EncodedExamples) -> None:
     """Labels texts that have no labels, into `labelled.tsv` of the run."""
     outputs = classifier.outputs(encoded).mean(0)
     lines = prediction_lines(outputs, kind=classifier.labels.kind, names=classifier.labels.names)
     path = run.directory / "labelled.tsv"
     if run.writes:
         path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    run.console.print(f"{encoded.num_texts:,} texts of {encoded.origin} are labelled in {path}")
+    run.console.print(f"texts labelled in {path}: {_described(examples, encoded)}")
 
 
 # ---- folds -----------------------------------------------------------------------------------------------------------

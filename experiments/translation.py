@@ -78,6 +78,7 @@ from lmx.training import (
     compile_eval_step,
     compile_step,
     make_train_step,
+    newest_rate,
     state_shardings,
 )
 from lmx.translator import Search, Translation, Translator, load_tokenizers, save_tokenizers
@@ -329,7 +330,12 @@ def load_pairs(location: str, config: Config, *, split: Literal["train", "valida
         return Pairs(
             sources=[p.source for p in phrases], targets=[p.target for p in phrases], origin=f"phrasebook {split}"
         )
-    return read_pairs(location, source_language=config.source_language, target_language=config.target_language)
+    return read_pairs(
+        location,
+        source_language=config.source_language,
+        target_language=config.target_language,
+        keep_empty=split == "test",  # a line of the hypotheses for each of the test set
+    )
 
 
 def load_or_make_tokenizers(run: Run, config: Config, pairs: Pairs) -> tuple[Tokenizer, Tokenizer]:
@@ -455,11 +461,10 @@ def prepare(preset: str, config: Config, *, agreed: dict[str, Any]) -> Prepared:
     test_pairs = load_pairs(config.test, config, split="test")
     if config.tokenized and config.raw_reference is not None:
         count = sum(1 for _ in read_lines(config.raw_reference))
-        if test_pairs.empty or count != len(test_pairs):
+        if count != len(test_pairs):
             raise ValueError(
                 f"raw_reference must have a line for each test pair, got {count:,} lines in "
-                f"{config.raw_reference} and {len(test_pairs):,} pairs in {config.test} ({test_pairs.empty:,} more "
-                "with an empty side)."
+                f"{config.raw_reference} and {len(test_pairs):,} pairs in {config.test}."
             )
     run = Run(config.run, facts, free=free)
     source_tokenizer, target_tokenizer = load_or_make_tokenizers(run, config, pairs)
@@ -538,9 +543,9 @@ def learn(config: Config, found: Prepared) -> tuple[Translator, str]:
     model, report, validation_report = found.model, *found.reports
     run.print_start(
         {
-            "training_pairs": f"{found.pairs.origin}: {report}"
-            + (f", {found.pairs.empty:,} with an empty side" * bool(found.pairs.empty)),
-            "validation_pairs": f"{found.validation_pairs.origin}: {validation_report}",
+            "training_pairs": _described(found.pairs, f"{report}"),
+            "validation_pairs": _described(found.validation_pairs, f"{validation_report}"),
+            "test_pairs": _described(found.test_pairs, f"{len(found.test_pairs):,} pairs"),
             **start_facts(model, found.network, found.mesh),
             "vocabulary": f"{model.source_vocab_size:,} source, {model.target_vocab_size:,} target"
             + (", joint" if found.source_tokenizer is found.target_tokenizer else ""),
@@ -578,10 +583,10 @@ def learn(config: Config, found: Prepared) -> tuple[Translator, str]:
             line["bleu"] = main_score(config, translations, found.validation_pairs.targets[chosen]).score
         return line["loss"], line
 
-    def facts_of(step: int) -> dict[str, float]:
+    def facts_of(step: int, state: TrainState) -> dict[str, float]:
         return {
             "epoch": round(step / batches.batches_per_epoch, 4),
-            "learning_rate": float(np.asarray(parts.schedule(step - 1))),
+            "learning_rate": newest_rate(parts.schedule, state),
         }
 
     def flops(shape: tuple[int, ...]) -> tuple[float, float]:
@@ -630,6 +635,14 @@ def learn(config: Config, found: Prepared) -> tuple[Translator, str]:
         return translator, "exponential average"
     of = config.average_of
     return translator, f"the {of} checkpoint" if len(chosen) == 1 else f"mean of the {of} {len(chosen)}"
+
+
+def _described(pairs: Pairs, kept: str) -> str:
+    """Returns where pairs are from, how many are used, and what became of those with an empty side."""
+    if not pairs.empty:
+        return f"{pairs.origin}: {kept}"
+    left_out = "kept in their places" if pairs.kept_empty else "left out"
+    return f"{pairs.origin}: {kept}, {pairs.empty:,} with an empty side {left_out}"
 
 
 def evaluate(
@@ -713,7 +726,14 @@ def test(run: Run, preset: str, config: Config, translator: Translator, pairs: P
         for index, score in enumerate(scores)
     ]
     saved: dict[str, Any] = {"test": f"{preset} test", "sentences": len(pairs), "seconds": seconds, "rows": rows}
-    saved["cut"] = translator.cut
+    saved |= {"cut": translator.cut, "limited": translator.limited, "empty": pairs.empty}
+    if pairs.empty:
+        run.console.print(
+            f"{pairs.empty:,} of {len(pairs):,} test pairs have an empty side: an empty source has an empty "
+            "translation, and all are scored, as sacreBLEU scores all lines of two files"
+        )
+    if translator.limited:
+        run.console.print(f"{translator.limited:,} of {len(pairs):,} translations were ended by the length limit")
     if translator.cut:
         run.console.print(
             f"{translator.cut:,} of {len(pairs):,} test sources were longer than {translator.max_source_length} tokens "

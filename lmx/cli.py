@@ -31,6 +31,8 @@ class Translate:
     """`power` or `gnmt`. Without it, what the run was scored with."""
     alpha: float | None = None
     """Strength of the length penalty."""
+    min_length: int | None = None
+    """Fewest tokens of a translation; 0 lets it be empty. Without it, what the run was scored with."""
     with_scores: bool = False
     """Writes the score and a tab before each translation."""
 
@@ -65,7 +67,7 @@ class Score:
     references: Annotated[Path, tyro.conf.Positional]
     """References, one a line."""
     baseline: Path | None = None
-    """Translations of another system, for a paired bootstrap test."""
+    """Translations of another system, for a two-sided paired bootstrap test."""
     lowercase: bool = False
     """Ignores case."""
     tokenized: bool = False
@@ -126,7 +128,7 @@ def translate(options: Translate) -> None:
     saved = json.loads(path.read_text(encoding="utf-8")).get("config", {}).get("search", {})
     asked = {
         name: getattr(options, name)
-        for name in ("beam_size", "length_penalty", "alpha")
+        for name in ("beam_size", "length_penalty", "alpha", "min_length")
         if getattr(options, name) is not None
     }
     if asked.get("length_penalty", "power") not in ("power", "gnmt"):
@@ -139,10 +141,12 @@ def translate(options: Translate) -> None:
         found = translator.translate(lines, progress=show)
     scores = [f"{translation.score:.4f}\t" if options.with_scores else "" for translation in found]
     write_lines(options.output, [score + one.text for score, one in zip(scores, found, strict=True)])
-    cut = f", {translator.cut:,} cut to {translator.max_source_length} tokens" if translator.cut else ""
-    print(
-        f"{len(lines):,} lines in {duration(time.perf_counter() - began)} ({translator.search}){cut}", file=sys.stderr
-    )
+    empty = sum(not line.strip() for line in lines)
+    notes = f", {empty:,} empty" if empty else ""
+    notes += f", {translator.cut:,} cut to {translator.max_source_length} tokens" if translator.cut else ""
+    notes += f", {translator.limited:,} translations ended by the length limit" if translator.limited else ""
+    seconds = duration(time.perf_counter() - began)
+    print(f"{len(lines):,} lines in {seconds} ({translator.search}){notes}", file=sys.stderr)
 
 
 def read_standard_input() -> list[str]:

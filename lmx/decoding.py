@@ -44,6 +44,7 @@ def greedy_search(
     *,
     active: Bool[Array, "B"],
     max_length: int,
+    min_length: int = 1,
     bos_id: int,
     eos_id: int,
     pad_id: int,
@@ -52,8 +53,10 @@ def greedy_search(
 
     Args:
         active: False for rows that are padding; they are not decoded.
+        min_length: fewest words before the end token, unless `max_length` has no room for them (fairseq's `min_len`).
     """
     batch = active.shape[0]
+    early_id = eos_id if min_length else None
 
     def going(state: tuple) -> jax.Array:
         time, _, _, ended, _ = state
@@ -64,7 +67,8 @@ def greedy_search(
         mask = jnp.broadcast_to(jnp.arange(max_length) <= time, (batch, 1, 1, max_length))
         positions = jnp.broadcast_to(time, (batch, 1))
         logits, cache = step(last[:, None], cache, time, positions, mask)
-        values, words, _ = _choices(logits[:, 0], 1, forbidden=(pad_id, bos_id))
+        forbidden = _Forbidden((pad_id, bos_id), early_id, time < min_length)
+        values, words, _ = _choices(logits[:, 0], 1, forbidden=forbidden)
         word = jnp.take_along_axis(words, values.argmax(-1, keepdims=True), axis=-1)[:, 0]
         word = jnp.where(time == max_length - 1, eos_id, word)
         word = jnp.where(ended, pad_id, word)
@@ -89,6 +93,7 @@ def beam_search(
     beam_size: int,
     max_length: int,
     length_penalty: LengthPenalty,
+    min_length: int = 1,
     bos_id: int,
     eos_id: int,
     pad_id: int,
@@ -102,8 +107,10 @@ def beam_search(
     Args:
         cache: with room for max_length x beam_size slots; slot t * W + w is the token of beam w at time t.
         active: False for rows that are padding; they are not decoded.
+        min_length: fewest words before the end token, unless `max_length` has no room for them (fairseq's `min_len`).
     """
     batch, width = active.shape[0], beam_size
+    early_id = eos_id if min_length else None
     slots = jnp.arange(max_length)
 
     def going(state: _Search) -> jax.Array:
@@ -118,7 +125,8 @@ def beam_search(
         logits, cache = step(state.last, state.cache, time * width, positions, mask)
 
         # The best 2W of each beam, then of the sentence.
-        best, words, largest = _choices(logits, 2 * width, forbidden=(pad_id, bos_id))
+        forbidden = _Forbidden((pad_id, bos_id), early_id, time < min_length)
+        best, words, largest = _choices(logits, 2 * width, forbidden=forbidden)
         # Summed in the blocks of `_top`: read in two shapes, masked logits would be written twice by XLA's CPU backend.
         log_z = largest + jnp.log(jnp.exp(_blocks(logits) - largest[..., None, None]).sum((-2, -1)))
         is_last, rank = time == max_length - 1, jnp.arange(best.shape[-1])
@@ -186,16 +194,27 @@ class _Search(NamedTuple):
     cache: Any
 
 
+class _Forbidden(NamedTuple):
+    """Words that must not be chosen: some never, and the end token, if it is named, not while it is early."""
+
+    always: tuple[int, ...]
+    early_id: int | None
+    is_early: jax.Array
+
+
 def _choices(
-    logits: Float[Array, "*B V"], k: int, *, forbidden: tuple[int, ...]
+    logits: Float[Array, "*B V"], k: int, *, forbidden: _Forbidden
 ) -> tuple[Float[Array, "*B _"], Int[Array, "*B _"], Float[Array, "*B"]]:
     """Returns (values, words) of which the best k are the k likeliest words allowed, and the largest of all logits.
 
     So many more are taken as words are forbidden, and those are struck afterwards: masking the logits themselves would
     be a pass over the whole vocabulary.
     """
-    values, words = _top(logits, k + len(forbidden))
-    struck = (words[..., None] == jnp.asarray(forbidden)).any(-1)
+    always, early_id, is_early = forbidden
+    values, words = _top(logits, k + len(always) + (early_id is not None))
+    struck = (words[..., None] == jnp.asarray(always)).any(-1)
+    if early_id is not None:
+        struck |= (words == early_id) & is_early
     return jnp.where(struck, NEVER, values), words, values.max(-1)
 
 

@@ -39,6 +39,8 @@ class Device:
 
 
 # Between nodes of 8 GPUs: one 400 Gbit/s network port a GPU, as in NVIDIA's DGX H100 and B200; 200 Gbit/s in DGX A100.
+# Cards without NVLink are groups of one; what they send goes over PCIe, at one direction's speed.
+# Peaks are dense: half of what data sheets give with sparsity, and with float32 sums where they give two.
 # float32 on GPUs is TF32, in which XLA multiplies float32 matrices by default; on TPUs it is one pass of bfloat16.
 # A TPU's interconnect is that of all its links together, halved for one direction; within a pod there is no other.
 DEVICES = {
@@ -66,7 +68,7 @@ DEVICES = {
     ),
     "a100": Device(  # A100 80GB SXM4 data sheet; NVLink 600 GB/s both ways
         name="a100",
-        kind=r"\bA100",
+        kind=r"\bA100(?!.*(40GB|PCI))",
         memory=80e9,
         bfloat16=312e12,
         float32=156e12,
@@ -77,7 +79,7 @@ DEVICES = {
     ),
     "b200": Device(  # HGX B200 data sheet; of 192 GB an application gets 180
         name="b200",
-        kind=r"\bB200",
+        kind=r"\bB200\b",
         memory=180e9,
         bfloat16=2250e12,
         float32=1125e12,
@@ -85,6 +87,189 @@ DEVICES = {
         interconnect=900e9,
         group=8,
         between=50e9,
+    ),
+    "h100-pcie": Device(  # H100 PCIe data sheet
+        name="h100-pcie",
+        kind=r"\bH100 PCIe",
+        memory=80e9,
+        bfloat16=756.5e12,
+        float32=378e12,
+        memory_bandwidth=2e12,
+        between=64e9,
+    ),
+    "h100-nvl": Device(  # H100 NVL data sheet; NVLink joins two, 600 GB/s both ways
+        name="h100-nvl",
+        kind=r"\bH100 NVL",
+        memory=94e9,
+        bfloat16=835.5e12,
+        float32=417.5e12,
+        memory_bandwidth=3.9e12,
+        interconnect=300e9,
+        group=2,
+        between=50e9,
+    ),
+    "h800": Device(  # H800 SXM5: an H100 with NVLink of 400 GB/s both ways
+        name="h800",
+        kind=r"\bH800(?! PCIe)",
+        memory=80e9,
+        bfloat16=989e12,
+        float32=494.5e12,
+        memory_bandwidth=3.35e12,
+        interconnect=200e9,
+        group=8,
+        between=50e9,
+    ),
+    "h20-96gb": Device(  # H20 data sheet
+        name="h20-96gb",
+        kind=r"\bH20$",
+        memory=96e9,
+        bfloat16=148e12,
+        float32=74e12,
+        memory_bandwidth=4e12,
+        interconnect=450e9,
+        group=8,
+        between=50e9,
+    ),
+    "gh200": Device(  # GH200 data sheet; the kind names the host's memory, 480 GB, beside 96 GB of HBM3
+        name="gh200",
+        kind=r"\bGH200 480GB",
+        memory=96e9,
+        bfloat16=989e12,
+        float32=494.5e12,
+        memory_bandwidth=4e12,
+        between=50e9,
+    ),
+    "gh200-144gb": Device(  # GH200 data sheet, with 144 GB of HBM3e
+        name="gh200-144gb",
+        kind=r"\bGH200 144G",
+        memory=144e9,
+        bfloat16=989e12,
+        float32=494.5e12,
+        memory_bandwidth=4.9e12,
+        between=50e9,
+    ),
+    "a100-40gb": Device(  # A100 40GB SXM4 data sheet
+        name="a100-40gb",
+        kind=r"\bA100-SXM4-40GB",
+        memory=40e9,
+        bfloat16=312e12,
+        float32=156e12,
+        memory_bandwidth=1.555e12,
+        interconnect=300e9,
+        group=8,
+        between=25e9,
+    ),
+    "a100-pcie": Device(  # A100 80GB PCIe data sheet
+        name="a100-pcie",
+        kind=r"\bA100(?=.*PCI)(?=.*80GB)",
+        memory=80e9,
+        bfloat16=312e12,
+        float32=156e12,
+        memory_bandwidth=1.935e12,
+        between=32e9,
+    ),
+    "a100-pcie-40gb": Device(  # A100 40GB PCIe data sheet
+        name="a100-pcie-40gb",
+        kind=r"\bA100(?=.*PCI)(?=.*40GB)",
+        memory=40e9,
+        bfloat16=312e12,
+        float32=156e12,
+        memory_bandwidth=1.555e12,
+        between=32e9,
+    ),
+    "gb200": Device(  # GB200 NVL72 data sheet, one GPU of 72 in a rack
+        name="gb200",
+        kind=r"\bGB200\b",
+        memory=186e9,
+        bfloat16=2500e12,
+        float32=1250e12,
+        memory_bandwidth=8e12,
+        interconnect=900e9,
+        group=72,
+        between=50e9,
+    ),
+    "l40s": Device(  # L40S data sheet
+        name="l40s",
+        kind=r"\bL40S",
+        memory=48e9,
+        bfloat16=362e12,
+        float32=183e12,
+        memory_bandwidth=864e9,
+        between=32e9,
+    ),
+    "l4": Device(  # L4 data sheet
+        name="l4",
+        kind=r"\bL4$",
+        memory=24e9,
+        bfloat16=121e12,
+        float32=60e12,
+        memory_bandwidth=300e9,
+        between=32e9,
+    ),
+    "a40": Device(  # A40 data sheet
+        name="a40",
+        kind=r"\bA40$",
+        memory=48e9,
+        bfloat16=149.7e12,
+        float32=74.8e12,
+        memory_bandwidth=696e9,
+        between=32e9,
+    ),
+    "a30": Device(  # A30 data sheet
+        name="a30",
+        kind=r"\bA30$",
+        memory=24e9,
+        bfloat16=165e12,
+        float32=82e12,
+        memory_bandwidth=933e9,
+        between=32e9,
+    ),
+    "a10": Device(  # A10 data sheet
+        name="a10",
+        kind=r"\bA10$",
+        memory=24e9,
+        bfloat16=125e12,
+        float32=62.5e12,
+        memory_bandwidth=600e9,
+        between=32e9,
+    ),
+    "rtx-4090": Device(  # Ada architecture paper
+        name="rtx-4090",
+        kind=r"\bRTX 4090$",
+        memory=24e9,
+        bfloat16=165.2e12,
+        float32=82.6e12,
+        memory_bandwidth=1.008e12,
+        between=32e9,
+    ),
+    "rtx-3090": Device(  # GA102 architecture paper
+        name="rtx-3090",
+        kind=r"\bRTX 3090$",
+        memory=24e9,
+        bfloat16=71e12,
+        float32=35.6e12,
+        memory_bandwidth=936e9,
+        between=32e9,
+    ),
+    "tpu-v4": Device(  # cloud.google.com/tpu/docs/v4; 2,400 Gbit/s of interconnect a chip
+        name="tpu-v4",
+        kind=r"TPU v4$",
+        memory=32e9,
+        bfloat16=275e12,
+        float32=275e12,
+        memory_bandwidth=1.2e12,
+        interconnect=150e9,
+        group=4096,
+    ),
+    "tpu-v5e": Device(  # cloud.google.com/tpu/docs/v5e; 1,600 Gbit/s of interconnect a chip
+        name="tpu-v5e",
+        kind=r"TPU v5 ?(lite|e)$",
+        memory=16e9,
+        bfloat16=197e12,
+        float32=197e12,
+        memory_bandwidth=819e9,
+        interconnect=100e9,
+        group=256,
     ),
     "tpu-v5p": Device(  # cloud.google.com/tpu/docs/v5p; 4,800 Gbit/s of interconnect a chip
         name="tpu-v5p",
@@ -129,3 +314,32 @@ def find_device(name: str) -> Device:
 def device_of_kind(kind: str) -> Device | None:
     """Returns the device that jax calls by this kind, such as "NVIDIA H100 80GB HBM3", or None."""
     return next((device for device in DEVICES.values() if device.kind and re.search(device.kind, kind)), None)
+
+
+def describe_precision(
+    dtype: str, *, platform: str, compute_capability: str | None = None, asked: str | None = None
+) -> str:
+    """Returns in words what a model's numbers are computed in: products of float32 matrices are not always float32.
+
+    Args:
+        dtype: of the compute.
+        platform: "cpu", "gpu" or "tpu".
+        compute_capability: of an NVIDIA GPU, such as "8.0"; from there on XLA multiplies in TF32, 10 bits of mantissa.
+        asked: what `jax_default_matmul_precision` says.
+    """
+    parameters = "float32 parameters"
+    if dtype != "float32":
+        return f"{dtype} compute, {parameters}"
+    asked = asked or "default"
+    passes = {"default": "one pass", "fastest": "one pass", "bfloat16": "one pass"}
+    passes |= {"high": "three passes", "bfloat16_3x": "three passes", "tensorfloat32": "three passes"}
+    whole = asked in ("highest", "float32")
+    products = ""
+    if platform == "tpu":
+        products = f"{'six passes' if whole else passes.get(asked, asked)} of bfloat16"
+    elif re.fullmatch(r"(8|9|\d\d+)\.\d+", compute_capability or "") and not whole:  # not AMD's, such as "gfx90a"
+        products = "TF32" if asked in passes else asked
+    if not products:
+        return f"float32 compute, {parameters}"
+    way_out = "" if whole else " (JAX_DEFAULT_MATMUL_PRECISION=float32 for more)"
+    return f"float32 compute with products of matrices in {products}{way_out}, {parameters}"

@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from rich import box
 from rich.table import Table
 
+from lmx.devices import describe_precision
 from lmx.nn.kernels import choose_kernel
 from lmx.nn.layers import count_parameters
 from lmx.nn.transformer import TransformerConfig
@@ -104,7 +105,12 @@ def start_facts(model: TransformerConfig, network: nnx.Module, mesh: Mesh) -> di
     return {
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}{hosts}",
         "mesh": ", ".join(f"{name}={size}" for name, size in mesh.shape.items()),
-        "precision": f"{model.dtype} compute, float32 parameters",
+        "precision": describe_precision(
+            model.dtype,
+            platform=jax.default_backend(),
+            compute_capability=getattr(jax.devices()[0], "compute_capability", None),
+            asked=jax.config.jax_default_matmul_precision,
+        ),
         **attention_facts(model, network, mesh),
         "parameters": count_parameters(network),
     }

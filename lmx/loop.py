@@ -69,7 +69,7 @@ def train(
     patience: int | None = None,
     keep_best: Callable[[TrainState, np.ndarray], TrainState] | None = None,
     rows_axis: int = 1,
-    facts: Callable[[int], Mapping[str, float]],
+    facts: Callable[[int, TrainState], Mapping[str, float]],
     flops: Callable[[tuple[int, ...]], tuple[float, float]],
     peak: float | None = None,
     profile: tuple[int, int] | None = None,
@@ -84,7 +84,7 @@ def train(
         patience: so many validations in a row without a lower value end the training, of several seeds each by itself.
         keep_best: `(state, which have never been as low) -> state`, called after a validation that was better.
         rows_axis: which axis of a batch's arrays its rows are: 1, or 2 behind the axis of seeds.
-        facts: of a step, such as its epoch and learning rate; they stand in its lines of metrics.
+        facts: `(step, state after it)`, such as epoch and learning rate; they stand in its lines of metrics.
         flops: of a step with a batch of this shape, with full attention and with the causal half.
         peak: FLOP/s of all devices together, where it is known; gives MFU.
         profile: writes a trace of the steps after the first number up to the second into `profile/`.
@@ -108,7 +108,7 @@ def train(
         return batches.batch(k) if jax.process_count() == 1 else batches.batch(k, lambda rows: rows_on(mesh, rows))
 
     def judged(number: int, state: TrainState) -> TrainState:
-        better = loop.validate(number, lambda: validate(number, state), **facts(number))
+        better = loop.validate(number, lambda: validate(number, state), **facts(number, state))
         return keep_best(state, better) if keep_best is not None and better.any() else state
 
     meet()  # one host may have restored its part of the state long before another
@@ -129,7 +129,7 @@ def train(
             loop.step_started(number, metrics, tokens=batches.tokens(number - 1), flops=flops(shape))
             due = is_due(number)
             if due or number % log_every == 0 or number == last:
-                loop.log(number, waited=stream.waited, peak=peak, **facts(number))
+                loop.log(number, waited=stream.waited, peak=peak, **facts(number, state))
             if due:
                 state = judged(number, state)
             stopping = loop.agree_to_stop(due or number == last or number % AGREE_EVERY == 0)

@@ -79,6 +79,9 @@ class SentencePieceTokenizer:
 
     Source: Kudo and Richardson 2018. Text is normalised as SentencePiece's own default does (`nmt_nfkc`: compatibility
     forms are folded, runs of spaces become one), so `decode(encode(text))` is the normalised text.
+
+    A file made elsewhere may lack the padding (XLM-R, NLLB, Llama) or the beginning (T5). What is missing gets a new id
+    behind those of the file, padding first, then beginning, then end; all ids of the file stay as they are.
     """
 
     suffix = ".model"
@@ -87,7 +90,7 @@ class SentencePieceTokenizer:
         """Reads a serialised SentencePiece model.
 
         Raises:
-            ValueError: these bytes are no such model, or it lacks a padding, beginning, end or unknown piece.
+            ValueError: these bytes are no such model.
         """
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -99,12 +102,12 @@ class SentencePieceTokenizer:
         self.bos_id: int = self._processor.bos_id()
         self.eos_id: int = self._processor.eos_id()
         self.unk_id: int = self._processor.unk_id()
-        for name in ("pad_id", "bos_id", "eos_id", "unk_id"):
+        self._added: dict[int, str] = {}
+        for name, piece in (("pad_id", "<pad>"), ("bos_id", "<s>"), ("eos_id", "</s>")):
             if getattr(self, name) < 0:
-                raise ValueError(
-                    f"a SentencePiece model must define pad_id, bos_id, eos_id and unk_id, got {name}=-1. "
-                    f"Train it with SentencePieceTokenizer.train, or with spm_train --{name}=N."
-                )
+                setattr(self, name, self.vocab_size)
+                self._added[self.vocab_size] = piece
+                self.vocab_size += 1
 
     @classmethod
     def from_file(cls, path: str | Path) -> "SentencePieceTokenizer":
@@ -188,7 +191,7 @@ class SentencePieceTokenizer:
 
     def pieces(self, ids: Iterable[SupportsIndex]) -> list[str]:
         """Returns the pieces; U+2581 stands for the space before a word."""
-        return [self._processor.id_to_piece(int(index)) for index in ids]
+        return [self._added.get(index) or self._processor.id_to_piece(index) for index in map(int, ids)]
 
     def save(self, path: str | Path) -> Path:
         """Writes a `.model` file, which every SentencePiece tool reads."""

@@ -44,6 +44,7 @@ class Search:
         alpha: 0 is no penalty.
         max_ratio, max_extra: a translation has at most max_ratio x L + max_extra tokens, L the source length rounded
             up to a compiled one.
+        min_length: a translation has at least so many tokens before its end (fairseq's `min_len`); 0 lets it be empty.
         batch_tokens: source tokens decoded at once, padding included. Bounds the memory: with each go at most 256 KiB
             of logits and caches, so that a large vocabulary, a large model or many beams make batches of fewer rows.
     """
@@ -53,12 +54,15 @@ class Search:
     alpha: float = 1.0
     max_ratio: float = 1.5
     max_extra: int = 16
+    min_length: int = 1
     batch_tokens: int = 2048
 
     def __post_init__(self):
         for name in ("beam_size", "batch_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {name}={getattr(self, name)}.")
+        if self.min_length < 0:
+            raise ValueError(f"min_length must be at least 0, got min_length={self.min_length}.")
 
     def __str__(self) -> str:
         if self.beam_size == 1:
@@ -83,6 +87,10 @@ class Translator:
         max_source_length: longer sources are cut to so many tokens, the end token included; `cut` counts them.
         mesh: where the parameters live, if on several devices: its devices search together, and every host calls
             alike and gets all translations.
+
+    Attributes:
+        cut: sources so far that were longer than `max_source_length`.
+        limited: translations so far that ended at the longest length, where the end is forced.
     """
 
     def __init__(
@@ -99,7 +107,7 @@ class Translator:
         self.config, self.params, self.search = config, params, search
         self.source_tokenizer, self.target_tokenizer = source_tokenizer, target_tokenizer
         self.max_source_length = max_source_length or config.max_length
-        self.cut = 0
+        self.cut = self.limited = 0
         self._definition = nnx.graphdef(nnx.eval_shape(lambda: Seq2Seq(config, rngs=nnx.Rngs(0))))
         self._mesh = mesh if mesh is not None and mesh.size > 1 else None
         self._search = jax.jit(self._make_search(), static_argnames="max_length", out_shardings=self._whole())
@@ -130,7 +138,7 @@ class Translator:
     def with_params(self, params: Params) -> "Translator":
         """Returns a translator with other parameters that shares all that is compiled."""
         other = object.__new__(Translator)
-        other.__dict__.update(self.__dict__, params=params, cut=0)
+        other.__dict__.update(self.__dict__, params=params, cut=0, limited=0)
         return other
 
     def translate(
@@ -153,11 +161,11 @@ class Translator:
             source = np.full((rows, length), self.config.pad_id, np.int32)
             for row, index in enumerate(indices):
                 source[row, : len(sources[index])] = sources[index]
-            found = jax.device_get(
-                self._search(self.params, self._placed(source), max_length=self._max_target_length(length))
-            )
+            max_length = self._max_target_length(length)
+            found = jax.device_get(self._search(self.params, self._placed(source), max_length=max_length))
             for row, index in enumerate(indices):
                 ids = self._until_end(found.tokens[row, 0])
+                self.limited += len(ids) == max_length
                 results[index] = Translation(self.target_tokenizer.decode(ids), ids, float(found.scores[row, 0]))
             done += len(indices)
             progress(done)
@@ -193,6 +201,7 @@ class Translator:
         search, tokenizer, pad_id = self.search, self.target_tokenizer, self.config.pad_id
         penalty = {"power": power_penalty, "gnmt": gnmt_penalty}[search.length_penalty](search.alpha)
         ids = {"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id, "pad_id": pad_id}
+        shortest = search.min_length
 
         def run(params: Params, source: Int[Array, "B S"], *, max_length: int) -> Hypotheses:
             model = nnx.merge(self._definition, params)
@@ -200,7 +209,9 @@ class Translator:
                 step, cache = model.start_decoding(source, slots=max_length * search.beam_size)
                 active = (source != pad_id).any(-1)
                 if search.beam_size == 1:
-                    tokens = greedy_search(step, cache, active=active, max_length=max_length, **ids)
+                    tokens = greedy_search(
+                        step, cache, active=active, max_length=max_length, min_length=shortest, **ids
+                    )
                     return Hypotheses(tokens[:, None], jnp.zeros((tokens.shape[0], 1)))
                 return beam_search(
                     step,
@@ -208,6 +219,7 @@ class Translator:
                     active=active,
                     beam_size=search.beam_size,
                     max_length=max_length,
+                    min_length=shortest,
                     length_penalty=penalty,
                     **ids,
                 )

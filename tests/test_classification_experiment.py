@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -169,6 +170,37 @@ def test_every_schedule_reaches_its_peak(schedule):
     parts = classification.build(config, model, kind="single", updates=50)
     rates = jax.vmap(parts.schedule)(np.arange(50))
     assert max(rates.tolist()) == pytest.approx(0.003, rel=1e-3)
+
+
+def test_word_dropout_leaves_padding_and_special_words_alone(monkeypatch):
+    base = classification.Config()
+    config = dataclasses.replace(base, optimization=dataclasses.replace(base.optimization, word_dropout=0.9))
+    sizes = {"width": 16, "feedforward_width": 24, "num_heads": 2, "num_layers": 1}
+    model = dataclasses.replace(config.model, vocab_size=130, num_outputs=3, **sizes)
+    first, last, unknown = 1, 2, 3
+    parts = classification.build(
+        config, model, kind="single", updates=1000, special_ids=(first, last), replacement=unknown
+    )
+    tokens = np.random.default_rng(0).integers(4, 130, size=(8, 40)).astype(np.int32)
+    tokens[:, 0], tokens[:, 20], tokens[:, 21:] = first, last, model.pad_id
+    seen, call = [], classification.EncoderClassifier.__call__
+
+    def watched(self, tokens, **options):
+        seen.append(np.asarray(tokens))
+        return call(self, tokens, **options)
+
+    monkeypatch.setattr(classification.EncoderClassifier, "__call__", watched)
+    params = nnx.to_pure_dict(nnx.state(parts.build_model(nnx.Rngs(0)), nnx.Param))
+    batch = {"tokens": jnp.asarray(tokens), "types": jnp.zeros_like(tokens)}
+    batch |= {"labels": jnp.zeros(8, jnp.int32), "weights": jnp.ones(8)}
+    parts.loss(params, batch, jax.random.key(0))
+    (read,) = seen
+    assert (read[:, 21:] == model.pad_id).all()
+    assert (read[:, 0] == first).all()
+    assert (read[:, 20] == last).all()
+    words = read[:, 1:20]
+    assert 0.8 < (words == unknown).mean() < 0.97
+    assert ((words == unknown) | (words == tokens[:, 1:20])).all()
 
 
 def test_class_weights_reach_the_loss():

@@ -41,21 +41,24 @@ class Table:
         logits = self.logits[row, code % self.size].astype(np.float64)
         return logits - np.log(np.exp(logits).sum())
 
-    def words(self, row: int, beginning: tuple[int, ...], *, max_length: int) -> list[tuple[float, int]]:
+    def words(
+        self, row: int, beginning: tuple[int, ...], *, max_length: int, min_length: int = 1
+    ) -> list[tuple[float, int]]:
         """Returns what may follow, with its log-probability."""
         log_probabilities = self.log_probabilities(row, beginning)
+        words = range(EOS + (len(beginning) < min_length), self.vocab_size)
         last = len(beginning) == max_length - 1
-        return [(log_probabilities[word], word) for word in ([EOS] if last else range(EOS, self.vocab_size))]
+        return [(log_probabilities[word], word) for word in ([EOS] if last else words)]
 
-    def search(self, *, beam_size: int, max_length: int, penalty=("power", 0.0), active=None):
+    def search(self, *, beam_size: int, max_length: int, penalty=("power", 0.0), active=None, **limits: int):
         """Runs `beam_search`, and counts its turns in `turns`."""
         # As a table, so that all penalties share one program.
         divisors = PENALTIES[penalty[0]](penalty[1])(jnp.arange(max_length + 1))
-        return self._run(active, divisors, beam_size=beam_size, max_length=max_length)
+        return self._run(active, divisors, beam_size=beam_size, max_length=max_length, **limits)
 
-    def greedy(self, *, max_length: int, active=None) -> np.ndarray:
+    def greedy(self, *, max_length: int, active=None, **limits: int) -> np.ndarray:
         """Runs `greedy_search`, and counts its turns in `turns`."""
-        return self._run(active, None, beam_size=None, max_length=max_length)
+        return self._run(active, None, beam_size=None, max_length=max_length, **limits)
 
     def _run(self, active, divisors, **sizes):
         active = np.ones(self.ROWS, bool) if active is None else np.array(active)
@@ -69,8 +72,8 @@ class Table:
 turns: list = []  # the time of each call of a step
 
 
-@functools.partial(jax.jit, static_argnames=("beam_size", "max_length"))
-def search_table(logits, active, divisors, *, beam_size: int | None, max_length: int):
+@functools.partial(jax.jit, static_argnames=("beam_size", "max_length", "min_length"))
+def search_table(logits, active, divisors, *, beam_size: int | None, max_length: int, min_length: int | None = None):
     """Searches with a step whose cache is the words themselves; the mask alone says which of them it reads."""
     rows, size, vocab_size = logits.shape
     powers = jnp.asarray([pow(vocab_size, place, size) for place in range(max_length)])
@@ -83,8 +86,9 @@ def search_table(logits, active, divisors, *, beam_size: int | None, max_length:
         return logits[jnp.arange(rows)[:, None], seen.sum(-1) % size], cache
 
     cache = (jnp.zeros((rows, (beam_size or 1) * max_length), jnp.int32),) * 2
+    options = IDS if min_length is None else {**IDS, "min_length": min_length}
     if beam_size is None:
-        return greedy_search(step, cache, active=active, max_length=max_length, **IDS)
+        return greedy_search(step, cache, active=active, max_length=max_length, **options)
     return beam_search(
         step,
         cache,
@@ -92,7 +96,7 @@ def search_table(logits, active, divisors, *, beam_size: int | None, max_length:
         beam_size=beam_size,
         max_length=max_length,
         length_penalty=lambda length: divisors[length],
-        **IDS,
+        **options,
     )
 
 
@@ -121,14 +125,14 @@ def all_sentences(table: Table, row: int, *, max_length: int) -> list[tuple[floa
     return found
 
 
-def plain_beam(table: Table, row: int, *, beam_size: int, max_length: int, penalty: tuple[str, float]):
+def plain_beam(table: Table, row: int, *, beam_size: int, penalty: tuple[str, float], **limits: int):
     """The search as fairseq describes it, on lists of words: (score, sentence) best first, and the turns it took."""
     beams, ended = [(0.0, ())], []
-    for turn in range(1, max_length + 1):
+    for turn in range(1, limits["max_length"] + 1):
         options = [
             (total + log_probability, (*beginning, word))
             for total, beginning in beams
-            for log_probability, word in table.words(row, beginning, max_length=max_length)
+            for log_probability, word in table.words(row, beginning, **limits)
         ]
         options = sorted(options, reverse=True)[: 2 * beam_size]
         ended += [(total / divisor(*penalty, turn), s) for total, s in options[:beam_size] if s[-1] == EOS]
@@ -146,7 +150,7 @@ def plain_beam(table: Table, row: int, *, beam_size: int, max_length: int, penal
 def test_a_wide_beam_is_exhaustive_search(name, alpha):
     max_length, words = 4, 3
     table = Table(EOS + 1 + words, seed=1)
-    width = sum(words**length for length in range(max_length))  # of all sentences: 1 + 3 + 9 + 27
+    width = sum(words**length for length in range(1, max_length))  # of all sentences: 3 + 9 + 27
     found = table.search(beam_size=width, max_length=max_length, penalty=(name, alpha))
     for row in range(table.ROWS):
         scored = [(t / divisor(name, alpha, len(s)), s) for t, s in all_sentences(table, row, max_length=max_length)]
@@ -184,6 +188,38 @@ def test_a_narrow_beam_is_the_plain_one(beam_size, name, alpha, eos):
         expected_turns.append(turn)
     assert len(set(expected_turns)) > 1  # sentences ended at different times
     assert table.turns == max(expected_turns)
+
+
+@pytest.mark.parametrize("min_length", [None, 0, 1, 3, 8])
+def test_no_translation_ends_before_it_has_its_fewest_words(min_length):
+    """Over tables that like to end; without a setting, one word must stand before the end."""
+    max_length = 6
+    limits = {"max_length": max_length} | ({} if min_length is None else {"min_length": min_length})
+    fewest = min(1 if min_length is None else min_length, max_length - 1)
+    shortest = set()
+    for seed in range(3):
+        table = Table(seed=seed, eos=4.0)
+        greedy, found = table.greedy(**limits), table.search(beam_size=3, **limits)
+        for row in range(table.ROWS):
+            expected, _ = plain_beam(table, row, beam_size=3, penalty=("power", 0.0), **limits)
+            assert [trimmed(tokens) for tokens in found.tokens[row]] == [sentence for _, sentence in expected]
+            np.testing.assert_allclose(found.scores[row], [score for score, _ in expected], rtol=1e-5)
+            likeliest, _ = plain_beam(table, row, beam_size=1, penalty=("power", 0.0), **limits)
+            assert trimmed(greedy[row]) == likeliest[0][1]
+            shortest |= {len(trimmed(tokens)) - 1 for tokens in (*found.tokens[row], greedy[row])}
+    assert min(shortest) == fewest
+
+
+@pytest.mark.parametrize("min_length", [0, 1])
+def test_beams_without_a_sentence_to_end_do_not_end(min_length):
+    """With one word there are as many sentences as lengths; a wider beam has nothing for its other places."""
+    table = Table(EOS + 2, seed=4)
+    found = table.search(beam_size=6, max_length=3, penalty=("power", 1.0), min_length=min_length)
+    sentences = {(EOS + 1,) * length + (EOS,) for length in range(min_length, 3)}
+    for row in range(table.ROWS):
+        assert {trimmed(tokens) for tokens in found.tokens[row, : len(sentences)]} == sentences
+        assert (found.tokens[row, len(sentences) :] == PAD).all()
+        assert (found.scores[row, len(sentences) :] <= NEVER).all()
 
 
 def test_a_large_vocabulary_is_searched_as_a_small_one():

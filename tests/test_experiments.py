@@ -39,22 +39,31 @@ translation = load_script()
 def run_script(*arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess:
     command = [sys.executable, str(SCRIPT), *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, env=environment)
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=900, env=environment)
     assert not check or done.returncode == 0, done.stderr[-3000:]
     return done
 
 
+# Lines that lack a side.
+EMPTY = {
+    "train": {7: "source", 100: "target", 299: "target"},
+    "validation": {0: "target", 5: "source"},
+    "test": {4: "source", 11: "target", 20: "source"},
+}
 NUMBERS = "zero one two three four five six seven eight nine".split()
 ZAHLEN = "null eins zwei drei vier fünf sechs sieben acht neun".split()
 
 
-def write_numbers(path: Path, *, count: int, seed: int) -> Path:
-    """Writes pairs such as "two nine" and "zwei neun", as TSV."""
+def write_numbers(path: Path, *, count: int, seed: int, empty: dict[int, str]) -> Path:
+    """Writes pairs such as "two nine" and "zwei neun", as TSV; of some lines the named side has no text."""
     digits = np.random.default_rng(seed).integers(0, 10, size=(count, 7))
     lines = []
     for row in digits:
         chosen = row[: 2 + row[0] % 5]
-        lines.append(" ".join(NUMBERS[i] for i in chosen) + "\t" + " ".join(ZAHLEN[i] for i in chosen))
+        sides = {"source": " ".join(NUMBERS[i] for i in chosen), "target": " ".join(ZAHLEN[i] for i in chosen)}
+        if len(lines) in empty:
+            sides[empty[len(lines)]] = ""
+        lines.append("\t".join(sides.values()))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
@@ -64,7 +73,8 @@ def data(tmp_path_factory) -> list[str]:
     folder = tmp_path_factory.mktemp("data")
     flags = []
     for seed, (split, count) in enumerate([("train", 300), ("validation", 30), ("test", 21)]):
-        flags += [f"--{split}", str(write_numbers(folder / f"{split}.tsv", count=count, seed=seed))]
+        path = write_numbers(folder / f"{split}.tsv", count=count, seed=seed, empty=EMPTY[split])
+        flags += [f"--{split}", str(path)]
     return flags
 
 
@@ -123,6 +133,115 @@ def test_the_run_says_what_it_does(finished):
     assert "tokens/s" in printed
     assert "waiting for data" in printed
     assert "multi30k-raw test BLEU = " in printed
+
+
+def test_what_has_an_empty_side_is_counted_and_a_test_set_keeps_its_lines(finished):
+    run, printed = finished
+    hypotheses = (run / "test.hypotheses.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    assert len(hypotheses) == 21
+    assert [index for index, line in enumerate(hypotheses) if not line] == [4, 20]  # those without a source
+    scores = json.loads((run / "scores.json").read_text())
+    assert (scores["sentences"], scores["empty"]) == (21, 3)
+    assert "kept all 297 pairs, 3 with an empty side left out" in printed
+    assert "kept all 28 pairs, 2 with an empty side left out" in printed
+    assert "test.tsv: 21 pairs, 3 with an empty side kept in their places" in printed
+    assert "3 of 21 test pairs have an empty side: an empty source has an empty translation" in printed
+    limited = scores["limited"]
+    assert (f"{limited} of 21 translations were ended by the length limit" in printed) == (limited > 0)
+
+
+def test_the_learning_rate_is_that_of_the_update_that_was_made(finished):
+    run, _ = finished
+    saved = json.loads((run / "config.json").read_text())["config"]["optimization"]
+    config = translation.replace(translation.Config(), optimization=translation.Optimization(**saved), updates=12)
+    model = translation.replace(config.model, source_vocab_size=60, target_vocab_size=60, width=16)
+    schedule = translation.build(config, model).schedule
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        assert line["learning_rate"] == pytest.approx(float(schedule(line["step"] - 1)), rel=1e-4)
+    assert len({line["learning_rate"] for line in lines}) > 4
+
+
+@pytest.fixture(scope="module")
+def averaged(data, tmp_path_factory):
+    """The finished run once more, with an exponential average."""
+    folder = tmp_path_factory.mktemp("averaged")
+    flags = [*MAKE_IT_TINY, "--optimization.average-decay", "0.99"]
+    run_script("multi30k-raw", *data, *flags, "--run", folder / "run", cwd=folder)
+    return folder / "run"
+
+
+def test_validation_test_and_export_use_the_exponential_average(finished, averaged, data):
+    plain, _ = finished
+    kinds = {}
+    for name, run in (("plain", plain), ("averaged", averaged)):
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        kinds[name] = [[line for line in lines if line["kind"] == kind] for kind in ("train", "validation")]
+    (trained, validated), (trained_too, validated_too) = kinds["plain"], kinds["averaged"]
+    # The same training, the same updates; only what is validated differs.
+    assert [line["loss"] for line in trained] == [line["loss"] for line in trained_too]
+    assert all(line["nll"] != other["nll"] for line, other in zip(validated, validated_too, strict=True))
+    # What is kept is what was validated last, and no mean of checkpoints.
+    translator = translation.Translator.load(averaged)
+    config = translation.Config(source_language="en", target_language="de")
+    pairs = translation.load_pairs(data[data.index("--validation") + 1], config, split="validation")
+    encoded = translation.encode_pairs(pairs, translator.source_tokenizer, translator.target_tokenizer)
+    parts = translation.build(config, translator.config)
+    mesh = translation.make_mesh(translation.MeshConfig(), devices=jax.devices()[:1])
+    found = translation.evaluate(
+        translation.compile_eval_step(parts.loss, mesh=mesh),
+        translator.params,
+        encoded,
+        mesh=mesh,
+        buckets=(40,),
+        tokens_per_batch=1600,
+        rows_multiple=8,
+    )
+    assert found["nll"] == pytest.approx(validated_too[-1]["nll"], rel=1e-4)
+    scores = json.loads((averaged / "scores.json").read_text())
+    assert "exponential average" in scores["rows"][0]["made"]
+
+
+def tiny_parts(**optimization):
+    """Returns the parts of a tiny model, its parameters and a batch."""
+    options = translation.Optimization(**optimization)
+    config = translation.replace(translation.Config(), optimization=options)
+    sizes = {"width": 16, "feedforward_width": 24, "num_heads": 2, "num_encoder_layers": 1, "num_decoder_layers": 1}
+    model = translation.replace(config.model, source_vocab_size=130, target_vocab_size=130, unroll=1, **sizes)
+    parts = translation.build(config, model)
+    params = nnx.to_pure_dict(nnx.state(parts.build_model(nnx.Rngs(0)), nnx.Param))
+    words = np.random.default_rng(0).integers(4, 130, size=(3, 8, 6))
+    return parts, params, dict(zip(("source", "decoder_input", "target"), words.astype(np.int32), strict=True))
+
+
+def test_label_smoothing_reaches_the_loss():
+    found = []
+    for rate in (0.0, 0.1, 0.3):
+        parts, params, batch = tiny_parts(label_smoothing=rate)
+        found.append(jax.device_get(jax.jit(parts.loss)(params, batch, None)))
+    plain, light, heavy = found
+    assert plain["loss"] == pytest.approx(plain["nll"], rel=1e-6)
+    assert plain["nll"] == pytest.approx(light["nll"], rel=1e-6)
+    # loss = (1 - rate) nll + rate x mean over all words: linear in the rate.
+    assert abs(light["loss"] - plain["loss"]) > 1e-3
+    assert (heavy["loss"] - plain["loss"]) == pytest.approx(3 * (light["loss"] - plain["loss"]), rel=1e-2)
+
+
+def test_encoder_and_decoder_drop_out_by_keys_of_their_own(monkeypatch):
+    parts, params, batch = tiny_parts()
+    seen = {}
+    for name in ("encode", "decode"):
+        method = getattr(translation.Seq2Seq, name)
+
+        def watched(self, *arguments, name=name, method=method, key=None, **options):
+            seen[name] = None if key is None else tuple(jax.random.key_data(key).tolist())
+            return method(self, *arguments, key=key, **options)
+
+        monkeypatch.setattr(translation.Seq2Seq, name, watched)
+    parts.loss(params, jax.tree.map(jax.numpy.asarray, batch), jax.random.key(5))
+    given = tuple(jax.random.key_data(jax.random.key(5)).tolist())
+    assert len({seen["encode"], seen["decode"], given}) == 3
+    assert None not in seen.values()
 
 
 def test_metrics_have_each_line_once(finished):

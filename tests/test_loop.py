@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -102,7 +103,7 @@ def count(
             checkpoints=checkpoints,
             is_due=lambda number: number in due,
             validate=validate,
-            facts=lambda number: {"learning_rate": number / 8},
+            facts=lambda number, state: {"learning_rate": number / 8},
             flops=lambda shape: (3.0, 2.0),
             **arguments,
         )
@@ -166,6 +167,24 @@ def test_validations_are_written_and_judged(run, capsys):
     again = opened(run.directory)
     assert int(count(again, due=(), validations={}).step) == 8
     assert lines_of(again) == lines
+
+
+def test_the_time_of_a_validation_is_not_trainings(run, monkeypatch):
+    late = [0.0]
+    clock = time.perf_counter
+
+    class Numbers(dict):
+        def __getitem__(self, step: int) -> float:
+            late[0] += 500  # seconds, as the loop's clock has it
+            return super().__getitem__(step)
+
+    monkeypatch.setattr("lmx.loop.time", SimpleNamespace(perf_counter=lambda: clock() + late[0]))
+    count(run, due=(2, 4, 6), validations=Numbers({2: 3.0, 4: 2.5, 6: 2.75}), log_every=3)
+    validations = [line for line in lines_of(run) if line["kind"] == "validation"]
+    assert all(line["seconds"] >= 500 for line in validations)
+    assert len(validations) == 3
+    assert all(line["seconds"] < 500 for line in lines_of(run) if line["kind"] == "train")
+    assert run.memory.seconds < 500
 
 
 def test_a_signal_lets_the_step_end_saves_and_stops(run, capsys):

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lmx.devices import DEVICES, device_of_kind, find_device
+from lmx.devices import DEVICES, describe_precision, device_of_kind, find_device
+from lmx.experiment import start_facts
+from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from lmx.nn.dropout import dropout
 from lmx.nn.layers import Embedding, LayerNorm, Linear
 from lmx.optimization import adam, constant
@@ -250,18 +253,77 @@ def test_an_unknown_device_names_the_nearest():
     [
         ("NVIDIA H100 80GB HBM3", "h100"),
         ("NVIDIA H200", "h200"),
+        ("NVIDIA H20", "h20-96gb"),
+        ("NVIDIA H800", "h800"),
+        ("NVIDIA GH200 480GB", "gh200"),
+        ("NVIDIA GH200 144G HBM3e", "gh200-144gb"),
         ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA A100-SXM4-40GB", "a100-40gb"),
+        ("NVIDIA A100 80GB PCIe", "a100-pcie"),
+        ("NVIDIA A100-PCIE-40GB", "a100-pcie-40gb"),
         ("NVIDIA B200", "b200"),
+        ("NVIDIA GB200", "gb200"),
+        ("NVIDIA L40S", "l40s"),
+        ("NVIDIA L40", None),
+        ("NVIDIA A10", "a10"),
+        ("NVIDIA A10G", None),
+        ("NVIDIA GeForce RTX 4090", "rtx-4090"),
+        ("NVIDIA GeForce RTX 4090 D", None),
+        ("TPU v4", "tpu-v4"),
         ("TPU v5", "tpu-v5p"),
         ("TPU v6 lite", "tpu-v6e"),
-        ("NVIDIA H100 PCIe", None),
-        ("TPU v5 lite", None),
+        ("NVIDIA H100 PCIe", "h100-pcie"),
+        ("NVIDIA H200 NVL", None),
+        ("TPU v5 lite", "tpu-v5e"),
         ("cpu", None),
     ],
 )
 def test_a_device_is_found_by_what_jax_calls_it(kind, name):
     found = device_of_kind(kind)
     assert (found and found.name) == name
+    named = [device for device in DEVICES.values() if re.search(device.kind, kind)]
+    assert len(named) == (name is not None)
+
+
+def test_devices_of_one_name_differ_in_memory():
+    assert device_of_kind("NVIDIA A100-SXM4-40GB").memory == 40e9
+    assert device_of_kind("NVIDIA A100-SXM4-80GB").memory == 80e9
+    assert all(name == device.name for name, device in DEVICES.items())
+
+
+@pytest.mark.parametrize(
+    ("platform", "compute_capability", "asked", "said"),
+    [
+        ("cpu", None, None, "float32 compute, float32 parameters"),
+        ("gpu", "7.0", None, "float32 compute, float32 parameters"),
+        ("gpu", "gfx942", None, "float32 compute, float32 parameters"),
+        ("gpu", "8.0", None, "float32 compute with products of matrices in TF32 (JAX_DEFAULT_MATMUL_PRECISION="),
+        ("gpu", "10.0", "high", "float32 compute with products of matrices in TF32 ("),
+        ("gpu", "9.0", "highest", "float32 compute, float32 parameters"),
+        ("gpu", "9.0", "BF16_BF16_F32", "float32 compute with products of matrices in BF16_BF16_F32 ("),
+        ("tpu", None, None, "float32 compute with products of matrices in one pass of bfloat16 ("),
+        ("tpu", None, "high", "float32 compute with products of matrices in three passes of bfloat16 ("),
+        ("tpu", None, "float32", "float32 compute with products of matrices in six passes of bfloat16, float32 param"),
+    ],
+)
+def test_precision_says_what_matrices_are_multiplied_in(platform, compute_capability, asked, said):
+    device = {"platform": platform, "compute_capability": compute_capability, "asked": asked}
+    assert describe_precision("float32", **device).startswith(said)
+    assert describe_precision("bfloat16", **device) == "bfloat16 compute, float32 parameters"
+
+
+def test_the_start_says_the_precision_of_the_device(monkeypatch):
+    class Ampere:
+        device_kind, compute_capability = "NVIDIA A100-SXM4-40GB", "8.0"
+
+    model = Seq2SeqConfig(source_vocab_size=20, target_vocab_size=20, width=16, num_heads=2, feedforward_width=8)
+    network = nnx.eval_shape(lambda: Seq2Seq(model, rngs=nnx.Rngs(0)))
+    mesh = make_mesh(MeshConfig(), devices=jax.devices()[:1])
+    assert start_facts(model, network, mesh)["precision"] == "float32 compute, float32 parameters"
+    monkeypatch.setattr("lmx.experiment.attention_facts", lambda *_: {})  # asks the device for more
+    monkeypatch.setattr(jax, "devices", lambda *_: [Ampere()])
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert "in TF32" in start_facts(model, network, mesh)["precision"]
 
 
 # The command line.

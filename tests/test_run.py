@@ -19,6 +19,7 @@ import pytest
 from jax.experimental import compilation_cache
 from rich.console import Console
 
+from lmx.checkpoint import Checkpoints
 from lmx.devices import DEVICES, Device
 from lmx.run import (
     EXIT_STOPPED,
@@ -134,6 +135,44 @@ def test_a_directory_of_other_files_is_not_taken(tmp_path):
 
 
 # Going on.
+
+
+def test_a_training_ends_when_all_its_seeds_have(tmp_path):
+    run = opened(tmp_path / "run")
+    for step, values, ended in ((1, (1.0, 1.0), False), (2, (2.0, 0.5), False), (3, (2.0, 0.4), False)):
+        better = run.judge(step, np.array(values), patience=2)
+        assert better.tolist() == [step == 1, True]
+        assert run.memory.stopped_early == ended
+    assert run.memory.waited == [2, 0]
+    # A seed that has ended gets no better: its patience was over.
+    assert run.judge(4, np.array([0.1, 0.6]), patience=2).tolist() == [False, False]
+    assert (run.memory.best[0], run.memory.stopped_early) == (1.0, False)
+    run.judge(5, np.array([0.1, 0.6]), patience=2)
+    assert run.memory.stopped_early
+
+
+def test_metrics_are_on_the_disk_before_a_checkpoint_says_so(tmp_path, monkeypatch):
+    run, events = opened(tmp_path / "run"), []
+    path, sync = run.directory / "metrics.jsonl", os.fsync
+
+    def watched(descriptor: int) -> None:
+        if os.path.samestat(os.fstat(descriptor), path.stat()):
+            events.append(("synced", path.stat().st_size))
+        sync(descriptor)
+
+    def save(_: Checkpoints, step: int, state: TrainState, memory: dict, *, scores: dict) -> None:
+        events.append(("saved", memory["metrics_bytes"]))
+
+    monkeypatch.setattr(Checkpoints, "save", save)
+    monkeypatch.setattr(os, "fsync", watched)
+    run.write_metrics("train", {"step": 1, "loss": 2.0})
+    run.write_metrics("train", {"step": 2, "loss": 1.0})
+    checkpoints = run.open_checkpoints(keep_last=1)
+    run.save(checkpoints, state(2))
+    checkpoints.close()
+    size = path.stat().st_size
+    assert size > 0
+    assert events == [("synced", size), ("saved", size)]
 
 
 def test_a_resumed_run_remembers_and_writes_again_what_was_not_saved(tmp_path):

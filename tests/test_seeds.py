@@ -94,7 +94,7 @@ def run_seeds(run: Run, seeds: tuple[int, ...], *, mesh=None, bad=None, stop_at=
             patience=patience,
             keep_best=jax.jit(keep_best, donate_argnums=0),
             rows_axis=2,
-            facts=lambda step: {},
+            facts=lambda step, state: {},
             flops=lambda shape: (1.0, 1.0),
         )
     finally:
@@ -193,6 +193,18 @@ def test_a_seed_whose_step_is_not_finite_is_skipped_alone(together, tmp_path, ca
     assert same == [True, False, True]
     assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(state.params))
     assert all(np.isfinite(line["seeds"]["loss"]).all() for line in lines_of(run))
+
+
+def test_what_a_seed_does_after_its_patience_is_of_no_account(tmp_path, capsys):
+    """The first seed is best at 3, and 9 is its second validation that is not."""
+    run = opened(tmp_path / "after")
+    run_seeds(run, SEEDS, bad={9: SEEDS[0]})
+    assert run.memory.best_step[0] == 3
+    assert run.memory.skipped == 0
+    assert "not finite" not in capsys.readouterr().out
+    before = opened(tmp_path / "before")
+    run_seeds(before, SEEDS, bad={8: SEEDS[0]})
+    assert before.memory.skipped == 1
 
 
 def test_batches_of_seeds_share_their_shapes_and_hold_what_each_has_alone():

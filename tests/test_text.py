@@ -181,13 +181,31 @@ def test_a_file_that_is_no_model_is_named(tmp_path) -> None:
         load_tokenizer(path)
 
 
-def test_a_model_without_padding_is_refused(tmp_path) -> None:
-    path = tmp_path / "nopad"
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        ({}, (60, 1, 2, 0)),  # as XLM-R, NLLB and Llama: no padding
+        ({"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}, (0, 60, 1, 2)),  # as T5: no beginning
+        ({"unk_id": 0, "bos_id": -1, "eos_id": -1}, (60, 61, 62, 0)),
+        ({"pad_id": 3, "bos_id": 0, "eos_id": 2, "unk_id": 1}, (3, 0, 2, 1)),
+    ],
+)
+def test_special_ids_that_a_model_lacks_come_behind_its_own(tmp_path, ids, expected) -> None:
+    prefix = tmp_path / "elsewhere"
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(TEXTS), model_prefix=str(path), vocab_size=60, model_type="bpe", minloglevel=2
+        sentence_iterator=iter(TEXTS), model_prefix=str(prefix), vocab_size=60, model_type="bpe", minloglevel=2, **ids
     )
-    with pytest.raises(ValueError, match=r"nopad\.model: .* must define pad_id, bos_id, .* got pad_id=-1.*--pad_id=N"):
-        load_tokenizer(path.with_suffix(".model"))
+    path = prefix.with_suffix(".model")
+    theirs = sentencepiece.SentencePieceProcessor(str(path))
+    for found in (load_tokenizer(path), load_tokenizer(load_tokenizer(path).save(tmp_path / "copy.model"))):
+        assert (found.pad_id, found.bos_id, found.eos_id, found.unk_id) == expected
+        assert found.vocab_size == 60 + sum(index >= 60 for index in expected)
+        for text in TEXTS:
+            assert found.encode(text) == theirs.encode(text)
+            row = [found.bos_id, *found.encode(text), found.eos_id, found.pad_id]
+            assert found.decode(row) == text
+        assert found.pieces(expected[:3]) == ["<pad>", "<s>", "</s>"]
+        assert found.pieces(range(3, 60)) == [theirs.id_to_piece(index) for index in range(3, 60)]
 
 
 # Text that is tokenised already.

@@ -20,6 +20,7 @@ from lmx.training import (
     create_state,
     make_eval_step,
     make_train_step,
+    newest_rate,
     param_axes,
     state_shardings,
 )
@@ -122,16 +123,65 @@ def test_steps_and_adams_count_advance():
     assert [int(count) for count in counts] == [3, 3]  # Adam's and the schedule's
 
 
-def test_the_average_forgets_by_its_decay():
-    before = state()
-    assert_equal(before.average, before.params)
-    first, _ = jitted(before, batch())
-    second, _ = jitted(first, batch(1))
+def trained(number: int, run=jitted, *, start: TrainState | None = None) -> list[TrainState]:
+    states = [start or state()]
+    for seed in range(number):
+        states.append(run(states[-1], batch(seed))[0])
+    return states
+
+
+def test_the_average_forgets_by_its_decay_once_it_is_that_old():
+    before = trained(1)[-1]._replace(applied=jnp.asarray(81, jnp.int32))  # 81 / 90 = 0.9
+    first, second = trained(2, start=before)[1:]
     expected = jax.tree.map(
-        lambda start, one, two: 0.9 * (0.9 * start + 0.1 * one) + 0.1 * two, before.params, first.params, second.params
+        lambda start, one, two: 0.9 * (0.9 * start + 0.1 * one) + 0.1 * two, before.average, first.params, second.params
     )
     assert_near(second.average, expected, atol=1e-6)
     assert state(average=False).average is None
+
+
+def test_the_average_has_no_part_of_the_start():
+    before = state()
+    assert_equal(before.average, before.params)
+    states = trained(12)
+    assert_equal(states[1].average, states[1].params)
+    elsewhere = before._replace(average=jax.tree.map(lambda x: x + 1000, before.params))
+    assert_near(trained(3, start=elsewhere)[-1].average, states[3].average, atol=1e-6)
+    # Every decay is that of a plain reference.
+    expected = before.params
+    for number, each in enumerate(states[1:]):
+        decay = min(0.9, number / (number + 9))
+        expected = jax.tree.map(lambda old, new, d=decay: d * old + (1 - d) * new, expected, each.params)
+    assert_near(states[-1].average, expected, atol=1e-6)
+
+
+def test_a_long_average_follows_the_training_from_the_beginning():
+    run = jax.jit(make_train_step(make_loss(), OPTIMIZER, average_decay=0.9999))
+    end = trained(200, run)[-1]
+    away = lambda params: float(optax.tree.norm(optax.tree.sub(params, state().params)))  # noqa: E731
+    assert away(end.average) > 0.9 * away(end.params)  # with a fixed decay 0.02
+
+
+def test_a_skipped_step_does_not_count_as_an_update():
+    bad = batch()
+    bad["y"][0, 0] = np.nan
+    schedule = lambda count: jnp.asarray(count, jnp.float32)  # noqa: E731
+    current, applied, found = state(), [], []
+    for one in (batch(), bad, bad, batch(1), bad):
+        current, _ = jitted(current, one)
+        applied.append(int(current.applied))
+        found.append(newest_rate(schedule, current))
+    assert applied == [1, 1, 1, 2, 2]
+    assert found == [0, 0, 0, 1, 1]
+    assert newest_rate(schedule, current._replace(applied=jnp.asarray([3, 5, 4]))) == 4  # of several seeds
+
+
+def test_an_average_does_not_age_by_skipped_steps():
+    bad = batch()
+    bad["y"][0, 0] = np.nan
+    first = jitted_still(state(), batch())[0]
+    skipped = jitted_still(jitted_still(first, bad)[0], bad)[0]
+    assert_near(jitted_still(skipped, batch(1))[0].average, jitted_still(first, batch(1))[0].average, atol=1e-7)
 
 
 @pytest.mark.parametrize("trouble", ["loss is NaN", "loss is infinite", "gradient is NaN"])
@@ -145,8 +195,33 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counters(trouble):
     after, metrics = jitted(before, bad)
     assert_equal(after._replace(step=before.step, skipped=before.skipped), before)
     assert (int(after.step), int(after.skipped), int(metrics["skipped"])) == (2, 1, 1)
+    assert int(after.applied) == 1
     assert np.isfinite(metrics["loss"]) == (trouble == "gradient is NaN")
     assert not np.isfinite(metrics["gradient_norm"])
+
+
+def test_an_infinite_loss_is_skipped_where_its_gradient_is_finite():
+    def loss(params, part, key):
+        error = part["x"] @ params["linear"]["weight"] + params["linear"]["bias"] - part["y"]
+        return {"loss": jnp.square(error).sum() + part["shift"].max(), "weight": part["weights"].sum()}
+
+    run, bad = jax.jit(make_train_step(loss, OPTIMIZER)), batch()
+    bad["shift"][2, 1] = np.inf
+    before = state(average=False)
+    after, metrics = run(before, bad)
+    assert np.isfinite(metrics["gradient_norm"])
+    assert int(metrics["skipped"]) == 1
+    assert_equal(after.params, before.params)
+
+
+def test_weights_below_one_are_divided_by_as_they_are():
+    light = batch()
+    light["weights"] /= 1000
+    assert light["weights"].sum() < 0.1
+    found, expected = jitted_still(state(), light), jitted_still(state(), batch())
+    assert_near(found[0].params, expected[0].params)
+    for name in ("loss", "gradient_norm"):
+        assert_near(found[1][name], expected[1][name], atol=1e-3)
 
 
 def test_skipped_steps_are_counted_in_a_row():
@@ -176,6 +251,27 @@ def test_randomness_is_a_function_of_seed_and_step():
         jitted(state(seed=1)._replace(step=jnp.asarray(1, jnp.int32)), batch())[1]["loss"],
     ]
     assert len({float(first), *map(float, others)}) == 3
+
+
+def test_no_key_of_a_step_is_one_that_initial_values_are_drawn_with():
+    seen = []
+
+    def loss(params, part, key):
+        return {"loss": params["linear"]["bias"], "weight": jnp.ones(()), "key": jax.random.key_data(key)}
+
+    # A loss hands its key out as a metric, in float32.
+    with_keys = jax.jit(make_train_step(loss, OPTIMIZER))
+    one = {name: x[:1] for name, x in batch().items()}
+    for number in range(40):
+        current = state(seed=3, average=False)._replace(step=jnp.asarray(number, jnp.int32))
+        seen.append(tuple(np.asarray(with_keys(current, one)[1]["key"]).tolist()))
+    rngs = nnx.Rngs(params=jax.random.key(3))
+    initial = [jax.random.fold_in(jax.random.key(3), number) for number in range(40)]
+    initial += [rngs.params() for _ in range(40)]
+    below = [jax.random.fold_in(key, 0) for key in initial]
+    taken = {tuple(np.asarray(jax.random.key_data(key), np.float32).tolist()) for key in (*initial, *below)}
+    assert len(set(seen)) == 40
+    assert not taken & set(seen)
 
 
 def test_micro_batches_do_not_share_their_randomness():

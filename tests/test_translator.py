@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from lmx.checkpoint import save_params
+from lmx.cli import main
 from lmx.decoding import Hypotheses
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from lmx.sharding import MeshConfig, make_mesh, replicated
@@ -149,6 +150,8 @@ def test_long_lines_are_cut_and_counted(translator):
     assert tested.cut == 2
     tested.translate(lines)
     assert tested.cut == 4
+    other = tested.with_params(tested.params)
+    assert (other.cut, other.limited) == (0, 0)
 
 
 def test_other_parameters_share_what_is_compiled(translator):
@@ -226,9 +229,46 @@ def test_translations_that_do_not_end_are_ended(greedy):
     params = parameters()
     table = params["target_embedding"]["table"]
     params["target_embedding"]["table"] = table.at[TARGET.eos_id].set(0.0)  # some other word's logit is above 0
-    found = greedy.with_params(params).translate(make_lines(3, 4, 5, 6))
-    assert [len(translation.ids) for translation in found] == [8 + 3] * 4
-    assert all(translation.ids[-1] == TARGET.eos_id for translation in found)
+    endless = greedy.with_params(params)
+    found = endless.translate([*make_lines(3, 4, 5), ""])
+    assert [len(translation.ids) for translation in found] == [8 + 3] * 3 + [0]
+    assert all(translation.ids[-1] == TARGET.eos_id for translation in found[:3])
+    assert endless.limited == 3
+    other = endless.with_params(params)
+    assert other.limited == 0
+    other.translate(make_lines(3, 4, 5, 6))
+    assert (other.limited, endless.limited) == (4, 3)
+
+
+def test_a_translation_has_its_fewest_tokens(greedy):
+    lines, params = make_lines(3, 7, 5, 6), parameters()
+    table = params["target_embedding"]["table"]
+    first = greedy.translate(lines)[0].ids[0]  # the end will be likelier than this word
+    params["target_embedding"]["table"] = table.at[TARGET.eos_id].set(1.5 * table[first])
+
+    def shortest(**settings: int) -> int:
+        tested = make_translator(search=dataclasses.replace(SEARCH, **settings)).with_params(params)
+        return min(len(translation.ids) for translation in tested.translate(lines))  # the end is one
+
+    assert shortest(beam_size=1, min_length=0) == 1
+    assert shortest(beam_size=1) == 2
+    assert shortest(beam_size=1, min_length=6) == 7
+    assert shortest(beam_size=2, min_length=6) >= 7
+
+
+def test_the_command_line_says_what_it_cut_and_ended(run, monkeypatch, capsys, tmp_path):
+    given = tmp_path / "lines.txt"
+    given.write_text("".join(f"{line}\n" for line in [*make_lines(30, 3, 5), "", "  "]), encoding="utf-8")
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=2")  # the tests keep their own settings
+    arguments = ["translate", str(run), "--input", str(given), "--beam-size", "1", "--min-length", "50"]
+    monkeypatch.setattr("sys.argv", ["lmx", *arguments])
+    main()
+    printed = capsys.readouterr()
+    lines = printed.out.split("\n")
+    assert [bool(line) for line in lines] == [True, True, True, False, False, False]
+    # No room for 50 tokens: all that were translated end at the limit.
+    assert "5 lines in " in printed.err
+    assert ", 2 empty, 1 cut to 12 tokens, 3 translations ended by the length limit" in printed.err
 
 
 def test_impossible_searches_are_errors():
@@ -236,6 +276,8 @@ def test_impossible_searches_are_errors():
         Search(beam_size=0)
     with pytest.raises(ValueError, match=r"batch_tokens must be at least 1, got batch_tokens=0\."):
         Search(batch_tokens=0)
+    with pytest.raises(ValueError, match=r"min_length must be at least 0, got min_length=-1\."):
+        Search(min_length=-1)
 
 
 # Memory.

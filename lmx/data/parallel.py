@@ -28,13 +28,15 @@ class Pairs:
         sources: One sentence each.
         targets: Their translations.
         origin: Where they were read, for messages and reports.
-        empty: How many pairs were dropped because a side held no text.
+        empty: How many pairs have a side without text; they are dropped, or kept where `kept_empty` says so.
+        kept_empty: Whether they are kept, as a test set's are.
     """
 
     sources: Sequence[str]
     targets: Sequence[str]
     origin: str
     empty: int = 0
+    kept_empty: bool = False
 
     def __post_init__(self) -> None:
         """Checks that the sides are parallel."""
@@ -149,7 +151,14 @@ class FilterReport:
         return f"kept {self.kept:,} of {total:,} pairs (dropped {', '.join(filter(None, reasons))})"
 
 
-def read_pairs(location: str | Path, *, source_language: str, target_language: str, encoding: str = "utf-8") -> Pairs:
+def read_pairs(
+    location: str | Path,
+    *,
+    source_language: str,
+    target_language: str,
+    encoding: str = "utf-8",
+    keep_empty: bool = False,
+) -> Pairs:
     """Reads sentence pairs from wherever `location` says, all of them, in order.
 
     - `train.{}.gz`: two files, the language in place of `{}`; a line of one translates the same line of the other.
@@ -161,13 +170,14 @@ def read_pairs(location: str | Path, *, source_language: str, target_language: s
     - `hub:ID:SPLIT`: such records in a hub dataset, or in a local folder that `datasets` reads.
     - `hub:ID:CONFIGURATION:SPLIT`: the same, of a named configuration: `hub:wmt/wmt14:de-en:train[:1000]`.
 
-    Files may be gzip. A pair with a side of white space alone is dropped and counted.
+    Files may be gzip. A pair with a side of white space alone is counted, and dropped but for `keep_empty`.
 
     Args:
         location: See above.
         source_language: Name of the source side, where names stand in the data.
         target_language: Name of the target side.
         encoding: Of files; the hub is UTF-8.
+        keep_empty: Keeps each pair in its place, for a test set: sacreBLEU scores all lines too.
 
     Raises:
         FileNotFoundError: a file or dataset is not there.
@@ -192,7 +202,7 @@ def read_pairs(location: str | Path, *, source_language: str, target_language: s
                 "location must be two files (train.{} or train.en,train.de), one .tsv, .txt or .jsonl file, "
                 f"any of them plain or .gz, or hub:ID:SPLIT, got location={location}."
             )
-    return _collect(rows, origin=location)
+    return _collect(rows, origin=location, keep_empty=keep_empty)
 
 
 def encode_pairs(pairs: Pairs, source_tokenizer: Tokenizer, target_tokenizer: Tokenizer) -> EncodedPairs:
@@ -284,18 +294,19 @@ def _encode(
     return np.array(flat, dtype=np.int32), np.array(offsets, dtype=np.int64)
 
 
-def _collect(rows: Iterable[tuple[str, str]], *, origin: str) -> Pairs:
-    sources, targets, empty = [], [], 0
+def _collect(rows: Iterable[tuple[str, str]], *, origin: str, keep_empty: bool) -> Pairs:
+    sources, targets, empty, full = [], [], 0, 0
     for source, target in rows:
-        if source.strip() and target.strip():
+        has_text = bool(source.strip() and target.strip())
+        full += has_text
+        empty += not has_text
+        if has_text or keep_empty:
             sources.append(source)
             targets.append(target)
-        else:
-            empty += 1
-    if not sources:
+    if not full:
         held = f"{empty:,} pairs with an empty side" if empty else "nothing"
         raise ValueError(f"{origin} must hold at least one pair of sentences, got {held}.")
-    return Pairs(sources=sources, targets=targets, origin=origin, empty=empty)
+    return Pairs(sources=sources, targets=targets, origin=origin, empty=empty, kept_empty=keep_empty)
 
 
 def _two_files(location: str, *, languages: tuple[str, str]) -> tuple[str, str] | None:

@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from lmx.nn.dropout import dropout
-from lmx.nn.layers import Embedding, output_logits
+from lmx.nn.layers import OUTPUT_DEVIATION, Embedding, output_logits
 from lmx.nn.masks import Sees
 from lmx.nn.transformer import NormPosition, TransformerConfig, embed, make_positions, make_stack
 
@@ -45,9 +45,13 @@ class Decoder(nnx.Module):
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
         self.config = config
         dtype = jnp.dtype(config.dtype)
-        self.embedding = Embedding(config.vocab_size, config.width, dtype=dtype, rngs=rngs)
-        tied = config.tied_embeddings
-        self.output_embedding = None if tied else Embedding(config.vocab_size, config.width, dtype=dtype, rngs=rngs)
+
+        def embedding(deviation: float | None) -> Embedding:
+            return Embedding(config.vocab_size, config.width, deviation=deviation, dtype=dtype, rngs=rngs)
+
+        # The table that ends the model, tied or not, is drawn as GPT-2's is.
+        self.embedding = embedding(OUTPUT_DEVIATION if config.tied_embeddings else None)
+        self.output_embedding = None if config.tied_embeddings else embedding(OUTPUT_DEVIATION)
         self.positions = make_positions(config, rngs=rngs)
         self.stack = make_stack(config, config.num_layers, rngs=rngs)
 

@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from lmx.nn.dropout import dropout
-from lmx.nn.layers import Embedding, Linear, output_logits
+from lmx.nn.layers import OUTPUT_DEVIATION, Embedding, Linear, output_logits
 from lmx.nn.masks import MASKED, Sees, lengths_of
 from lmx.nn.transformer import TransformerConfig, add_positions, make_norm, make_positions, make_stack
 from lmx.sharding import constrain
@@ -186,7 +186,9 @@ class EncoderClassifier(nnx.Module):
         self.config = config
         self.encoder = Encoder(config, rngs=rngs)
         self.pooling = AttentionPooling(config.width, rngs=rngs) if config.pooling == "attention" else None
-        self.output = Linear((config.width,), (config.num_outputs,), axes=("embed", None), rngs=rngs)
+        self.output = Linear(
+            (config.width,), (config.num_outputs,), axes=("embed", None), deviation=OUTPUT_DEVIATION, rngs=rngs
+        )
 
     def __call__(
         self,

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from lmx.nn.attention import share
 from lmx.nn.dropout import dropout
-from lmx.nn.layers import Embedding, output_logits
+from lmx.nn.layers import OUTPUT_DEVIATION, Embedding, output_logits
 from lmx.nn.masks import Sees, lengths_of
 from lmx.nn.positions import LearnedPositions
 from lmx.nn.transformer import BlockCache, Memory, TransformerConfig, embed, make_positions, make_stack
@@ -52,13 +52,14 @@ class Seq2Seq(nnx.Module):
         self.config = config
         dtype = jnp.dtype(config.dtype)
 
-        def embedding(vocab_size: int) -> Embedding:
-            return Embedding(vocab_size, config.width, dtype=dtype, rngs=rngs)
+        def embedding(vocab_size: int, *, deviation: float | None = None) -> Embedding:
+            return Embedding(vocab_size, config.width, deviation=deviation, dtype=dtype, rngs=rngs)
 
         # Each attribute is assigned once: NNX fixes at the first assignment whether it holds parameters.
         self.target_embedding = embedding(config.target_vocab_size)
         self.source_embedding = embedding(config.source_vocab_size) if config.tied_embeddings != "all" else None
-        self.output_embedding = embedding(config.target_vocab_size) if config.tied_embeddings == "none" else None
+        output = lambda: embedding(config.target_vocab_size, deviation=OUTPUT_DEVIATION)  # noqa: E731
+        self.output_embedding = output() if config.tied_embeddings == "none" else None
         self.source_positions = make_positions(config, rngs=rngs)
         self.target_positions = make_positions(config, rngs=rngs)
         self.encoder = make_stack(config, config.num_encoder_layers, rngs=rngs)

@@ -21,6 +21,9 @@ from lmx.nn.masks import MASKED
 from lmx.sharding import constrain, gather, group, on_mesh, parts, spread, stored, sums_in_float32, ungroup
 
 Model = TypeVar("Model", bound=nnx.Module)
+# Standard deviation of the first values of a layer that ends a model: its first outputs are near 0, no class or word
+# likelier than another. Source: `initializer_range` of BERT (Devlin et al. 2019) and of GPT-2.
+OUTPUT_DEVIATION = 0.02
 VOCAB_MULTIPLE = 128  # tables are padded to a multiple of this, so that any vocabulary divides over a mesh axis
 
 
@@ -30,6 +33,7 @@ class Linear(nnx.Module):
     Args:
         in_shape, out_shape: sizes of the contracted and of the new axes, such as (512,) and (8, 64).
         axes: the names of all of them, inputs first; biases are replicated.
+        deviation: standard deviation of the first values, `normal`; None draws them by `xavier_uniform`.
     """
 
     def __init__(
@@ -39,11 +43,16 @@ class Linear(nnx.Module):
         *,
         axes: Sequence[str | None],
         use_bias: bool = True,
+        deviation: float | None = None,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         in_shape, out_shape = tuple(in_shape), tuple(out_shape)
-        matrix = xavier_uniform(rngs.params(), math.prod(in_shape), math.prod(out_shape))
+        sizes = math.prod(in_shape), math.prod(out_shape)
+        if deviation is None:
+            matrix = xavier_uniform(rngs.params(), *sizes)
+        else:
+            matrix = normal(rngs.params(), sizes, deviation=deviation)
         self.weight = nnx.Param(matrix.reshape(in_shape + out_shape), axes=tuple(axes))
         self.bias = nnx.Param(jnp.zeros(out_shape), axes=(None,) * len(out_shape)) if use_bias else None
         self.axes = tuple(axes)
@@ -177,11 +186,24 @@ class Embedding(nnx.Module):
     """A table of word vectors, stored with its rows padded to a multiple of 128.
 
     Drawn by `normal` with variance 1/D, so that a tied output layer starts with logits of unit variance (Vaswani et al.
-    2017, section 3.4, scales the inputs by sqrt(D) to match).
+    2017, section 3.4, scales the inputs by sqrt(D) to match): the first loss is then about ln V + 1/2.
+
+    Args:
+        deviation: standard deviation of the first values, if it is another: `OUTPUT_DEVIATION` of a table that only
+            ends a model, whose first loss is then ln V.
     """
 
-    def __init__(self, vocab_size: int, width: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
-        table = normal(rngs.params(), (padded_vocabulary(vocab_size), width), deviation=width**-0.5)
+    def __init__(
+        self,
+        vocab_size: int,
+        width: int,
+        *,
+        deviation: float | None = None,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        deviation = width**-0.5 if deviation is None else deviation
+        table = normal(rngs.params(), (padded_vocabulary(vocab_size), width), deviation=deviation)
         self.table = nnx.Param(table, axes=("vocab", "embed"))
         self.vocab_size = vocab_size
         self.dtype = dtype

@@ -37,7 +37,9 @@ def measure_memory(job: Job, *, program: str | None = None) -> Memory:
                 row["count"] += leaf.size
                 # One tree of sums, and with more micro-batches that of the one being added.
                 row["gradients"] += size * min(micro_batches, 2)
-    rows["counters"]["optimizer"] += sum(leaf.dtype.itemsize for leaf in (state.step, state.seed, state.skipped))
+    rows["counters"]["optimizer"] += sum(
+        leaf.dtype.itemsize for leaf in (state.step, state.seed, state.skipped, state.applied)
+    )
     columns = ("count", "parameters", "optimizer", "average", "gradients")
     modules = [Module(name=name, **{column: row[column] for column in columns}) for name, row in rows.items()]
     activations, squares = _measure_residuals(job, mesh, state)

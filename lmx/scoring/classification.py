@@ -43,8 +43,9 @@ class Metric:
     Attributes:
         name: such as `accuracy` or `macro F1`.
         score: its value.
-        interval: 95% percentile interval of the bootstrap; None if it was not asked for. It says how much the choice of
-            test texts matters, not how much the seed of the training does.
+        interval: 95% percentile interval of the bootstrap; None if it was not asked for, or if the resamples cannot
+            speak for this score (`lmx.scoring.resampling.speak_for`). It says how much the choice of test texts
+            matters, not how much the seed of the training does.
     """
 
     name: str
@@ -135,7 +136,8 @@ class Comparison:
         test: `paired bootstrap`, or `exact McNemar`, which asks about accuracy alone.
         baseline: the first system's score.
         system: the second system's score.
-        interval: 95% interval of the difference `system - baseline`; None for McNemar.
+        interval: 95% interval of the difference `system - baseline`; None for McNemar, and where the resamples cannot
+            speak for the difference.
         p_value: probability of so large a difference, in either direction, if the systems were equally good.
         signature: how it was made.
     """
@@ -397,7 +399,7 @@ def compare_predictions(
                 test="paired bootstrap",
                 baseline=scores[0][name],
                 system=scores[1][name],
-                interval=interval_of(differences),
+                interval=interval_of(differences, difference) if differences.any() else (0.0, 0.0),
                 p_value=(num_larger + 1) / (num_resamples + 1),
                 signature=signature,
             )
@@ -562,7 +564,7 @@ def _with_intervals(
 ) -> tuple[Metric, ...]:
     resampled = resample(measures, size, num_resamples, seed)
     return tuple(
-        Metric(name=name, score=float(score), interval=interval_of(resampled[name]) if num_resamples else None)
+        Metric(name=name, score=float(score), interval=interval_of(resampled[name], score) if num_resamples else None)
         for name, score in scores.items()
     )
 

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 NUM_RESAMPLES = 1000
 SEED = 12345
 NUM_BINS = 15  # Of the calibration error, as Guo et al. 2017.
+BIAS_LIMIT = 0.25  # of a standard deviation; what is below "can usually be ignored"
 CHUNK = 1 << 21  # Drawn rows that are held at a time.
 
 Draws = Int[np.ndarray, "resamples texts"]
@@ -33,13 +34,39 @@ def resample(measures: Sequence[Measure], size: int, num_resamples: int, seed: i
     return {name: np.concatenate(scores) for name, scores in parts.items()}
 
 
-def interval_of(scores: Float[np.ndarray, " resamples"]) -> tuple[float, float]:
-    """Returns the range that leaves out 2.5% at each end, of the resamples on which the score is defined."""
+def interval_of(scores: Float[np.ndarray, " resamples"], score: float) -> tuple[float, float] | None:
+    """Returns the range that leaves out 2.5% at each end, of the resamples on which the score is defined.
+
+    None where that range would not be one of the score, see `speak_for`.
+
+    Args:
+        scores: of the resamples.
+        score: of the test set itself.
+    """
     defined = scores[~np.isnan(scores)]
     if not defined.size:
-        return math.nan, math.nan
-    low, high = np.percentile(defined, [2.5, 97.5])
-    return float(low), float(high)
+        return None
+    low, high = map(float, np.percentile(defined, [2.5, 97.5]))
+    return (low, high) if speak_for(score, defined, low=low, high=high) else None
+
+
+def speak_for(score: float, scores: Float[np.ndarray, " resamples"], *, low: float, high: float) -> bool:
+    """Returns whether an interval from resamples says something of the score that they stand for.
+
+    It does not where no resample differs: of a test set without a mistake, another one may have some. Nor where the
+    mean of the resamples is off the score by more than a quarter of their standard deviation, beyond what so few
+    resamples leave open (Efron and Tibshirani 1993, section 10.3): a calibration error grows with each text that is
+    drawn twice, and of many rare classes a resample misses some.
+
+    Args:
+        scores: of the resamples, where they are defined.
+        low, high: the interval in question.
+    """
+    spread = float(np.std(scores))
+    if spread <= 1e-9 * max(1.0, abs(score)):
+        return False
+    allowed = (BIAS_LIMIT + 3 / math.sqrt(len(scores))) * spread
+    return bool(low <= score <= high and abs(np.mean(scores) - score) <= allowed)
 
 
 def measure_classes(

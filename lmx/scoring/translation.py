@@ -21,6 +21,8 @@ from jaxtyping import Float, Int
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
+from lmx.scoring.resampling import speak_for
+
 NUM_RESAMPLES = 1000  # sacreBLEU's default number of bootstrap resamples,
 SEED = 12345  # and its default seed, so that our intervals are the command line's.
 
@@ -32,8 +34,9 @@ class Score:
     Attributes:
         name: the metric, such as `BLEU`, `tokenised BLEU` or `chrF2`.
         score: from 0 to 100.
-        interval: 95% bootstrap interval (lowest, highest), in the units of `score`; None if it was not asked for. It
-            says how much the choice of test sentences matters, not how much the seed of the training does.
+        interval: 95% bootstrap interval (lowest, highest), in the units of `score`; None if it was not asked for, or if
+            the resamples cannot speak for this score (`lmx.scoring.resampling.speak_for`). It says how much the choice
+            of test sentences matters, not how much the seed of the training does.
         signature: sacreBLEU's, with the number of resamples and their seed if there is an interval.
         details: for BLEU the n-gram precisions, brevity penalty and lengths; empty for chrF.
     """
@@ -58,7 +61,8 @@ class Comparison:
         name: the metric.
         baseline: the first system's score.
         system: the second system's score.
-        interval: 95% bootstrap interval of the difference `system - baseline`.
+        interval: 95% bootstrap interval of the difference `system - baseline`; None where the resamples cannot speak
+            for the difference.
         p_value: probability of so large a difference, in either direction, if the systems were equally good.
         signature: sacreBLEU's, with the number of resamples and their seed.
     """
@@ -66,7 +70,7 @@ class Comparison:
     name: str
     baseline: float
     system: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     p_value: float
     signature: str
 
@@ -77,10 +81,9 @@ class Comparison:
 
     def __str__(self) -> str:
         """Returns the comparison on one line, ready for a log."""
-        return (
-            f"{self.name}|{self.signature}: {self.baseline:.2f} -> {self.system:.2f} ({self.difference:+.2f} "
-            f"[{self.interval[0]:+.2f}, {self.interval[1]:+.2f}], p = {self.p_value:.4f})"
-        )
+        interval = f" [{self.interval[0]:+.2f}, {self.interval[1]:+.2f}]" if self.interval else ""
+        scores = f"{self.baseline:.2f} -> {self.system:.2f} ({self.difference:+.2f}{interval}"
+        return f"{self.name}|{self.signature}: {scores}, p = {self.p_value:.4f})"
 
 
 def score_translations(
@@ -244,8 +247,12 @@ def compare_translations(
     """Returns the paired bootstrap test between two systems: BLEU and chrF of plain text, BLEU alone of tokenised text.
 
     Both systems are scored on the same resamples of the sentences, so what makes a sentence easy or hard for both
-    cancels: far finer than two separate intervals. Source: Koehn 2004, in the two-sided form of
-    `sacrebleu --paired-bs`, whose p-values these equal.
+    cancels: far finer than two separate intervals. The p-value is the share of resamples whose difference is off the
+    observed one by at least its size (two-sided, Efron and Tibshirani 1993, section 16.4; Koehn 2004 brought the
+    paired bootstrap to translation): 1 where nothing differs.
+
+    It is not that of `sacrebleu --paired-bs`, which takes the size of each difference before it centres them. That one
+    rejects more than its level of systems that are equally good (`benchmarks/paired_tests.py`).
 
     Args:
         baseline: the first system's translations.
@@ -272,15 +279,16 @@ def compare_translations(
         counts = [_sentence_counts(metric, translations, references) for translations in (baseline, system)]
         before, after = (_corpus_score(metric, each.sum(axis=0)).score for each in counts)
         resampled_before, resampled_after = (_resample(metric, each, num_resamples, seed) for each in counts)
-        # sacreBLEU's test: of the absolute differences, centred on their mean, how many exceed the one we saw.
-        sizes = np.abs(resampled_after - resampled_before)
-        num_larger = int(np.sum(sizes - sizes.mean() > abs(after - before)))
+        difference = after - before
+        differences = resampled_after - resampled_before
+        # A difference that rounding makes a hair smaller is as large.
+        num_larger = int(np.sum(np.abs(differences - difference) >= abs(difference) - 1e-9))
         comparisons.append(
             Comparison(
                 name=name,
                 baseline=before,
                 system=after,
-                interval=_interval(resampled_after - resampled_before),
+                interval=_interval(differences, difference) if differences.any() else (0.0, 0.0),
                 p_value=(num_larger + 1) / (num_resamples + 1),
                 signature=_signature(metric, num_resamples, seed),
             )
@@ -309,7 +317,7 @@ def _score(
     return Score(
         name=name,
         score=float(corpus.score),
-        interval=_interval(_resample(metric, counts, num_resamples, seed)) if num_resamples else None,
+        interval=_interval(_resample(metric, counts, num_resamples, seed), corpus.score) if num_resamples else None,
         signature=_signature(metric, num_resamples, seed),
         details=corpus._verbose,
     )
@@ -334,11 +342,12 @@ def _resample(
     return np.asarray([_corpus_score(metric, counts[draw].sum(axis=0)).score for draw in draws], dtype=np.float64)
 
 
-def _interval(scores: Float[np.ndarray, " resamples"]) -> tuple[float, float]:
-    """Returns the range that leaves out a fortieth at each end, cut where sacreBLEU cuts it."""
+def _interval(scores: Float[np.ndarray, " resamples"], score: float) -> tuple[float, float] | None:
+    """Returns the range without a fortieth at each end, cut where sacreBLEU cuts it, if it is one of the score."""
     ordered = np.sort(scores)
     cut = len(ordered) // 40
-    return float(ordered[cut]), float(ordered[-1 - cut])
+    low, high = float(ordered[cut]), float(ordered[-1 - cut])
+    return (low, high) if speak_for(score, scores, low=low, high=high) else None
 
 
 def _signature(metric: BLEU | CHRF, num_resamples: int, seed: int) -> str:

@@ -154,6 +154,17 @@ def test_pairs_with_an_empty_side_are_dropped_and_counted(tmp_path: Path) -> Non
     assert (pairs.sources, pairs.targets, pairs.empty) == (["a"], ["A"], 3)
 
 
+def test_a_test_set_keeps_its_lines_in_their_places(tmp_path: Path) -> None:
+    names = {"source_language": "en", "target_language": "de", "keep_empty": True}
+    kept = read_pairs(sides(tmp_path, "a\n\nc\n \t\ne\n", "A\nB\n\nD\nE\n"), **names)
+    assert (kept.sources, kept.targets) == (["a", "", "c", " \t", "e"], ["A", "B", "", "D", "E"])
+    assert (kept.empty, kept.kept_empty) == (3, True)
+    kept = read_pairs(write(tmp_path / "test.tsv", "a\tA\n\nb\t\n\tC\n"), **names)
+    assert (kept.sources, kept.targets, kept.empty) == (["a", "", "b", ""], ["A", "", "", "C"], 3)
+    with pytest.raises(ValueError, match=r"at least one pair of sentences, got 2 pairs with an empty side\."):
+        read_pairs(write(tmp_path / "none.tsv", "\tA\nb\t\n"), **names)
+
+
 def test_other_encodings_are_read_when_named(tmp_path: Path) -> None:
     location = sides(tmp_path, lines(ENGLISH).encode("latin-1"), lines(GERMAN).encode("latin-1"))
     assert list(read(location, encoding="latin-1").targets) == GERMAN

@@ -1,5 +1,7 @@
 import json
 import math
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from lmx.data.labelled import read_labelled
 from lmx.data.labels import Labels
 from lmx.scoring import resampling
 from lmx.scoring.classification import (
+    Metric,
     Scores,
     compare_predictions,
     ensemble,
@@ -197,7 +200,8 @@ def test_an_interval_is_the_middle_of_the_resamples_and_depends_on_the_seed_alon
     right = outputs.argmax(axis=1) == targets
     accuracies = right[drawn(len(targets), 200, seed=4)].mean(axis=1)
     assert scores.metrics[0].interval == pytest.approx(tuple(np.percentile(accuracies, [2.5, 97.5])))
-    for metric in scores.metrics[:-1]:  # The calibration error's is above it: resamples are worse calibrated.
+    assert scores.metrics[-1].interval is None  # The calibration error's: resamples are worse calibrated.
+    for metric in scores.metrics[:-1]:
         assert metric.interval is not None
         assert metric.interval[0] < metric.score < metric.interval[1]
     monkeypatch.setattr(resampling, "CHUNK", 300)
@@ -207,7 +211,71 @@ def test_an_interval_is_the_middle_of_the_resamples_and_depends_on_the_seed_alon
         None
     }
     nowhere = resample([measure_auroc(np.ones(4, dtype=int), outputs[:4, 1])], 4, 20, 0)["AUROC"]
-    assert all(map(math.isnan, resampling.interval_of(nowhere)))
+    assert np.isnan(nowhere).all()
+    assert resampling.interval_of(nowhere, math.nan) is None
+
+
+def contains(metrics: Sequence[Metric]) -> list[str]:
+    """Returns the names of the scores that have an interval, once each interval is seen to hold its score."""
+    for metric in metrics:
+        if metric.interval is not None:
+            assert metric.interval[0] <= metric.score <= metric.interval[1], metric
+            assert metric.interval[0] < metric.interval[1], metric
+    return [metric.name for metric in metrics if metric.interval is not None]
+
+
+def test_no_interval_is_beside_its_score() -> None:
+    """Well calibrated and badly calibrated sets, of few texts and of more."""
+    printed: Counter[str] = Counter()
+    for seed in range(60):
+        generator = np.random.default_rng(seed)
+        size, num_classes = int(generator.integers(5, 400)), int(generator.integers(2, 8))
+        made = generator.dirichlet(np.full(num_classes, 0.5), size=size)
+        # The class is drawn by the probabilities themselves: what is left of the error is chance.
+        targets = (made.cumsum(axis=1) < generator.random((size, 1))).sum(axis=1).clip(0, num_classes - 1)
+        found = score_single(targets, made, names=list(map(str, range(num_classes))), num_resamples=200)
+        printed.update(contains(found.metrics))
+    assert printed["accuracy"] >= 58
+    assert printed["Matthews"] >= 50
+    assert printed["macro F1"] >= 40
+    assert printed["calibration error"] <= 20
+
+
+def test_many_rare_classes_have_no_interval_beside_their_score() -> None:
+    names = list(map(str, range(200)))
+    for seed in range(30):
+        generator = np.random.default_rng(seed)
+        targets = generator.integers(200, size=300)
+        guesses = np.where(generator.random(300) < 0.6, targets, generator.integers(200, size=300))
+        made = np.full((300, 200), 0.001) + 0.8 * (guesses[:, None] == np.arange(200))
+        found = score_single(targets, made, names=names, num_resamples=200)
+        assert "accuracy" in contains(found.metrics)
+
+
+def test_real_numbers_and_several_labels_have_no_interval_beside_their_score() -> None:
+    printed: Counter[str] = Counter()
+    for seed in range(30):
+        generator = np.random.default_rng(seed)
+        size = int(generator.integers(3, 60))
+        true = generator.normal(size=size)
+        printed.update(contains(score_regression(true, true + generator.normal(size=size), num_resamples=200).metrics))
+        labels = (generator.random((size, 5)) < 0.3).astype(np.float64)
+        guessed = np.where(generator.random((size, 5)) < 0.2, 1 - labels, labels)
+        printed.update(contains(score_multi(labels, guessed, names=list("abcde"), num_resamples=200).metrics))
+    assert min(printed[name] for name in ("Pearson", "mean squared error", "micro F1")) >= 20
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_test_set_all_right_or_all_wrong_has_no_interval(right: bool) -> None:
+    """Resamples of it are all alike, but another test set would not be."""
+    targets = np.arange(40) % 2
+    made = np.full((40, 2), 0.1)
+    made[np.arange(40), targets if right else 1 - targets] = 0.9
+    intervals = {
+        metric.name: metric.interval
+        for metric in score_single(targets, made, names=NAMES[:2], num_resamples=50).metrics
+    }
+    assert intervals["accuracy"] is intervals["AUROC"] is intervals["Matthews"] is None
 
 
 # Comparison.

@@ -1,0 +1,65 @@
+"""A model that has learned nothing should say nothing: its first loss is that of equal probabilities."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from lmx.losses import cross_entropy, label_loss
+from lmx.models.decoder import Decoder, DecoderConfig
+from lmx.models.encoder import ClassifierConfig, EncoderClassifier
+from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
+
+B, T, S, V, D = 8, 19, 17, 3001, 64
+SIZES = {"width": D, "feedforward_width": 128, "num_heads": 4, "max_length": 32}
+
+
+def words(*shape: int, seed: int = 0) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).integers(4, V, shape), jnp.int32)
+
+
+def mean_loss(model: Seq2Seq | Decoder, states: jax.Array) -> float:
+    found = cross_entropy(states, model.output_table(), words(B, T, seed=2), jnp.ones((B, T)), vocab_size=V)
+    return float(found.loss / found.weight)
+
+
+@pytest.mark.parametrize(("num_classes", "pooling"), [(6, "first"), (20, "mean")])
+def test_a_classifiers_first_loss_is_that_of_equal_classes(num_classes, pooling):
+    config = ClassifierConfig(vocab_size=V, num_outputs=num_classes, num_layers=2, pooling=pooling, **SIZES)
+    model = EncoderClassifier(config, rngs=nnx.Rngs(1))
+    labels = jnp.arange(B) % num_classes
+    found = label_loss(model(words(B, T))[0], labels, jnp.ones(B), kind="single")
+    assert float(found.loss / found.weight) == pytest.approx(math.log(num_classes), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("tied", "kind"), [(False, {}), (True, {"norm": "layer", "positions": "learned", "activation": "gelu"})]
+)
+def test_a_decoders_first_loss_is_that_of_equal_words(tied, kind):
+    config = DecoderConfig(vocab_size=V, num_layers=2, tied_embeddings=tied, **kind, **SIZES)
+    model = Decoder(config, rngs=nnx.Rngs(1))
+    assert mean_loss(model, model(words(B, T))[0]) == pytest.approx(math.log(V), rel=0.05)
+
+
+@pytest.mark.parametrize(("tied", "norm_position"), [("all", "post"), ("target", "pre"), ("none", "pre")])
+def test_an_encoder_decoders_first_loss_is_that_of_equal_words(tied, norm_position):
+    config = Seq2SeqConfig(
+        source_vocab_size=V,
+        target_vocab_size=V,
+        num_encoder_layers=2,
+        num_decoder_layers=2,
+        tied_embeddings=tied,
+        norm_position=norm_position,
+        **SIZES,
+    )
+    model = Seq2Seq(config, rngs=nnx.Rngs(1))
+    source = words(B, S, seed=1)
+    memory, _ = model.encode(source)
+    states, _ = model.decode(memory, source, words(B, T))
+    # A tied table has the variance 1/D that its use as an input wants (Vaswani et al. 2017): logits of variance 1,
+    # which cost half a nat.
+    half = 0.0 if tied == "none" else 0.5
+    assert mean_loss(model, states) == pytest.approx(math.log(V) + half, rel=0.05)
