@@ -45,18 +45,18 @@ def test_runs_of_a_user_share_a_folder_that_is_theirs_alone(tmp_path, home):
     assert keep_programs("user", directory=tmp_path / "another", writes=True, report=lines.append) == folder
 
 
-def test_the_folder_follows_the_habits_of_the_platform(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/reader")
+def test_the_folder_follows_the_habits_of_the_platform(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    assert user_folder() == Path("/home/reader/.cache/lmx")
+    assert user_folder() == tmp_path / ".cache" / "lmx"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert user_folder() == Path("/home/reader/.cache/lmx")
+    assert user_folder() == tmp_path / ".cache" / "lmx"
     monkeypatch.setenv("XDG_CACHE_HOME", "/fast")
     assert user_folder() == Path("/fast/lmx")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert user_folder() == Path("/home/reader/Library/Caches/lmx")
+    assert user_folder() == tmp_path / "Library" / "Caches" / "lmx"
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setenv("LOCALAPPDATA", "/local")
     assert user_folder() == Path("/local/lmx/Cache")

@@ -321,12 +321,14 @@ def test_progress_is_shown_on_a_terminal_and_nowhere_else():
 def test_what_is_printed_at_the_start_is_kept(run, capsys):
     start = {"parameters": 63_100_000, "padding_share": 0.12345678, "shapes": [[64, 8], [32, 16]], "mesh": "data=1"}
     run.print_start(start)
-    assert json.loads((run.directory / "start.json").read_text()) == start
+    folder = str(run.directory / "compiled")
+    assert json.loads((run.directory / "start.json").read_text()) == {**start, "compiled_programs": folder}
     assert capsys.readouterr().out.splitlines() == [
-        "  parameters     63,100,000",
-        "  padding share  0.1235",
-        "  shapes         64x8 32x16",
-        "  mesh           data=1",
+        "  parameters         63,100,000",
+        "  padding share      0.1235",
+        "  shapes             64x8 32x16",
+        "  mesh               data=1",
+        f"  compiled programs  {folder}",
     ]
 
 
