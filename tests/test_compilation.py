@@ -179,20 +179,36 @@ print(events.count("cache_hits"), events.count("cache_misses"), jax.device_get(w
 """
 
 
-def test_the_next_process_loads_what_this_one_compiled_and_trains_the_same(tmp_path):
-    def train() -> tuple[int, int, str]:
-        environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "XLA_FLAGS": ""}
-        command = [sys.executable, "-W", "error", "-c", TRAIN]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[1])
-        assert done.returncode == 0, done.stderr
-        assert "SIGILL" not in done.stderr  # XLA's word for a program of another processor
-        hits, misses, bits = done.stdout.splitlines()[-1].split()
-        return int(hits), int(misses), bits
+def start_training(folder: Path, *options: str) -> subprocess.Popen:
+    environment = os.environ | {"XDG_CACHE_HOME": str(folder), "XLA_FLAGS": ""}
+    command = [sys.executable, *options, "-c", TRAIN]
+    root = Path(__file__).parents[1]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=root
+    )
 
-    hits, misses, cold = train()
+
+def end_training(process: subprocess.Popen) -> tuple[int, int, str]:
+    """Returns how many programs were loaded and compiled, and the trained weights."""
+    printed, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert "SIGILL" not in errors  # XLA's word for a program of another processor
+    hits, misses, bits = printed.splitlines()[-1].split()
+    return int(hits), int(misses), bits
+
+
+def test_the_next_process_loads_what_this_one_compiled_and_trains_the_same(tmp_path):
+    hits, compiled, cold = end_training(start_training(tmp_path, "-W", "error"))
     assert hits == 0
-    assert misses > 0
-    compiled = misses
-    hits, misses, warm = train()
-    assert (hits, misses) == (compiled, 0)
-    assert warm == cold
+    assert compiled > 0
+    assert end_training(start_training(tmp_path, "-W", "error")) == (compiled, 0, cold)
+
+
+def test_processes_that_start_together_share_the_folder(tmp_path):
+    together = [start_training(tmp_path) for _ in range(2)]
+    (*_, one), (*_, another) = [end_training(process) for process in together]
+    assert one == another
+    hits, misses, later = end_training(start_training(tmp_path, "-W", "error"))
+    assert hits > 0
+    assert misses == 0
+    assert later == one
