@@ -150,6 +150,5 @@ def _private(folder: Path) -> Path:
 
 def _use(folder: str | None) -> None:
     """Sets jax's folder; jax opens the first it is told in a process and stays with it unless reset."""
-    if jax.config.jax_compilation_cache_dir != folder:
-        compilation_cache.reset_cache()
+    compilation_cache.reset_cache()
     jax.config.update("jax_compilation_cache_dir", folder)

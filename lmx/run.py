@@ -304,19 +304,17 @@ def keep_freed_memory() -> bool:
     # malloc.h: M_ARENA_MAX (-8), and later M_MMAP_MAX (-4), M_TRIM_THRESHOLD (-1, where -1 is never), M_TOP_PAD (-2).
     later = ((-4, 0), (-1, -1), (-2, 256 * 2**20))
     kept = False
-    try:
-        libc = ctypes.CDLL(None)
-        libc.mallopt, libc.malloc_trim  # noqa: B018 -- another C library has none
-    except (OSError, AttributeError):
+    libc = ctypes.CDLL(None)
+    if not (hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim")):  # another C library
         return False
 
-    def compiled(event: str, seconds: float, **_: Any) -> None:
+    def compiled(event: str, duration_secs: float, **_: Any) -> None:
         nonlocal kept
         if event != "/jax/core/compile/backend_compile_duration":
             return
         if not kept:
             kept = all(libc.mallopt(name, value) == 1 for name, value in later)
-        if seconds > 0.2:  # a small program is not worth the pages that the next step maps anew
+        if duration_secs > 0.2:  # a small program is not worth the pages that the next step maps anew
             libc.malloc_trim(0)
 
     jax.monitoring.register_event_duration_secs_listener(compiled)
