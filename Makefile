@@ -10,11 +10,12 @@ ACCELERATOR ?=
 TESTS ?= tests
 
 BIN := $(VENV)/bin
+OLDEST := .venv-oldest
 WITH := $(ACCELERATOR:%=-%)
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: demo test slow lint check docs clean help
+.PHONY: demo test slow corners lint check docs clean help
 
 demo: $(VENV)/.lmx$(WITH) ## Train a small translator on the embedded phrasebook, score it, write its report
 	$(BIN)/python experiments/translation.py phrasebook
@@ -24,6 +25,9 @@ test: $(VENV)/.lmx-test$(WITH) ## Run the fast tests
 
 slow: $(VENV)/.lmx-test$(WITH) ## Run the slow tests
 	$(BIN)/python -m pytest -q -m slow $(TESTS)
+
+corners: $(OLDEST)/.lmx-test ## Run a part of the tests on the oldest versions we ask for, with the newest jax
+	$(OLDEST)/bin/python -m pytest -q tests/test_training.py tests/test_checkpoint.py tests/nn/test_attention.py
 
 lint: $(VENV)/.lmx-test$(WITH) ## Check format and style
 	$(BIN)/ruff format --check
@@ -38,7 +42,7 @@ docs: $(VENV)/.lmx-docs ## Build the documentation into site/
 	@echo "Read site/index.html"
 
 clean: ## Remove the environment and what was built; runs stay
-	rm -rf $(VENV) site docs/api dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) site docs/api dist .pytest_cache .ruff_cache
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -62,6 +66,15 @@ $(VENV)/.lmx-test$(WITH): $(REQUIREMENTS) | $(BIN)/python
 
 $(VENV)/.lmx-docs: $(REQUIREMENTS) | $(BIN)/python
 	$(call install,[docs])
+
+# The floors of pyproject.toml as pins, but for jax and numpy, which come as new as this Python has them.
+$(OLDEST)/.lmx-test: pyproject.toml
+	@$(PYTHON) -m venv $(OLDEST) || { rm -rf $(OLDEST); exit 1; }
+	@sed -nE 's/^    "([a-z-]+)>=([0-9.]+)(;.*)?",$$/\1==\2\3/p' pyproject.toml | grep -vE '^(jax|numpy)==' > $(OLDEST)/floors.txt
+	@echo "Installing the oldest versions into $(OLDEST) ..."
+	@$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' \
+		--constraint $(OLDEST)/floors.txt
+	@touch $@
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo >&2 \

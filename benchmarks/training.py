@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.rows import Row
@@ -30,7 +31,11 @@ class Trainer:
 
 
 def prepare(trainer: Trainer) -> tuple[dict[str, Any], Callable[[Any], Any]]:
-    """Gets a row ready: it answers "matmul" with GFLOP/s, and a number of updates with wall and processor seconds."""
+    """Gets a row ready.
+
+    It answers "memory" with the megabytes of its peak and of now, "matmul" with GFLOP/s, and a number of updates with
+    wall and processor seconds.
+    """
     began = time.perf_counter()
     loss = trainer.update()
     facts = trainer.facts | {"first": time.perf_counter() - began, "loss": loss}
@@ -38,6 +43,8 @@ def prepare(trainer: Trainer) -> tuple[dict[str, Any], Callable[[Any], Any]]:
         trainer.update()
 
     def answer(question: Any) -> Any:
+        if question == "memory":
+            return memory()
         if question == "matmul":
             return trainer.matmul()
         began = time.perf_counter(), time.process_time()
@@ -46,6 +53,18 @@ def prepare(trainer: Trainer) -> tuple[dict[str, Any], Callable[[Any], Any]]:
         return time.perf_counter() - began[0], time.process_time() - began[1]
 
     return facts, answer
+
+
+def memory() -> tuple[float, float]:
+    """Returns the megabytes that this process held at most and holds now; zeros where the system does not tell."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    found = {
+        name: int(rest.split()[0]) * 1024 / 1e6
+        for name, _, rest in (line.partition(":") for line in lines)
+        if "kB" in rest
+    }
+    return found.get("VmHWM", 0.0), found.get("VmRSS", 0.0)
 
 
 def matmul_flops(jaxpr: Any) -> float:
@@ -84,10 +103,12 @@ class Timed:
         seconds: of an update.
         cores: that were at work meanwhile.
         rates: of a matrix product, in GFLOP/s.
+        memory: megabytes of the process after its first updates: at most, and now.
     """
 
     row: Row
     side: Side
+    memory: tuple[float, float]
     seconds: list[float] = dataclasses.field(default_factory=list)
     cores: list[float] = dataclasses.field(default_factory=list)
     rates: list[float] = dataclasses.field(default_factory=list)
@@ -143,7 +164,7 @@ def time_rows(
                 print(f"  left out: {error}")
                 continue
             stack.callback(row.end)
-            rows.append(Timed(row, side))
+            rows.append(Timed(row, side, row.ask("memory")))
             facts = row.facts
             first = f"first update {facts['first']:.1f} s, loss {facts['loss']:.3f}"
             print(f"  {name:<23} {facts['version']}, {first}", flush=True)
@@ -171,16 +192,19 @@ def print_table(rows: list[Timed], *, tokens: int, counted: float, meaning: str)
     speed = {row.name: tokens / statistics.median(row.seconds) for row in rows}
     print(f"  {rows[0].row.facts['parameters']:,} parameters, {flops / 1e9:,.0f} GFLOP of matrix products an update;")
     print(f"  a float32 product of [2048, 2048] runs at {best_rate:.0f} GFLOP/s (best row's median)")
-    print(f"  tokens/s: {meaning}, padding included; words/s: without padding; cores: at work in the process\n")
+    print(f"  tokens/s: {meaning}, padding included; words/s: without padding; cores: at work in the process;")
+    print("  peak and held: megabytes of the process at most, and between updates\n")
     print(
-        f"  {'':<23} {'ms/update':>9} {'fastest':>8} {'tokens/s':>9} {'words/s':>9} {'of matmul rate':>15} {'cores':>6}"
+        f"  {'':<23} {'ms/update':>9} {'fastest':>8} {'tokens/s':>9} {'words/s':>9} {'of matmul rate':>15} "
+        f"{'cores':>6} {'peak':>6} {'held':>6}"
     )
     for row in rows:
         median = statistics.median(row.seconds)
         times = f"{median * 1e3:>9,.0f} {min(row.seconds) * 1e3:>8,.0f}"
         speeds = f"{speed[row.name]:>9,.0f} {speed[row.name] * counted:>9,.0f}"
         share, cores = flops / median / 1e9 / best_rate, statistics.median(row.cores)
-        print(f"  {row.name:<23} {times} {speeds} {share:>15.0%} {cores:>6.1f}")
+        peak, held = row.memory
+        print(f"  {row.name:<23} {times} {speeds} {share:>15.0%} {cores:>6.1f} {peak:>6,.0f} {held:>6,.0f}")
     print()
     stock = max(speed[row.name] for row in rows if row.side != "lmx" and "tuned" not in row.name)
     print(f"  lmx / stock PyTorch (the best row) = {speed['lmx'] / stock:.2f}")

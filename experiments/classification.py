@@ -28,6 +28,7 @@ from rich.table import Table
 
 from lmx.checkpoint import save_params
 from lmx.classifier import Classifier
+from lmx.compilation import CompileCache
 from lmx.data.batches import SeedBatches, choose_buckets, rows_of_bucket
 from lmx.data.embedded import standard_library
 from lmx.data.labelled import Examples, Form, count_shared, read_labelled
@@ -86,7 +87,18 @@ from lmx.training import (
 
 STDLIB = "stdlib"  # as a data location: sentences of the running Python's library
 # What may change when a run is continued; the test set has no part in the training.
-FREE = ("run", "deterministic", "profile", "log_every", "save_every", "predict", "explain", "attention", "baseline")
+FREE = (
+    "run",
+    "compile_cache",
+    "deterministic",
+    "profile",
+    "log_every",
+    "save_every",
+    "predict",
+    "explain",
+    "attention",
+    "baseline",
+)
 FREE += ("published", "published_made", "mesh", "test", "test_reading")
 TESTED = ("scores.json", "predictions.tsv", "references.tsv", "mistakes.jsonl", "explanations.json", "attention.json")
 RESULTS = ("model.safetensors", "labelled.tsv", "report.html", *TESTED)
@@ -196,6 +208,8 @@ class Config:
         save_every: updates between checkpoints, beside those after each validation.
         gradient_sum: the type in which devices add up gradients; "compute" is the model's, and of bfloat16 sends half.
         hosts: several processes that train together, see docs/many-machines.md.
+        compile_cache: where compiled programs are kept: in a folder that all runs of this user share, or with the run;
+            off keeps none.
         deterministic: the same bits from the same run on a GPU, somewhat slower; a CPU gives them anyway.
         run: directory of the run, which all hosts see.
         log_every: updates between lines of metrics.
@@ -243,6 +257,7 @@ class Config:
     gradient_sum: GradientSum = "float32"
     save_every: int | None = None
     hosts: HostsConfig = field(default_factory=HostsConfig)
+    compile_cache: CompileCache = "user"
     deterministic: bool = False
     run: Path = Path("runs/classification")
     log_every: int = 50
@@ -712,7 +727,7 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> T
     run, data = found.run, found.data
     if any(name.startswith("config.test") for name in run.changed):
         run.forget(TESTED)
-    run.open(model=dataclasses.asdict(found.model))
+    run.open(compile_cache=config.compile_cache, model=dataclasses.asdict(found.model))
     if run.writes:
         save_tokenizer(run.directory, found.tokenizer)
         (run.directory / "labels.json").write_text(data.labels.to_json(), encoding="utf-8")

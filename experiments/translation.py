@@ -24,6 +24,7 @@ from jax.sharding import Mesh
 
 from lmx import losses
 from lmx.checkpoint import save_params
+from lmx.compilation import CompileCache
 from lmx.data.batches import TokenBatches, choose_buckets, evaluation_batches, rows_of_bucket
 from lmx.data.embedded import CONSTRUCTIONS, phrasebook
 from lmx.data.files import read_lines
@@ -87,7 +88,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PHRASEBOOK = "phrasebook"  # as a data location: the embedded grammar
 RESULTS = ("model.safetensors", "scores.json", "samples.jsonl", "attention.json", "test.hypotheses.txt", "report.html")
 # What may change when a run is continued.
-FREE = ("run", "deterministic", "profile", "log_every", "save_every", "keep_every", "mesh")
+FREE = ("run", "compile_cache", "deterministic", "profile", "log_every", "save_every", "keep_every", "mesh")
 
 
 # ---- what can be chosen ----------------------------------------------------------------------------------------------
@@ -152,6 +153,8 @@ class Config:
         keep_every: checkpoints of multiples of this stay for good, beside the two newest and those to average.
         gradient_sum: the type in which devices add up gradients; "compute" is the model's, and of bfloat16 sends half.
         hosts: several processes that train together, see docs/many-machines.md.
+        compile_cache: where compiled programs are kept: in a folder that all runs of this user share, or with the run;
+            off keeps none.
         deterministic: the same bits from the same run on a GPU, somewhat slower; a CPU gives them anyway.
         run: directory of the run, which all hosts see.
         seed: seed of initial values, of the order of the data and of dropout.
@@ -195,6 +198,7 @@ class Config:
     save_every: int | None = None
     keep_every: int | None = None
     hosts: HostsConfig = field(default_factory=HostsConfig)
+    compile_cache: CompileCache = "user"
     deterministic: bool = False
     run: Path = Path("runs/translation")
     seed: int = 1
@@ -432,7 +436,7 @@ def main(preset: str, config: Config) -> None:
     with agreement() as agreed:
         found = prepare(preset, config, agreed=agreed)
     run = found.run
-    run.open(model=dataclasses.asdict(found.model))
+    run.open(compile_cache=config.compile_cache, model=dataclasses.asdict(found.model))
     if run.writes:
         save_tokenizers(run.directory, found.source_tokenizer, found.target_tokenizer)
     translator, kept = learn(config, found)

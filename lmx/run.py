@@ -15,7 +15,6 @@ import platform
 import signal
 import sys
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lmx.checkpoint import FULL, Checkpoints
+from lmx.compilation import CompileCache, keep_programs
 from lmx.devices import device_of_kind
 from lmx.hosts import is_writer, label
 from lmx.training import TrainState
@@ -136,25 +136,25 @@ class Run:
             raise ValueError(f"{directory} must be a run directory or empty: it has files, but no config.json.")
         self._facts: dict[str, Any] = dict(facts)
         self._start: dict[str, Any] = {}
+        self._programs = "off"
         self.memory = Memory()
         self.writes = is_writer()
         self.console = console if self.writes else Console(quiet=True)
 
-    def open(self, **facts: Any) -> None:
+    def open(self, *, compile_cache: CompileCache = "run", **facts: Any) -> None:
         """Makes the directory and writes what the run is; call it when all that can be wrong has been checked.
 
         Args:
+            compile_cache: where compiled programs are kept, see `lmx.compilation.keep_programs`.
             facts: added to config.json: what the data has decided, such as the model with the vocabulary's size.
         """
         if self.writes:
             self.directory.mkdir(parents=True, exist_ok=True)
             write_json(self.directory / "config.json", self._facts | facts)
             write_json(self.directory / "versions.json", versions())
-        # A restarted run finds its programs compiled.
-        if self.writes:
-            _remove_torn_programs(self.directory / "compiled")
-        jax.config.update("jax_compilation_cache_dir", str((self.directory / "compiled").resolve()))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        self._programs = keep_programs(
+            compile_cache, directory=self.directory, writes=self.writes, report=self.console.print
+        )
 
     def forget(self, names: tuple[str, ...]) -> None:
         """Removes files of the directory that no longer are true."""
@@ -248,10 +248,10 @@ class Run:
 
     def print_start(self, facts: Mapping[str, Any]) -> None:
         """Prints what the run is about to do, a line a fact, and keeps it in start.json."""
-        self._start = dict(facts)
+        self._start = {**facts, "compiled_programs": self._programs}
         self.add_start()
-        width = max(map(len, facts))
-        for name, value in facts.items():
+        width = max(map(len, self._start))
+        for name, value in self._start.items():
             self.console.print(f"  {name.replace('_', ' '):<{width}}  {_readable(value)}")
 
 
@@ -286,41 +286,39 @@ def peak_flops(device: jax.Device, dtype: str) -> float | None:
     return known.bfloat16 if known is not None and dtype == "bfloat16" else None
 
 
-def _remove_torn_programs(directory: Path) -> None:
-    """Removes compiled programs that a process was killed while writing: jax would warn of them at every start."""
-    for path in directory.glob("*-cache"):
-        data = path.read_bytes()
-        if data[:1] == b"\x78":  # zlib; where jax finds another compressor, it is left to jax
-            decoder = zlib.decompressobj()
-            try:
-                decoder.decompress(data)
-            except zlib.error:
-                path.unlink()
-            else:
-                if not decoder.eof:
-                    path.unlink()
-        elif not data:
-            path.unlink()
-
-
 def keep_freed_memory() -> bool:
     """Tells glibc to keep freed memory for the next step instead of handing it back; returns whether it was told.
 
     A step on the CPU takes and frees hundreds of megabytes; handed back, they are mapped and zeroed anew page by page
-    at every step, which costs about a tenth of the time. Call it before jax starts its threads. Two arenas, because
-    with one the compiler's threads wait for each other; and on a CPU the calling thread runs the step itself, because
-    the arena of another thread maps every large buffer anew, whatever it is told. Who has set GLIBC_TUNABLES has
-    decided otherwise.
+    at every step, which costs about a tenth of the time. What comes before the first program, such as reading text,
+    hands its memory back as ever; and what has been freed when a program has been compiled, which takes a hundred
+    megabytes, is handed back then.
+
+    Call it before jax starts its threads. Two arenas, because with one the compiler's threads wait for each other; and
+    on a CPU the calling thread runs the step itself, because the arena of another thread maps every large buffer anew,
+    whatever it is told. Who has set GLIBC_TUNABLES has decided otherwise.
     """
     if not sys.platform.startswith("linux") or "GLIBC_TUNABLES" in os.environ:
         return False
     jax.config.update("jax_cpu_enable_async_dispatch", False)
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL(None)
-        # malloc.h: M_ARENA_MAX (-8), M_MMAP_MAX (-4), M_TRIM_THRESHOLD (-1, where -1 is never), M_TOP_PAD (-2).
-        settings = ((-8, 2), (-4, 0), (-1, -1), (-2, 256 * 2**20))
-        return all(libc.mallopt(name, value) == 1 for name, value in settings)  # 1 says that it was set
-    return False
+    # malloc.h: M_ARENA_MAX (-8), and later M_MMAP_MAX (-4), M_TRIM_THRESHOLD (-1, where -1 is never), M_TOP_PAD (-2).
+    later = ((-4, 0), (-1, -1), (-2, 256 * 2**20))
+    kept = False
+    libc = ctypes.CDLL(None)
+    if not (hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim")):  # another C library
+        return False
+
+    def compiled(event: str, duration_secs: float, **_: Any) -> None:
+        nonlocal kept
+        if event != "/jax/core/compile/backend_compile_duration":
+            return
+        if not kept:
+            kept = all(libc.mallopt(name, value) == 1 for name, value in later)
+        if duration_secs > 0.2:  # a small program is not worth the pages that the next step maps anew
+            libc.malloc_trim(0)
+
+    jax.monitoring.register_event_duration_secs_listener(compiled)
+    return libc.mallopt(-8, 2) == 1  # 1 says that it was set
 
 
 def make_deterministic() -> None:

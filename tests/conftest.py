@@ -1,13 +1,19 @@
-"""What every test stands on: annotations that are checked, and eight virtual devices.
+"""What every test stands on: annotations that are checked, eight virtual devices, and a cache folder of their own.
 
-Compiled programs are not kept between runs: XLA's CPU backend rejects many of them when they are read back.
+What a test compiles, the runs of other tests may load, but nothing is left in the user's folder.
 """
 
+import atexit
 import os
+import shutil
+import tempfile
 
 # Tests run on the CPU, the commands they start too; `JAX_PLATFORMS=cuda make test` runs them elsewhere. Set before jax
 # is imported.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Commands that tests start get it too.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="lmx-tests-")
+os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
 
 import jax
 from jaxtyping import install_import_hook
@@ -18,3 +24,5 @@ install_import_hook("lmx", "beartype.beartype")
 # A test can build a mesh; what does not ask for one runs on the first device, about 5% slower than with one device.
 # Set here and not in XLA_FLAGS, which the commands that tests start would inherit.
 jax.config.update("jax_num_cpu_devices", 8)
+
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)

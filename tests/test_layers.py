@@ -27,6 +27,7 @@ LEVELS = {
         "lmx.nn.dropout",
         "lmx.nn.initializers",
         "lmx.nn.masks",
+        "lmx.compilation",
         "lmx.costs",
         "lmx.devices",
         "lmx.hosts",

@@ -246,27 +246,14 @@ def test_a_start_that_was_killed_while_it_wrote_its_config_is_no_obstacle(tmp_pa
     assert json.loads((tmp_path / "run" / "config.json").read_text()) == FACTS
 
 
-def test_programs_that_were_not_written_to_the_end_are_compiled_again_without_a_warning(tmp_path):
-    folder = opened(tmp_path / "run").directory / "compiled"
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-
-    def compile_and_run() -> None:
-        compilation_cache.compilation_cache.reset_cache()
-        jax.clear_caches()
-        jax.jit(lambda x: x * 3 + 1)(np.ones(7, np.float32))
-
-    compile_and_run()
-    whole = {path: path.stat().st_size for path in folder.glob("*-cache")}
-    assert whole
-    for number, path in enumerate(whole):
-        os.truncate(path, 0 if number % 2 else whole[path] // 2)
-    opened(tmp_path / "run")
-    assert not list(folder.glob("*-cache"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    compile_and_run()
-    assert set(folder.glob("*-cache")) == set(whole)
-    opened(tmp_path / "run")
-    assert set(folder.glob("*-cache")) == set(whole)
+def test_a_run_says_where_its_compiled_programs_are(tmp_path, capsys):
+    found = Run(tmp_path / "run", FACTS)
+    found.open(compile_cache="user")
+    found.print_start({"vocabulary": 24})
+    folder = jax.config.jax_compilation_cache_dir
+    assert Path(folder).is_relative_to(os.environ["XDG_CACHE_HOME"])
+    assert f"compiled programs  {folder}" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "start.json").read_text())["compiled_programs"] == folder
 
 
 def test_lines_that_a_full_disk_does_not_take_are_written_later(run):
@@ -373,12 +360,14 @@ def test_progress_is_shown_on_a_terminal_and_nowhere_else():
 def test_what_is_printed_at_the_start_is_kept(run, capsys):
     start = {"parameters": 63_100_000, "padding_share": 0.12345678, "shapes": [[64, 8], [32, 16]], "mesh": "data=1"}
     run.print_start(start)
-    assert json.loads((run.directory / "start.json").read_text()) == start
+    folder = str(run.directory / "compiled")
+    assert json.loads((run.directory / "start.json").read_text()) == {**start, "compiled_programs": folder}
     assert capsys.readouterr().out.splitlines() == [
-        "  parameters     63,100,000",
-        "  padding share  0.1235",
-        "  shapes         64x8 32x16",
-        "  mesh           data=1",
+        "  parameters         63,100,000",
+        "  padding share      0.1235",
+        "  shapes             64x8 32x16",
+        "  mesh               data=1",
+        f"  compiled programs  {folder}",
     ]
 
 
@@ -519,6 +508,38 @@ for _ in range(8):
     counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 print(*counts)
 """
+
+
+COUNT_BEFORE = """
+import gc
+import jax, numpy as np
+from lmx.run import keep_freed_memory
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1])
+
+assert keep_freed_memory()
+before = resident()
+held = []
+for _ in range(64):  # as an array that grows, with what is made beside it
+    grown = np.ones((len(held) + 1) << 17)
+    held.append(np.ones(100))
+    del grown
+held.clear()
+gc.collect()
+print(before, resident())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
+def test_what_is_freed_before_the_first_program_goes_back():
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    command = [sys.executable, "-c", COUNT_BEFORE]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[1])
+    assert done.returncode == 0, done.stderr
+    before, after = (int(pages) * os.sysconf("SC_PAGE_SIZE") for pages in done.stdout.split())
+    assert after - before < 40 * 2**20  # the last array alone takes 64 MiB
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
