@@ -1,4 +1,4 @@
-"""Opens text files line by line: plain or gzip, with errors that name the file and the line.
+"""Opens text files line by line: plain or gzip, with errors that name the file and the line; and makes blocks of lines.
 
 What a line means (a sentence, a TSV row, a JSON record) belongs to the module that asks for it.
 """
@@ -7,14 +7,23 @@ import contextlib
 import difflib
 import gzip
 import io
+import itertools
 import json
+import os
+import queue
+import stat
 import sys
+import threading
+import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
-_LINES_BETWEEN = 4096  # calls of `position`
+T = TypeVar("T")
+
+BLOCK = 4096  # enough to be sorted by length into full batches
+_LINES_BETWEEN = 1024  # calls of `position`
 
 
 def read_lines(
@@ -92,6 +101,59 @@ def is_read_once(path: str | Path) -> bool:
     return str(path) == "-" or (Path(path).exists() and not Path(path).is_file())
 
 
+def comes_slowly(path: str | Path) -> bool:
+    """Returns whether lines may come one by one, with waits between: from a pipe or a terminal, not from a file."""
+    if str(path) != "-":
+        return is_read_once(path)
+    with contextlib.suppress(AttributeError, OSError):  # io.UnsupportedOperation is one of these
+        return not stat.S_ISREG(os.fstat(sys.stdin.fileno()).st_mode)
+    return False
+
+
+def in_blocks(
+    items: Iterable[T], *, size: int = BLOCK, waits: bool = False, pause: float = 0.1, most: float = 1.0
+) -> Iterator[list[T]]:
+    """Yields items in blocks of a size, the last one shorter: what works on many at once stays in bounded memory.
+
+    Args:
+        items: read ahead of their use by one block, where they may wait.
+        waits: whether the next item may be long in coming; a block then ends too when none has come for `pause`
+            seconds, or `most` seconds after its first, so that nothing waits for what has not been said yet.
+    """
+    if not waits:
+        items = iter(items)
+        while block := list(itertools.islice(items, size)):
+            yield block
+        return
+    ready: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(maxsize=size)
+    threading.Thread(target=_hand_over, args=(items, ready), name="lmx-lines", daemon=True).start()
+    while True:
+        item, error = ready.get()
+        block, began = [], time.monotonic()
+        with contextlib.suppress(queue.Empty):
+            while error is None:
+                block.append(item)
+                if len(block) == size:
+                    break
+                item, error = ready.get(timeout=max(0.0, min(pause, began + most - time.monotonic())))
+        if block:
+            yield block
+        if isinstance(error, StopIteration):
+            return
+        if error is not None:
+            raise error
+
+
+def _hand_over(items: Iterable[Any], ready: "queue.Queue[tuple[Any, BaseException | None]]") -> None:
+    try:
+        for item in items:
+            ready.put((item, None))
+    except BaseException as error:  # whatever it is, it is raised behind the items before it
+        ready.put((None, error))
+    else:
+        ready.put((None, StopIteration()))
+
+
 def _opened(path: str | Path, stack: contextlib.ExitStack) -> tuple[str, Any]:
     """Returns a name for messages, and a buffered reader that the stack closes unless it is standard input's."""
     if str(path) != "-":
@@ -99,8 +161,11 @@ def _opened(path: str | Path, stack: contextlib.ExitStack) -> tuple[str, Any]:
         return str(path), stack.enter_context(path.open("rb"))
     if sys.stdin is None:
         raise ValueError("standard input must be open to be read, got a closed one.")
-    stream: Any = sys.stdin.buffer
-    return "standard input", stream if hasattr(stream, "peek") else io.BufferedReader(stream)
+    try:
+        # Another object of the same stream: a thread may still wait for a line of it when the program ends.
+        return "standard input", stack.enter_context(os.fdopen(os.dup(sys.stdin.fileno()), "rb"))
+    except io.UnsupportedOperation:  # what stands in its place is no file
+        return "standard input", io.BufferedReader(cast(Any, sys.stdin.buffer))
 
 
 def _decode(line: bytes, *, encoding: str, name: str, number: int, way_out: str) -> str:
