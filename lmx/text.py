@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, SupportsIndex, runtime_checkable
 
+import numpy as np
 import sentencepiece
 
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = 0, 1, 2, 3
@@ -395,15 +396,13 @@ def split_words(text: str, tokenizer: Tokenizer) -> list[Word]:
     """
     ends = [match.end() for match in _WORD.finditer(text)]
     if isinstance(tokenizer, PretokenizedTokenizer):
-        ends = [end for end in ends if end == ends[-1] or not text[:end].endswith("@@")]
-    words: list[Word] = []
-    begin, counted = 0, 0
-    for end in ends:
-        count = max(counted, len(tokenizer.encode(text[:end])))
-        span = text[begin:end]
-        words.append(Word(undo_bpe(" ".join(_words(span))), span, count - counted))
-        begin, counted = end, count
-    return words
+        ends = [end for end in ends if end == ends[-1] or not text.endswith("@@", 0, end)]
+    spans = [text[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
+    counts = [len(tokenizer.encode(span)) for span in spans]
+    if sum(counts) != len(tokenizer.encode("".join(spans))):  # a piece reaches over white space
+        totals = [len(tokenizer.encode(text[:end])) for end in ends]
+        counts = np.diff(np.maximum.accumulate([0, *totals])).tolist()
+    return [Word(undo_bpe(" ".join(_words(span))), span, count) for span, count in zip(spans, counts, strict=True)]
 
 
 def detokenize_moses(text: str, *, language: str) -> str:
