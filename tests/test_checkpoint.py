@@ -530,7 +530,7 @@ def test_averaging_files_holds_a_few_arrays_and_no_file(tmp_path):
     average_files(paths, tmp_path / "mean.safetensors")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 4 * one
+    assert peak < 6 * one  # of the 16 that a file has; the library copies what it reads
     assert set(load_params(tmp_path / "mean.safetensors")) == set(names)
 
 

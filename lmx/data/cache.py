@@ -178,11 +178,10 @@ class Cache:
                 partial.mkdir()
             try:
                 self._make(partial, facts, make)
-                with _kept():
-                    if path.exists():  # damaged
-                        path.rename(root / f"{key}.{uuid.uuid4().hex}.partial")
-                    # Where there are no locks another one may have been quicker: its entry is the same.
-                    with contextlib.suppress(FileExistsError):
+                # Where there are no locks another one may have been quicker: its entry is the same.
+                if (entry := self._open(path)) is None:
+                    with _kept(), contextlib.suppress(FileExistsError):
+                        shutil.rmtree(path, ignore_errors=True)  # damaged
                         _rename(partial, path)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)

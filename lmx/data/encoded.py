@@ -5,7 +5,6 @@ them, and their rows of ids. Where these are kept, and when they are made anew, 
 """
 
 import contextlib
-import itertools
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import numpy as np
 
 from lmx.data.cache import ArrayWriter, Cache, digest_of
 from lmx.data.encoding import chunks_of, encode_chunks
-from lmx.data.files import existing_file, is_read_once
+from lmx.data.files import existing_file, in_blocks, is_read_once
 from lmx.data.hub import read_hub
 from lmx.data.labelled import Examples, hash_text, is_blank, iterate_labelled, sides_of
 from lmx.data.labels import Labels
@@ -33,6 +32,8 @@ from lmx.data.parallel import (
 from lmx.data.ragged import Strings, ended_rows, select_rows
 from lmx.data.texts import EncodedExamples, encoded_examples, lay_out
 from lmx.text import Tokenizer, load_tokenizer
+
+PART = 4096  # texts that are in memory while they are read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,7 +233,7 @@ def keep_labelled(location: str, *, cache: Cache, **reading: Any) -> Examples:
     def make(writer: ArrayWriter) -> dict[str, Any]:
         kept = {"text": _StringWriter(writer, "text"), "label": _StringWriter(writer, "label")}
         pairs = several = False
-        for rows in _in_parts(iterate_labelled(location, **reading)):
+        for rows in in_blocks(iterate_labelled(location, **reading), size=PART):
             lines, texts, labels = zip(*rows, strict=True)
             writer.append("lines", np.array(lines, dtype=np.int64))
             writer.append("hashes", np.array(list(map(hash_text, texts)), dtype=np.uint64))
@@ -240,7 +241,7 @@ def keep_labelled(location: str, *, cache: Cache, **reading: Any) -> Examples:
             pairs, several = isinstance(texts[0], tuple), isinstance(labels[0], tuple)
             kept["text"].append(list(map(sides_of, texts)))
             if labels[0] is not None:
-                kept["label"].append(list(map(sides_of, labels)))
+                kept["label"].append([(label,) if isinstance(label, str) else label for label in labels])
         return {"pairs": pairs, "several": several}
 
     facts = {"what": "labelled texts", "text": text, "form": form, "reading": reading}
@@ -325,12 +326,6 @@ class _StringWriter:
             ends = np.cumsum([self._ends.get(suffix, 0), *counts], dtype=np.int64)
             self._writer.append(f"{self._name}_{suffix}", ends[1:] if suffix in self._ends else ends)
             self._ends[suffix] = int(ends[-1])
-
-
-def _in_parts(rows: Iterable[Any], number: int = 4096) -> Iterator[list[Any]]:
-    rows = iter(rows)
-    while part := list(itertools.islice(rows, number)):
-        yield part
 
 
 def _saved(tokenizer: Tokenizer) -> bytes:
