@@ -111,15 +111,17 @@ def comes_slowly(path: str | Path) -> bool:
 
 
 def in_blocks(
-    items: Iterable[T], *, size: int = BLOCK, waits: bool = False, pause: float = 0.1, most: float = 1.0
+    items: Iterable[T], *, size: int | None = None, waits: bool = False, pause: float = 0.1, most: float = 1.0
 ) -> Iterator[list[T]]:
     """Yields items in blocks of a size, the last one shorter: what works on many at once stays in bounded memory.
 
     Args:
         items: read ahead of their use by one block, where they may wait.
+        size: None for `BLOCK`.
         waits: whether the next item may be long in coming; a block then ends too when none has come for `pause`
             seconds, or `most` seconds after its first, so that nothing waits for what has not been said yet.
     """
+    size = BLOCK if size is None else size
     if not waits:
         items = iter(items)
         while block := list(itertools.islice(items, size)):

@@ -128,11 +128,8 @@ def _sorted_places(tokens: Int64[np.ndarray, " tokens"], *, longest: int) -> lis
 def _range_of(row: tuple[int, ...], tokens: list[int], places: list[int]) -> range:
     """Returns which of the sorted places the tokens of a row begin at."""
     wanted, length = list(row), len(row)
-
-    def begins(place: int) -> list[int]:
-        return tokens[place : place + length]
-
-    return range(bisect_left(places, wanted, key=begins), bisect_right(places, wanted, key=begins))
+    begin = bisect_left(places, wanted, key=lambda place: tokens[place : place + length])
+    return range(begin, bisect_right(places, wanted, key=lambda place: tokens[place : place + length]))
 
 
 def folds(
