@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 
@@ -227,6 +228,16 @@ def test_what_can_be_read_once_is_held(tmp_path: Path) -> None:
     shell = f'{sys.executable} -c "$0" <({command}),{tmp_path}/train.de'
     done = subprocess.run(["bash", "-c", shell, program], capture_output=True, text=True)
     assert done.stdout == f"{Pairs.__name__} 48\n", done.stderr
+
+
+def test_a_dataset_that_is_in_no_file_is_told_by_its_rows(cache: Cache, monkeypatch) -> None:
+    rows = {"en": ["ab c", "def"], "de": ["c", "g hij"]}
+    monkeypatch.setattr("lmx.data.encoded.read_hub", lambda _: datasets.Dataset.from_dict(rows))
+    monkeypatch.setattr("lmx.data.parallel.read_hub", lambda _: datasets.Dataset.from_dict(rows))
+    found = [keep("hub:a:train", cache, max_ratio=None)[0].digest for _ in range(2)]
+    assert found[0] == found[1]
+    rows["de"][1] = "g"
+    assert keep("hub:a:train", cache, max_ratio=None)[0].digest != found[0]
 
 
 # Texts with labels.
