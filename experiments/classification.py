@@ -10,6 +10,7 @@ top to bottom: the config, the presets, `build` (pure: model, loss, optimizer), 
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import time
 from collections.abc import Callable, Sequence
@@ -30,8 +31,10 @@ from lmx.checkpoint import save_params
 from lmx.classifier import Classifier
 from lmx.compilation import CompileCache
 from lmx.data.batches import SeedBatches, choose_buckets, rows_of_bucket
+from lmx.data.cache import Cache
 from lmx.data.embedded import standard_library
-from lmx.data.labelled import Examples, Form, count_shared, read_labelled
+from lmx.data.encoded import facts_of_examples, keep_examples, keep_labelled, keep_tokenizer
+from lmx.data.labelled import Examples, Form, count_shared, read_labelled, sides_of
 from lmx.data.labels import Kind, Labels, Targets
 from lmx.data.splits import folds, split_wholes, stratified_split
 from lmx.data.texts import EncodedExamples, encode_examples
@@ -46,6 +49,7 @@ from lmx.experiment import (
     run_script,
     settle_tokens,
     start_facts,
+    text_cache,
     tokens_on_device,
 )
 from lmx.hosts import HostsConfig, agreement, fingerprint, start, wait
@@ -99,7 +103,7 @@ FREE = (
     "attention",
     "baseline",
 )
-FREE += ("published", "published_made", "mesh", "test", "test_reading")
+FREE += ("published", "published_made", "mesh", "test", "test_reading", "text_cache")
 TESTED = ("scores.json", "predictions.tsv", "references.tsv", "mistakes.jsonl", "explanations.json", "attention.json")
 RESULTS = ("model.safetensors", "labelled.tsv", "report.html", *TESTED)
 
@@ -182,6 +186,9 @@ class Config:
         vocabulary: a trained tokenizer's file; None makes one.
         tokenizer: what is made: SentencePiece learned from the training texts, bytes, or the words of tokenised text.
         vocab_size: pieces that SentencePiece learns.
+        max_texts: texts that it learns them from, drawn at random; None takes all, slow above a few million.
+        character_coverage: share of the texts' characters that get a piece, the rarest are unknown; 1.0 suits clean
+            text in alphabets, 0.9995 crawled text and scripts of thousands of characters.
         min_count: a word that is rarer in training is an unknown one.
         lowercase: SentencePiece folds case, so that a word is the same at the beginning of a sentence.
         max_length: most tokens of a row; what is longer is cut, or read in windows.
@@ -207,6 +214,8 @@ class Config:
         attention: also writes the attention maps of these texts.
         save_every: updates between checkpoints, beside those after each validation.
         gradient_sum: the type in which devices add up gradients; "compute" is the model's, and of bfloat16 sends half.
+        text_cache: where encoded training text is kept for the next start and for other processes: "user" (the user's
+            cache folder), a folder, or "off".
         hosts: several processes that train together, see docs/many-machines.md.
         compile_cache: where compiled programs are kept: in a folder that all runs of this user share, or with the run;
             off keeps none.
@@ -229,6 +238,8 @@ class Config:
     vocabulary: Path | None = None
     tokenizer: Literal["sentencepiece", "bytes", "words"] = "sentencepiece"
     vocab_size: int = 8000
+    max_texts: int | None = 2_000_000
+    character_coverage: float = 1.0
     min_count: int = 2
     lowercase: bool = False
     max_length: int = 128
@@ -256,6 +267,7 @@ class Config:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     gradient_sum: GradientSum = "float32"
     save_every: int | None = None
+    text_cache: str = "user"
     hosts: HostsConfig = field(default_factory=HostsConfig)
     compile_cache: CompileCache = "user"
     deterministic: bool = False
@@ -516,12 +528,18 @@ class Data(NamedTuple):
 
 
 def load_examples(
-    location: str, reading: Reading, *, split: Literal["train", "validation", "test"], labelled: bool = True
+    location: str,
+    reading: Reading,
+    *,
+    split: Literal["train", "validation", "test"],
+    labelled: bool = True,
+    cache: Cache | None = None,
 ) -> Examples:
-    """Reads the texts of a split; numbers of classes become their names."""
+    """Reads the texts of a split, once where there is a cache; numbers of classes become their names."""
     if location == STDLIB:
         return standard_library(split)
-    found = read_labelled(
+    read = read_labelled if cache is None else functools.partial(keep_labelled, cache=cache)
+    found = read(
         location,
         text_columns=reading.text_columns,
         joiner=reading.joiner,
@@ -553,12 +571,12 @@ def for_test(config: Config) -> Reading:
     return replace(config.reading, **other)
 
 
-def load_data(config: Config, *, fold: int | None) -> Data:
-    """Reads all texts and makes the splits that are not given; the test set has no part in any choice."""
+def load_data(config: Config, *, fold: int | None, cache: Cache | None = None) -> Data:
+    """Finds all texts and makes the splits that are not given; the test set has no part in any choice."""
     if config.train == STDLIB:  # which has splits of its own
         own = {"validation": config.validation or STDLIB, "test": config.test or STDLIB}
         config = replace(config, **own) if fold is None else config
-    learned = load_examples(config.train, config.reading, split="train")
+    learned = load_examples(config.train, config.reading, split="train", cache=cache)
     labels = Labels.of(learned, kind=config.kind)
     test = None
     if fold is not None and config.folds is not None:
@@ -582,18 +600,30 @@ def load_data(config: Config, *, fold: int | None) -> Data:
     return Data(learned, dev, test, labels)
 
 
-def load_or_make_tokenizer(run: Run, config: Config, texts: Examples) -> Tokenizer:
-    """Returns the run's tokenizer; that of a new run is read, or learned from the training texts."""
+def load_or_make_tokenizer(run: Run, config: Config, texts: Examples, cache: Cache) -> Tokenizer:
+    """Returns the run's tokenizer; that of a new run is read, or learned from the training texts by one process."""
     if run.directory.is_dir() and (found := find_tokenizers(run.directory)):
         return load_tokenizer(found["tokenizer"])
     if config.vocabulary is not None:
         return load_tokenizer(config.vocabulary)
     if config.tokenizer == "bytes":
         return ByteTokenizer()
-    lines = [side for text in texts.texts for side in ((text,) if isinstance(text, str) else text)]
-    if config.tokenizer == "words":
-        return PretokenizedTokenizer.from_texts(lines, min_count=config.min_count)
-    return SentencePieceTokenizer.train(lines, vocab_size=config.vocab_size, lowercase=config.lowercase)
+    words = {"min_count": config.min_count}
+    pieces = {
+        "vocab_size": config.vocab_size,
+        "lowercase": config.lowercase,
+        "max_texts": config.max_texts,
+        "character_coverage": config.character_coverage,
+    }
+
+    def learn() -> Tokenizer:
+        lines = (side for text in texts.texts for side in sides_of(text))
+        if config.tokenizer == "words":
+            return PretokenizedTokenizer.from_texts(lines, **words)
+        return SentencePieceTokenizer.train(lines, **pieces)
+
+    facts = facts_of_examples(texts) | {"kind": config.tokenizer} | (words if config.tokenizer == "words" else pieces)
+    return keep_tokenizer(cache, facts, learn, about=texts.origin)
 
 
 def fit_model(
@@ -755,13 +785,14 @@ def prepare(preset: str, config: Config, *, fold: int | None, agreed: dict[str, 
     free = FREE if config.optimization.depends_on_end else (*FREE, "epochs")
     agreed |= facts | {"versions": versions(machine=False), "device": jax.local_devices()[0].device_kind}
     # All text is read first: a bad line should be told now, not after the training.
-    data = load_data(config, fold=fold)
+    cache = text_cache(config.text_cache)
+    data = load_data(config, fold=fold, cache=cache)
     labels = data.labels
     to_label = None
     if config.predict is not None:
         to_label = load_examples(config.predict, for_test(config), split="test", labelled=False)
     run = Run(config.run, facts, free=free)
-    tokenizer = load_or_make_tokenizer(run, config, data.train)
+    tokenizer = load_or_make_tokenizer(run, config, data.train, cache)
     targets = labels.encode(data.train)
     model = fit_model(config, tokenizer, labels, targets, pairs=data.train.are_pairs)
 
@@ -769,7 +800,11 @@ def prepare(preset: str, config: Config, *, fold: int | None, agreed: dict[str, 
         known = labels if examples.labels is not None else None
         return encode_examples(examples, tokenizer, max_length=config.max_length, labels=known, stride=config.stride)
 
-    encoded, dev = encode(data.train), encode(data.dev)
+    def keep(examples: Examples) -> EncodedExamples:
+        settings = {"max_length": config.max_length, "labels": labels, "stride": config.stride}
+        return keep_examples(examples, tokenizer, cache=cache, **settings)
+
+    encoded, dev = keep(data.train), keep(data.dev)
     test = None if data.test is None else encode(data.test)
     unlabelled = None if to_label is None else encode(to_label)
     mesh = make_mesh(config.mesh)
@@ -786,7 +821,8 @@ def prepare(preset: str, config: Config, *, fold: int | None, agreed: dict[str, 
     for split, kept in (("training", encoded), ("development", dev), ("test", test), ("other", unlabelled)):
         if kept is not None:
             targets_of = () if kept.targets is None else (kept.targets,)
-            agreed[f"{split} data"] = fingerprint(kept.tokens, kept.offsets, *targets_of)
+            rows = (kept.tokens, kept.offsets) if kept.digest is None else ([kept.digest],)
+            agreed[f"{split} data"] = fingerprint(*rows, *targets_of)
     check_shapes(batches.first.shapes, mesh)
     updates = batches.first.first_batch(config.epochs)
     if updates == 0:
@@ -1063,7 +1099,9 @@ def cross_validate(preset: str, config: Config, number: int) -> None:
         facts = {"experiment": "classification", "preset": preset, "family": "folds", "config": config_as_json(config)}
         agreed |= facts
         whole = Run(config.run, facts, free=FREE)
-        labels = load_data(config, fold=1).labels  # what is wrong with a file is told before anything is written
+        labels = load_data(
+            config, fold=1, cache=text_cache(config.text_cache)
+        ).labels  # what is wrong with a file is told before anything is written
     whole.open()
     if whole.writes:
         (whole.directory / "labels.json").write_text(labels.to_json(), encoding="utf-8")

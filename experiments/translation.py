@@ -26,7 +26,9 @@ from lmx import losses
 from lmx.checkpoint import save_params
 from lmx.compilation import CompileCache
 from lmx.data.batches import TokenBatches, choose_buckets, evaluation_batches, rows_of_bucket
+from lmx.data.cache import Cache
 from lmx.data.embedded import CONSTRUCTIONS, phrasebook
+from lmx.data.encoded import Corpus, facts_of_pairs, find_pairs, keep_pairs, keep_tokenizer, side_texts
 from lmx.data.files import read_lines
 from lmx.data.parallel import EncodedPairs, FilterReport, Pairs, encode_pairs, filter_pairs, read_pairs
 from lmx.experiment import (
@@ -40,6 +42,7 @@ from lmx.experiment import (
     run_script,
     settle_tokens,
     start_facts,
+    text_cache,
     tokens_on_device,
 )
 from lmx.hosts import HostsConfig, agreement, fingerprint, start, wait
@@ -88,7 +91,17 @@ ROOT = Path(__file__).resolve().parent.parent
 PHRASEBOOK = "phrasebook"  # as a data location: the embedded grammar
 RESULTS = ("model.safetensors", "scores.json", "samples.jsonl", "attention.json", "test.hypotheses.txt", "report.html")
 # What may change when a run is continued.
-FREE = ("run", "compile_cache", "deterministic", "profile", "log_every", "save_every", "keep_every", "mesh")
+FREE = (
+    "run",
+    "compile_cache",
+    "deterministic",
+    "profile",
+    "log_every",
+    "save_every",
+    "keep_every",
+    "mesh",
+    "text_cache",
+)
 
 
 # ---- what can be chosen ----------------------------------------------------------------------------------------------
@@ -128,6 +141,9 @@ class Config:
         tokenized: the text is tokenised and BPE'd already; else SentencePiece reads it raw.
         vocabulary: a trained tokenizer's file; None trains one on the training text.
         vocab_size: pieces that SentencePiece learns.
+        max_texts: sentences that it learns them from, drawn at random; None takes all, slow above a few million.
+        character_coverage: share of the text's characters that get a piece, the rarest are unknown; 1.0 suits clean
+            text in alphabets, 0.9995 crawled text and scripts of thousands of characters.
         joint: one vocabulary for both sides.
         raw_reference: for tokenised text, the raw test reference that detokenised BLEU is scored against.
         lowercase: scores ignore case.
@@ -152,6 +168,8 @@ class Config:
         save_every: updates between checkpoints, beside those after each validation.
         keep_every: checkpoints of multiples of this stay for good, beside the two newest and those to average.
         gradient_sum: the type in which devices add up gradients; "compute" is the model's, and of bfloat16 sends half.
+        text_cache: where encoded training text is kept for the next start and for other processes: "user" (the user's
+            cache folder), a folder, or "off".
         hosts: several processes that train together, see docs/many-machines.md.
         compile_cache: where compiled programs are kept: in a folder that all runs of this user share, or with the run;
             off keeps none.
@@ -170,6 +188,8 @@ class Config:
     tokenized: bool = False
     vocabulary: Path | None = None
     vocab_size: int = 8000
+    max_texts: int | None = 2_000_000
+    character_coverage: float = 1.0
     joint: bool = True
     raw_reference: str | None = None
     lowercase: bool = False
@@ -197,6 +217,7 @@ class Config:
     gradient_sum: GradientSum = "float32"
     save_every: int | None = None
     keep_every: int | None = None
+    text_cache: str = "user"
     hosts: HostsConfig = field(default_factory=HostsConfig)
     compile_cache: CompileCache = "user"
     deterministic: bool = False
@@ -342,22 +363,42 @@ def load_pairs(location: str, config: Config, *, split: Literal["train", "valida
     )
 
 
-def load_or_make_tokenizers(run: Run, config: Config, pairs: Pairs) -> tuple[Tokenizer, Tokenizer]:
-    """Returns the run's tokenizers; those of a new run are read, or trained on the pairs."""
+def training_pairs(config: Config) -> Corpus | Pairs:
+    """Returns the pairs to learn from; those of files are read when they are asked for."""
+    if config.train == PHRASEBOOK:
+        return load_pairs(config.train, config, split="train")
+    return find_pairs(config.train, source_language=config.source_language, target_language=config.target_language)
+
+
+def load_or_make_tokenizers(
+    run: Run, config: Config, pairs: Corpus | Pairs, cache: Cache
+) -> tuple[Tokenizer, Tokenizer]:
+    """Returns the run's tokenizers; those of a new run are read, or learned from the pairs by one of the processes."""
     with contextlib.suppress(FileNotFoundError):
         return load_tokenizers(run.directory)
+    learned = {
+        "vocab_size": config.vocab_size,
+        "max_texts": config.max_texts,
+        "character_coverage": config.character_coverage,
+    }
 
-    def make(texts: Sequence[str]) -> Tokenizer:
+    def make(side: int) -> Tokenizer:
+        def learn() -> Tokenizer:
+            texts = side_texts(pairs, joint=config.joint, side=side)
+            if config.tokenized:
+                return PretokenizedTokenizer.from_texts(texts)
+            return SentencePieceTokenizer.train(texts, **learned)
+
         if config.vocabulary is not None:
             return load_tokenizer(config.vocabulary)
-        if config.tokenized:
-            return PretokenizedTokenizer.from_texts(texts)
-        return SentencePieceTokenizer.train(texts, vocab_size=config.vocab_size)
+        how = {"tokenized": True} if config.tokenized else learned
+        facts = facts_of_pairs(pairs, cache) | how | {"part": "both sides" if config.joint else f"side {side}"}
+        return keep_tokenizer(cache, facts, learn, about=pairs.origin)
 
     if config.joint:
-        joint = make([*pairs.sources, *pairs.targets])
+        joint = make(0)
         return joint, joint
-    return make(pairs.sources), make(pairs.targets)
+    return make(0), make(1)
 
 
 def vocabularies(config: Config, source: Tokenizer, target: Tokenizer) -> Seq2SeqConfig:
@@ -396,7 +437,7 @@ class Prepared(NamedTuple):
     """All that a run is made of; found, and found to fit together, before anything is written."""
 
     run: Run
-    pairs: Pairs
+    training: EncodedPairs
     validation_pairs: Pairs
     test_pairs: Pairs
     reports: tuple[FilterReport, FilterReport]
@@ -460,7 +501,7 @@ def prepare(preset: str, config: Config, *, agreed: dict[str, Any]) -> Prepared:
     free = FREE if config.optimization.depends_on_end else (*FREE, "updates")
     agreed |= facts | {"versions": versions(machine=False), "device": jax.local_devices()[0].device_kind}
     # All text is read first: a bad line should be told now, not after the training.
-    pairs = load_pairs(config.train, config, split="train")
+    pairs = training_pairs(config)
     validation_pairs = load_pairs(config.validation, config, split="validation")
     test_pairs = load_pairs(config.test, config, split="test")
     if config.tokenized and config.raw_reference is not None:
@@ -471,14 +512,18 @@ def prepare(preset: str, config: Config, *, agreed: dict[str, Any]) -> Prepared:
                 f"{config.raw_reference} and {len(test_pairs):,} pairs in {config.test}."
             )
     run = Run(config.run, facts, free=free)
-    source_tokenizer, target_tokenizer = load_or_make_tokenizers(run, config, pairs)
+    cache = text_cache(config.text_cache)
+    source_tokenizer, target_tokenizer = load_or_make_tokenizers(run, config, pairs, cache)
     model = vocabularies(config, source_tokenizer, target_tokenizer)
 
     # Data: encoded once, batches made ahead of their use.
-    encoded, report = filter_pairs(
-        encode_pairs(pairs, source_tokenizer, target_tokenizer),
+    encoded, report = keep_pairs(
+        pairs,
+        source_tokenizer,
+        target_tokenizer,
         max_length=config.max_length,
         max_ratio=config.max_ratio,
+        cache=cache,
     )
     validation, validation_report = filter_pairs(
         encode_pairs(validation_pairs, source_tokenizer, target_tokenizer),
@@ -498,8 +543,10 @@ def prepare(preset: str, config: Config, *, agreed: dict[str, Any]) -> Prepared:
     )
     for side, tokenizer in (("source", source_tokenizer), ("target", target_tokenizer)):
         agreed[f"{side} tokenizer"] = fingerprint(tokenizer.pieces(range(tokenizer.vocab_size)))
-    for split, kept in (("training", encoded), ("validation", validation)):
-        agreed[f"{split} data"] = fingerprint(kept.source, kept.source_offsets, kept.target, kept.target_offsets)
+    agreed["training data"] = encoded.digest
+    agreed["validation data"] = fingerprint(
+        validation.source, validation.source_offsets, validation.target, validation.target_offsets
+    )
     agreed["test data"] = fingerprint(test_pairs.sources, test_pairs.targets)
     check_shapes(batches.shapes, mesh)
     parts = build(config, model)
@@ -508,7 +555,7 @@ def prepare(preset: str, config: Config, *, agreed: dict[str, Any]) -> Prepared:
     averages = config.optimization.average_decay is not None
     return Prepared(
         run=run,
-        pairs=pairs,
+        training=encoded,
         validation_pairs=validation_pairs,
         test_pairs=test_pairs,
         reports=(report, validation_report),
@@ -547,7 +594,7 @@ def learn(config: Config, found: Prepared) -> tuple[Translator, str]:
     model, report, validation_report = found.model, *found.reports
     run.print_start(
         {
-            "training_pairs": _described(found.pairs, f"{report}"),
+            "training_pairs": _described(found.training, f"{report}"),
             "validation_pairs": _described(found.validation_pairs, f"{validation_report}"),
             "test_pairs": _described(found.test_pairs, f"{len(found.test_pairs):,} pairs"),
             **start_facts(model, found.network, found.mesh),
@@ -641,11 +688,11 @@ def learn(config: Config, found: Prepared) -> tuple[Translator, str]:
     return translator, f"the {of} checkpoint" if len(chosen) == 1 else f"mean of the {of} {len(chosen)}"
 
 
-def _described(pairs: Pairs, kept: str) -> str:
+def _described(pairs: Pairs | EncodedPairs, kept: str) -> str:
     """Returns where pairs are from, how many are used, and what became of those with an empty side."""
     if not pairs.empty:
         return f"{pairs.origin}: {kept}"
-    left_out = "kept in their places" if pairs.kept_empty else "left out"
+    left_out = "kept in their places" if isinstance(pairs, Pairs) and pairs.kept_empty else "left out"
     return f"{pairs.origin}: {kept}, {pairs.empty:,} with an empty side {left_out}"
 
 

@@ -10,12 +10,13 @@ import errno
 import functools
 import json
 import logging
+import math
 import os
 import shutil
 import sys
 import traceback
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,18 @@ class Checkpoints:
             DamagedCheckpoint: it cannot be read.
             ValueError: it is whole, and of a state with other arrays; the message lists the first few.
         """
+        args = self._orbax.args
+        path, target = self._checked(step, like)
+        try:
+            restored = self._manager.restore(
+                step, args=args.Composite(state=args.StandardRestore(target), host=args.JsonRestore())
+            )
+        except Exception as error:
+            raise DamagedCheckpoint(f"{path} cannot be read: {_reason(error)}") from error
+        return type(like)(**restored["state"]), dict(restored["host"])
+
+    def _checked(self, step: int, like: Any) -> tuple[Path, dict[str, Any]]:
+        """Returns where a step's checkpoint is and what it is restored as; raises as `restore` does."""
         if step not in self.steps():
             raise FileNotFoundError(f"{self._directory} must hold a checkpoint of step {step}, got {self.steps()}.")
         path = self._directory / str(step)
@@ -127,7 +140,6 @@ class Checkpoints:
         reason = _damage(path) if jax.process_index() == 0 else None
         if _said_by_the_first(reason is not None):
             raise DamagedCheckpoint(f"{path} cannot be read: {reason or 'see the first process'}")
-        args = self._orbax.args
         target = jax.tree.map(self._orbax.utils.to_shape_dtype_struct, like._asdict())
         try:
             saved = _shapes(self._manager.item_metadata(step)["state"].tree)
@@ -138,13 +150,7 @@ class Checkpoints:
                 f"{path} must fit the model, got {differences}. "
                 "Continue with the model that the run began with, or choose another --run."
             )
-        try:
-            restored = self._manager.restore(
-                step, args=args.Composite(state=args.StandardRestore(target), host=args.JsonRestore())
-            )
-        except Exception as error:
-            raise DamagedCheckpoint(f"{path} cannot be read: {_reason(error)}") from error
-        return type(like)(**restored["state"]), dict(restored["host"])
+        return path, target
 
     def restore_newest(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
         """Returns what `restore` does, of the newest checkpoint that can be read, or None where there is none at all.
@@ -176,14 +182,45 @@ class Checkpoints:
         Raises:
             DamagedCheckpoint: one of them cannot be read.
         """
-        total = None
+        paths: list[Path] = []
+        target: dict[str, Any] = {}
         for step in steps:
             try:
-                params = self.restore(step, like)[0].params
+                path, target = self._checked(step, like)
             except DamagedCheckpoint as error:
                 raise DamagedCheckpoint(f"{error}. Remove it to average the others.") from error
-            total = params if total is None else jax.tree.map(jax.numpy.add, total, params)
-        return jax.tree.map(lambda x: x / len(steps), total)
+            paths.append(path)
+        # Array by array: beside the sum, one array of one checkpoint is in memory, and never an optimizer's.
+        places = [number for number, (path, _) in enumerate(_leaves(target)) if path[0].key == "params"]
+        means = []
+        for place in places:
+            total = self._restore_array(paths[0], target, place)
+            for path in paths[1:]:
+                total = total + self._restore_array(path, target, place)
+            means.append(total / len(paths))
+        return jax.tree.unflatten(jax.tree.structure(target["params"]), means)
+
+    def _restore_array(self, path: Path, target: dict[str, Any], place: int) -> jax.Array:
+        """Returns one array of a checkpoint's state, the one at a place among its leaves."""
+        orbax = self._orbax
+        structure = jax.tree.structure(target)
+
+        def alone(one: Any, other: Any) -> Any:
+            return structure.unflatten(one if number == place else other for number in range(structure.num_leaves))
+
+        wanted = _leaves(target)[place][1]
+        arguments = orbax.checkpoint_utils.construct_restore_args(wanted)
+        with orbax.Checkpointer(orbax.PyTreeCheckpointHandler()) as reader:
+            try:
+                found = reader.restore(
+                    (path / "state").resolve(),
+                    args=orbax.args.PyTreeRestore(
+                        alone(wanted, orbax.PLACEHOLDER), restore_args=alone(arguments, orbax.RestoreArgs())
+                    ),
+                )
+            except Exception as error:
+                raise DamagedCheckpoint(f"{path} cannot be read: {_reason(error)}") from error
+        return jax.tree.leaves(found, is_leaf=lambda leaf: leaf is orbax.PLACEHOLDER)[place]
 
     def wait(self) -> None:
         """Returns when all that was saved is on disk, and what is not kept is deleted.
@@ -322,6 +359,10 @@ def _said_by_the_first(fact: bool) -> bool:
     return fact if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.asarray(fact)))
 
 
+def _leaves(tree: Any) -> list[tuple[Any, Any]]:
+    return jax.tree_util.tree_flatten_with_path(tree)[0]
+
+
 def _shapes(tree: Any) -> dict[str, str]:
     """Returns name -> "shape type" of each array; None and empty parts of an optimizer's state are left out."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
@@ -437,9 +478,58 @@ def average_files(paths: Sequence[Path], output: Path) -> None:
     """
     if not paths:
         raise ValueError("at least one file must be given to average, got 0.")
-    first = load_params(paths[0])
-    parts = [first, *(load_params(path, first) for path in paths[1:])]
-    save_params(output, jax.tree.map(lambda *arrays: np.mean(arrays, axis=0, dtype=np.float32), *parts))
+    shapes = [_stored_shapes(path) for path in paths]
+    for path, found in zip(paths, shapes, strict=True):
+        named = [{name: str(shape) for name, shape in each.items()} for each in (found, shapes[0])]
+        if differences := _differences(*named, "in the file"):
+            raise ValueError(f"{path} must fit the model, got {differences}.")
+    _write_floats(output, shapes[0], (_mean_of(paths, name) for name in shapes[0]))
+
+
+def _stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of a safetensors file's arrays, which are not read."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} must exist: it is written when training ends.")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} must be a safetensors file, got {error}.") from error
+
+
+def _mean_of(paths: Sequence[Path], name: str) -> np.ndarray:
+    """Returns the mean of one array over files, of which none is held."""
+    from safetensors import safe_open
+
+    total = None
+    for path in paths:
+        with safe_open(path, framework="numpy") as file:
+            array = np.asarray(file.get_tensor(name), np.float32)
+        total = array if total is None else np.add(total, array, out=total)
+    assert total is not None
+    return np.divide(total, np.float32(len(paths)), out=total)
+
+
+def _write_floats(path: Path, shapes: Mapping[str, tuple[int, ...]], arrays: Iterable[np.ndarray]) -> None:
+    """Writes float32 arrays to a safetensors file, atomically, each made when its turn comes.
+
+    The package's own `save_file` wants all of them at once, and copies them.
+    """
+    header: dict[str, Any] = {}
+    end = 0
+    for name, shape in shapes.items():
+        begin, end = end, end + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for array in arrays:
+            file.write(np.ascontiguousarray(array, dtype="<f4").data)
+    os.replace(partial, path)
 
 
 def _flatten(params: Params, *prefix: str) -> list[tuple[tuple[str, ...], Any]]:

@@ -3,8 +3,10 @@
 import contextlib
 import difflib
 import io
+import os
+import stat
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, cast
@@ -22,7 +24,7 @@ class Translate:
     run: Annotated[Path, tyro.conf.Positional]
     """Directory of the run."""
     input: Path | None = None
-    """File to translate, plain or gzip; without it, standard input."""
+    """File or pipe to translate, plain or gzip; without it, or with -, standard input."""
     output: Path | None = None
     """File to write; without it, standard output."""
     beam_size: int | None = None
@@ -33,6 +35,8 @@ class Translate:
     """Strength of the length penalty."""
     min_length: int | None = None
     """Fewest tokens of a translation; 0 lets it be empty. Without it, what the run was scored with."""
+    batch_tokens: int | None = None
+    """Source tokens decoded at once, padding included: fewer take less memory. Without it, as the run was scored."""
     with_scores: bool = False
     """Writes the score and a tab before each translation."""
 
@@ -44,8 +48,8 @@ class Classify:
     run: Annotated[Path, tyro.conf.Positional]
     """Directory of the run."""
     input: Path | None = None
-    """File to label, plain or gzip: .csv, .tsv and .jsonl by their columns, others by lines. Without it, standard
-    input."""
+    """File to label, plain or gzip: .csv, .tsv and .jsonl by their columns, others, and pipes, by lines. Without it,
+    or with -, standard input."""
     text_column: tuple[str, ...] = ()
     """Column of a table with the texts; two for pairs. Without it, `text`, or the only one."""
     output: Path | None = None
@@ -63,7 +67,7 @@ class Score:
     """Scores translations against references: BLEU and chrF with signatures and 95% intervals."""
 
     hypotheses: Annotated[Path, tyro.conf.Positional]
-    """Translations, one a line."""
+    """Translations, one a line; - is standard input."""
     references: Annotated[Path, tyro.conf.Positional]
     """References, one a line."""
     baseline: Path | None = None
@@ -119,7 +123,7 @@ def translate(options: Translate) -> None:
     import json
     import time
 
-    from lmx.data.files import read_lines
+    from lmx.data.files import comes_slowly, in_blocks, read_lines
     from lmx.translator import Search, Translator
 
     path = options.run / "config.json"
@@ -128,63 +132,95 @@ def translate(options: Translate) -> None:
     saved = json.loads(path.read_text(encoding="utf-8")).get("config", {}).get("search", {})
     asked = {
         name: getattr(options, name)
-        for name in ("beam_size", "length_penalty", "alpha", "min_length")
+        for name in ("beam_size", "length_penalty", "alpha", "min_length", "batch_tokens")
         if getattr(options, name) is not None
     }
     if asked.get("length_penalty", "power") not in ("power", "gnmt"):
         raise ValueError(f"length_penalty must be power or gnmt, got length_penalty={asked['length_penalty']}.")
     translator = Translator.load(options.run, search=Search(**{**saved, **asked}))
-    lines = list(read_lines(options.input)) if options.input else read_standard_input()
-    check_output(options.output)
-    began = time.perf_counter()
-    with progress_bar("translating", total=len(lines), console=Console(stderr=True)) as show:
-        found = translator.translate(lines, progress=show)
-    scores = [f"{translation.score:.4f}\t" if options.with_scores else "" for translation in found]
-    write_lines(options.output, [score + one.text for score, one in zip(scores, found, strict=True)])
-    empty = sum(not line.strip() for line in lines)
+    began, number, empty = time.perf_counter(), 0, 0
+    with Written(options.output, input=options.input) as out, shown_share("translating", options.input) as show:
+        lines = read_lines(options.input or "-", position=show.position)
+        for block in in_blocks(lines, waits=comes_slowly(options.input or "-")):
+            found = translator.translate(block, progress=show.within(len(block)))
+            scores = [f"{translation.score:.4f}\t" if options.with_scores else "" for translation in found]
+            out.write([score + one.text for score, one in zip(scores, found, strict=True)])
+            number += len(block)
+            empty += sum(not line.strip() for line in block)
     notes = f", {empty:,} empty" if empty else ""
     notes += f", {translator.cut:,} cut to {translator.max_source_length} tokens" if translator.cut else ""
     notes += f", {translator.limited:,} translations ended by the length limit" if translator.limited else ""
     seconds = duration(time.perf_counter() - began)
-    print(f"{len(lines):,} lines in {seconds} ({translator.search}){notes}", file=sys.stderr)
+    print(f"{number:,} lines in {seconds} ({translator.search}){notes}", file=sys.stderr)
 
 
-def read_standard_input() -> list[str]:
-    """Returns the lines of standard input.
+class Written:
+    """Where lines are written: a file or, without one, standard output; what is written stays, whatever comes after.
 
-    Raises:
-        ValueError: a line is not UTF-8; the message has its number.
-    """
-    lines = sys.stdin.buffer.read().split(b"\n")
-    if lines and not lines[-1]:
-        lines.pop()
-    decoded = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            decoded.append(line.decode("utf-8").removesuffix("\r"))
-        except UnicodeDecodeError as error:
-            raise ValueError(f"standard input must be UTF-8, got line {number}, byte {error.start + 1}.") from None
-    return decoded
-
-
-def check_output(output: Path | None) -> None:
-    """Makes sure that lines can be written to a file or, without one, to standard output: before the work, not after.
+    That it can be written is found at once, before the work; a file that is there keeps its lines until the first new
+    ones are known.
 
     Raises:
-        OSError: they cannot.
+        OSError: it cannot be written.
+        ValueError: it is the file that is read.
     """
-    if output:
-        output.open("a", encoding="utf-8").close()
-    else:
-        cast(io.TextIOWrapper, sys.stdout).reconfigure(encoding="utf-8", newline="\n")
+
+    def __init__(self, output: Path | None, *, input: Path | None):
+        if output and input and output.exists() and input.exists() and os.path.samefile(output, input):
+            raise ValueError(f"output must be another file than the input, got {output} for both.")
+        self._output, self._file = output, sys.stdout
+        if output:
+            output.open("a", encoding="utf-8").close()
+        else:
+            cast(io.TextIOWrapper, sys.stdout).reconfigure(encoding="utf-8", newline="\n")
+
+    def __enter__(self) -> "Written":
+        return self
+
+    def write(self, lines: Iterable[str]) -> None:
+        """Writes lines, down to the file."""
+        if self._output and self._file is sys.stdout:
+            self._file = self._output.open("w", encoding="utf-8", newline="\n")
+        self._file.writelines(f"{line}\n" for line in lines)
+        self._file.flush()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.write([])  # of nothing, an empty file
+        if self._file is not sys.stdout:
+            self._file.close()
 
 
-def write_lines(output: Path | None, lines: Iterable[str]) -> None:
-    """Writes lines to a file or, without one, to standard output."""
-    with contextlib.ExitStack() as stack:
-        out = stack.enter_context(output.open("w", encoding="utf-8", newline="\n")) if output else sys.stdout
-        out.writelines(f"{line}\n" for line in lines)
-        out.flush()
+class Share:
+    """Shows which part of a file is done, in percent of its bytes: its lines are not known beforehand."""
+
+    def __init__(self, show: Callable[[int], None], size: int):
+        self._show, self._size = show, size
+        self._read = self._done = 0
+
+    def position(self, bytes_read: int) -> None:
+        """Takes how many bytes are read."""
+        self._read = bytes_read
+
+    def within(self, number: int) -> Callable[[int], None]:
+        """Returns what takes how many of so many lines are done, those that were read last."""
+        begin, self._done = self._done, self._read
+        end = self._done
+        return lambda done: self._show(100 * (begin + (end - begin) * done // number) // self._size)
+
+
+@contextlib.contextmanager
+def shown_share(text: str, path: Path | None) -> Iterator[Share]:
+    """Shows on a terminal how far a file is; of a pipe, which has no end yet, nothing."""
+    size = 0
+    with contextlib.suppress(OSError, AttributeError):  # standard input may be closed, or no file
+        found = os.fstat(sys.stdin.fileno()) if path in (None, Path("-")) else path.stat()
+        size = found.st_size if stat.S_ISREG(found.st_mode) else 0
+    if not size:
+        yield Share(lambda percent: None, 1)
+        return
+    with progress_bar(f"{text}, percent", total=100, console=Console(stderr=True)) as show:
+        yield Share(show, size)
 
 
 def classify(options: Classify) -> None:
@@ -195,50 +231,54 @@ def classify(options: Classify) -> None:
     import numpy as np
 
     from lmx.classifier import Classifier
+    from lmx.data.files import comes_slowly, in_blocks
     from lmx.scoring.classification import prediction_lines
 
     classifier = Classifier.load(options.run, ensemble=options.ensemble)
-    texts = read_texts(options.input, text_column=options.text_column)
-    check_output(options.output)
-    began = time.perf_counter()
-    with progress_bar("classifying", total=len(texts), console=Console(stderr=True)) as show:
-        found = classifier.classify(texts, progress=show)
-    outputs = np.array([prediction.outputs for prediction in found]).reshape(len(texts), classifier.config.num_outputs)
     kind, names = classifier.labels.kind, classifier.labels.names
-    lines = prediction_lines(outputs[:, 0] if kind == "regression" else outputs, kind=kind, names=names)[1:]
-    # A line is index, label and, but for regression, probability.
-    lines = ["\t".join(line.split("\t")[1 : 3 if options.with_probabilities else 2]) for line in lines]
-    if options.explain:
-        with progress_bar("explaining", total=len(texts), console=Console(stderr=True)) as show:
-            for number, text in enumerate(texts):
+    began, number, empty = time.perf_counter(), 0, 0
+    with Written(options.output, input=options.input) as out, shown_share("classifying", options.input) as show:
+        texts = iterate_texts(options.input, text_column=options.text_column, position=show.position)
+        for block in in_blocks(texts, waits=comes_slowly(options.input or "-")):
+            found = classifier.classify(block, progress=show.within(len(block)))
+            outputs = np.array([prediction.outputs for prediction in found])
+            lines = prediction_lines(outputs[:, 0] if kind == "regression" else outputs, kind=kind, names=names)[1:]
+            # A line is index, label and, but for regression, probability.
+            lines = ["\t".join(line.split("\t")[1 : 3 if options.with_probabilities else 2]) for line in lines]
+            for place, text in enumerate(block if options.explain else ()):
                 words = sorted(classifier.explain(text)["words"], key=lambda word: -abs(word[1]))[:5]
-                lines[number] += "\t" + ", ".join(f"{word} ({value:+.3f})" for word, value in words)
-                show(number + 1)
-    write_lines(options.output, lines)
-    empty = sum(not "".join(text).strip() for text in texts)
+                lines[place] += "\t" + ", ".join(f"{word} ({value:+.3f})" for word, value in words)
+                out.write(lines[place : place + 1])  # slow: each when it is there
+            if not options.explain:
+                out.write(lines)
+            number += len(block)
+            empty += sum(not "".join(text).strip() for text in block)
     notes = f", {empty:,} without a word labelled as an empty text" if empty else ""
     notes += f", {classifier.cut:,} cut to {classifier.max_length} tokens" if classifier.cut else ""
-    print(f"{len(texts):,} texts in {duration(time.perf_counter() - began)}{notes}", file=sys.stderr)
+    print(f"{number:,} texts in {duration(time.perf_counter() - began)}{notes}", file=sys.stderr)
 
 
-def read_texts(path: Path | None, *, text_column: tuple[str, ...]) -> Sequence[str | tuple[str, str]]:
-    """Returns the texts of a table, the lines of a file or, without one, those of standard input.
+def iterate_texts(
+    path: Path | None, *, text_column: tuple[str, ...], position: Callable[[int], None]
+) -> Iterator[str | tuple[str, str]]:
+    """Returns the texts of a table, the lines of a file or, without one, those of standard input, one by one.
 
     Raises:
         ValueError: a column is asked of lines.
     """
     from lmx.data.files import read_lines
-    from lmx.data.labelled import read_labelled
+    from lmx.data.labelled import iterate_labelled
 
     suffix = None if path is None else Path(path.name.removesuffix(".gz")).suffix
     if path is not None and suffix in (".csv", ".tsv", ".jsonl"):
-        return read_labelled(path, text_columns=text_column or None, label_column=None).texts
+        rows = iterate_labelled(path, text_columns=text_column or None, label_column=None)
+        return (text for _, text, _ in rows)
     if text_column:
         raise ValueError(
             "text_column must be given with a table, an input that ends in .csv, .tsv or .jsonl, got "
             f"text_column={' '.join(text_column)} for {path or 'standard input'}."
         )
-    return read_standard_input() if path is None else list(read_lines(path))
+    return read_lines(path or "-", position=position)
 
 
 def score(options: Score) -> None:

@@ -6,6 +6,7 @@ What is trained, and on what, is the script's. Here is what a reader of the seco
 import contextlib
 import dataclasses
 import difflib
+import functools
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,9 +18,12 @@ import tyro
 from flax import nnx
 from jax.sharding import Mesh
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
+from lmx.data.cache import Cache, open_cache
 from lmx.devices import describe_precision
+from lmx.hosts import is_writer
 from lmx.nn.kernels import choose_kernel
 from lmx.nn.layers import count_parameters
 from lmx.nn.transformer import TransformerConfig
@@ -27,7 +31,7 @@ from lmx.plan import double_fsdp, halve_rows, make_plan
 from lmx.plan.command import explain_out_of_memory, plan_of_this_command, split_arguments, use_virtual_devices
 from lmx.plan.figures import Job, Proposal
 from lmx.plan.tables import render
-from lmx.run import Run, keep_freed_memory, one_line_errors, stop_on_signals
+from lmx.run import Run, console, keep_freed_memory, one_line_errors, progress_bar, stop_on_signals
 from lmx.sharding import MeshConfig, count_devices, named_sharding, resolve_mesh, token_shards, use_mesh
 
 Config = TypeVar("Config")
@@ -97,6 +101,14 @@ def config_as_json(config: Any) -> dict[str, Any]:
     saved = json.loads(json.dumps(dataclasses.asdict(config), default=str))
     del saved["hosts"]
     return saved
+
+
+def text_cache(where: str) -> Cache:
+    """Returns where a script keeps encoded text, by the name in its config; only host 0 says what becomes of it."""
+    shown = console if is_writer() else Console(quiet=True)
+    # A location may have brackets, which are no markup.
+    report = functools.partial(shown.print, markup=False)
+    return open_cache(where, report=report, progress=functools.partial(progress_bar, console=shown))
 
 
 def start_facts(model: TransformerConfig, network: nnx.Module, mesh: Mesh) -> dict[str, Any]:

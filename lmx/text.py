@@ -11,11 +11,13 @@ import functools
 import io
 import random
 import re
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, SupportsIndex, runtime_checkable
 
+import numpy as np
 import sentencepiece
 
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = 0, 1, 2, 3
@@ -141,7 +143,8 @@ class SentencePieceTokenizer:
                 1.0 suits alphabets, 0.9995 suits scripts of thousands of characters.
             byte_fallback: Spells characters without a piece in bytes (256 ids) instead of the unknown id.
             lowercase: Folds case too (`nmt_nfkc_cf`), here and in all texts that are encoded.
-            max_texts: Learns from this many texts drawn at random; None takes all, slow above a few million.
+            max_texts: Learns from this many texts drawn at random, in their order, and holds no others; None takes
+                all, slow above a few million.
             seed: Of that draw.
 
         Raises:
@@ -151,15 +154,19 @@ class SentencePieceTokenizer:
             raise ValueError(
                 f"vocab_size must be over {len(SPECIAL_PIECES)}, the special ids, got vocab_size={vocab_size}."
             )
-        lines = [text for text in texts if text and not text.isspace()]
+        if max_texts is not None and max_texts < 1:
+            raise ValueError(f"max_texts must be at least 1, or None for all, got max_texts={max_texts}.")
+        if not 0 < character_coverage <= 1:
+            raise ValueError(
+                f"character_coverage must be over 0 and at most 1, got character_coverage={character_coverage}."
+            )
+        lines = draw_texts((text for text in texts if text and not text.isspace()), max_texts, seed=seed)
         if not lines:
             raise ValueError("texts must hold at least one line with text, got none.")
-        if max_texts is not None and len(lines) > max_texts:
-            lines = random.Random(seed).sample(lines, max_texts)
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(lines),
+                sentence_iterator=_handed_over(lines),
                 model_writer=model,
                 vocab_size=vocab_size,
                 model_type=model_type,
@@ -198,6 +205,32 @@ class SentencePieceTokenizer:
         path = _with_suffix(path, self.suffix)
         path.write_bytes(self._model)
         return path
+
+
+def draw_texts(texts: Iterable[str], number: int | None, *, seed: int) -> list[str]:
+    """Returns so many texts drawn at random, each as likely, in their order; all if there are no more, or with None.
+
+    One pass that holds what it has drawn so far (Vitter 1985, algorithm R): the texts may be many more than fit.
+    """
+    if number is None:
+        return list(texts)
+    # Of Random, only `random` is promised to give the same numbers in every Python.
+    chance = random.Random(seed).random
+    drawn, positions = [], array("q")
+    for position, text in enumerate(texts):
+        if position < number:
+            drawn.append(text)
+            positions.append(position)
+        elif (place := int(chance() * (position + 1))) < number:
+            drawn[place], positions[place] = text, position
+    return [drawn[place] for place in sorted(range(len(drawn)), key=positions.__getitem__)]
+
+
+def _handed_over(texts: list[str]) -> Iterator[str]:
+    """Yields texts and lets go of each: the library has its own copy."""
+    for place, text in enumerate(texts):
+        texts[place] = ""
+        yield text
 
 
 class PretokenizedTokenizer:
@@ -366,15 +399,13 @@ def split_words(text: str, tokenizer: Tokenizer) -> list[Word]:
     """
     ends = [match.end() for match in _WORD.finditer(text)]
     if isinstance(tokenizer, PretokenizedTokenizer):
-        ends = [end for end in ends if end == ends[-1] or not text[:end].endswith("@@")]
-    words: list[Word] = []
-    begin, counted = 0, 0
-    for end in ends:
-        count = max(counted, len(tokenizer.encode(text[:end])))
-        span = text[begin:end]
-        words.append(Word(undo_bpe(" ".join(_words(span))), span, count - counted))
-        begin, counted = end, count
-    return words
+        ends = [end for end in ends if end == ends[-1] or not text.endswith("@@", 0, end)]
+    spans = [text[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
+    counts = [len(tokenizer.encode(span)) for span in spans]
+    if sum(counts) != len(tokenizer.encode("".join(spans))):  # a piece reaches over white space
+        totals = [len(tokenizer.encode(text[:end])) for end in ends]
+        counts = np.diff(np.maximum.accumulate([0, *totals])).tolist()
+    return [Word(undo_bpe(" ".join(_words(span))), span, count) for span, count in zip(spans, counts, strict=True)]
 
 
 def detokenize_moses(text: str, *, language: str) -> str:

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from safetensors.numpy import load_file
 
 from lmx.checkpoint import (
     CHECKSUMS,
@@ -188,6 +190,29 @@ def test_an_average_is_the_mean_of_the_parameters(opened):
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(found))
 
 
+def test_an_average_holds_one_array_beside_the_sum(opened, monkeypatch):
+    checkpoints = opened(keep_last=4)
+    for step in (10, 20, 30):
+        checkpoints.save(step, state(step, average=True), HOST, scores={})
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state(1, average=True))
+    checkpoints.steps()
+    restored, live = [], []
+    before = {id(array) for array in jax.live_arrays()}
+    real = checkpoints._restore_array
+
+    def restore(path, target, place):
+        array = real(path, target, place)
+        restored.append((int(path.name), array.size))
+        live.append(sum(each.size for each in jax.live_arrays() if id(each) not in before))
+        return array
+
+    monkeypatch.setattr(checkpoints, "_restore_array", restore)
+    found = checkpoints.average([10, 20, 30], like)
+    sizes = [leaf.size for leaf in jax.tree.leaves(found)]
+    assert restored == [(step, size) for size in sizes for step in (10, 20, 30)]  # nothing but parameters
+    assert max(live) <= sum(sizes) + max(sizes)
+
+
 def test_errors_of_checkpoints_say_what_is_wrong(opened):
     with pytest.raises(ValueError, match=r"keep_last must be at least 1, .*, got keep_last=0\."):
         opened(keep_last=0)
@@ -328,6 +353,7 @@ def test_a_whole_checkpoint_of_another_model_is_an_error_by_name_and_shape(three
 
 FILL = """
 import sys
+import tracemalloc
 from pathlib import Path
 import jax, jax.numpy as jnp, optax
 from lmx.checkpoint import CheckpointNotSaved, Checkpoints
@@ -482,8 +508,35 @@ def test_an_average_of_files_is_their_mean(tmp_path):
     found = load_params(tmp_path / "mean.safetensors", params(1))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), found, expected)
 
+    flat = [load_file(path) for path in (*paths, tmp_path / "mean.safetensors")]
+    for name, array in flat[-1].items():  # bit by bit
+        np.testing.assert_array_equal(array, np.mean([each[name] for each in flat[:-1]], axis=0, dtype=np.float32))
+
     save_params(paths[1], params(2, rows=7))
     with pytest.raises(ValueError, match=r"2\.safetensors must fit the model, got stack\.weight: \(7, 4\) in the file"):
         average_files(paths, tmp_path / "mean.safetensors")
     with pytest.raises(ValueError, match="at least one file"):
         average_files([], tmp_path / "mean.safetensors")
+
+
+def test_averaging_files_holds_a_few_arrays_and_no_file(tmp_path):
+    names = [f"layer{number:02}" for number in range(16)]
+    paths = [tmp_path / f"{seed}.safetensors" for seed in range(5)]
+    for seed, path in enumerate(paths):
+        save_params(path, {name: np.full((64, 256), seed, np.float32) for name in names})
+    one = 64 * 256 * 4
+    average_files(paths[:1], tmp_path / "warm.safetensors")
+    tracemalloc.start()
+    average_files(paths, tmp_path / "mean.safetensors")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 6 * one  # of the 16 that a file has; the library copies what it reads
+    assert set(load_params(tmp_path / "mean.safetensors")) == set(names)
+
+
+def test_a_file_that_is_no_parameters_is_not_averaged(tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(b"nothing of the kind")
+    with pytest.raises(ValueError, match=r"a\.safetensors must be a safetensors file"):
+        average_files([tmp_path / "a.safetensors"], tmp_path / "mean.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"b\.safetensors must exist"):
+        average_files([tmp_path / "b.safetensors"], tmp_path / "mean.safetensors")

@@ -641,3 +641,25 @@ def test_a_stopped_run_of_two_seeds_ends_bitwise_as_one_never_stopped(data, tmp_
         assert lines_of(tmp_path / "whole", kind) == lines_of(tmp_path / "stopped", kind)
     for name in ("model.safetensors", "seeds/1.safetensors", "seeds/2.safetensors", "predictions.tsv"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes()
+
+
+def test_what_the_config_says_of_the_vocabulary_reaches_it_once(tmp_path, monkeypatch):
+    asked = []
+    real = classification.SentencePieceTokenizer.train
+    learn = lambda texts, **settings: asked.append(settings) or real(texts, **settings)  # noqa: E731
+    monkeypatch.setattr(classification.SentencePieceTokenizer, "train", learn)
+    path = tmp_path / "train.csv"
+    path.write_text("text,label\n" + "".join(f"the {thing} sat,{thing}\n" for thing in ("cat", "dog") * 20))
+    flags = ["--max-texts", "30", "--character-coverage", "0.99", "--vocab-size", "25", "--run", str(tmp_path / "r")]
+    _, config = classification.command_line(["own", "--train", str(path), *flags])
+    run = classification.Run(config.run, {})
+    cache = classification.text_cache(str(tmp_path / "cache"))
+    for _ in range(2):
+        data = classification.load_data(config, fold=None, cache=cache)
+        found = classification.load_or_make_tokenizer(run, config, data.train, cache)
+        assert found.vocab_size == 25
+    assert asked == [{"vocab_size": 25, "lowercase": False, "max_texts": 30, "character_coverage": 0.99}]
+    held = classification.load_data(config, fold=None)
+    assert list(data.train.texts) == list(held.train.texts)
+    assert list(data.dev.texts) == list(held.dev.texts)
+    assert (data.labels, list(data.train.labels)) == (held.labels, list(held.train.labels))

@@ -4,7 +4,10 @@ import dataclasses
 import gzip
 import io
 import json
+import os
 import sys
+import threading
+import time
 from pathlib import Path
 
 import jax
@@ -17,8 +20,10 @@ from lmx.classifier import Classifier
 from lmx.cli import main
 from lmx.data.labels import Labels
 from lmx.models.encoder import ClassifierConfig, EncoderClassifier
+from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from lmx.saved import save_tokenizer
 from lmx.text import PretokenizedTokenizer
+from lmx.translator import Translation, Translator
 
 TOKENIZER = PretokenizedTokenizer(["red", "green", "blue", "cat", "dog"])
 CONFIG = ClassifierConfig(
@@ -146,6 +151,185 @@ def test_a_run_of_another_family_is_refused_in_one_line(run, lmx, capsys, tmp_pa
         said = capsys.readouterr().err
         assert f"{directory} must hold a model that {purpose}, got family=" in said
         assert said.count("\n") == 1
+
+
+# Translations, block by block.
+
+
+@pytest.fixture(scope="module")
+def translating(tmp_path_factory) -> Path:
+    """The files of a translation run that has ended."""
+    directory = tmp_path_factory.mktemp("translating")
+    size = TOKENIZER.vocab_size
+    config = Seq2SeqConfig(
+        source_vocab_size=size,
+        target_vocab_size=size,
+        width=16,
+        feedforward_width=12,
+        num_heads=2,
+        num_encoder_layers=1,
+        num_decoder_layers=1,
+        max_length=8,
+    )
+    saved = {"max_length": 8, "search": {"beam_size": 1, "max_extra": 2}}
+    facts = {"family": "seq2seq", "config": saved, "model": dataclasses.asdict(config)}
+    (directory / "config.json").write_text(json.dumps(facts))
+    save_tokenizer(directory, TOKENIZER)
+    params = nnx.to_pure_dict(nnx.state(Seq2Seq(config, rngs=nnx.Rngs(1)), nnx.Param))
+    save_params(directory / "model.safetensors", jax.tree.map(jnp.asarray, params))
+    return directory
+
+
+@pytest.fixture
+def blocks(monkeypatch) -> list[int]:
+    """Makes blocks of three lines, notes how many are translated at once, and turns them round instead."""
+    sizes: list[int] = []
+
+    def translate(self, lines, *, progress):
+        sizes.append(len(lines))
+        progress(len(lines))
+        return [Translation(line[::-1], (), 0.0) for line in lines]
+
+    monkeypatch.setattr("lmx.data.files.BLOCK", 3)
+    monkeypatch.setattr(Translator, "translate", translate)
+    return sizes
+
+
+MANY = ["red cat", "", "blue", "dog", "green cat dog", "cat", "red", "dog dog"]
+
+
+def test_a_file_is_translated_block_by_block(translating, lmx, blocks, tmp_path):
+    expected = [line[::-1] for line in MANY]
+    (tmp_path / "in.txt").write_text("".join(f"{line}\n" for line in MANY))
+    lines, said = lmx("translate", translating, "--input", tmp_path / "in.txt")
+    assert lines == expected
+    assert blocks == [3, 3, 2]
+    assert said.startswith("8 lines in ")
+    given = "".join(f"{line}\r\n" for line in MANY).encode()
+    for location in ([], ["--input", "-"]):
+        assert lmx("translate", translating, *location, given=given)[0] == expected
+    assert lmx("translate", translating)[0] == []
+
+
+def test_what_is_translated_before_a_failure_stays_written(translating, lmx, blocks, tmp_path, monkeypatch, capsys):
+    expected = [line[::-1] for line in MANY]
+    output = tmp_path / "out.txt"
+    output.write_text("kept\n")
+    with pytest.raises(SystemExit):
+        lmx("translate", translating, "--output", output, given=b"red\xff\n")
+    assert output.read_text() == "kept\n"  # nothing is known yet
+    given = "".join(f"{line}\n" for line in MANY).encode() + b"bad \xff\n"
+    with pytest.raises(SystemExit) as stop:
+        lmx("translate", translating, "--output", output, given=given)
+    assert stop.value.code == 2
+    assert "standard input:9 must be UTF-8, got byte 0xff at byte 5 of the line" in capsys.readouterr().err
+    assert output.read_text() == "".join(f"{line}\n" for line in expected[:6])
+
+    turned = Translator.translate
+
+    def killed(self, lines, **settings):
+        if blocks:
+            raise KeyboardInterrupt
+        return turned(self, lines, **settings)
+
+    monkeypatch.setattr(Translator, "translate", killed)
+    blocks.clear()
+    with pytest.raises(SystemExit):
+        lmx("translate", translating, "--output", output, given=given)
+    assert output.read_text() == "".join(f"{line}\n" for line in expected[:3])
+
+
+def test_a_pipe_sees_lines_as_they_come(translating, blocks, tmp_path, monkeypatch):
+    expected = [line[::-1] for line in MANY]
+    output = tmp_path / "out.txt"
+    reading, writing = os.pipe()
+    seen = []
+
+    def talk() -> None:
+        with os.fdopen(writing, "w") as pipe:
+            for number, line in enumerate(MANY[:3], start=1):
+                pipe.write(f"{line}\n")
+                pipe.flush()
+                for _ in range(1200):
+                    if output.exists() and output.read_text().count("\n") == number:
+                        break
+                    time.sleep(0.05)
+                seen.append(output.read_text())
+
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=2")
+    monkeypatch.setattr(sys, "argv", ["lmx", "translate", str(translating), "--output", str(output)])
+    with os.fdopen(reading) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        talking = threading.Thread(target=talk)
+        talking.start()
+        main()
+        talking.join()
+    # Each line was there before the next one was said.
+    assert seen == ["".join(f"{line}\n" for line in expected[:number]) for number in (1, 2, 3)]
+
+
+def test_the_memory_of_decoding_is_a_flag(translating, lmx, blocks, monkeypatch):
+    asked = []
+    real = Translator.load
+    monkeypatch.setattr(Translator, "load", lambda run, *, search: asked.append(search) or real(run, search=search))
+    lmx("translate", translating, "--batch-tokens", "64", given=b"red\n")
+    assert asked[0].batch_tokens == 64
+    assert asked[0].beam_size == 1  # as the run was scored
+
+
+def test_the_output_is_another_file_than_the_input(translating, run, lmx, capsys, tmp_path):
+    path = tmp_path / "lines.txt"
+    path.write_text("red\n")
+    for command, directory in (("translate", translating), ("classify", run)):
+        with pytest.raises(SystemExit):
+            lmx(command, directory, "--input", path, "--output", path)
+        assert "output must be another file than the input" in capsys.readouterr().err
+    assert path.read_text() == "red\n"
+
+
+def test_texts_are_classified_block_by_block(run, lmx, tmp_path, monkeypatch):
+    expected = [one.label for one in Classifier.load(run).classify(MANY)]
+    monkeypatch.setattr("lmx.data.files.BLOCK", 3)
+    sizes = []
+    real = Classifier.classify
+    monkeypatch.setattr(Classifier, "classify", lambda self, texts, **s: sizes.append(len(texts)) or real(self, texts))
+    given = "".join(f"{line}\n" for line in MANY).encode()
+    lines, said = lmx("classify", run, given=given)
+    assert lines == expected
+    assert "8 texts in " in said
+    assert "1 without a word" in said
+    (tmp_path / "table.csv").write_text("text\n" + "".join(f'"{line}"\n' for line in MANY))
+    assert lmx("classify", run, "--input", tmp_path / "table.csv")[0] == expected
+    assert sizes == [3, 3, 2] * 2
+
+
+@pytest.fixture
+def substituted():
+    """Makes a pipe of some text, by the path that a shell gives it."""
+    opened = []
+
+    def make(text: str) -> str:
+        reading, writing = os.pipe()
+        os.write(writing, text.encode())
+        os.close(writing)
+        opened.append(reading)
+        return f"/dev/fd/{reading}"
+
+    yield make
+    for reading in opened:
+        os.close(reading)
+
+
+def test_pipes_and_standard_input_are_files(run, translating, lmx, blocks, substituted):
+    expected = [one.label for one in Classifier.load(run).classify(TEXTS)]
+    text = "".join(f"{line}\n" for line in TEXTS)
+    assert lmx("classify", run, "--input", substituted(text))[0] == expected
+    assert lmx("classify", run, "--input", "-", given=text.encode())[0] == expected
+    assert lmx("translate", translating, "--input", substituted(text))[0] == [line[::-1] for line in TEXTS]
+    lines = "the cat sat on the mat\na dog\n"
+    scores, _ = lmx("score", substituted(lines), substituted(lines))
+    assert scores[0].startswith("BLEU = 100.00") or "100.00" in scores[0]
+    assert lmx("score", "-", substituted(lines), given=lines.encode())[0] == scores
 
 
 # Two runs beside each other.

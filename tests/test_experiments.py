@@ -385,6 +385,26 @@ def test_help_lists_presets_and_fields(tmp_path):
     fields = run_script("phrasebook", "--help", cwd=tmp_path).stdout
     assert "--tokens-per-batch" in fields
     assert "--model.width" in fields
+    assert "--text-cache" in fields
+
+
+def test_what_the_config_says_of_the_vocabulary_reaches_it_once(data, tmp_path, monkeypatch):
+    asked = []
+    real = translation.SentencePieceTokenizer.train
+    learn = lambda texts, **settings: asked.append(settings) or real(texts, **settings)  # noqa: E731
+    monkeypatch.setattr(translation.SentencePieceTokenizer, "train", learn)
+    flags = ["--max-texts", "100", "--character-coverage", "0.99", "--vocab-size", "60", "--run", str(tmp_path / "r")]
+    _, config = translation.command_line(["multi30k-raw", *data, *flags])
+    run = translation.Run(config.run, {})
+    cache = translation.text_cache(str(tmp_path / "cache"))
+    pairs = translation.training_pairs(config)
+    found = [translation.load_or_make_tokenizers(run, config, pairs, cache)[0] for _ in range(2)]
+    assert asked == [{"vocab_size": 60, "max_texts": 100, "character_coverage": 0.99}]
+    assert found[0].pieces(range(60)) == found[1].pieces(range(60))
+    other = translation.replace(config, joint=False, model=translation.replace(config.model, tied_embeddings="target"))
+    sides = translation.load_or_make_tokenizers(run, other, pairs, cache)
+    assert len(asked) == 3
+    assert sides[0].pieces(range(60)) != sides[1].pieces(range(60))
 
 
 def without_times(path: Path) -> list[dict]:

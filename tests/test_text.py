@@ -1,4 +1,6 @@
 import sys
+import weakref
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from lmx.text import (
     SentencePieceTokenizer,
     Tokenizer,
     detokenize_moses,
+    draw_texts,
     load_tokenizer,
     split_words,
 )
@@ -313,3 +316,69 @@ def test_case_can_be_folded():
     assert folded.encode(TEXTS[0].upper()) == folded.encode(TEXTS[0])
     assert usual.encode(TEXTS[0].upper()) != usual.encode(TEXTS[0])
     assert folded.decode(folded.encode(TEXTS[0].upper())) == folded.decode(folded.encode(TEXTS[0]))
+
+
+def test_a_draw_is_of_all_texts_alike_and_keeps_their_order() -> None:
+    texts = [str(number) for number in range(50)]
+    assert draw_texts(iter(texts), None, seed=0) == texts
+    assert draw_texts(iter(texts), 50, seed=0) == texts
+    drawn = [draw_texts(iter(texts), 10, seed=seed) for seed in range(400)]
+    assert all(len(set(one)) == 10 and one == sorted(one, key=int) for one in drawn)
+    assert drawn[3] == draw_texts(iter(texts), 10, seed=3)
+    counts = Counter(text for one in drawn for text in one)
+    # Each of 50 is expected 80 times, give or take 8 (binomial); five times that is never.
+    assert all(40 < counts[text] < 120 for text in texts)
+
+
+def test_a_draw_holds_no_more_than_it_returns() -> None:
+    alive = weakref.WeakSet()
+
+    class Text(str):
+        pass
+
+    def texts():
+        for number in range(500):
+            text = Text(number)
+            alive.add(text)
+            yield text
+            assert len(alive) <= 22
+
+    assert len(draw_texts(texts(), 20, seed=0)) == 20
+
+
+def test_rare_characters_are_left_out_by_coverage() -> None:
+    texts = [*TEXTS * 20, "字"]
+    whole = SentencePieceTokenizer.train(texts, vocab_size=60)
+    covered = SentencePieceTokenizer.train(texts, vocab_size=60, character_coverage=0.999)
+    assert whole.unk_id not in whole.encode("字")
+    assert covered.unk_id in covered.encode("字")
+    with pytest.raises(ValueError, match=r"character_coverage must be over 0 and at most 1, got character_coverage=0"):
+        SentencePieceTokenizer.train(texts, vocab_size=60, character_coverage=0.0)
+    with pytest.raises(ValueError, match=r"max_texts must be at least 1, or None for all, got max_texts=0"):
+        SentencePieceTokenizer.train(texts, vocab_size=60, max_texts=0)
+
+
+class _Counting(ByteTokenizer):
+    read = 0
+
+    def encode(self, text: str) -> list[int]:
+        self.read += len(text)
+        return super().encode(text)
+
+
+def test_splitting_a_text_into_words_reads_it_a_few_times_however_long() -> None:
+    for number in (100, 1000):
+        tokenizer = _Counting()
+        assert len(split_words("word " * number, tokenizer)) == number
+        assert tokenizer.read <= 2 * 5 * number
+
+
+class _AcrossSpaces(ByteTokenizer):
+    """Has a piece for `a b`."""
+
+    def encode(self, text: str) -> list[int]:
+        return super().encode(text.replace("a b", "\0"))
+
+
+def test_pieces_over_white_space_are_counted_where_they_end() -> None:
+    assert [word.num_pieces for word in split_words("c a b", _AcrossSpaces())] == [1, 2, 0]

@@ -1,60 +1,81 @@
-"""Opens text files line by line: plain or gzip, with errors that name the file and the line.
+"""Opens text files line by line: plain or gzip, with errors that name the file and the line; and makes blocks of lines.
 
 What a line means (a sentence, a TSV row, a JSON record) belongs to the module that asks for it.
 """
 
+import contextlib
 import difflib
 import gzip
+import io
+import itertools
 import json
+import os
+import queue
+import stat
+import sys
+import threading
+import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
+
+T = TypeVar("T")
+
+BLOCK = 4096  # enough to be sorted by length into full batches
+_LINES_BETWEEN = 1024  # calls of `position`
 
 
 def read_lines(
-    path: str | Path, *, encoding: str = "utf-8", way_out: str = "Convert the file with iconv."
+    path: str | Path,
+    *,
+    encoding: str = "utf-8",
+    way_out: str = "Convert the file with iconv.",
+    position: Callable[[int], None] = lambda bytes_read: None,
 ) -> Iterator[str]:
-    r"""Yields the lines of a text file, plain or gzip by its content, without their line ends.
+    r"""Yields the lines of a text file, plain or gzip by its content, without their line ends, each as it comes.
 
     A line ends at "\n" alone (a "\r" before it goes too), so that line numbers are those of `wc -l`: `str.splitlines`
     would also break at U+2028 and U+0085, which occur inside sentences of crawled text, and shift one side of a corpus
     against the other. A byte order mark at the start is dropped.
 
     Args:
-        path: of the file.
+        path: of the file, which may be a pipe; "-" is standard input.
         encoding: any that writes a line end as one byte.
         way_out: what the error about bytes that are not of this encoding advises.
+        position: called now and then with how many bytes of the file have been read.
 
     Raises:
         FileNotFoundError: there is no such file (names the nearest ones beside it).
         ValueError: a line is not text of this encoding (names line and byte), or the gzip data is damaged.
     """
-    path = existing_file(path)
     _check_encoding(encoding)
     number = 0
-    with path.open("rb") as raw:
-        compressed = raw.read(2) == b"\x1f\x8b"
-        raw.seek(0)
-        with gzip.open(raw, "rb") if compressed else raw as lines:
-            try:
+    with contextlib.ExitStack() as stack:
+        name, raw = _opened(path, stack)
+        # A pipe cannot go back to its beginning.
+        compressed = raw.peek(2)[:2] == b"\x1f\x8b"
+        try:
+            with gzip.open(raw, "rb") if compressed else contextlib.nullcontext(raw) as lines:
                 for number, line in enumerate(lines, start=1):
-                    yield _decode(line, encoding=encoding, path=path, number=number, way_out=way_out)
-            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-                raise ValueError(f"{path} must be a whole gzip file, got damage after line {number:,}.") from error
+                    yield _decode(line, encoding=encoding, name=name, number=number, way_out=way_out)
+                    if not number % _LINES_BETWEEN and raw.seekable():
+                        position(raw.tell())
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(f"{name} must be a whole gzip file, got damage after line {number:,}.") from error
 
 
 def existing_file(path: str | Path) -> Path:
-    """Returns the path of a file that exists.
+    """Returns the path of what exists and is no folder: a file, or a pipe such as /dev/stdin.
 
     Raises:
         FileNotFoundError: it does not; the message names the nearest names beside it.
     """
     path = Path(path)
-    if path.is_file():
-        return path
     if path.is_dir():
         raise FileNotFoundError(f"{path} must be a file, got a folder.")
+    if path.exists():
+        return path
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path} must exist, but there is no folder {path.parent}.")
     names = sorted(entry.name for entry in path.parent.iterdir() if entry.is_file())
@@ -75,13 +96,87 @@ def parse_json(line: str, *, place: str) -> Any:
         raise ValueError(f"{place} must be a JSON record, got {error.msg!r} at column {error.colno}.") from error
 
 
-def _decode(line: bytes, *, encoding: str, path: Path, number: int, way_out: str) -> str:
+def is_read_once(path: str | Path) -> bool:
+    """Returns whether a file can be read only once: standard input, a pipe, a process's substitution."""
+    return str(path) == "-" or (Path(path).exists() and not Path(path).is_file())
+
+
+def comes_slowly(path: str | Path) -> bool:
+    """Returns whether lines may come one by one, with waits between: from a pipe or a terminal, not from a file."""
+    if str(path) != "-":
+        return is_read_once(path)
+    with contextlib.suppress(AttributeError, OSError):  # io.UnsupportedOperation is one of these
+        return not stat.S_ISREG(os.fstat(sys.stdin.fileno()).st_mode)
+    return False
+
+
+def in_blocks(
+    items: Iterable[T], *, size: int | None = None, waits: bool = False, pause: float = 0.1, most: float = 1.0
+) -> Iterator[list[T]]:
+    """Yields items in blocks of a size, the last one shorter: what works on many at once stays in bounded memory.
+
+    Args:
+        items: read ahead of their use by one block, where they may wait.
+        size: None for `BLOCK`.
+        waits: whether the next item may be long in coming; a block then ends too when none has come for `pause`
+            seconds, or `most` seconds after its first, so that nothing waits for what has not been said yet.
+    """
+    size = BLOCK if size is None else size
+    if not waits:
+        items = iter(items)
+        while block := list(itertools.islice(items, size)):
+            yield block
+        return
+    ready: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(maxsize=size)
+    threading.Thread(target=_hand_over, args=(items, ready), name="lmx-lines", daemon=True).start()
+    while True:
+        item, error = ready.get()
+        block, began = [], time.monotonic()
+        with contextlib.suppress(queue.Empty):
+            while error is None:
+                block.append(item)
+                if len(block) == size:
+                    break
+                item, error = ready.get(timeout=max(0.0, min(pause, began + most - time.monotonic())))
+        if block:
+            yield block
+        if isinstance(error, StopIteration):
+            return
+        if error is not None:
+            raise error
+
+
+def _hand_over(items: Iterable[Any], ready: "queue.Queue[tuple[Any, BaseException | None]]") -> None:
+    try:
+        for item in items:
+            ready.put((item, None))
+    except BaseException as error:  # whatever it is, it is raised behind the items before it
+        ready.put((None, error))
+    else:
+        ready.put((None, StopIteration()))
+
+
+def _opened(path: str | Path, stack: contextlib.ExitStack) -> tuple[str, Any]:
+    """Returns a name for messages, and a buffered reader that the stack closes unless it is standard input's."""
+    if str(path) != "-":
+        path = existing_file(path)
+        return str(path), stack.enter_context(path.open("rb"))
+    if sys.stdin is None:
+        raise ValueError("standard input must be open to be read, got a closed one.")
+    try:
+        # Another object of the same stream: a thread may still wait for a line of it when the program ends.
+        return "standard input", stack.enter_context(os.fdopen(os.dup(sys.stdin.fileno()), "rb"))
+    except io.UnsupportedOperation:  # what stands in its place is no file
+        return "standard input", io.BufferedReader(cast(Any, sys.stdin.buffer))
+
+
+def _decode(line: bytes, *, encoding: str, name: str, number: int, way_out: str) -> str:
     try:
         text = line.decode(encoding)
     except UnicodeDecodeError as error:
         byte = line[error.start]
         raise ValueError(
-            f"{path}:{number} must be {encoding.upper()}, got byte 0x{byte:02x} at byte {error.start + 1} of the line. "
+            f"{name}:{number} must be {encoding.upper()}, got byte 0x{byte:02x} at byte {error.start + 1} of the line. "
             f"{way_out}"
         ) from error
     text = text.removesuffix("\n").removesuffix("\r")

@@ -5,16 +5,18 @@ what numbers they become is `lmx.data.labels`'s; texts as ids, with truncation a
 """
 
 import csv
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Int, Int64
+from jaxtyping import Bool, Int, Int64, UInt64
 
 from lmx.data.files import parse_json, read_lines
 from lmx.data.hub import read_hub
+from lmx.data.ragged import Strings
 
 Text = str | tuple[str, str]
 Label = str | tuple[str, ...]
@@ -37,12 +39,17 @@ class Examples:
             for texts to predict.
         origin: Where they were read, for messages and reports.
         lines: Line of the file that each begins on, from 1 (of a hub dataset: its row, from 1).
+        digest: Hash of the texts and the labels, where they were kept (`lmx.data.encoded`).
+        hashes: Of each text, with `blank`, whether a side has only white space; kept with them too.
     """
 
     texts: Sequence[Text]
     labels: Sequence[Label] | None
     origin: str
     lines: Int64[np.ndarray, " texts"]
+    digest: str | None = None
+    hashes: UInt64[np.ndarray, " texts"] | None = None
+    blank: Bool[np.ndarray, " texts"] | None = None
 
     def __post_init__(self) -> None:
         """Checks that every text has its label and its line."""
@@ -64,7 +71,7 @@ class Examples:
     @property
     def empty(self) -> int:
         """Texts that hold nothing but white space, on a side at least; they are kept, and count in every score."""
-        return sum(not all(side.strip() for side in _sides(text)) for text in self.texts)
+        return int(self.blank.sum()) if self.blank is not None else sum(map(is_blank, self.texts))
 
     def place(self, index: int) -> str:
         """Returns where a text stands, for messages."""
@@ -72,11 +79,16 @@ class Examples:
 
     def select(self, indices: Int[np.ndarray, " chosen"] | Sequence[int]) -> "Examples":
         """Returns the texts at some positions, with their labels and lines."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        part = hashlib.blake2b(chosen.tobytes(), digest_size=8).hexdigest()
         return replace(
             self,
-            texts=[self.texts[index] for index in indices],
-            labels=None if self.labels is None else [self.labels[index] for index in indices],
-            lines=self.lines[np.asarray(indices, dtype=np.int64)],
+            texts=_select(self.texts, chosen),
+            labels=None if self.labels is None else _select(self.labels, chosen),
+            lines=self.lines[chosen],
+            digest=None if self.digest is None else f"{self.digest} {part}",
+            hashes=None if self.hashes is None else self.hashes[chosen],
+            blank=None if self.blank is None else self.blank[chosen],
         )
 
 
@@ -125,6 +137,49 @@ def read_labelled(
         FileNotFoundError: a file or dataset is not there.
         ValueError: the data is not what the list says; names the file and the line.
     """
+    texts: list[Text] = []
+    labels: list[Label] = []
+    lines: list[int] = []
+    for number, text, label in iterate_labelled(
+        location,
+        text_columns=text_columns,
+        joiner=joiner,
+        label_column=label_column,
+        label_separator=label_separator,
+        columns=columns,
+        form=form,
+        delimiter=delimiter,
+        quoting=quoting,
+        encoding=encoding,
+        field_limit=field_limit,
+    ):
+        texts.append(text)
+        lines.append(number)
+        if label is not None:
+            labels.append(label)
+    return Examples(
+        texts=texts,
+        labels=None if label_column is None else labels,
+        origin=str(location),
+        lines=np.array(lines, dtype=np.int64),
+    )
+
+
+def iterate_labelled(
+    location: str | Path,
+    *,
+    text_columns: Sequence[str] | None = None,
+    joiner: str = " ",
+    label_column: str | None = "label",
+    label_separator: str | None = None,
+    columns: Sequence[str] | None = None,
+    form: Form | None = None,
+    delimiter: str | None = None,
+    quoting: bool | None = None,
+    encoding: str = "utf-8",
+    field_limit: int = FIELD_LIMIT,
+) -> Iterator[tuple[int, Text, Label | None]]:
+    """Yields line, text and label of each example one by one, as `read_labelled` reads them."""
     location = str(location)
     if isinstance(text_columns, str):
         text_columns = (text_columns,)
@@ -156,7 +211,7 @@ def read_labelled(
             "location must be a .csv, .tsv, .jsonl or .txt file, plain or .gz, or hub:ID:SPLIT, got "
             f"location={location}. Say what it is with form=csv, tsv, jsonl or text."
         )
-    return _collect(
+    yield from _examples(
         records,
         origin=location,
         text_columns=text_columns,
@@ -169,8 +224,26 @@ def read_labelled(
 
 def count_shared(examples: Examples, others: Examples) -> int:
     """Returns how many of the other texts are among the first, letter for letter: known before they were asked."""
-    known = set(examples.texts)
-    return sum(text in known for text in others.texts)
+    found = [
+        each.hashes if each.hashes is not None else np.array(list(map(hash_text, each.texts)), dtype=np.uint64)
+        for each in (examples, others)
+    ]
+    return int(np.isin(found[1], found[0]).sum())
+
+
+def hash_text(text: Text) -> int:
+    """Returns 64 bits that tell a text from others."""
+    data = "\0".join(sides_of(text)).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+
+
+def is_blank(text: Text) -> bool:
+    """Returns whether a text holds nothing but white space, on a side at least."""
+    return not all(side.strip() for side in sides_of(text))
+
+
+def _select(values: Sequence[Any], indices: Int64[np.ndarray, " chosen"]) -> Sequence[Any]:
+    return values.select(indices) if isinstance(values, Strings) else [values[index] for index in indices.tolist()]
 
 
 Record = tuple[int, dict[str, Any]]
@@ -297,7 +370,7 @@ def _hub_records(
     return records(), names
 
 
-def _collect(
+def _examples(
     records: Iterable[Record],
     *,
     origin: str,
@@ -306,15 +379,13 @@ def _collect(
     label_column: str | None,
     label_separator: str | None,
     class_names: Sequence[str] | None,
-) -> Examples:
-    texts: list[Text] = []
-    labels: list[Label] = []
-    lines: list[int] = []
+) -> Iterator[tuple[int, Text, Label | None]]:
     sides: tuple[tuple[str, ...], ...] = ()
+    before: Label | None = None
     way_out = "" if origin.startswith("hub:") else " Where a table's first row is data, name its columns with columns."
     for number, record in records:
         place = _place(origin, number)
-        if not texts:
+        if not sides:
             sides = _sides_of(
                 list(record),
                 text_columns=text_columns,
@@ -323,21 +394,15 @@ def _collect(
                 way_out=way_out,
             )
         parts = [joiner.join(_text_of(record, name, place=place) for name in side) for side in sides]
-        texts.append(parts[0] if len(parts) == 1 else (parts[0], parts[1]))
-        lines.append(number)
+        label = None
         if label_column is not None:
             label = _label_of(record, label_column, separator=label_separator, class_names=class_names, place=place)
-            if labels and isinstance(label, tuple) != isinstance(labels[0], tuple):
-                raise ValueError(f"{place} must have labels of the kind before it, {labels[0]!r}, got {label!r}.")
-            labels.append(label)
-    if not texts:
+            before = label if before is None else before
+            if isinstance(label, tuple) != isinstance(before, tuple):
+                raise ValueError(f"{place} must have labels of the kind before it, {before!r}, got {label!r}.")
+        yield number, parts[0] if len(parts) == 1 else (parts[0], parts[1]), label
+    if not sides:
         raise ValueError(f"{origin} must hold at least one text, got nothing.")
-    return Examples(
-        texts=texts,
-        labels=None if label_column is None else labels,
-        origin=origin,
-        lines=np.array(lines, dtype=np.int64),
-    )
 
 
 def _sides_of(
@@ -413,7 +478,8 @@ def _label_name(value: Any, *, class_names: Sequence[str] | None, place: str) ->
 _OTHER_ENCODING = "Pass the encoding of the file, such as encoding=latin-1, or convert it with iconv."
 
 
-def _sides(text: Text) -> tuple[str, ...]:
+def sides_of(text: Text) -> tuple[str, ...]:
+    """Returns the one string of a text, or the two of a pair."""
     return (text,) if isinstance(text, str) else text
 
 

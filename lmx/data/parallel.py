@@ -4,19 +4,20 @@ Here a pair is two strings or two rows of ids. How rows become batches is `lmx.d
 come from `lmx.data.embedded`.
 """
 
+import itertools
 import re
-from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Int, Int32, Int64
+from jaxtyping import Bool, Int, Int32, Int64
 
-from lmx.data.files import parse_json, read_lines
+from lmx.data.encoding import encode_texts
+from lmx.data.files import existing_file, parse_json, read_lines
 from lmx.data.hub import read_hub
-from lmx.data.ragged import padded_rows, select_rows
+from lmx.data.ragged import ended_rows, padded_rows, select_rows
 from lmx.text import Tokenizer
 
 
@@ -61,6 +62,8 @@ class EncodedPairs:
         indices: Position of each pair in the `Pairs` it was encoded from, which filtering leaves alone.
         pad_id: Of both tokenizers.
         bos_id: Of the target tokenizer: what the decoder starts from.
+        empty: How many pairs were dropped before because a side held no text.
+        digest: Hash of the arrays, where they were kept (`lmx.data.encoded`).
     """
 
     unit: ClassVar[str] = "pair"
@@ -75,6 +78,8 @@ class EncodedPairs:
     pad_id: int
     bos_id: int
     origin: str
+    empty: int = 0
+    digest: str | None = None
 
     def __len__(self) -> int:
         """Returns the number of pairs."""
@@ -138,6 +143,11 @@ class FilterReport:
         """Pairs dropped for any reason."""
         return self.without_tokens + self.too_long + self.too_uneven
 
+    def check(self, origin: str) -> None:
+        """Raises ValueError if no pair of an origin is left."""
+        if not self.kept:
+            raise ValueError(f"at least one pair of {origin} must pass the filter, got none: {self}.")
+
     def __str__(self) -> str:
         """Returns for instance `kept 28,990 of 29,000 pairs (dropped 10 longer than 64 tokens)`."""
         reasons = [
@@ -183,26 +193,54 @@ def read_pairs(
         FileNotFoundError: a file or dataset is not there.
         ValueError: the data is not what the list says; names the file and, where there is one, the line.
     """
+    rows = iterate_pairs(location, source_language=source_language, target_language=target_language, encoding=encoding)
+    return _collect(rows, origin=str(location), keep_empty=keep_empty)
+
+
+def iterate_pairs(
+    location: str | Path,
+    *,
+    source_language: str,
+    target_language: str,
+    encoding: str = "utf-8",
+    position: Callable[[int], None] = lambda bytes_read: None,
+) -> Iterator[tuple[str, str]]:
+    """Yields the pairs of a location one by one, as `read_pairs` reads them; those with an empty side too.
+
+    Args:
+        position: Called now and then with how many bytes of the (first) file have been read.
+    """
     location = str(location)
     languages = (source_language, target_language)
+    reading: dict[str, Any] = {"encoding": encoding, "position": position}
     if source_language == target_language:
         raise ValueError(f"the languages must differ, got source_language=target_language={source_language}.")
     if location.startswith("hub:"):
-        rows = _hub_rows(location, languages=languages)
-    elif sides := _two_files(location, languages=languages):
-        rows = _parallel_rows(*sides, encoding=encoding)
-    else:
-        suffix = Path(location.removesuffix(".gz")).suffix
-        if suffix in (".tsv", ".txt"):
-            rows = _tsv_rows(location, languages=languages, encoding=encoding)
-        elif suffix == ".jsonl":
-            rows = _json_rows(location, languages=languages, encoding=encoding)
-        else:
-            raise ValueError(
-                "location must be two files (train.{} or train.en,train.de), one .tsv, .txt or .jsonl file, "
-                f"any of them plain or .gz, or hub:ID:SPLIT, got location={location}."
-            )
-    return _collect(rows, origin=location, keep_empty=keep_empty)
+        return _hub_rows(location, languages=languages)
+    if sides := _two_files(location, languages=languages):
+        return _parallel_rows(*sides, **reading)
+    suffix = Path(location.removesuffix(".gz")).suffix
+    if suffix in (".tsv", ".txt"):
+        return _tsv_rows(location, languages=languages, **reading)
+    if suffix == ".jsonl":
+        return _json_rows(location, languages=languages, **reading)
+    raise ValueError(
+        "location must be two files (train.{} or train.en,train.de), one .tsv, .txt or .jsonl file, "
+        f"any of them plain or .gz, or hub:ID:SPLIT, got location={location}."
+    )
+
+
+def files_of_pairs(location: str | Path, *, source_language: str, target_language: str) -> list[Path]:
+    """Returns the files that a location's pairs are read from; of the hub, none.
+
+    Raises:
+        FileNotFoundError: one is not there.
+    """
+    location = str(location)
+    if location.startswith("hub:"):
+        return []
+    sides = _two_files(location, languages=(source_language, target_language))
+    return [existing_file(file) for file in sides or (location,)]
 
 
 def encode_pairs(pairs: Pairs, source_tokenizer: Tokenizer, target_tokenizer: Tokenizer) -> EncodedPairs:
@@ -211,11 +249,7 @@ def encode_pairs(pairs: Pairs, source_tokenizer: Tokenizer, target_tokenizer: To
     Raises:
         ValueError: the tokenizers pad with different ids.
     """
-    if source_tokenizer.pad_id != target_tokenizer.pad_id:
-        raise ValueError(
-            f"both tokenizers must have one pad_id, got {source_tokenizer.pad_id} for the source "
-            f"and {target_tokenizer.pad_id} for the target."
-        )
+    check_padding(source_tokenizer, target_tokenizer)
     source, source_offsets = _encode(pairs.sources, source_tokenizer)
     target, target_offsets = _encode(pairs.targets, target_tokenizer)
     return EncodedPairs(
@@ -227,6 +261,7 @@ def encode_pairs(pairs: Pairs, source_tokenizer: Tokenizer, target_tokenizer: To
         pad_id=target_tokenizer.pad_id,
         bos_id=target_tokenizer.bos_id,
         origin=pairs.origin,
+        empty=pairs.empty,
     )
 
 
@@ -244,28 +279,10 @@ def filter_pairs(
     Raises:
         ValueError: no pair is left.
     """
-    if max_length is not None and max_length < 2:
-        raise ValueError(
-            f"max_length must be at least 2, a token and the end of sentence, got max_length={max_length}."
-        )
-    if max_ratio is not None and max_ratio < 1:
-        raise ValueError(f"max_ratio must be at least 1, got max_ratio={max_ratio}.")
-    shorter = np.minimum(encoded.source_lengths, encoded.target_lengths) - 1
-    longer = encoded.lengths - 1
-    without_tokens = shorter == 0
-    too_long = ~without_tokens & (longer + 1 > (np.inf if max_length is None else max_length))
-    too_uneven = ~without_tokens & ~too_long & (longer > shorter * (np.inf if max_ratio is None else max_ratio))
-    keep = ~(without_tokens | too_long | too_uneven)
-    report = FilterReport(
-        kept=int(keep.sum()),
-        without_tokens=int(without_tokens.sum()),
-        too_long=int(too_long.sum()),
-        too_uneven=int(too_uneven.sum()),
-        max_length=max_length,
-        max_ratio=max_ratio,
+    keep, report = judge_lengths(
+        encoded.source_lengths, encoded.target_lengths, max_length=max_length, max_ratio=max_ratio
     )
-    if not report.kept:
-        raise ValueError(f"at least one pair of {encoded.origin} must pass the filter, got none: {report}.")
+    report.check(encoded.origin)
     if not report.dropped:
         return encoded, report
     source, source_offsets = select_rows(encoded.source, encoded.source_offsets, keep)
@@ -281,17 +298,51 @@ def filter_pairs(
     return kept, report
 
 
+def judge_lengths(
+    source_lengths: Int64[np.ndarray, " pairs"],
+    target_lengths: Int64[np.ndarray, " pairs"],
+    *,
+    max_length: int | None,
+    max_ratio: float | None,
+) -> tuple[Bool[np.ndarray, " pairs"], FilterReport]:
+    """Returns which pairs `filter_pairs` keeps, by their lengths with the ends of sentences, and why."""
+    if max_length is not None and max_length < 2:
+        raise ValueError(
+            f"max_length must be at least 2, a token and the end of sentence, got max_length={max_length}."
+        )
+    if max_ratio is not None and max_ratio < 1:
+        raise ValueError(f"max_ratio must be at least 1, got max_ratio={max_ratio}.")
+    shorter = np.minimum(source_lengths, target_lengths) - 1
+    longer = np.maximum(source_lengths, target_lengths) - 1
+    without_tokens = shorter == 0
+    too_long = ~without_tokens & (longer + 1 > (np.inf if max_length is None else max_length))
+    too_uneven = ~without_tokens & ~too_long & (longer > shorter * (np.inf if max_ratio is None else max_ratio))
+    keep = ~(without_tokens | too_long | too_uneven)
+    return keep, FilterReport(
+        kept=int(keep.sum()),
+        without_tokens=int(without_tokens.sum()),
+        too_long=int(too_long.sum()),
+        too_uneven=int(too_uneven.sum()),
+        max_length=max_length,
+        max_ratio=max_ratio,
+    )
+
+
+def check_padding(source_tokenizer: Tokenizer, target_tokenizer: Tokenizer) -> None:
+    """Raises ValueError if the two sides of a pair would be padded with different ids."""
+    if source_tokenizer.pad_id != target_tokenizer.pad_id:
+        raise ValueError(
+            f"both tokenizers must have one pad_id, got {source_tokenizer.pad_id} for the source "
+            f"and {target_tokenizer.pad_id} for the target."
+        )
+
+
 def _encode(
     texts: Sequence[str], tokenizer: Tokenizer
 ) -> tuple[Int32[np.ndarray, " tokens"], Int64[np.ndarray, " texts_and_one"]]:
-    # Grown in machine integers: a list of Python's would take ten times the memory of a large corpus.
-    flat = array("i")
-    offsets = array("q", [0])
-    for text in texts:
-        flat.extend(tokenizer.encode(text))
-        flat.append(tokenizer.eos_id)
-        offsets.append(len(flat))
-    return np.array(flat, dtype=np.int32), np.array(offsets, dtype=np.int64)
+    ids, lengths = encode_texts(texts, tokenizer)
+    flat = ended_rows(ids, lengths, end_id=tokenizer.eos_id)
+    return flat, np.concatenate([[0], np.cumsum(lengths + 1)]).astype(np.int64)
 
 
 def _collect(rows: Iterable[tuple[str, str]], *, origin: str, keep_empty: bool) -> Pairs:
@@ -321,24 +372,29 @@ def _two_files(location: str, *, languages: tuple[str, str]) -> tuple[str, str] 
     return None
 
 
-def _parallel_rows(source_path: str, target_path: str, *, encoding: str) -> Iterator[tuple[str, str]]:
-    sources = list(read_lines(source_path, encoding=encoding))
-    targets = list(read_lines(target_path, encoding=encoding))
-    for path, lines in ((source_path, sources), (target_path, targets)):
-        if not lines:
+def _parallel_rows(source_path: str, target_path: str, **reading: Any) -> Iterator[tuple[str, str]]:
+    sources = read_lines(source_path, **reading)
+    targets = read_lines(target_path, encoding=reading["encoding"])
+    counts = [0, 0]
+    for source, target in itertools.zip_longest(sources, targets):
+        counts = [counts[0] + (source is not None), counts[1] + (target is not None)]
+        if source is None or target is None:
+            break
+        yield source, target
+    counts = [counts[0] + sum(1 for _ in sources), counts[1] + sum(1 for _ in targets)]
+    for path, count in zip((source_path, target_path), counts, strict=True):
+        if not count:
             raise ValueError(f"{path} must hold text, got an empty file.")
-    if len(sources) != len(targets):
+    if counts[0] != counts[1]:
         raise ValueError(
-            f"{target_path} has {len(targets):,} lines and {source_path} {len(sources):,}: "
-            "the two sides must be parallel."
+            f"{target_path} has {counts[1]:,} lines and {source_path} {counts[0]:,}: the two sides must be parallel."
         )
-    return zip(sources, targets, strict=True)
 
 
-def _tsv_rows(path: str, *, languages: tuple[str, str], encoding: str) -> Iterator[tuple[str, str]]:
+def _tsv_rows(path: str, *, languages: tuple[str, str], **reading: Any) -> Iterator[tuple[str, str]]:
     columns, width = (0, 1), 2
     header = f"{languages[0]}<tab>{languages[1]}"
-    for number, line in enumerate(read_lines(path, encoding=encoding), start=1):
+    for number, line in enumerate(read_lines(path, **reading), start=1):
         cells = line.split("\t")
         if number == 1 and set(languages) & set(cells):
             for language in languages:
@@ -354,8 +410,8 @@ def _tsv_rows(path: str, *, languages: tuple[str, str], encoding: str) -> Iterat
             yield cells[columns[0]], cells[columns[1]]
 
 
-def _json_rows(path: str, *, languages: tuple[str, str], encoding: str) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(read_lines(path, encoding=encoding), start=1):
+def _json_rows(path: str, *, languages: tuple[str, str], **reading: Any) -> Iterator[tuple[str, str]]:
+    for number, line in enumerate(read_lines(path, **reading), start=1):
         if not line.strip():
             yield "", ""
             continue

@@ -1,6 +1,6 @@
 """Which texts train, which choose the best step, and which test: splits by seed, the same on every machine."""
 
-from collections import Counter, defaultdict
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
 import numpy as np
@@ -86,27 +86,50 @@ def find_wholes(texts: Sequence[Text]) -> list[list[int]]:
     Raises:
         ValueError: the texts are pairs.
     """
-    words: list[list[str]] = []
+    words: list[tuple[int, ...]] = []
+    ids: dict[str, int] = {}
     for text in texts:
         if not isinstance(text, str):
             raise ValueError("texts must be single to have parts, got pairs. Hold out any of them (dev_of=texts).")
-        words.append(text.split())
-    counts = Counter(word for each in words for word in set(each))
-    wholes_with: defaultdict[str, list[int]] = defaultdict(list)
-    spaced: dict[int, str] = {}
-    found: list[list[int]] = [[] for _ in words]
-    for index in sorted(range(len(words)), key=lambda index: -len(words[index])):  # stable: the first of equal ones
-        if not words[index]:
-            continue
-        # Only texts that have its rarest word can have it.
-        rarest = min(words[index], key=counts.__getitem__)
-        part = f" {' '.join(words[index])} "
-        found[index] = [whole for whole in wholes_with[rarest] if part in spaced[whole]]
-        if not found[index]:
-            spaced[index] = part
-            for word in set(words[index]):
-                wholes_with[word].append(index)
-    return found
+        words.append(tuple(ids.setdefault(word, len(ids) + 1) for word in text.split()))
+    first: dict[tuple[int, ...], int] = {}
+    for index, row in enumerate(words):
+        if row:
+            first.setdefault(row, index)
+    # All different texts one after another, 0 between, and the places in them in the order of what follows there:
+    # those where a text begins are neighbours (a suffix array), and are found by bisection.
+    tokens = [word for row in first for word in (*row, 0)]
+    owners = np.repeat(list(first.values()), [len(row) + 1 for row in first]).astype(np.int64)
+    places = _sorted_places(np.array(tokens, dtype=np.int64), longest=max(map(len, words), default=0))
+    is_whole = np.zeros(len(words), dtype=bool)
+    for row, index in first.items():
+        is_whole[index] = len(_range_of(row, tokens, places)) == 1  # its own
+    places = [place for place in places if is_whole[owners[place]]]
+    found_of: dict[tuple[int, ...], list[int]] = {}
+    for row in first:
+        holders = {int(owners[places[number]]) for number in _range_of(row, tokens, places)}
+        found_of[row] = sorted(holders, key=lambda index: (-len(words[index]), index))
+    # A whole is no part of itself; its copies are.
+    return [[] if not row or is_whole[index] else found_of[row] for index, row in enumerate(words)]
+
+
+def _sorted_places(tokens: Int64[np.ndarray, " tokens"], *, longest: int) -> list[int]:
+    """Returns all places by the tokens that begin there, `longest` at most: by 1, 2, 4, ... (Manber and Myers 1993)."""
+    rank, width = tokens, 1
+    while True:
+        _, rank = np.unique(rank, return_inverse=True)
+        if width >= longest:
+            return np.argsort(rank, kind="stable").tolist()
+        following = np.zeros_like(rank)
+        following[:-width] = rank[width:] + 1
+        rank, width = rank * (len(rank) + 1) + following, 2 * width
+
+
+def _range_of(row: tuple[int, ...], tokens: list[int], places: list[int]) -> range:
+    """Returns which of the sorted places the tokens of a row begin at."""
+    wanted, length = list(row), len(row)
+    begin = bisect_left(places, wanted, key=lambda place: tokens[place : place + length])
+    return range(begin, bisect_right(places, wanted, key=lambda place: tokens[place : place + length]))
 
 
 def folds(

@@ -3,14 +3,15 @@
 What the labels mean is `lmx.data.labels`'s; how rows become batches of few shapes is `lmx.data.batches`'s.
 """
 
-from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32, Int, Int32, Int64
 
-from lmx.data.labelled import Examples
+from lmx.data.encoding import Ids, chunks_of, encode_texts
+from lmx.data.labelled import Examples, sides_of
 from lmx.data.labels import Labels, Targets
 from lmx.data.ragged import padded_rows
 from lmx.text import Tokenizer
@@ -31,6 +32,7 @@ class EncodedExamples:
         num_truncated: Texts that lost tokens, of `num_texts`.
         pad_id: Of the tokenizer.
         origin: Where the texts were read.
+        digest: Hash of the arrays, where they were kept (`lmx.data.encoded`).
     """
 
     unit: ClassVar[str] = "text"
@@ -47,6 +49,7 @@ class EncodedExamples:
     num_truncated: int
     pad_id: int
     origin: str
+    digest: str | None = None
 
     def __len__(self) -> int:
         """Returns the number of rows."""
@@ -118,7 +121,113 @@ def encode_examples(
     Raises:
         ValueError: max_length leaves no room for a text, or the stride leaves a gap between windows.
     """
-    pairs = examples.are_pairs
+    layout = lay_out(
+        tokenizer,
+        pairs=examples.are_pairs,
+        max_length=max_length,
+        stride=stride,
+        first_id=first_id,
+        separator_id=separator_id,
+    )
+    chunks = chunks_of(map(sides_of, examples.texts))
+    parts = [layout.rows([encode_texts(side, tokenizer) for side in chunk]) for chunk in chunks]
+    begins = np.cumsum([0, *(part.num_texts for part in parts)])
+    lengths = np.concatenate([np.zeros(1, np.int64), *(part.lengths for part in parts)])
+    return encoded_examples(
+        examples,
+        tokenizer,
+        labels=labels,
+        tokens=np.concatenate([np.empty(0, np.int32), *(part.tokens for part in parts)]),
+        offsets=np.cumsum(lengths),
+        first_lengths=np.concatenate([np.empty(0, np.int64), *(part.first_lengths for part in parts)]),
+        indices=np.concatenate(
+            [np.empty(0, np.int64), *(part.texts + begin for part, begin in zip(parts, begins, strict=False))]
+        ),
+        num_truncated=sum(part.num_truncated for part in parts),
+    )
+
+
+class Rows(NamedTuple):
+    """Rows made of some texts.
+
+    Attributes:
+        tokens: Ids of the rows one after another.
+        lengths: Of the rows.
+        first_lengths: Of each row's first part, with the special ids.
+        texts: Position of each row's text.
+    """
+
+    tokens: Int32[np.ndarray, " tokens"]
+    lengths: Int64[np.ndarray, " rows"]
+    first_lengths: Int64[np.ndarray, " rows"]
+    texts: Int64[np.ndarray, " rows"]
+    num_texts: int
+    num_truncated: int
+
+
+class Layout(NamedTuple):
+    """How rows are made of texts; `lay_out` checks it.
+
+    Attributes:
+        room: Most tokens of a row without special ones.
+        stride: Between the beginnings of windows; None truncates.
+        first_id: Before every row.
+        separator_id: Behind every text.
+    """
+
+    room: int
+    stride: int | None
+    first_id: int
+    separator_id: int
+
+    def rows(self, sides: Sequence[Ids]) -> Rows:
+        """Returns the rows of texts whose sides, one or two, are given as ids: without a loop over rows."""
+        lengths = [found for _, found in sides]
+        num_texts = len(lengths[0])
+        total = sum(lengths)
+        texts = np.arange(num_texts)
+        begins = [np.cumsum(found) - found for found in lengths]
+        if self.stride is not None:
+            windows = np.where(total <= self.room, 1, -(-(total - self.room) // self.stride) + 1)
+            texts = np.repeat(texts, windows)
+            skipped = (np.arange(len(texts)) - np.repeat(np.cumsum(windows) - windows, windows)) * self.stride
+            begins = [begins[0][texts] + skipped]
+            taken = [np.minimum(self.room, lengths[0][texts] - skipped)]
+        elif len(sides) == 1:
+            taken = [np.minimum(lengths[0], self.room)]
+        else:
+            # Off the longer, and of two equal ones off the second.
+            first = np.minimum(lengths[0], np.maximum(self.room - lengths[1], (self.room + 1) // 2))
+            taken = [first, np.minimum(lengths[1], self.room - first)]
+        row_lengths = 1 + len(sides) + sum(taken)
+        ends = np.cumsum(row_lengths)
+        tokens = np.empty(int(ends[-1]) if len(ends) else 0, dtype=np.int32)
+        place = ends - row_lengths
+        tokens[place] = self.first_id
+        for (ids, _), begin, number in zip(sides, begins, taken, strict=True):
+            place = place + 1
+            within = np.arange(int(number.sum())) - np.repeat(np.cumsum(number) - number, number)
+            tokens[np.repeat(place, number) + within] = ids[np.repeat(begin, number) + within]
+            place = place + number
+            tokens[place] = self.separator_id
+        truncated = 0 if self.stride is not None else int((total > self.room).sum())
+        return Rows(tokens, row_lengths, 2 + taken[0], texts, num_texts, truncated)
+
+
+def lay_out(
+    tokenizer: Tokenizer,
+    *,
+    pairs: bool,
+    max_length: int,
+    stride: int | None = None,
+    first_id: int | None = None,
+    separator_id: int | None = None,
+) -> Layout:
+    """Returns how `encode_examples` makes rows, given the same.
+
+    Raises:
+        ValueError: max_length leaves no room for a text, or the stride leaves a gap between windows.
+    """
     room = max_length - (3 if pairs else 2)
     if room < (2 if pairs else 1):
         raise ValueError(
@@ -130,40 +239,27 @@ def encode_examples(
         raise ValueError(f"stride must be from 1 to the {room} tokens of a window, got stride={stride}.")
     first = tokenizer.bos_id if first_id is None else first_id
     separator = tokenizer.eos_id if separator_id is None else separator_id
-    # Grown in machine integers: lists of Python's would take ten times the memory.
-    flat, offsets, firsts, indices = array("i"), array("q", [0]), array("q"), array("q")
-    num_truncated = 0
-    for index, text in enumerate(examples.texts):
-        sides = [tokenizer.encode(side) for side in ((text,) if isinstance(text, str) else text)]
-        if sum(map(len, sides)) <= room:
-            rows = [sides]
-        elif stride is None:
-            num_truncated += 1
-            rows = [_truncated(sides, room=room)]
-        else:
-            (ids,) = sides
-            last = -(-(len(ids) - room) // stride) * stride
-            rows = [[ids[begin : begin + room]] for begin in range(0, last + 1, stride)]
-        for row in rows:
-            flat.append(first)
-            for side in row:
-                flat.extend(side)
-                flat.append(separator)
-            offsets.append(len(flat))
-            firsts.append(2 + len(row[0]))
-            indices.append(index)
-    positions = np.array(indices, dtype=np.int64)
+    return Layout(room, stride, first, separator)
+
+
+def encoded_examples(
+    examples: Examples,
+    tokenizer: Tokenizer,
+    *,
+    labels: Labels | None,
+    indices: Int64[np.ndarray, " rows"],
+    **rows: Any,
+) -> EncodedExamples:
+    """Returns encoded examples of rows and the position of each row's text; `rows` has the other fields of rows."""
+    counts = np.bincount(indices, minlength=1)
     return EncodedExamples(
-        tokens=np.array(flat, dtype=np.int32),
-        offsets=np.array(offsets, dtype=np.int64),
-        first_lengths=np.array(firsts, dtype=np.int64),
-        targets=None if labels is None else labels.encode(examples)[positions],
-        weights=(1 / np.bincount(positions, minlength=1)[positions]).astype(np.float32),
-        indices=positions,
+        targets=None if labels is None else labels.encode(examples)[indices],
+        weights=(1 / counts[indices]).astype(np.float32),
+        indices=indices,
         num_texts=len(examples),
-        num_truncated=num_truncated,
         pad_id=tokenizer.pad_id,
         origin=examples.origin,
+        **rows,
     )
 
 
@@ -190,11 +286,3 @@ def average_rows(
     sums = np.zeros((num_texts, *outputs.shape[1:]))
     np.add.at(sums, index[index >= 0], outputs[index >= 0])
     return (sums / counts.reshape(-1, *[1] * (outputs.ndim - 1))).astype(outputs.dtype)
-
-
-def _truncated(sides: list[list[int]], *, room: int) -> list[list[int]]:
-    """Cuts the ends off one text or two until they fit: off the longer, and of two equal ones off the second."""
-    if len(sides) == 1:
-        return [sides[0][:room]]
-    first = min(len(sides[0]), max(room - len(sides[1]), (room + 1) // 2))
-    return [sides[0][:first], sides[1][: room - first]]

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from lmx.data import splits
 from lmx.data.splits import find_wholes, folds, split_wholes, stratified_split
 
 
@@ -108,3 +109,53 @@ def test_wholes_are_held_out_with_all_parts_that_no_training_text_has() -> None:
         assert not any(f" {texts[index]} " in f" {texts[other]} " for other in learned)
     assert split_wholes(texts, labels, share=0.2, seed=1)[1].tolist() == dev.tolist()
     assert split_wholes(texts, labels, share=0.2, seed=2)[1].tolist() != dev.tolist()
+
+
+def plainly(texts: list[str]) -> list[list[int]]:
+    """What `find_wholes` says it returns, by comparing each text with each."""
+    words = [f" {' '.join(text.split())} " for text in texts]
+    order = sorted(range(len(texts)), key=lambda index: -len(words[index].split()))
+    found: list[list[int]] = [[] for _ in texts]
+    wholes: list[int] = []
+    for index in order:
+        if texts[index].split():
+            found[index] = [whole for whole in wholes if words[index] in words[whole]]
+            if not found[index]:
+                wholes.append(index)
+    return found
+
+
+def test_wholes_are_found_as_by_comparing_all() -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(300):
+        rows = generator.integers(0, 3, size=(generator.integers(0, 12), 6))
+        texts = [" ".join("abc"[word] for word in row[: row[0] * 2]) for row in rows]
+        assert find_wholes(texts) == plainly(texts), texts
+
+
+def test_looking_for_wholes_does_not_grow_with_the_square(monkeypatch) -> None:
+    looked = 0
+
+    def counted(real):
+        def bisect(places, wanted, *, key):
+            def counting(place):
+                nonlocal looked
+                looked += 1
+                return key(place)
+
+            return real(places, wanted, key=counting)
+
+        return bisect
+
+    for name in ("bisect_left", "bisect_right"):
+        monkeypatch.setattr(splits, name, counted(getattr(splits, name)))
+    work = []
+    for number in (200, 800):
+        looked = 0
+        # One word that all have: each text would be compared with each that is no part of another.
+        texts = [f"the {index} of {index * 7}" for index in range(number)] + [
+            f"of {index * 7}" for index in range(number)
+        ]
+        assert sum(map(bool, find_wholes(texts))) == number
+        work.append(looked)
+    assert work[1] < 6 * work[0]  # four times the texts, and a logarithm; by the square 16 times

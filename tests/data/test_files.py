@@ -1,0 +1,113 @@
+"""Files, pipes and standard input are read alike, and lines come in blocks."""
+
+import gzip
+import io
+import itertools
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from lmx.data.files import comes_slowly, in_blocks, is_read_once, read_lines
+
+LINES = ["one", "", "two \u2028 three", "vier"]
+BYTES = "\ufeff".encode() + "\r\n".join(LINES).encode()
+
+
+def piped(data: bytes) -> int:
+    reading, writing = os.pipe()
+    os.write(writing, data)
+    os.close(writing)
+    return reading
+
+
+@pytest.mark.parametrize("data", [BYTES, gzip.compress(BYTES)])
+def test_a_pipe_is_read_as_a_file_is(tmp_path: Path, monkeypatch, data: bytes) -> None:
+    (tmp_path / "a.txt").write_bytes(data)
+    assert list(read_lines(tmp_path / "a.txt")) == LINES
+    pipe = piped(data)
+    assert list(read_lines(f"/dev/fd/{pipe}")) == LINES
+    os.close(pipe)
+    with os.fdopen(piped(data)) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert list(read_lines("-")) == LINES
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    assert list(read_lines("-")) == LINES
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(ValueError, match="standard input must be open to be read"):
+        list(read_lines("-"))
+
+
+def test_what_can_be_read_once_is_known(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("one\n")
+    pipe = piped(b"")
+    assert [is_read_once(each) for each in (path, f"/dev/fd/{pipe}", "-", tmp_path / "none")] == [0, 1, 1, 0]
+    assert [comes_slowly(each) for each in (path, f"/dev/fd/{pipe}")] == [False, True]
+    with path.open() as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert not comes_slowly("-")
+    with os.fdopen(pipe) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert comes_slowly("-")
+
+
+def test_the_place_in_a_file_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("word\n" * 5000)
+    told: list[int] = []
+    assert len(list(read_lines(path, position=told.append))) == 5000
+    assert told == sorted(told)
+    assert len(told) > 3
+    assert told[-1] <= path.stat().st_size
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_blocks_have_their_size_and_all_items(waits: bool) -> None:
+    found = list(in_blocks(iter(range(10)), size=4, waits=waits, pause=60.0, most=60.0))
+    assert found == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert list(in_blocks([], waits=waits)) == []
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_items_before_an_error_are_not_lost(waits: bool) -> None:
+    def items():
+        yield from range(6)
+        raise ValueError("line 7")
+
+    blocks = in_blocks(items(), size=3, waits=waits, pause=60.0, most=60.0)
+    assert [next(blocks), next(blocks)] == [[0, 1, 2], [3, 4, 5]]
+    with pytest.raises(ValueError, match="line 7"):
+        next(blocks)
+
+
+def test_nothing_waits_for_what_has_not_been_said() -> None:
+    said = threading.Event()
+
+    def items():
+        yield 1
+        yield 2
+        said.wait(30)
+        yield 3
+
+    blocks = in_blocks(items(), size=100, waits=True, pause=0.2)
+    found = list(itertools.chain(next(blocks)))
+    while len(found) < 2:  # on a busy machine the second may come late
+        found += next(blocks)
+    assert found == [1, 2]
+    said.set()
+    assert list(blocks) == [[3]]
+
+
+def test_a_block_ends_though_items_keep_coming() -> None:
+    def items():
+        while True:
+            time.sleep(0.02)
+            yield 1
+
+    began = time.monotonic()
+    assert len(next(in_blocks(items(), size=10**6, waits=True, pause=30.0, most=0.2))) < 1000
+    assert time.monotonic() - began < 20
