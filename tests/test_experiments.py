@@ -196,6 +196,7 @@ def test_validation_test_and_export_use_the_exponential_average(finished, averag
         buckets=(40,),
         tokens_per_batch=1600,
         rows_multiple=8,
+        length_multiple=1,
     )
     assert found["nll"] == pytest.approx(validated_too[-1]["nll"], rel=1e-4)
     scores = json.loads((averaged / "scores.json").read_text())
