@@ -1,13 +1,14 @@
 # `make help` lists the targets. Each sets up what it needs, once, and again when the requirements change.
 #
 #   make demo ACCELERATOR=cuda13                      on NVIDIA GPUs (cuda12, cuda13) or TPUs (tpu)
-#   make test TESTS=tests/nn                          a part of the tests
+#   make test TESTS=tests/nn PROCESSES=0              a part of the tests, in one process
 #   make test PYTHON=python3.13 VENV=.venv-newest     another Python, in an environment of its own
 
 PYTHON ?= python3
 VENV ?= .venv
 ACCELERATOR ?=
 TESTS ?= tests
+PROCESSES ?= 2
 
 BIN := $(VENV)/bin
 OLDEST := .venv-oldest
@@ -21,7 +22,7 @@ demo: $(VENV)/.lmx$(WITH) ## Train a small translator on the embedded phrasebook
 	$(BIN)/python experiments/translation.py phrasebook
 
 test: $(VENV)/.lmx-test$(WITH) ## Run the fast tests
-	$(BIN)/python -m pytest -q $(TESTS)
+	$(BIN)/python -m pytest -q --numprocesses $(PROCESSES) --dist loadfile $(TESTS)
 
 slow: $(VENV)/.lmx-test$(WITH) ## Run the slow tests
 	$(BIN)/python -m pytest -q -m slow $(TESTS)
