@@ -219,7 +219,7 @@ def shown_share(text: str, path: Path | None) -> Iterator[Share]:
     if not size:
         yield Share(lambda percent: None, 1)
         return
-    with progress_bar(f"{text}, percent", total=100, console=Console(stderr=True)) as show:
+    with progress_bar(f"{text}, percent", total=100, console=Console(stderr=True, markup=False, emoji=False)) as show:
         yield Share(show, size)
 
 
