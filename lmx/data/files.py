@@ -88,12 +88,36 @@ def parse_json(line: str, *, place: str) -> Any:
     """Returns the value that a line of a JSON lines file holds.
 
     Raises:
-        ValueError: it is no JSON; the message names the place and the column.
+        ValueError: it is no JSON that Python reads; the message names the place and, where there is one, the column.
     """
     try:
         return json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"{place} must be a JSON record, got {error.msg!r} at column {error.colno}.") from error
+    except RecursionError as error:
+        raise ValueError(f"{place} must be a JSON record of few levels, got one that is nested too deep.") from error
+    except ValueError as error:  # the one that is left
+        most = sys.get_int_max_str_digits()
+        raise ValueError(
+            f"{place} must be a JSON record with numbers of at most {most:,} digits, got a longer one."
+        ) from error
+
+
+def check_unicode(text: str, *, place: str) -> str:
+    """Returns a text that can be written as UTF-8; JSON's escapes can spell what cannot.
+
+    Raises:
+        ValueError: it holds half of a surrogate pair; the message names the place.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        raise ValueError(
+            f"{place} must be Unicode text, got a lone surrogate, \\u{code:04x}, at character {error.start + 1}: half "
+            "of a character that was cut in two."
+        ) from error
+    return text
 
 
 def is_read_once(path: str | Path) -> bool:
@@ -179,6 +203,8 @@ def _decode(line: bytes, *, encoding: str, name: str, number: int, way_out: str)
             f"{name}:{number} must be {encoding.upper()}, got byte 0x{byte:02x} at byte {error.start + 1} of the line. "
             f"{way_out}"
         ) from error
+    if encoding != "utf-8":  # a few others can spell what is no text
+        check_unicode(text, place=f"{name}:{number}")
     text = text.removesuffix("\n").removesuffix("\r")
     return text.removeprefix("\ufeff") if number == 1 else text
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Int, Int64, UInt64
 
-from lmx.data.files import parse_json, read_lines
+from lmx.data.files import check_unicode, parse_json, read_lines
 from lmx.data.hub import read_hub
 from lmx.data.ragged import Strings
 
@@ -440,7 +440,7 @@ def _text_of(record: dict[str, Any], name: str, *, place: str) -> str:
         return ""
     if not isinstance(text, str):
         raise ValueError(f"{place} must have text in {name!r}, got {text!r:.60}.")
-    return text
+    return check_unicode(text, place=f"{place} in {name!r}")
 
 
 def _label_of(
@@ -452,7 +452,7 @@ def _label_of(
     if isinstance(value, list | tuple):
         return tuple(dict.fromkeys(_label_name(one, class_names=class_names, place=place) for one in value))
     if separator is not None and isinstance(value, str):
-        parts = (part.strip() for part in value.split(separator))
+        parts = (part.strip() for part in check_unicode(value, place=f"{place}, in a label,").split(separator))
         return tuple(dict.fromkeys(part for part in parts if part))
     return _label_name(value, class_names=class_names, place=place)
 
@@ -472,7 +472,7 @@ def _label_name(value: Any, *, class_names: Sequence[str] | None, place: str) ->
         raise ValueError(f"{place} must have a label that is a name, a number or a list of them, got {value!r:.60}.")
     if not value.strip():
         raise ValueError(f"{place} must have a label, got white space. label_column=None reads texts alone.")
-    return value.strip()
+    return check_unicode(value, place=f"{place}, in a label,").strip()
 
 
 _OTHER_ENCODING = "Pass the encoding of the file, such as encoding=latin-1, or convert it with iconv."

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32, Int64
 
 from lmx.data.encoding import encode_texts
-from lmx.data.files import existing_file, parse_json, read_lines
+from lmx.data.files import check_unicode, existing_file, parse_json, read_lines
 from lmx.data.hub import read_hub
 from lmx.data.ragged import ended_rows, padded_rows, select_rows
 from lmx.text import Tokenizer
@@ -448,7 +448,7 @@ def _record_row(record: Any, *, languages: tuple[str, str], place: str) -> tuple
         sentence = "" if sides[language] is None else sides[language]
         if not isinstance(sentence, str):
             raise ValueError(f"{place} must have text for {language!r}, got {sentence!r:.60}.")
-        row.append(sentence)
+        row.append(check_unicode(sentence, place=f"{place} in {language!r}"))
     return row[0], row[1]
 
 

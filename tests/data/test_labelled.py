@@ -198,11 +198,37 @@ def test_several_labels_stand_in_a_list_or_between_separators(tmp_path: Path) ->
             '{"text": "a", "label": "x"}\n{"text": "b", "label": ["x"]}\n',
             r"a\.jsonl:2 must have labels of the kind before it, 'x', got \('x',\)\.",
         ),
+        (
+            "a.jsonl",
+            '{"text": "a", "label": 1}\n{"text": "b \\ud83d", "label": 2}\n',
+            r"a\.jsonl:2 in 'text' must be Unicode text, got a lone surrogate, \\ud83d, at character 3: half of",
+        ),
+        (
+            "a.jsonl",
+            '{"text": "a", "label": "\\udc00"}\n',
+            r"a\.jsonl:1, in a label, must be Unicode text, got .*udc00",
+        ),
+        ("a.jsonl", '{"text": "a", "label": ["b", "\\udc00"]}\n', r"a\.jsonl:1, in a label, must be Unicode text"),
         ("a.dat", "x\n", r"location must be a \.csv, .* got location=.*a\.dat\. Say what it is with form=csv, tsv"),
     ],
 )
 def test_wrong_data_is_an_error_with_its_line(tmp_path: Path, name: str, content: str, message: str) -> None:
     refuses(message, write(tmp_path / name, content))
+
+
+def test_json_that_python_does_not_read_is_named(tmp_path: Path) -> None:
+    first = '{"text": "a", "label": 1}\n'
+    path = write(tmp_path / "a.jsonl", first + "[" * 99999)
+    refuses(r"a\.jsonl:2 must be a JSON record of few levels, got one that is nested too deep\.", path)
+    path = write(tmp_path / "b.jsonl", first + '{"text": "a", "label": 1, "id": ' + "7" * 5000 + "}\n")
+    refuses(r"b\.jsonl:2 must be a JSON record with numbers of at most 4,300 digits, got a longer one\.", path)
+
+
+def test_half_a_character_is_refused_where_it_is_used_alone(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", '{"text": "\\ud83d\\ude00", "label": "x", "other": "\\ud83d"}\n')
+    assert (read_labelled(path).texts, read_labelled(path).labels) == (["\U0001f600"], ["x"])
+    path = write(tmp_path / "b.jsonl", '{"text": "a", "label": "x;\\ud83d"}\n')
+    refuses(r"b\.jsonl:1, in a label, must be Unicode text", path, label_separator=";")
 
 
 def test_what_only_a_table_has_is_refused_elsewhere(tmp_path: Path) -> None:

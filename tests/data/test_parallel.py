@@ -235,6 +235,12 @@ def test_damaged_gzip_is_named(tmp_path: Path) -> None:
         ("a.jsonl", '{"translation": {"en": "a", "fr": "A"}}\n', r"a\.jsonl:1 must .* got no 'de' in 'en', 'fr'\."),
         ("a.jsonl", '{"en": "a", "de": 7}\n', r"a\.jsonl:1 must have text for 'de', got 7\."),
         ("a.jsonl", "{}\n", r"a\.jsonl:1 must have .* got no 'en' in an empty record\."),
+        (
+            "a.jsonl",
+            '{"en": "a", "de": "A"}\n{"en": "a", "de": "A\\ude00"}\n',
+            r"a\.jsonl:2 in 'de' must be Unicode text, got a lone surrogate, \\ude00, at character 2: half of",
+        ),
+        ("a.jsonl", '{"translation": {"en": "\\ud83d", "de": "A"}}\n', r"a\.jsonl:1 in 'en' must be Unicode text"),
         ("a.tsv", "a\tA\nb B\n", r"a\.tsv:2 must have 2 columns, tabs between, got 1\.$"),
         ("a.tsv", "a\tA\tno. 7\n", r"a\.tsv:1 must have 2 columns, .* got 3\. A first row such as en<tab>de names"),
         ("a.tsv", "id\tde\ten\n7\tA\n", r"a\.tsv:2 must have 3 columns, tabs between, got 2\."),
@@ -244,6 +250,15 @@ def test_damaged_gzip_is_named(tmp_path: Path) -> None:
 def test_a_malformed_line_is_named(tmp_path: Path, name: str, content: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read(write(tmp_path / name, content))
+
+
+def test_json_that_python_does_not_read_is_named(tmp_path: Path) -> None:
+    for name, content, message in (
+        ("a.jsonl", '{"en": ' * 99999, r"a\.jsonl:1 must be a JSON record of few levels, got one .* too deep\."),
+        ("b.jsonl", '\n{"en": ' + "7" * 5000, r"b\.jsonl:2 must be a JSON record with numbers of at most 4,300 digits"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read(write(tmp_path / name, content))
 
 
 # Ids.
