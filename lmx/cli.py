@@ -15,6 +15,7 @@ import tyro
 from rich.console import Console
 
 from lmx.run import console, duration, keep_freed_memory, one_line_errors, progress_bar
+from lmx.text import one_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +182,7 @@ class Written:
         """Writes lines, down to the file."""
         if self._output and self._file is sys.stdout:
             self._file = self._output.open("w", encoding="utf-8", newline="\n")
-        self._file.writelines(f"{line}\n" for line in lines)
+        self._file.writelines(f"{one_line(line)}\n" for line in lines)
         self._file.flush()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -371,6 +371,15 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     raise ValueError(f"a tokenizer file must end in .model, .vocab or .bytes, got path={path}.")
 
 
+def one_line(text: str) -> str:
+    """Returns a text that every reader takes for one line: each line end inside is a space.
+
+    A model can write them: bytes spell any character, and a vocabulary may keep them. They are what `str.splitlines`
+    splits at, more than most readers do.
+    """
+    return _LINE_END.sub(" ", text)
+
+
 def undo_bpe(text: str) -> str:
     """Returns tokenised text with the `@@` marks of byte-pair encoding undone: "un@@ known" is "unknown"."""
     return (text + " ").replace("@@ ", "").rstrip(" ")
@@ -432,6 +441,7 @@ def _words(text: str) -> list[str]:
 
 
 _WORD = re.compile(r"[^ \t\n\r\v\f]+")
+_LINE_END = re.compile("\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 
 
 def _content(tokenizer: Tokenizer, ids: Iterable[SupportsIndex]) -> list[int]:

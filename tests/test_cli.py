@@ -211,6 +211,12 @@ def test_a_file_is_translated_block_by_block(translating, lmx, blocks, tmp_path)
     assert lmx("translate", translating)[0] == []
 
 
+def test_a_line_is_written_for_each_whatever_is_in_it(translating, lmx, blocks):
+    lines, said = lmx("translate", translating, given="red\u2028cat\ndog\x85\x0b\n\rblue\n".encode())
+    assert "\n".join(lines).splitlines() == ["tac der", "  god", "eulb "]
+    assert said.startswith("3 lines in ")
+
+
 def test_what_is_translated_before_a_failure_stays_written(translating, lmx, blocks, tmp_path, monkeypatch, capsys):
     expected = [line[::-1] for line in MANY]
     output = tmp_path / "out.txt"

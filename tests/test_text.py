@@ -15,6 +15,7 @@ from lmx.text import (
     detokenize_moses,
     draw_texts,
     load_tokenizer,
+    one_line,
     split_words,
 )
 
@@ -82,6 +83,18 @@ def test_words_are_what_people_read_and_their_pieces_are_all_pieces(tokenizer: T
         begin = end
     assert begin == len(ids) - isinstance(tokenizer, ByteTokenizer)  # a byte for the space at the end
     assert split_words(" ", tokenizer) == []
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"])
+def test_a_line_end_inside_a_text_is_one_space(end: str) -> None:
+    assert one_line(f"a{end}b c\t{end}") == "a b c\t "
+    assert one_line(f"{end}{end}") == "  "
+
+
+def test_all_that_python_takes_for_a_line_end_is_one() -> None:
+    for character in map(chr, range(0x3000)):
+        ends = character.splitlines() == [""]
+        assert one_line(f"a{character}b") == ("a b" if ends or character == " " else f"a{character}b")
 
 
 def test_words_that_were_segmented_are_one_again() -> None:

@@ -37,7 +37,8 @@ def read_lines(
 
     A line ends at "\n" alone (a "\r" before it goes too), so that line numbers are those of `wc -l`: `str.splitlines`
     would also break at U+2028 and U+0085, which occur inside sentences of crawled text, and shift one side of a corpus
-    against the other. A byte order mark at the start is dropped.
+    against the other. A byte order mark at the start is dropped. A file whose only line has a "\r" inside is refused: its
+    line ends are those of old Macs.
 
     Args:
         path: of the file, which may be a pipe; "-" is standard input.
@@ -47,10 +48,11 @@ def read_lines(
 
     Raises:
         FileNotFoundError: there is no such file (names the nearest ones beside it).
-        ValueError: a line is not text of this encoding (names line and byte), or the gzip data is damaged.
+        ValueError: a line is not text of this encoding (names line and byte), the lines end at "\r" alone, or the gzip
+            data is damaged.
     """
     _check_encoding(encoding)
-    number = 0
+    number, held = 0, None
     with contextlib.ExitStack() as stack:
         name, raw = _opened(path, stack)
         # A pipe cannot go back to its beginning.
@@ -58,11 +60,25 @@ def read_lines(
         try:
             with gzip.open(raw, "rb") if compressed else contextlib.nullcontext(raw) as lines:
                 for number, line in enumerate(lines, start=1):
-                    yield _decode(line, encoding=encoding, name=name, number=number, way_out=way_out)
+                    if held is not None:
+                        yield held
+                        held = None
+                    text = _decode(line, encoding=encoding, name=name, number=number, way_out=way_out)
+                    if number == 1 and "\r" in text:
+                        held = text  # a line like others, if others follow
+                        continue
+                    yield text
                     if not number % _LINES_BETWEEN and raw.seekable():
                         position(raw.tell())
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise ValueError(f"{name} must be a whole gzip file, got damage after line {number:,}.") from error
+    if held is not None:
+        raise ValueError(carriage_return(f"{name}:1"))
+
+
+def carriage_return(place: str) -> str:
+    """Returns what is said of a line that ends, or seems to end, at a carriage return alone."""
+    return f"{place} has a carriage return inside (old Mac line ends?). Convert them: tr '\\r' '\\n'."
 
 
 def existing_file(path: str | Path) -> Path:

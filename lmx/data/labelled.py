@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Int, Int64, UInt64
 
-from lmx.data.files import check_unicode, parse_json, read_lines
+from lmx.data.files import carriage_return, check_unicode, parse_json, read_lines
 from lmx.data.hub import read_hub
 from lmx.data.ragged import Strings
 
@@ -274,6 +274,8 @@ def _table_records(
                 continue
         assert names is not None
         if len(cells) != len(names):
+            if any("\r" in cell for cell in cells):
+                raise ValueError(carriage_return(f"{path}:{number}"))
             way_out = "is in quotes" if quoting else "cannot be written without quoting"
             raise ValueError(
                 f"{path}:{number} must have {len(names)} fields ({_names(names)}), got {len(cells)}. A field that "
@@ -307,6 +309,8 @@ def _quoted_rows(path: str, *, delimiter: str, encoding: str, field_limit: int) 
 def _quoting_error(error: csv.Error, *, place: str, field_limit: int) -> ValueError:
     if "field limit" in str(error):
         return _field_error(place, field_limit=field_limit)
+    if "new-line character" in str(error):
+        return ValueError(carriage_return(place))
     return ValueError(
         f"{place} must be a row whose quotes are closed and, inside a field, written twice, got: {error}. Pass "
         "quoting=False where quotes are characters like any other."

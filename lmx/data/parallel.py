@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32, Int64
 
 from lmx.data.encoding import encode_texts
-from lmx.data.files import check_unicode, existing_file, parse_json, read_lines
+from lmx.data.files import carriage_return, check_unicode, existing_file, parse_json, read_lines
 from lmx.data.hub import read_hub
 from lmx.data.ragged import ended_rows, padded_rows, select_rows
 from lmx.text import Tokenizer
@@ -403,6 +403,8 @@ def _tsv_rows(path: str, *, languages: tuple[str, str], **reading: Any) -> Itera
             columns, width = (cells.index(languages[0]), cells.index(languages[1])), len(cells)
         elif not line.strip():
             yield "", ""
+        elif len(cells) != width and "\r" in line:
+            raise ValueError(carriage_return(f"{path}:{number}"))
         elif len(cells) != width:
             way_out = "" if number > 1 else f" A first row such as {header} names the columns where there are more."
             raise ValueError(f"{path}:{number} must have {width} columns, tabs between, got {len(cells)}.{way_out}")

@@ -137,6 +137,13 @@ def test_only_a_line_feed_ends_a_line(tmp_path: Path) -> None:
     assert list(pairs.sources) == ["one\u2028two", "three\u0085four\x0cfive", "six\rseven"]
 
 
+def test_line_ends_of_old_macs_are_no_single_pair(tmp_path: Path) -> None:
+    write(tmp_path / "train.en", "a\rb\rc")
+    write(tmp_path / "train.de", "A\rB\rC")
+    with pytest.raises(ValueError, match=r"train\.en:1 has a carriage return inside \(old Mac line ends\?\)"):
+        read(tmp_path / "train.{}")
+
+
 def test_a_byte_order_mark_is_not_text(tmp_path: Path) -> None:
     assert read(sides(tmp_path, "\ufeffthe dog\n", "\ufeffder Hund\n")).sources == ["the dog"]
 
@@ -241,6 +248,7 @@ def test_damaged_gzip_is_named(tmp_path: Path) -> None:
             r"a\.jsonl:2 in 'de' must be Unicode text, got a lone surrogate, \\ude00, at character 2: half of",
         ),
         ("a.jsonl", '{"translation": {"en": "\\ud83d", "de": "A"}}\n', r"a\.jsonl:1 in 'en' must be Unicode text"),
+        ("a.tsv", "a\tA\nb\tB\rc\tC\n", r"a\.tsv:2 has a carriage return inside \(old Mac line ends\?\)"),
         ("a.tsv", "a\tA\nb B\n", r"a\.tsv:2 must have 2 columns, tabs between, got 1\.$"),
         ("a.tsv", "a\tA\tno. 7\n", r"a\.tsv:1 must have 2 columns, .* got 3\. A first row such as en<tab>de names"),
         ("a.tsv", "id\tde\ten\n7\tA\n", r"a\.tsv:2 must have 3 columns, tabs between, got 2\."),
