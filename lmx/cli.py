@@ -77,6 +77,10 @@ class Score:
     """Ignores case."""
     tokenized: bool = False
     """The lines are tokenised already: scores tokens as they stand."""
+    tokenize: str | None = None
+    """How BLEU splits plain text into words, by sacreBLEU's names: 13a (without it), intl, zh for Chinese, ja-mecab,
+    ko-mecab, char for scripts without spaces, flores101, flores200 (where their models are), none. It is part of the
+    signature."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,10 +289,13 @@ def iterate_texts(
 def score(options: Score) -> None:
     """Runs `lmx score`."""
     from lmx.data.files import read_lines
+    from lmx.scoring.tokenization import DEFAULT, warn_of_few_spaces
     from lmx.scoring.translation import compare_translations, score_translations
 
     hypotheses, references = list(read_lines(options.hypotheses)), list(read_lines(options.references))
-    settings = {"lowercase": options.lowercase, "tokenized": options.tokenized}
+    settings = {"lowercase": options.lowercase, "tokenized": options.tokenized, "tokenize": options.tokenize}
+    if not options.tokenized and (warning := warn_of_few_spaces(references, options.tokenize or DEFAULT)):
+        print(f"warning: {warning}", file=sys.stderr)
     for found in score_translations(hypotheses, references, **settings):
         print(found)
     if options.baseline is not None:

@@ -338,6 +338,26 @@ def test_pipes_and_standard_input_are_files(run, translating, lmx, blocks, subst
     assert lmx("score", "-", substituted(lines), given=lines.encode())[0] == scores
 
 
+def test_text_without_spaces_is_split_as_it_is_asked(lmx, tmp_path, capsys):
+    path = tmp_path / "zh.txt"
+    path.write_text("一只猫找到这个树，真的。\n一只狗看见这个房子。\n", encoding="utf-8")
+    lines, said = lmx("score", path, path)
+    assert "|tok:13a|" in lines[0]
+    assert " = 0.00 " in lines[0]
+    assert said.startswith("warning: the references have almost no spaces, where 13a splits words")
+    assert said.count("\n") == 1
+    for scheme in ("zh", "char"):
+        lines, said = lmx("score", path, path, "--tokenize", scheme, "--baseline", path)
+        assert f"|tok:{scheme}|" in lines[0]
+        assert " = 100.00 " in lines[0]
+        assert f"|tok:{scheme}|" in lines[2]
+        assert "100.00 -> 100.00" in lines[2]
+        assert said == ""
+    with pytest.raises(SystemExit):
+        lmx("score", path, path, "--tokenize", "zhh")
+    assert "tokenize must be one of 13a, char," in capsys.readouterr().err
+
+
 # Two runs beside each other.
 
 

@@ -37,8 +37,8 @@ def read_lines(
 
     A line ends at "\n" alone (a "\r" before it goes too), so that line numbers are those of `wc -l`: `str.splitlines`
     would also break at U+2028 and U+0085, which occur inside sentences of crawled text, and shift one side of a corpus
-    against the other. A byte order mark at the start is dropped. A file whose only line has a "\r" inside is refused: its
-    line ends are those of old Macs.
+    against the other. A byte order mark at the start is dropped. A file whose only line has a "\r" inside is refused:
+    its line ends are those of old Macs.
 
     Args:
         path: of the file, which may be a pipe; "-" is standard input.
