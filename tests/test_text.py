@@ -159,6 +159,34 @@ def test_control_words_in_text_are_text(learned: SentencePieceTokenizer) -> None
     assert not {0, 1, 2} & set(learned.encode("the <pad> <s> </s> cat"))
 
 
+CONTROL_WORDS = ["<unk>", "<s>", "</s>", "<pad>", "a <unk> b", "x<s>y</s>", "<<unk>>", "<unk><unk>", "</s", "< unk >"]
+
+
+@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
+@pytest.mark.parametrize("written", ["<>", "\uff1c\uff1e", "\ufe64\ufe65"])
+def test_control_words_in_the_text_that_is_learned_from_come_back(model_type, written) -> None:
+    """With nothing else in it that has their brackets."""
+    texts = [text.replace("<", written[0]).replace(">", written[1]) for text in CONTROL_WORDS[:6]]
+    learned = SentencePieceTokenizer.train(TEXTS + texts * 3, vocab_size=64, model_type=model_type)
+    for text in CONTROL_WORDS:
+        ids = learned.encode(text)
+        assert learned.decode(ids) == text
+        assert min(ids) > 3
+    assert not set(SPECIAL_PIECES) & set(learned.pieces(range(4, learned.vocab_size)))
+
+
+def test_control_words_come_back_whatever_their_case() -> None:
+    texts = [*TEXTS, "<UNK> text </S>", "<Pad> text"]
+    learned = SentencePieceTokenizer.train(texts, vocab_size=60, lowercase=True)
+    assert learned.decode(learned.encode("the <UNK> is </S> <PAD>")) == "the <unk> is </s> <pad>"
+
+
+def test_text_with_brackets_and_no_control_word_is_learned_as_before() -> None:
+    texts = [*TEXTS, *["<b> bold </b>", "1 <b>"] * 20]
+    learned = SentencePieceTokenizer.train(texts, vocab_size=64)
+    assert learned.pieces(learned.encode("<b>")) == ["\u2581<b>"]
+
+
 @pytest.mark.parametrize("model_type", ["bpe", "unigram"])
 def test_a_vocabulary_too_large_names_the_largest(model_type) -> None:
     with pytest.raises(
