@@ -118,6 +118,22 @@ def test_files_and_tables_are_read(run, lmx, tmp_path):
     assert printed == [one.label for one in Classifier.load(run).classify(pairs)]
 
 
+def test_tables_are_read_as_they_are_said_to_be(run, lmx, tmp_path, capsys):
+    expected = [one.label for one in Classifier.load(run).classify(TEXTS)]
+    path = tmp_path / "table.csv"
+    path.write_bytes("".join(f"{text};'x\xe4\n" for text in TEXTS).encode("latin-1"))
+    flags = ["--columns", "text", "note", "--delimiter", ";", "--quoting", "False", "--encoding", "latin-1"]
+    assert lmx("classify", run, "--input", path, *flags)[0] == expected
+    for arguments, message in (
+        (["--field-limit", "7", *flags], "table.csv:3 must have fields of at most 7 characters"),
+        (["--encoding", "latin-1"], "Is the delimiter ';'? Say delimiter=';' (--delimiter)."),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            lmx("classify", run, "--input", path, *arguments)
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err
+
+
 def test_long_texts_are_counted(run, lmx):
     lines, said = lmx("classify", run, given=b"red " * 9 + b"\ncat\n")
     assert len(lines) == 2

@@ -333,4 +333,4 @@ def test_a_range_of_steps_is_from_and_to():
 @pytest.mark.parametrize("name", ["[/ham]", "[ham]", ":x:"])
 def test_a_validation_is_printed_as_it_is_named(run, capsys, name):
     count(run, due=(4,), validations={4: 0.5}, measured=name)
-    assert f"validation after 4 updates: {name} 0.5 " in capsys.readouterr().out
+    assert f"validation after 4 updates: {name} 0.5000 " in capsys.readouterr().out

@@ -78,7 +78,10 @@ def read_lines(
 
 def carriage_return(place: str) -> str:
     """Returns what is said of a line that ends, or seems to end, at a carriage return alone."""
-    return f"{place} has a carriage return inside (old Mac line ends?). Convert them: tr '\\r' '\\n'."
+    return (
+        f"{place} has a carriage return inside (old Mac line ends?). Convert them: tr '\\r' '\\n', or tr '\\r' ' ' "
+        "where lines end otherwise."
+    )
 
 
 def existing_file(path: str | Path) -> Path:
