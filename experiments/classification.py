@@ -34,7 +34,7 @@ from lmx.data.batches import SeedBatches, choose_buckets, rows_of_bucket
 from lmx.data.cache import Cache
 from lmx.data.embedded import standard_library
 from lmx.data.encoded import facts_of_examples, keep_examples, keep_labelled, keep_tokenizer
-from lmx.data.labelled import Examples, Form, count_shared, read_labelled, sides_of
+from lmx.data.labelled import FIELD_LIMIT, Examples, Form, count_shared, read_labelled, sides_of
 from lmx.data.labels import Kind, Labels, Targets
 from lmx.data.splits import folds, split_wholes, stratified_split
 from lmx.data.texts import EncodedExamples, encode_examples
@@ -123,7 +123,10 @@ class Reading:
         label_separator: what stands between the labels of one text; None where each text has one.
         columns: names of a table's columns, where its first row is data already.
         form: what the files are, where their ending does not say it; text is a label, a space and a text a line.
+        delimiter: what stands between the fields of a table; None for a comma in .csv and a tab in .tsv.
+        quoting: whether quotes enclose fields of a table; None for yes in .csv and no in .tsv.
         encoding: encoding of the files.
+        field_limit: most characters of a table's field; None for 16,777,216.
         label_names: names of the classes, in their order, where the files have numbers.
         first_label: the number of the class that label_names names first.
     """
@@ -134,7 +137,10 @@ class Reading:
     label_separator: str | None = None
     columns: tuple[str, ...] | None = None
     form: Form | None = None
+    delimiter: str | None = None
+    quoting: bool | None = None
     encoding: str = "utf-8"
+    field_limit: int | None = None
     label_names: tuple[str, ...] | None = None
     first_label: int = 0
 
@@ -547,7 +553,10 @@ def load_examples(
         label_separator=reading.label_separator,
         columns=reading.columns,
         form=reading.form,
+        delimiter=reading.delimiter,
+        quoting=reading.quoting,
         encoding=reading.encoding,
+        field_limit=reading.field_limit or FIELD_LIMIT,
     )
     if reading.label_names is None or found.labels is None:
         return found
@@ -594,10 +603,16 @@ def load_data(config: Config, *, fold: int | None, cache: Cache | None = None) -
             kept, held_out = stratified_split(targets, **settings)
         learned, dev = learned.select(kept), learned.select(held_out)
     for split in (dev, test):
-        if split is not None and split.are_pairs != learned.are_pairs:
-            kinds = [f"{'pairs' if each.are_pairs else 'single texts'} in {each.origin}" for each in (learned, split)]
-            raise ValueError(f"all sets must hold pairs or all single texts, got {kinds[0]} and {kinds[1]}.")
+        if split is not None:
+            check_alike(learned, split)
     return Data(learned, dev, test, labels)
+
+
+def check_alike(learned: Examples, split: Examples) -> None:
+    """Raises ValueError if one set has pairs and the other single texts."""
+    if split.are_pairs != learned.are_pairs:
+        kinds = [f"{'pairs' if each.are_pairs else 'single texts'} in {each.origin}" for each in (learned, split)]
+        raise ValueError(f"all sets must hold pairs or all single texts, got {kinds[0]} and {kinds[1]}.")
 
 
 def load_or_make_tokenizer(run: Run, config: Config, texts: Examples, cache: Cache) -> Tokenizer:
@@ -736,6 +751,7 @@ class Prepared(NamedTuple):
             params,
             tokenizer=self.tokenizer,
             labels=self.data.labels,
+            pairs=self.data.train.are_pairs,
             max_length=config.max_length,
             stride=config.stride,
             batch_tokens=config.tokens_per_batch,
@@ -791,6 +807,7 @@ def prepare(preset: str, config: Config, *, fold: int | None, agreed: dict[str, 
     to_label = None
     if config.predict is not None:
         to_label = load_examples(config.predict, for_test(config), split="test", labelled=False)
+        check_alike(data.train, to_label)
     run = Run(config.run, facts, free=free)
     tokenizer = load_or_make_tokenizer(run, config, data.train, cache)
     targets = labels.encode(data.train)

@@ -54,6 +54,7 @@ from lmx.plan.figures import Job
 from lmx.report import write_report
 from lmx.run import Run, duration, make_deterministic, peak_flops, progress_bar, versions, write_json, write_jsonl
 from lmx.scoring.baselines import dictionary_translations, nearest_translations
+from lmx.scoring.tokenization import bleu_by, tokenize_for, warn_of_few_spaces
 from lmx.scoring.translation import NUM_RESAMPLES, Score, chrf, detokenized_bleu, sentence_chrf, tokenized_bleu
 from lmx.sharding import (
     GradientSum,
@@ -101,6 +102,7 @@ FREE = (
     "keep_every",
     "mesh",
     "text_cache",
+    "tokenize",
 )
 
 
@@ -147,6 +149,8 @@ class Config:
         joint: one vocabulary for both sides.
         raw_reference: for tokenised text, the raw test reference that detokenised BLEU is scored against.
         lowercase: scores ignore case.
+        tokenize: how BLEU splits raw text into words, by sacreBLEU's names; None takes what suits target_language: zh
+            for Chinese, ja-mecab and ko-mecab where they are installed, char for these without, 13a for most.
         published: a published score to compare with.
         published_made: how that score was made.
         max_length: most tokens a side; longer training and validation pairs are left out, longer test sources cut.
@@ -193,6 +197,7 @@ class Config:
     joint: bool = True
     raw_reference: str | None = None
     lowercase: bool = False
+    tokenize: str | None = None
     published: float | None = None
     published_made: str = ""
     max_length: int = 128
@@ -500,6 +505,7 @@ def prepare(preset: str, config: Config, *, agreed: dict[str, Any]) -> Prepared:
     facts = {"experiment": "translation", "preset": preset, "family": "seq2seq", "config": config_as_json(config)}
     free = FREE if config.optimization.depends_on_end else (*FREE, "updates")
     agreed |= facts | {"versions": versions(machine=False), "device": jax.local_devices()[0].device_kind}
+    bleu_by(scheme(config))  # one that cannot be is an error now
     # All text is read first: a bad line should be told now, not after the training.
     pairs = training_pairs(config)
     validation_pairs = load_pairs(config.validation, config, split="validation")
@@ -729,13 +735,19 @@ def evaluate(
 # ---- scores ----------------------------------------------------------------------------------------------------------
 
 
+def scheme(config: Config) -> str:
+    """Returns how BLEU splits raw text into words."""
+    return config.tokenize or tokenize_for(config.target_language)
+
+
 def main_score(config: Config, found: list[Translation], references: Sequence[str], *, resamples: int = 0) -> Score:
     """Returns the BLEU that an experiment is judged by: of tokens where the recipe has tokenised text, else of text."""
     hypotheses = [translation.text for translation in found]
     if config.tokenized:
         references = [undo_bpe(line) for line in references]
         return tokenized_bleu(hypotheses, references, lowercase=config.lowercase, num_resamples=resamples)
-    return detokenized_bleu(hypotheses, references, lowercase=config.lowercase, num_resamples=resamples)
+    settings: dict[str, Any] = {"lowercase": config.lowercase, "tokenize": scheme(config)}
+    return detokenized_bleu(hypotheses, references, **settings, num_resamples=resamples)
 
 
 def all_scores(config: Config, found: list[Translation], references: Sequence[str]) -> list[Score]:
@@ -747,7 +759,7 @@ def all_scores(config: Config, found: list[Translation], references: Sequence[st
         if config.raw_reference is not None and importlib.util.find_spec("sacremoses") is not None:
             texts = [detokenize_moses(text, language=config.target_language) for text in texts]
             references = list(read_lines(config.raw_reference))
-            scores.append(detokenized_bleu(texts, references, lowercase=config.lowercase))
+            scores.append(detokenized_bleu(texts, references, lowercase=config.lowercase, tokenize=scheme(config)))
     scores.append(chrf(texts, references, lowercase=config.lowercase))
     return scores
 
@@ -790,6 +802,8 @@ def test(run: Run, preset: str, config: Config, translator: Translator, pairs: P
             f"{translator.cut:,} of {len(pairs):,} test sources were longer than {translator.max_source_length} tokens "
             "and were cut"
         )
+    if not config.tokenized and (warning := warn_of_few_spaces(pairs.targets, scheme(config))):
+        run.console.print(f"warning: {warning}")
     references = [undo_bpe(line) for line in pairs.targets] if config.tokenized else pairs.targets
     constructions = None
     if config.test == PHRASEBOOK:

@@ -61,6 +61,7 @@ class Classifier:
         batch_tokens: of the rows of one batch, padding included; bounds the memory.
         rows_multiple: what the rows of a batch are a multiple of, and have at least.
         buckets: lengths that rows are padded to, ending with max_length or more; None for powers of two.
+        pairs: whether the model was trained on pairs of texts, and takes no others; None takes both.
         mesh: where the parameters live, if on several devices: its devices share the rows, and every host calls alike
             and gets all outputs.
 
@@ -80,11 +81,12 @@ class Classifier:
         batch_tokens: int = 4096,
         rows_multiple: int = 8,
         buckets: Sequence[int] | None = None,
+        pairs: bool | None = None,
         mesh: Mesh | None = None,
     ):
         _check_parts(config, tokenizer=tokenizer, labels=labels, max_length=max_length)
         self.config, self.params, self.labels, self.tokenizer = config, _stacked(params), labels, tokenizer
-        self.max_length, self.stride = max_length, stride
+        self.max_length, self.stride, self.pairs = max_length, stride, pairs
         self.batch_tokens, self.rows_multiple = batch_tokens, rows_multiple
         self.buckets = tuple(buckets or _powers_of_two(max_length))
         self.cut = 0
@@ -128,6 +130,7 @@ class Classifier:
             labels=Labels.from_json(path.read_text(encoding="utf-8")),
             max_length=saved["config"]["max_length"],
             stride=saved["config"].get("stride"),
+            pairs=_trained_on_pairs(saved["config"]),
         )
 
     def with_params(self, params: Params) -> "Classifier":
@@ -140,10 +143,15 @@ class Classifier:
         """Encodes texts as the model reads them, without labels.
 
         Raises:
-            ValueError: some are pairs and some are not.
+            ValueError: some are pairs and some are not, or they are not what the model was trained on.
         """
+        examples = texts if isinstance(texts, Examples) else _examples(texts)
+        if self.pairs is not None and len(examples) and examples.are_pairs != self.pairs:
+            wanted, got = ("pairs", "single texts") if self.pairs else ("single texts", "pairs")
+            way_out = " A table has both texts in two columns: --text-column FIRST SECOND." if self.pairs else ""
+            raise ValueError(f"texts must be {wanted}, as in the training of this model, got {got}.{way_out}")
         return encode_examples(
-            texts if isinstance(texts, Examples) else _examples(texts),
+            examples,
             self.tokenizer,
             max_length=self.max_length,
             stride=self.stride,
@@ -457,6 +465,12 @@ def _activated(logits: Float[Array, "*B C"], *, kind: Kind) -> Float[Array, "*B 
 
 def _shapes(config: ClassifierConfig) -> EncoderClassifier:
     return nnx.eval_shape(lambda: EncoderClassifier(config, rngs=nnx.Rngs(0)))
+
+
+def _trained_on_pairs(config: dict[str, Any]) -> bool | None:
+    """Returns whether a run's config says that its texts are pairs, or None where it says nothing of texts."""
+    reading = config.get("reading")
+    return None if reading is None else len(reading.get("text_columns") or ()) == 2
 
 
 def _examples(texts: Sequence[Text]) -> Examples:

@@ -15,6 +15,7 @@ import tyro
 from rich.console import Console
 
 from lmx.run import console, duration, keep_freed_memory, one_line_errors, progress_bar
+from lmx.text import one_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,17 @@ class Classify:
     """File to label, plain or gzip: .csv, .tsv and .jsonl by their columns, others, and pipes, by lines. Without it,
     or with -, standard input."""
     text_column: tuple[str, ...] = ()
-    """Column of a table with the texts; two for pairs. Without it, `text`, or the only one."""
+    """Column of a table with the texts; two for pairs. Without it, `text`."""
+    columns: tuple[str, ...] = ()
+    """Names of a table's columns, where its first row is data already."""
+    delimiter: str | None = None
+    """What stands between the fields of a table. Without it, a comma in .csv and a tab in .tsv."""
+    quoting: bool | None = None
+    """Whether quotes enclose fields of a table. Without it, in .csv and not in .tsv."""
+    encoding: str = "utf-8"
+    """Encoding of the input."""
+    field_limit: int | None = None
+    """Most characters of a table's field."""
     output: Path | None = None
     """File to write; without it, standard output."""
     ensemble: bool = False
@@ -76,6 +87,10 @@ class Score:
     """Ignores case."""
     tokenized: bool = False
     """The lines are tokenised already: scores tokens as they stand."""
+    tokenize: str | None = None
+    """How BLEU splits plain text into words, by sacreBLEU's names: 13a (without it), intl, zh for Chinese, ja-mecab,
+    ko-mecab, char for scripts without spaces, flores101, flores200 (where their models are), none. It is part of the
+    signature."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +196,7 @@ class Written:
         """Writes lines, down to the file."""
         if self._output and self._file is sys.stdout:
             self._file = self._output.open("w", encoding="utf-8", newline="\n")
-        self._file.writelines(f"{line}\n" for line in lines)
+        self._file.writelines(f"{one_line(line)}\n" for line in lines)
         self._file.flush()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -219,7 +234,7 @@ def shown_share(text: str, path: Path | None) -> Iterator[Share]:
     if not size:
         yield Share(lambda percent: None, 1)
         return
-    with progress_bar(f"{text}, percent", total=100, console=Console(stderr=True)) as show:
+    with progress_bar(f"{text}, percent", total=100, console=Console(stderr=True, markup=False, emoji=False)) as show:
         yield Share(show, size)
 
 
@@ -238,7 +253,7 @@ def classify(options: Classify) -> None:
     kind, names = classifier.labels.kind, classifier.labels.names
     began, number, empty = time.perf_counter(), 0, 0
     with Written(options.output, input=options.input) as out, shown_share("classifying", options.input) as show:
-        texts = iterate_texts(options.input, text_column=options.text_column, position=show.position)
+        texts = iterate_texts(options, position=show.position)
         for block in in_blocks(texts, waits=comes_slowly(options.input or "-")):
             found = classifier.classify(block, progress=show.within(len(block)))
             outputs = np.array([prediction.outputs for prediction in found])
@@ -258,36 +273,49 @@ def classify(options: Classify) -> None:
     print(f"{number:,} texts in {duration(time.perf_counter() - began)}{notes}", file=sys.stderr)
 
 
-def iterate_texts(
-    path: Path | None, *, text_column: tuple[str, ...], position: Callable[[int], None]
-) -> Iterator[str | tuple[str, str]]:
+def iterate_texts(options: Classify, *, position: Callable[[int], None]) -> Iterator[str | tuple[str, str]]:
     """Returns the texts of a table, the lines of a file or, without one, those of standard input, one by one.
 
     Raises:
-        ValueError: a column is asked of lines.
+        ValueError: what only tables have is asked of lines.
     """
     from lmx.data.files import read_lines
-    from lmx.data.labelled import iterate_labelled
+    from lmx.data.labelled import FIELD_LIMIT, iterate_labelled
 
+    path = options.input
     suffix = None if path is None else Path(path.name.removesuffix(".gz")).suffix
     if path is not None and suffix in (".csv", ".tsv", ".jsonl"):
-        rows = iterate_labelled(path, text_columns=text_column or None, label_column=None)
-        return (text for _, text, _ in rows)
-    if text_column:
-        raise ValueError(
-            "text_column must be given with a table, an input that ends in .csv, .tsv or .jsonl, got "
-            f"text_column={' '.join(text_column)} for {path or 'standard input'}."
+        rows = iterate_labelled(
+            path,
+            text_columns=options.text_column or None,
+            label_column=None,
+            columns=options.columns or None,
+            delimiter=options.delimiter,
+            quoting=options.quoting,
+            encoding=options.encoding,
+            field_limit=options.field_limit or FIELD_LIMIT,
         )
-    return read_lines(path or "-", position=position)
+        return (text for _, text, _ in rows)
+    for name in ("text_column", "columns", "delimiter", "quoting"):
+        if (value := getattr(options, name)) not in (None, ()):
+            shown = " ".join(value) if isinstance(value, tuple) else value
+            raise ValueError(
+                f"{name} must be given with a table, an input that ends in .csv, .tsv or .jsonl, got {name}={shown} "
+                f"for {path or 'standard input'}."
+            )
+    return read_lines(path or "-", encoding=options.encoding, position=position)
 
 
 def score(options: Score) -> None:
     """Runs `lmx score`."""
     from lmx.data.files import read_lines
+    from lmx.scoring.tokenization import DEFAULT, warn_of_few_spaces
     from lmx.scoring.translation import compare_translations, score_translations
 
     hypotheses, references = list(read_lines(options.hypotheses)), list(read_lines(options.references))
-    settings = {"lowercase": options.lowercase, "tokenized": options.tokenized}
+    settings = {"lowercase": options.lowercase, "tokenized": options.tokenized, "tokenize": options.tokenize}
+    if not options.tokenized and (warning := warn_of_few_spaces(references, options.tokenize or DEFAULT)):
+        print(f"warning: {warning}", file=sys.stderr)
     for found in score_translations(hypotheses, references, **settings):
         print(found)
     if options.baseline is not None:

@@ -106,9 +106,7 @@ def config_as_json(config: Any) -> dict[str, Any]:
 def text_cache(where: str) -> Cache:
     """Returns where a script keeps encoded text, by the name in its config; only host 0 says what becomes of it."""
     shown = console if is_writer() else Console(quiet=True)
-    # A location may have brackets, which are no markup.
-    report = functools.partial(shown.print, markup=False)
-    return open_cache(where, report=report, progress=functools.partial(progress_bar, console=shown))
+    return open_cache(where, report=shown.print, progress=functools.partial(progress_bar, console=shown))
 
 
 def start_facts(model: TransformerConfig, network: nnx.Module, mesh: Mesh) -> dict[str, Any]:

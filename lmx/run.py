@@ -44,7 +44,8 @@ class _Console(Console):
             super().print(*objects, **options)
 
 
-console = _Console(highlight=False, soft_wrap=True)
+# What is printed may hold a user's words: labels, paths, samples. Brackets in them are no markup, colons no emoji.
+console = _Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 @dataclass
@@ -375,7 +376,8 @@ def progress_bar(text: str, *, total: int, console: Console = console) -> Iterat
     if not console.is_terminal or console.quiet:
         yield lambda done: None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    # A column reads markup unless it is told not to, whatever the console does.
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(text, total=total)
         yield lambda done: bar.update(task, completed=done)

@@ -13,7 +13,7 @@ import random
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, SupportsIndex, runtime_checkable
 
@@ -163,16 +163,17 @@ class SentencePieceTokenizer:
         lines = draw_texts((text for text in texts if text and not text.isspace()), max_texts, seed=seed)
         if not lines:
             raise ValueError("texts must hold at least one line with text, got none.")
+        rule = "nmt_nfkc_cf" if lowercase else "nmt_nfkc"
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=_handed_over(lines),
+                sentence_iterator=map(_without_control_words(rule), _handed_over(lines)),
                 model_writer=model,
                 vocab_size=vocab_size,
                 model_type=model_type,
                 character_coverage=character_coverage,
                 byte_fallback=byte_fallback,
-                normalization_rule_name="nmt_nfkc_cf" if lowercase else "nmt_nfkc",
+                normalization_rule_name=rule,
                 pad_id=PAD_ID,
                 bos_id=BOS_ID,
                 eos_id=EOS_ID,
@@ -231,6 +232,27 @@ def _handed_over(texts: list[str]) -> Iterator[str]:
     for place, text in enumerate(texts):
         texts[place] = ""
         yield text
+
+
+def _without_control_words(rule: str) -> Callable[[str], str]:
+    """Returns what breaks up `<s>` and its kin in a text that a vocabulary is learned from.
+
+    The library takes them out of what it learns from, though in a text they are text: their characters would have no
+    piece. A space behind the bracket lets them have one, and keeps the whole from being a piece.
+    """
+    normalizer = sentencepiece.SentencePieceNormalizer(rule_name=rule)
+
+    def broken_up(text: str) -> str:
+        if _BRACKET.search(text) and _CONTROL_WORD.search(normalizer.normalize(text)):
+            return _BRACKET.sub(r"\g<0> ", text)
+        return text
+
+    return broken_up
+
+
+# With its forms of other widths, which become it.
+_BRACKET = re.compile("[<\ufe64\uff1c]")
+_CONTROL_WORD = re.compile("|".join(SPECIAL_PIECES))
 
 
 class PretokenizedTokenizer:
@@ -371,6 +393,15 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     raise ValueError(f"a tokenizer file must end in .model, .vocab or .bytes, got path={path}.")
 
 
+def one_line(text: str) -> str:
+    """Returns a text that every reader takes for one line: each line end inside is a space.
+
+    A model can write them: bytes spell any character, and a vocabulary may keep them. They are what `str.splitlines`
+    splits at, more than most readers do.
+    """
+    return _LINE_END.sub(" ", text)
+
+
 def undo_bpe(text: str) -> str:
     """Returns tokenised text with the `@@` marks of byte-pair encoding undone: "un@@ known" is "unknown"."""
     return (text + " ").replace("@@ ", "").rstrip(" ")
@@ -432,6 +463,7 @@ def _words(text: str) -> list[str]:
 
 
 _WORD = re.compile(r"[^ \t\n\r\v\f]+")
+_LINE_END = re.compile("\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 
 
 def _content(tokenizer: Tokenizer, ids: Iterable[SupportsIndex]) -> list[int]:

@@ -23,7 +23,7 @@ from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from lmx.nn.layers import padded_vocabulary
 from lmx.saved import find_tokenizers, read_config, save_tokenizer
 from lmx.sharding import DECODING_RULES, batch_shards, place_rows, replicated, rows_on, use_mesh
-from lmx.text import Tokenizer, load_tokenizer
+from lmx.text import Tokenizer, load_tokenizer, one_line
 
 # Source lengths are rounded up to these, so that few programs are compiled; beyond the last, to its multiples.
 LENGTHS = (8, 16, 32, 64, 128)
@@ -72,7 +72,10 @@ class Search:
 
 @dataclass(frozen=True)
 class Translation:
-    """One translated line: its text, its ids and the penalised log-probability that ranked it (0 if greedy)."""
+    """One translated line: its text, its ids and the penalised log-probability that ranked it (0 if greedy).
+
+    The text is one line: a line end among the ids is a space in it.
+    """
 
     text: str
     ids: tuple[int, ...]
@@ -166,7 +169,8 @@ class Translator:
             for row, index in enumerate(indices):
                 ids = self._until_end(found.tokens[row, 0])
                 self.limited += len(ids) == max_length
-                results[index] = Translation(self.target_tokenizer.decode(ids), ids, float(found.scores[row, 0]))
+                text = one_line(self.target_tokenizer.decode(ids))
+                results[index] = Translation(text, ids, float(found.scores[row, 0]))
             done += len(indices)
             progress(done)
         return results

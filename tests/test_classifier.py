@@ -194,6 +194,34 @@ def test_batches_have_few_shapes_and_keep_within_their_tokens():
         )
 
 
+def test_a_model_takes_what_it_was_trained_on(tmp_path):
+    for pairs, wanted, other in ((False, "w1 w2", ("w1", "w2")), (True, ("w1", "w2"), "w1 w2")):
+        classifier = make_classifier(PAIRS, seeds=1, buckets=(12,), pairs=pairs)
+        assert len(classifier.classify([wanted])) == 1
+        names = ("pairs", "single texts") if pairs else ("single texts", "pairs")
+        for use in (lambda text: classifier.classify([text]), classifier.explain, classifier.attention):  # noqa: B023
+            with pytest.raises(ValueError, match=rf"^texts must be {names[0]}, as in .* this model, got {names[1]}\."):
+                use(other)
+        assert classifier.classify([]) == []
+        assert classifier.with_params(classifier.params).pairs is pairs
+
+
+@pytest.mark.parametrize(
+    ("reading", "pairs"),
+    [
+        ({"text_columns": None}, False),
+        ({"text_columns": ["title+body"]}, False),
+        ({"text_columns": ["first", "second"]}, True),
+    ],
+)
+def test_a_run_says_whether_it_was_trained_on_pairs(run, reading, pairs):
+    assert Classifier.load(run).pairs is None
+    facts = json.loads((run / "config.json").read_text())
+    facts["config"]["reading"] = reading
+    (run / "config.json").write_text(json.dumps(facts))
+    assert Classifier.load(run).pairs is pairs
+
+
 def test_pairs_have_types_where_the_model_has_them():
     classifier = make_classifier(PAIRS, seeds=1)
     pairs = [("w1 w2", "w3"), ("w1", "w2 w3")]

@@ -118,6 +118,22 @@ def test_files_and_tables_are_read(run, lmx, tmp_path):
     assert printed == [one.label for one in Classifier.load(run).classify(pairs)]
 
 
+def test_tables_are_read_as_they_are_said_to_be(run, lmx, tmp_path, capsys):
+    expected = [one.label for one in Classifier.load(run).classify(TEXTS)]
+    path = tmp_path / "table.csv"
+    path.write_bytes("".join(f"{text};'x\xe4\n" for text in TEXTS).encode("latin-1"))
+    flags = ["--columns", "text", "note", "--delimiter", ";", "--quoting", "False", "--encoding", "latin-1"]
+    assert lmx("classify", run, "--input", path, *flags)[0] == expected
+    for arguments, message in (
+        (["--field-limit", "7", *flags], "table.csv:3 must have fields of at most 7 characters"),
+        (["--encoding", "latin-1"], "Is the delimiter ';'? Say delimiter=';' (--delimiter)."),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            lmx("classify", run, "--input", path, *arguments)
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err
+
+
 def test_long_texts_are_counted(run, lmx):
     lines, said = lmx("classify", run, given=b"red " * 9 + b"\ncat\n")
     assert len(lines) == 2
@@ -209,6 +225,12 @@ def test_a_file_is_translated_block_by_block(translating, lmx, blocks, tmp_path)
     for location in ([], ["--input", "-"]):
         assert lmx("translate", translating, *location, given=given)[0] == expected
     assert lmx("translate", translating)[0] == []
+
+
+def test_a_line_is_written_for_each_whatever_is_in_it(translating, lmx, blocks):
+    lines, said = lmx("translate", translating, given="red\u2028cat\ndog\x85\x0b\n\rblue\n".encode())
+    assert "\n".join(lines).splitlines() == ["tac der", "  god", "eulb "]
+    assert said.startswith("3 lines in ")
 
 
 def test_what_is_translated_before_a_failure_stays_written(translating, lmx, blocks, tmp_path, monkeypatch, capsys):
@@ -330,6 +352,26 @@ def test_pipes_and_standard_input_are_files(run, translating, lmx, blocks, subst
     scores, _ = lmx("score", substituted(lines), substituted(lines))
     assert scores[0].startswith("BLEU = 100.00") or "100.00" in scores[0]
     assert lmx("score", "-", substituted(lines), given=lines.encode())[0] == scores
+
+
+def test_text_without_spaces_is_split_as_it_is_asked(lmx, tmp_path, capsys):
+    path = tmp_path / "zh.txt"
+    path.write_text("一只猫找到这个树，真的。\n一只狗看见这个房子。\n", encoding="utf-8")
+    lines, said = lmx("score", path, path)
+    assert "|tok:13a|" in lines[0]
+    assert " = 0.00 " in lines[0]
+    assert said.startswith("warning: the references have almost no spaces, where 13a splits words")
+    assert said.count("\n") == 1
+    for scheme in ("zh", "char"):
+        lines, said = lmx("score", path, path, "--tokenize", scheme, "--baseline", path)
+        assert f"|tok:{scheme}|" in lines[0]
+        assert " = 100.00 " in lines[0]
+        assert f"|tok:{scheme}|" in lines[2]
+        assert "100.00 -> 100.00" in lines[2]
+        assert said == ""
+    with pytest.raises(SystemExit):
+        lmx("score", path, path, "--tokenize", "zhh")
+    assert "tokenize must be one of 13a, char," in capsys.readouterr().err
 
 
 # Two runs beside each other.

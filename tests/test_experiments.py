@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from lmx.translator import Translation
+
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "experiments" / "translation.py"
 MAKE_IT_TINY = """
@@ -215,6 +217,20 @@ def tiny_parts(**optimization):
     return parts, params, dict(zip(("source", "decoder_input", "target"), words.astype(np.int32), strict=True))
 
 
+def test_bleu_splits_words_as_the_target_language_wants():
+    lines = ["一只猫找到这个树，真的。", "一只狗看见这个房子。"]
+    found = [Translation(line, (), 0.0) for line in lines]
+    for settings, tokenize, value in (
+        ({"target_language": "zh"}, "zh", 100),
+        ({"target_language": "zh", "tokenize": "char"}, "char", 100),
+        ({}, "13a", 0),
+    ):
+        config = translation.replace(translation.Config(), **settings)
+        bleu, other = translation.all_scores(config, found, lines)
+        assert (bleu.score, other.score) == (pytest.approx(value), pytest.approx(100))
+        assert f"|tok:{tokenize}|" in bleu.signature
+
+
 def test_label_smoothing_reaches_the_loss():
     found = []
     for rate in (0.0, 0.1, 0.3):
@@ -296,6 +312,7 @@ def test_a_run_of_another_config_is_refused(finished, data):
     [
         (["multi30"], "Nearest: multi30k."),
         (["phrasebook", "--train", "nowhere.tsv", "--run", "r"], "nowhere.tsv"),
+        (["phrasebook", "--tokenize", "chr", "--run", "r"], "got tokenize='chr'. The nearest is char."),
         (
             [*"phrasebook --model.source-vocab-size 7 --model.target-vocab-size 7 --run r".split()],
             "got source_vocab_size=7",

@@ -61,6 +61,7 @@ def count(
     number_of_signal: int = signal.SIGTERM,
     due: tuple[int, ...] = (),
     validations: dict[int, float] | None = None,
+    measured: str = "loss",
     **options,
 ) -> TrainState:
     """Runs the loop with a step that adds batch k to the one parameter and reports the loss it is told to.
@@ -88,7 +89,7 @@ def count(
             os.kill(os.getpid(), number_of_signal)
             time.sleep(0.01)
             raise AssertionError("a validation goes on after a signal")
-        return validations[number], {"loss": validations[number]}
+        return validations[number], {measured: validations[number]}
 
     start = create_state({"sum": jnp.zeros(())}, optax.sgd(0.1), seed=1)
     checkpoints = run.open_checkpoints(keep_last=2)
@@ -327,3 +328,9 @@ def test_a_range_of_steps_is_from_and_to():
     for text in ("100", "110:100", "5:5", "a:b", "-1:3", ":"):
         with pytest.raises(ValueError, match=r"^profile must be FROM:TO, two steps with FROM below TO, got profile='"):
             steps_to_profile(text)
+
+
+@pytest.mark.parametrize("name", ["[/ham]", "[ham]", ":x:"])
+def test_a_validation_is_printed_as_it_is_named(run, capsys, name):
+    count(run, due=(4,), validations={4: 0.5}, measured=name)
+    assert f"validation after 4 updates: {name} 0.5000 " in capsys.readouterr().out

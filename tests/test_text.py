@@ -12,9 +12,11 @@ from lmx.text import (
     PretokenizedTokenizer,
     SentencePieceTokenizer,
     Tokenizer,
+    _without_control_words,
     detokenize_moses,
     draw_texts,
     load_tokenizer,
+    one_line,
     split_words,
 )
 
@@ -84,6 +86,18 @@ def test_words_are_what_people_read_and_their_pieces_are_all_pieces(tokenizer: T
     assert split_words(" ", tokenizer) == []
 
 
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"])
+def test_a_line_end_inside_a_text_is_one_space(end: str) -> None:
+    assert one_line(f"a{end}b c\t{end}") == "a b c\t "
+    assert one_line(f"{end}{end}") == "  "
+
+
+def test_all_that_python_takes_for_a_line_end_is_one() -> None:
+    for character in map(chr, range(0x3000)):
+        ends = character.splitlines() == [""]
+        assert one_line(f"a{character}b") == ("a b" if ends or character == " " else f"a{character}b")
+
+
 def test_words_that_were_segmented_are_one_again() -> None:
     tokenizer = PretokenizedTokenizer.from_texts(SEGMENTED)
     words = split_words("der an@@ trie@@ b an@@", tokenizer)
@@ -144,6 +158,37 @@ def test_a_character_without_a_piece_is_unknown_or_spelled_in_bytes(learned: Sen
 
 def test_control_words_in_text_are_text(learned: SentencePieceTokenizer) -> None:
     assert not {0, 1, 2} & set(learned.encode("the <pad> <s> </s> cat"))
+
+
+CONTROL_WORDS = ["<unk>", "<s>", "</s>", "<pad>", "a <unk> b", "x<s>y</s>", "<<unk>>", "<unk><unk>", "</s", "< unk >"]
+
+
+@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
+@pytest.mark.parametrize("written", ["<>", "\uff1c\uff1e", "\ufe64\ufe65"])
+def test_control_words_in_the_text_that_is_learned_from_come_back(model_type, written) -> None:
+    """With nothing else in it that has their brackets."""
+    texts = [text.replace("<", written[0]).replace(">", written[1]) for text in CONTROL_WORDS[:6]]
+    size = 64 if model_type == "bpe" else 36
+    learned = SentencePieceTokenizer.train(TEXTS + texts * 3, vocab_size=size, model_type=model_type)
+    for text in CONTROL_WORDS:
+        ids = learned.encode(text)
+        assert learned.decode(ids) == text
+        assert min(ids) > 3
+    assert not set(SPECIAL_PIECES) & set(learned.pieces(range(4, learned.vocab_size)))
+
+
+def test_control_words_come_back_whatever_their_case() -> None:
+    texts = [*TEXTS, "<UNK> text </S>", "<Pad> text"]
+    learned = SentencePieceTokenizer.train(texts, vocab_size=60, lowercase=True)
+    assert learned.decode(learned.encode("the <UNK> is </S> <PAD>")) == "the <unk> is </s> <pad>"
+
+
+def test_only_control_words_are_broken_up() -> None:
+    broken_up = _without_control_words("nmt_nfkc")
+    for text in ("<b> bold </b>", "1 < 2", "<UNK>", "unk> <", ""):
+        assert broken_up(text) == text
+    assert broken_up("a <b> <s>") == "a < b> < s>"
+    assert _without_control_words("nmt_nfkc_cf")("<UNK>") == "< UNK>"
 
 
 @pytest.mark.parametrize("model_type", ["bpe", "unigram"])

@@ -119,6 +119,16 @@ def test_ids_end_once_and_text_is_what_they_say(translator):
         assert translation.score < 0
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\x85", "\u2028"])
+def test_a_line_end_among_the_words_is_a_space(translator, end):
+    found = translator.translate(make_lines(3, 7, 1, 6))
+    other = translator.with_params(translator.params)
+    other.target_tokenizer = PretokenizedTokenizer([f"t{i}{end}" for i in range(15)])
+    again = other.translate(make_lines(3, 7, 1, 6))
+    assert [one.ids for one in again] == [one.ids for one in found]
+    assert [one.text for one in again] == ["".join(f"{word}  " for word in one.text.split())[:-1] for one in found]
+
+
 def test_empty_lines_give_empty_lines(translator):
     lines = make_lines(3, 6, 2, 5)
     found = translator.translate(["", *lines[:2], "  \t", *lines[2:], ""])

@@ -37,7 +37,8 @@ def read_lines(
 
     A line ends at "\n" alone (a "\r" before it goes too), so that line numbers are those of `wc -l`: `str.splitlines`
     would also break at U+2028 and U+0085, which occur inside sentences of crawled text, and shift one side of a corpus
-    against the other. A byte order mark at the start is dropped.
+    against the other. A byte order mark at the start is dropped. A file whose only line has a "\r" inside is refused:
+    its line ends are those of old Macs.
 
     Args:
         path: of the file, which may be a pipe; "-" is standard input.
@@ -47,10 +48,11 @@ def read_lines(
 
     Raises:
         FileNotFoundError: there is no such file (names the nearest ones beside it).
-        ValueError: a line is not text of this encoding (names line and byte), or the gzip data is damaged.
+        ValueError: a line is not text of this encoding (names line and byte), the lines end at "\r" alone, or the gzip
+            data is damaged.
     """
     _check_encoding(encoding)
-    number = 0
+    number, held = 0, None
     with contextlib.ExitStack() as stack:
         name, raw = _opened(path, stack)
         # A pipe cannot go back to its beginning.
@@ -58,11 +60,28 @@ def read_lines(
         try:
             with gzip.open(raw, "rb") if compressed else contextlib.nullcontext(raw) as lines:
                 for number, line in enumerate(lines, start=1):
-                    yield _decode(line, encoding=encoding, name=name, number=number, way_out=way_out)
+                    if held is not None:
+                        yield held
+                        held = None
+                    text = _decode(line, encoding=encoding, name=name, number=number, way_out=way_out)
+                    if number == 1 and "\r" in text:
+                        held = text  # a line like others, if others follow
+                        continue
+                    yield text
                     if not number % _LINES_BETWEEN and raw.seekable():
                         position(raw.tell())
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise ValueError(f"{name} must be a whole gzip file, got damage after line {number:,}.") from error
+    if held is not None:
+        raise ValueError(carriage_return(f"{name}:1"))
+
+
+def carriage_return(place: str) -> str:
+    """Returns what is said of a line that ends, or seems to end, at a carriage return alone."""
+    return (
+        f"{place} has a carriage return inside (old Mac line ends?). Convert them: tr '\\r' '\\n', or tr '\\r' ' ' "
+        "where lines end otherwise."
+    )
 
 
 def existing_file(path: str | Path) -> Path:
@@ -88,12 +107,36 @@ def parse_json(line: str, *, place: str) -> Any:
     """Returns the value that a line of a JSON lines file holds.
 
     Raises:
-        ValueError: it is no JSON; the message names the place and the column.
+        ValueError: it is no JSON that Python reads; the message names the place and, where there is one, the column.
     """
     try:
         return json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"{place} must be a JSON record, got {error.msg!r} at column {error.colno}.") from error
+    except RecursionError as error:
+        raise ValueError(f"{place} must be a JSON record of few levels, got one that is nested too deep.") from error
+    except ValueError as error:  # the one that is left
+        most = sys.get_int_max_str_digits()
+        raise ValueError(
+            f"{place} must be a JSON record with numbers of at most {most:,} digits, got a longer one."
+        ) from error
+
+
+def check_unicode(text: str, *, place: str) -> str:
+    """Returns a text that can be written as UTF-8; JSON's escapes can spell what cannot.
+
+    Raises:
+        ValueError: it holds half of a surrogate pair; the message names the place.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        raise ValueError(
+            f"{place} must be Unicode text, got a lone surrogate, \\u{code:04x}, at character {error.start + 1}: half "
+            "of a character that was cut in two."
+        ) from error
+    return text
 
 
 def is_read_once(path: str | Path) -> bool:
@@ -179,6 +222,8 @@ def _decode(line: bytes, *, encoding: str, name: str, number: int, way_out: str)
             f"{name}:{number} must be {encoding.upper()}, got byte 0x{byte:02x} at byte {error.start + 1} of the line. "
             f"{way_out}"
         ) from error
+    if encoding != "utf-8":  # a few others can spell what is no text
+        check_unicode(text, place=f"{name}:{number}")
     text = text.removesuffix("\n").removesuffix("\r")
     return text.removeprefix("\ufeff") if number == 1 else text
 

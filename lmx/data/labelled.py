@@ -6,7 +6,7 @@ what numbers they become is `lmx.data.labels`'s; texts as ids, with truncation a
 
 import csv
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Int, Int64, UInt64
 
-from lmx.data.files import parse_json, read_lines
+from lmx.data.files import carriage_return, check_unicode, parse_json, read_lines
 from lmx.data.hub import read_hub
 from lmx.data.ragged import Strings
 
@@ -197,6 +197,7 @@ def iterate_labelled(
         records = _table_records(
             location,
             columns=columns,
+            known={*(text_columns or ()), *([] if label_column is None else [label_column])},
             delimiter=delimiter or ("," if form == "csv" else "\t"),
             quoting=form == "csv" if quoting is None else quoting,
             encoding=encoding,
@@ -250,8 +251,20 @@ Record = tuple[int, dict[str, Any]]
 
 
 def _table_records(
-    path: str, *, columns: Sequence[str] | None, delimiter: str, quoting: bool, encoding: str, field_limit: int
+    path: str,
+    *,
+    columns: Sequence[str] | None,
+    known: Collection[str],
+    delimiter: str,
+    quoting: bool,
+    encoding: str,
+    field_limit: int,
 ) -> Iterator[Record]:
+    """Yields the rows of a table.
+
+    Args:
+        known: names of columns that the caller asks for; without any, one that is alone must have the usual name.
+    """
     if len(delimiter) != 1:
         raise ValueError(f"delimiter must be one character, got delimiter={delimiter!r}.")
     rows = _quoted_rows if quoting else _plain_rows
@@ -270,16 +283,42 @@ def _table_records(
                 if twice := [name for position, name in enumerate(stripped) if name and name in stripped[:position]]:
                     raise ValueError(f"{path}:{number} must name each column once, got {twice[0]!r} twice.")
                 names = stripped
+                if len(names) == 1 and names[0] not in known:
+                    _check_column(names[0], known=known, delimiter=delimiter, place=f"{path}:{number}")
             if names == stripped:
                 continue
         assert names is not None
+        # One column may hold its own name as a text.
+        if len(names) > 1 and [cell.removeprefix("\ufeff").strip() for cell in cells] == names:
+            raise ValueError(
+                f"{path}:{number} must be a row of data, got the header again ({_names(names)}): files that were "
+                "joined have one each."
+            )
         if len(cells) != len(names):
+            if any("\r" in cell for cell in cells):
+                raise ValueError(carriage_return(f"{path}:{number}"))
             way_out = "is in quotes" if quoting else "cannot be written without quoting"
             raise ValueError(
                 f"{path}:{number} must have {len(names)} fields ({_names(names)}), got {len(cells)}. A field that "
                 f"holds {delimiter!r} {way_out}."
             )
         yield number, dict(zip(names, cells, strict=True))
+
+
+def _check_column(name: str, *, known: Collection[str], delimiter: str, place: str) -> None:
+    """Raises ValueError if what names the one column of a table is not its name as far as can be seen."""
+    others = [sign for sign in ";\t,|" if sign != delimiter and sign in name]
+    if others:
+        raise ValueError(
+            f"{place} must be columns with {delimiter!r} between, got one column named {name!r:.60}. Is the delimiter "
+            f"{others[0]!r}? Say delimiter={others[0]!r} (--delimiter). Where this is a text already, name its column: "
+            "columns=text (--columns text)."
+        )
+    if name != "text" and not known:
+        raise ValueError(
+            f"{place} must name the one column text, got {name!r:.60}. Where that is its name, say it as text_columns; "
+            "where it is a text already, name its column: columns=text (--columns text)."
+        )
 
 
 def _quoted_rows(path: str, *, delimiter: str, encoding: str, field_limit: int) -> Iterator[tuple[int, list[str]]]:
@@ -307,9 +346,11 @@ def _quoted_rows(path: str, *, delimiter: str, encoding: str, field_limit: int) 
 def _quoting_error(error: csv.Error, *, place: str, field_limit: int) -> ValueError:
     if "field limit" in str(error):
         return _field_error(place, field_limit=field_limit)
+    if "new-line character" in str(error):
+        return ValueError(carriage_return(place))
     return ValueError(
-        f"{place} must be a row whose quotes are closed and, inside a field, written twice, got: {error}. Pass "
-        "quoting=False where quotes are characters like any other."
+        f"{place} must be a row whose quotes are closed and, inside a field, written twice, got: {error}. Say "
+        "quoting=False (--quoting False) where quotes are characters like any other."
     )
 
 
@@ -324,7 +365,7 @@ def _plain_rows(path: str, *, delimiter: str, encoding: str, field_limit: int) -
 def _field_error(place: str, *, field_limit: int) -> ValueError:
     return ValueError(
         f"{place} must have fields of at most {field_limit:,} characters, got a longer one. An open quote makes one "
-        "field of all that follows; where the text is that long, raise field_limit."
+        "field of all that follows; where the text is that long, raise field_limit (--field-limit)."
     )
 
 
@@ -382,7 +423,8 @@ def _examples(
 ) -> Iterator[tuple[int, Text, Label | None]]:
     sides: tuple[tuple[str, ...], ...] = ()
     before: Label | None = None
-    way_out = "" if origin.startswith("hub:") else " Where a table's first row is data, name its columns with columns."
+    is_hub = origin.startswith("hub:")
+    way_out = "" if is_hub else " Where a table's first row is data, name its columns with columns (--columns)."
     for number, record in records:
         place = _place(origin, number)
         if not sides:
@@ -440,7 +482,7 @@ def _text_of(record: dict[str, Any], name: str, *, place: str) -> str:
         return ""
     if not isinstance(text, str):
         raise ValueError(f"{place} must have text in {name!r}, got {text!r:.60}.")
-    return text
+    return check_unicode(text, place=f"{place} in {name!r}")
 
 
 def _label_of(
@@ -452,7 +494,7 @@ def _label_of(
     if isinstance(value, list | tuple):
         return tuple(dict.fromkeys(_label_name(one, class_names=class_names, place=place) for one in value))
     if separator is not None and isinstance(value, str):
-        parts = (part.strip() for part in value.split(separator))
+        parts = (part.strip() for part in check_unicode(value, place=f"{place}, in a label,").split(separator))
         return tuple(dict.fromkeys(part for part in parts if part))
     return _label_name(value, class_names=class_names, place=place)
 
@@ -462,20 +504,20 @@ def _label_name(value: Any, *, class_names: Sequence[str] | None, place: str) ->
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int) and class_names is not None and 0 <= value < len(class_names):
-        return class_names[value]
+        value = class_names[value]
     hidden = class_names is not None and value == -1  # What the hub writes where the labels of a test set are secret.
     if value is None or hidden or (isinstance(value, float) and value != value) or value == "":
         raise ValueError(f"{place} must have a label, got {value!r}. label_column=None reads texts alone.")
-    if isinstance(value, int | float):
+    if isinstance(value, int | float):  # a bool was told above
         return repr(value)
     if not isinstance(value, str):
         raise ValueError(f"{place} must have a label that is a name, a number or a list of them, got {value!r:.60}.")
     if not value.strip():
         raise ValueError(f"{place} must have a label, got white space. label_column=None reads texts alone.")
-    return value.strip()
+    return check_unicode(value, place=f"{place}, in a label,").strip()
 
 
-_OTHER_ENCODING = "Pass the encoding of the file, such as encoding=latin-1, or convert it with iconv."
+_OTHER_ENCODING = "Say the encoding of the file, such as encoding=latin-1 (--encoding), or convert it with iconv."
 
 
 def sides_of(text: Text) -> tuple[str, ...]:

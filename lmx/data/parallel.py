@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32, Int64
 
 from lmx.data.encoding import encode_texts
-from lmx.data.files import existing_file, parse_json, read_lines
+from lmx.data.files import carriage_return, check_unicode, existing_file, parse_json, read_lines
 from lmx.data.hub import read_hub
 from lmx.data.ragged import ended_rows, padded_rows, select_rows
 from lmx.text import Tokenizer
@@ -315,8 +315,9 @@ def judge_lengths(
     shorter = np.minimum(source_lengths, target_lengths) - 1
     longer = np.maximum(source_lengths, target_lengths) - 1
     without_tokens = shorter == 0
-    too_long = ~without_tokens & (longer + 1 > (np.inf if max_length is None else max_length))
-    too_uneven = ~without_tokens & ~too_long & (longer > shorter * (np.inf if max_ratio is None else max_ratio))
+    none = np.zeros(len(shorter), dtype=bool)  # not a limit of infinity, which is no number times nothing
+    too_long = none if max_length is None else ~without_tokens & (longer + 1 > max_length)
+    too_uneven = none if max_ratio is None else ~without_tokens & ~too_long & (longer > shorter * max_ratio)
     keep = ~(without_tokens | too_long | too_uneven)
     return keep, FilterReport(
         kept=int(keep.sum()),
@@ -394,6 +395,7 @@ def _parallel_rows(source_path: str, target_path: str, **reading: Any) -> Iterat
 def _tsv_rows(path: str, *, languages: tuple[str, str], **reading: Any) -> Iterator[tuple[str, str]]:
     columns, width = (0, 1), 2
     header = f"{languages[0]}<tab>{languages[1]}"
+    names = set(languages)
     for number, line in enumerate(read_lines(path, **reading), start=1):
         cells = line.split("\t")
         if number == 1 and set(languages) & set(cells):
@@ -401,13 +403,43 @@ def _tsv_rows(path: str, *, languages: tuple[str, str], **reading: Any) -> Itera
                 if language not in cells:
                     raise ValueError(f"{path}:1 must name both languages, got no {language!r} in {_names(cells)}.")
             columns, width = (cells.index(languages[0]), cells.index(languages[1])), len(cells)
+            names = set(cells)
+        elif number == 1 and _seems_header(cells, languages=languages):
+            raise ValueError(
+                f"{path}:1 must be a pair of sentences or {header}, got {_names(cells)}. Where these name the columns, "
+                "say them as source_language and target_language; where they are a pair, it is one to leave out."
+            )
         elif not line.strip():
             yield "", ""
+        elif {cell.removeprefix("\ufeff") for cell in cells} == names:
+            raise ValueError(
+                f"{path}:{number} must be a pair of sentences, got the header again ({_names(cells)}): files that were "
+                "joined have one each."
+            )
+        elif len(cells) != width and "\r" in line:
+            raise ValueError(carriage_return(f"{path}:{number}"))
         elif len(cells) != width:
             way_out = "" if number > 1 else f" A first row such as {header} names the columns where there are more."
             raise ValueError(f"{path}:{number} must have {width} columns, tabs between, got {len(cells)}.{way_out}")
         else:
             yield cells[columns[0]], cells[columns[1]]
+
+
+def _seems_header(cells: Sequence[str], *, languages: tuple[str, str]) -> bool:
+    """Returns whether the first row of a table names its columns otherwise than by the languages' names."""
+    words = [cell.strip().lower() for cell in cells]
+    return len(set(words)) == len(words) > 1 and _HEADER_WORDS.union(map(str.lower, languages)).issuperset(words)
+
+
+_HEADER_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        """source target src tgt trg text translation reference id arabic bulgarian chinese croatian czech danish dutch
+        english estonian finnish french german greek hebrew hindi hungarian icelandic indonesian irish italian japanese
+        korean latvian lithuanian norwegian persian polish portuguese romanian russian serbian slovak slovenian spanish
+        swahili swedish thai turkish ukrainian urdu vietnamese welsh""",
+    )
+)
 
 
 def _json_rows(path: str, *, languages: tuple[str, str], **reading: Any) -> Iterator[tuple[str, str]]:
@@ -448,7 +480,7 @@ def _record_row(record: Any, *, languages: tuple[str, str], place: str) -> tuple
         sentence = "" if sides[language] is None else sides[language]
         if not isinstance(sentence, str):
             raise ValueError(f"{place} must have text for {language!r}, got {sentence!r:.60}.")
-        row.append(sentence)
+        row.append(check_unicode(sentence, place=f"{place} in {language!r}"))
     return row[0], row[1]
 
 

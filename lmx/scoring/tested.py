@@ -22,6 +22,7 @@ from lmx.scoring.classification import (
     prediction_loss,
     score_outputs,
     spreads_of,
+    written_label,
 )
 
 MOST_MISTAKES = 50
@@ -164,10 +165,7 @@ def list_mistakes(tested: Tested) -> list[dict[str, Any]]:
 
 def reference_lines(tested: Tested) -> list[str]:
     """Returns the lines of `references.tsv`, a header first: index and true label, as `predictions.tsv` has them."""
-    names = [
-        " ".join(_shown(tested.labels, tested.targets[index : index + 1]).split())
-        for index in range(len(tested.targets))
-    ]
+    names = [_shown(tested.labels, tested.targets[index : index + 1]) for index in range(len(tested.targets))]
     return ["index\tlabel", *(f"{index}\t{name}" for index, name in enumerate(names))]
 
 
@@ -195,7 +193,7 @@ def _read_predictions(run: Path) -> tuple[Labels, Targets, Targets]:
     if not path.is_file():
         raise FileNotFoundError(f"{run} must be the directory of a classification run: it has no labels.json.")
     labels = Labels.from_json(path.read_text(encoding="utf-8"))
-    labels = Labels(kind=labels.kind, names=tuple(" ".join(name.split()) for name in labels.names))
+    labels = Labels(kind=labels.kind, names=tuple(written_label(name, kind=labels.kind) for name in labels.names))
     separator = "|" if labels.kind == "multi" else None
     read = functools.partial(read_labelled, text_columns=("index",), label_separator=separator)
     truth = read(run / "references.tsv", label_column="label")
@@ -210,10 +208,10 @@ def choose_to_explain(tested: Tested, number: int) -> list[int]:
 
 
 def true_label(tested: Tested, index: int) -> str:
-    """Returns the label of a text as people read it."""
+    """Returns the label of a text as `references.tsv` has it."""
     return _shown(tested.labels, tested.targets[index : index + 1])
 
 
 def _shown(labels: Labels, one: Targets) -> str:
     (label,) = labels.decode(one)
-    return label if isinstance(label, str) else "|".join(label)
+    return "|".join(written_label(name, kind=labels.kind) for name in ((label,) if isinstance(label, str) else label))

@@ -12,6 +12,7 @@ Which BLEU it is, is the first question about any BLEU. There are three here, an
   it. It is higher: 29.3 compound-split is the same output as 28.6 detokenised.
 """
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
 from lmx.scoring.resampling import speak_for
+from lmx.scoring.tokenization import DEFAULT, bleu_by
 
 NUM_RESAMPLES = 1000  # sacreBLEU's default number of bootstrap resamples,
 SEED = 12345  # and its default seed, so that our intervals are the command line's.
@@ -92,6 +94,7 @@ def score_translations(
     *,
     lowercase: bool = False,
     tokenized: bool = False,
+    tokenize: str | None = None,
     compound_split: bool = False,
     num_resamples: int = NUM_RESAMPLES,
     seed: int = SEED,
@@ -103,21 +106,23 @@ def score_translations(
         references: one reference a sentence.
         lowercase: compares without regard to case, on both sides. The signature says so.
         tokenized: both sides are tokenised already (subwords undone); see `tokenized_bleu`.
+        tokenize: how BLEU splits plain text into words; None is 13a. See `detokenized_bleu`.
         compound_split: adds compound-split BLEU. Only for tokenised text.
         num_resamples: bootstrap resamples for the intervals; 0 leaves the intervals out.
         seed: of the resamples. The same for every metric, so all see the same resamples.
 
     Raises:
-        ValueError: nothing to score, sides of different length, or compound_split without tokenized.
+        ValueError: nothing to score, sides of different length, compound_split without tokenized, or tokenize with it.
     """
     _check(hypotheses, references, name="hypotheses")
+    _check_scheme(tokenize, tokenized=tokenized)
     if compound_split and not tokenized:
         raise ValueError(
             "compound_split must come with tokenised text, got tokenized=False. "
             "Pass tokenised hypotheses and references with tokenized=True."
         )
     if not tokenized:
-        metrics = (detokenized_bleu, chrf)
+        metrics = (functools.partial(detokenized_bleu, tokenize=tokenize or DEFAULT), chrf)
     else:
         metrics = (tokenized_bleu, compound_split_bleu) if compound_split else (tokenized_bleu,)
     return tuple(
@@ -131,7 +136,7 @@ def detokenized_bleu(
     references: Sequence[str],
     *,
     lowercase: bool = False,
-    tokenize: str = "13a",
+    tokenize: str = DEFAULT,
     num_resamples: int = NUM_RESAMPLES,
     seed: int = SEED,
 ) -> Score:
@@ -143,13 +148,12 @@ def detokenized_bleu(
         hypotheses: plain text. Tokenised text scores wrongly high here, and sacreBLEU then logs a warning.
         references: the test set's own text, untouched.
         lowercase: lowercases both sides.
-        tokenize: sacreBLEU's scheme: "13a" as WMT, "intl", "zh", "char" (Japanese and Korean: extra packages).
+        tokenize: sacreBLEU's scheme: "13a" as WMT, "intl", "zh", "char" (Japanese and Korean: extra packages); see
+            `lmx.scoring.tokenization`.
         num_resamples: for the interval; 0 leaves it out.
         seed: of the resamples.
     """
-    if tokenize not in BLEU.TOKENIZERS:
-        raise ValueError(f"tokenize must be one of {', '.join(sorted(BLEU.TOKENIZERS))}, got tokenize={tokenize!r}.")
-    metric = BLEU(lowercase=lowercase, tokenize=tokenize)
+    metric = bleu_by(tokenize, lowercase=lowercase)
     return _score(metric, hypotheses, references, name="BLEU", num_resamples=num_resamples, seed=seed)
 
 
@@ -241,6 +245,7 @@ def compare_translations(
     *,
     lowercase: bool = False,
     tokenized: bool = False,
+    tokenize: str | None = None,
     num_resamples: int = NUM_RESAMPLES,
     seed: int = SEED,
 ) -> tuple[Comparison, ...]:
@@ -260,6 +265,7 @@ def compare_translations(
         references: one reference a sentence.
         lowercase: compares without regard to case.
         tokenized: all three are tokenised already.
+        tokenize: how BLEU splits plain text into words; None is 13a.
         num_resamples: at least 1. The smallest p-value it can show is 1 / (num_resamples + 1).
         seed: of the resamples.
 
@@ -270,10 +276,11 @@ def compare_translations(
     _check(system, references, name="system")
     if num_resamples < 1:
         raise ValueError(f"num_resamples must be at least 1 for a paired test, got num_resamples={num_resamples}.")
+    _check_scheme(tokenize, tokenized=tokenized)
     if tokenized:
         metrics: dict[str, BLEU | CHRF] = {"tokenised BLEU": BLEU(lowercase=lowercase, tokenize="none", force=True)}
     else:
-        metrics = {"BLEU": BLEU(lowercase=lowercase), "chrF2": CHRF(lowercase=lowercase)}
+        metrics = {"BLEU": bleu_by(tokenize or DEFAULT, lowercase=lowercase), "chrF2": CHRF(lowercase=lowercase)}
     comparisons = []
     for name, metric in metrics.items():
         counts = [_sentence_counts(metric, translations, references) for translations in (baseline, system)]
@@ -356,6 +363,14 @@ def _signature(metric: BLEU | CHRF, num_resamples: int, seed: int) -> str:
         signature.update("bs", num_resamples)
         signature.update("seed", seed)
     return signature.format()
+
+
+def _check_scheme(tokenize: str | None, *, tokenized: bool) -> None:
+    if tokenized and tokenize is not None:
+        raise ValueError(
+            f"tokenize must be left out where the text is tokenised already, got tokenize={tokenize} and "
+            "tokenized=True: tokens are split at spaces."
+        )
 
 
 def _check(translations: Sequence[str], references: Sequence[str], *, name: str) -> None:

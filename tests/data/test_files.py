@@ -111,3 +111,33 @@ def test_a_block_ends_though_items_keep_coming() -> None:
     began = time.monotonic()
     assert len(next(in_blocks(items(), size=10**6, waits=True, pause=30.0, most=0.2))) < 1000
     assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_byte_order_mark_is_dropped_at_the_very_start_and_nowhere_else(tmp_path: Path, monkeypatch, pack) -> None:
+    data = pack("\ufeff\ufeffone\n\ufefftwo\nthree\ufeff\n".encode())
+    (tmp_path / "a.txt").write_bytes(data)
+    expected = ["\ufeffone", "\ufefftwo", "three\ufeff"]
+    assert list(read_lines(tmp_path / "a.txt")) == expected
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    assert list(read_lines("-")) == expected
+
+
+@pytest.mark.parametrize("data", [b"one\rtwo\rthree", b"one\rtwo\r", b"one\rtwo\r\n"])
+def test_line_ends_of_old_macs_are_named(tmp_path: Path, monkeypatch, data: bytes) -> None:
+    (tmp_path / "a.txt").write_bytes(data)
+    with pytest.raises(ValueError, match=r"a\.txt:1 has a carriage return inside \(old Mac line ends\?\)"):
+        list(read_lines(tmp_path / "a.txt"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    with pytest.raises(ValueError, match=r"^standard input:1 has a carriage return inside"):
+        list(read_lines("-"))
+
+
+def test_a_carriage_return_inside_one_line_of_many_is_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"one\rand\r\ntwo\nth\rree\r\r\nfour\r")
+    assert list(read_lines(tmp_path / "a.txt")) == ["one\rand", "two", "th\rree\r", "four"]
+    (tmp_path / "b.txt").write_bytes(b"one\rand\n\xff\n")
+    lines = read_lines(tmp_path / "b.txt")
+    assert next(lines) == "one\rand"  # though the next is none
+    with pytest.raises(ValueError, match=r"b\.txt:2 must be UTF-8"):
+        next(lines)

@@ -1,6 +1,7 @@
 import csv
 import gzip
 import json
+import re
 from pathlib import Path
 
 import datasets
@@ -87,6 +88,38 @@ def test_the_text_is_the_only_column_beside_the_label_or_the_one_named(tmp_path:
     )
 
 
+def test_a_table_of_one_column_names_it(tmp_path: Path) -> None:
+    settings = {"label_column": None}
+    path = write(tmp_path / "a.csv", "a fine day\na dull day\n")
+    refuses(
+        r"a\.csv:1 must name the one column text, got 'a fine day'\. .*columns=text \(--columns text\)",
+        path,
+        **settings,
+    )
+    for name, content, sign in (
+        ("b.csv", "text;note\na;b\n", ";"),
+        ("b.tsv", "a fine, long day\ndull\n", ","),
+        ("c.csv", "text\tnote\na\tb\n", "\\t"),
+        ("d.csv", "text|note\na|b\n", "|"),
+    ):
+        message = rf"{name}:1 must be columns with .*, got one column .*\. Is the delimiter '{re.escape(sign)}'"
+        refuses(message, write(tmp_path / name, content), **settings)
+    assert read_labelled(path, columns=("text",), **settings).texts == ["a fine day", "a dull day"]
+    assert read_labelled(tmp_path / "b.csv", delimiter=";", **settings).texts == ["a"]
+    assert read_labelled(tmp_path / "b.csv", text_columns=("text;note",), **settings).texts == ["a;b"]
+    assert read_labelled(path, text_columns=("a fine day",), **settings).texts == ["a dull day"]
+    # A text may be the name of its column.
+    assert read_labelled(write(tmp_path / "e.csv", "text\na\ntext\n"), **settings).texts == ["a", "text"]
+    assert read_labelled(write(tmp_path / "a.jsonl", '{"line": "a"}\n'), **settings).texts == ["a"]
+
+
+def test_what_is_a_header_where_columns_are_told(tmp_path: Path) -> None:
+    for number, content in ((2, "a,x\ntext,label\nb,y\n"), (3, "text,label\na,x\ntext,label\n")):
+        path = write(tmp_path / "a.csv", content)
+        refuses(rf"a\.csv:{number} must be a row of data, got the header again", path, columns=("text", "label"))
+        assert len(read_labelled(path, columns=("label", "text"))) == content.count("\n")
+
+
 def test_files_to_predict_keep_every_line_in_its_place(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", "one\n\nthree words here\n")
     examples = read_labelled(path, label_column=None)
@@ -143,6 +176,9 @@ def test_a_dataset_of_the_hub_is_read_by_split(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: named)
     assert read_labelled("hub:x:train").labels == ["pos", "neg"]
     assert read_labelled("hub:x:train", label_column="tags", text_columns="text").labels == [("neg", "pos"), ()]
+    spaced = datasets.Features({**features, "label": datasets.ClassLabel(names=[" neg", "pos\u00a0"])})
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.Dataset.from_dict(rows, features=spaced))
+    assert read_labelled("hub:x:train").labels == ["pos", "neg"]  # as they are read from files
     hidden = datasets.Dataset.from_dict({**rows, "label": [1, -1]}, features=features)
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: hidden)
     with pytest.raises(ValueError, match=r"hub:x:test row 2 must have a label, got -1\. label_column=None reads"):
@@ -175,7 +211,18 @@ def test_several_labels_stand_in_a_list_or_between_separators(tmp_path: Path) ->
         ("a.csv", 'text,label\n"a\nb",x\nc\n', r"a\.csv:4 must have 2 fields .* got 1\."),
         ("a.tsv", "text\tlabel\na\tb\tx\n", r"a\.tsv:2 must have 2 fields .* holds '\\t' cannot be written without"),
         ("a.csv", 'text,label\na,x\n"b,y\nc,x\n', r"a\.csv:3 must be a row whose quotes are closed .*unexpected end"),
-        ("a.csv", 'text,label\n"a "b" c",x\n', r"a\.csv:2 must be a row whose .* expected after .*quoting=False"),
+        ("a.csv", 'text,label\n"a "b" c",x\n', r"a\.csv:2 must be a row whose .* expected after .*--quoting False"),
+        ("a.csv", "text,label\na,x\nb\rc,y\n", r"a\.csv:3 has a carriage return inside \(old Mac line ends\?\)"),
+        ("a.csv", "text,label\ra,x\rb,y", r"a\.csv:1 has a carriage return inside \(old Mac line ends\?\)"),
+        ("a.tsv", "text\tlabel\na\tx\rb\ty\n", r"a\.tsv:2 has a carriage return inside \(old Mac line ends\?\)"),
+        (
+            "a.csv",
+            "text,label\na,x\ntext,label\n",
+            r"a\.csv:3 must be a row of data, got the header again \('text', 'la",
+        ),
+        ("a.tsv", "text\tlabel\na\tx\n\n\ufefftext \tlabel\n", r"a\.tsv:4 must be a row of data, got the header again"),
+        ("a.csv", "text;label\na;x\n", r"a\.csv:1 must be columns with ',' between, .* 'text;label'\. .*--delimiter"),
+        ("a.tsv", "text,label\na,x\n", r"a\.tsv:1 must be columns with '\\t' between, .* Is the delimiter ','\?"),
         ("a.csv", "text,label,text\na,x,b\n", r"a\.csv:1 must name each column once, got 'text' twice\."),
         ("a.csv", "text,label\n", r"a\.csv must hold at least one text, got nothing\."),
         ("a.csv", "", r"a\.csv must hold at least one text, got nothing\."),
@@ -198,11 +245,37 @@ def test_several_labels_stand_in_a_list_or_between_separators(tmp_path: Path) ->
             '{"text": "a", "label": "x"}\n{"text": "b", "label": ["x"]}\n',
             r"a\.jsonl:2 must have labels of the kind before it, 'x', got \('x',\)\.",
         ),
+        (
+            "a.jsonl",
+            '{"text": "a", "label": 1}\n{"text": "b \\ud83d", "label": 2}\n',
+            r"a\.jsonl:2 in 'text' must be Unicode text, got a lone surrogate, \\ud83d, at character 3: half of",
+        ),
+        (
+            "a.jsonl",
+            '{"text": "a", "label": "\\udc00"}\n',
+            r"a\.jsonl:1, in a label, must be Unicode text, got .*udc00",
+        ),
+        ("a.jsonl", '{"text": "a", "label": ["b", "\\udc00"]}\n', r"a\.jsonl:1, in a label, must be Unicode text"),
         ("a.dat", "x\n", r"location must be a \.csv, .* got location=.*a\.dat\. Say what it is with form=csv, tsv"),
     ],
 )
 def test_wrong_data_is_an_error_with_its_line(tmp_path: Path, name: str, content: str, message: str) -> None:
     refuses(message, write(tmp_path / name, content))
+
+
+def test_json_that_python_does_not_read_is_named(tmp_path: Path) -> None:
+    first = '{"text": "a", "label": 1}\n'
+    path = write(tmp_path / "a.jsonl", first + "[" * 99999)
+    refuses(r"a\.jsonl:2 must be a JSON record of few levels, got one that is nested too deep\.", path)
+    path = write(tmp_path / "b.jsonl", first + '{"text": "a", "label": 1, "id": ' + "7" * 5000 + "}\n")
+    refuses(r"b\.jsonl:2 must be a JSON record with numbers of at most 4,300 digits, got a longer one\.", path)
+
+
+def test_half_a_character_is_refused_where_it_is_used_alone(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", '{"text": "\\ud83d\\ude00", "label": "x", "other": "\\ud83d"}\n')
+    assert (read_labelled(path).texts, read_labelled(path).labels) == (["\U0001f600"], ["x"])
+    path = write(tmp_path / "b.jsonl", '{"text": "a", "label": "x;\\ud83d"}\n')
+    refuses(r"b\.jsonl:1, in a label, must be Unicode text", path, label_separator=";")
 
 
 def test_what_only_a_table_has_is_refused_elsewhere(tmp_path: Path) -> None:
@@ -218,7 +291,9 @@ def test_a_delimiter_is_one_character(tmp_path: Path) -> None:
 
 def test_another_encoding_is_read_by_its_name_and_else_names_the_line(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "text,label\nok,x\nfür,y\n".encode("latin-1"))
-    refuses(r"a\.csv:3 must be UTF-8, got byte 0xfc at byte 2 of the line\. Pass the encoding .*encoding=latin-1", path)
+    refuses(
+        r"a\.csv:3 must be UTF-8, got byte 0xfc at byte 2 of the line\. Say the encoding .*latin-1 \(--encoding\)", path
+    )
     assert read_labelled(path, encoding="latin-1").texts == ["ok", "für"]
 
 

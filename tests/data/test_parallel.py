@@ -9,7 +9,7 @@ import pytest
 from datasets.exceptions import DatasetNotFoundError
 
 from lmx.data.files import read_lines
-from lmx.data.parallel import EncodedPairs, Pairs, encode_pairs, filter_pairs, read_pairs
+from lmx.data.parallel import EncodedPairs, Pairs, encode_pairs, filter_pairs, judge_lengths, read_pairs
 from lmx.text import ByteTokenizer, PretokenizedTokenizer
 
 ENGLISH = ["the dog sleeps .", "a cat", "who sings ?"]
@@ -137,6 +137,18 @@ def test_only_a_line_feed_ends_a_line(tmp_path: Path) -> None:
     assert list(pairs.sources) == ["one\u2028two", "three\u0085four\x0cfive", "six\rseven"]
 
 
+def test_line_ends_of_old_macs_are_no_single_pair(tmp_path: Path) -> None:
+    write(tmp_path / "train.en", "a\rb\rc")
+    write(tmp_path / "train.de", "A\rB\rC")
+    with pytest.raises(ValueError, match=r"train\.en:1 has a carriage return inside \(old Mac line ends\?\)"):
+        read(tmp_path / "train.{}")
+
+
+@pytest.mark.parametrize("row", ["German\tDeutsch", "text\tText", "id\tid", "English people\tGerman"])
+def test_a_pair_of_words_is_no_header(tmp_path: Path, row: str) -> None:
+    assert len(read(write(tmp_path / "a.tsv", f"{row}\nEnglish\tGerman\n"))) == 2
+
+
 def test_a_byte_order_mark_is_not_text(tmp_path: Path) -> None:
     assert read(sides(tmp_path, "\ufeffthe dog\n", "\ufeffder Hund\n")).sources == ["the dog"]
 
@@ -235,6 +247,26 @@ def test_damaged_gzip_is_named(tmp_path: Path) -> None:
         ("a.jsonl", '{"translation": {"en": "a", "fr": "A"}}\n', r"a\.jsonl:1 must .* got no 'de' in 'en', 'fr'\."),
         ("a.jsonl", '{"en": "a", "de": 7}\n', r"a\.jsonl:1 must have text for 'de', got 7\."),
         ("a.jsonl", "{}\n", r"a\.jsonl:1 must have .* got no 'en' in an empty record\."),
+        (
+            "a.jsonl",
+            '{"en": "a", "de": "A"}\n{"en": "a", "de": "A\\ude00"}\n',
+            r"a\.jsonl:2 in 'de' must be Unicode text, got a lone surrogate, \\ude00, at character 2: half of",
+        ),
+        ("a.jsonl", '{"translation": {"en": "\\ud83d", "de": "A"}}\n', r"a\.jsonl:1 in 'en' must be Unicode text"),
+        ("a.tsv", "a\tA\nb\tB\rc\tC\n", r"a\.tsv:2 has a carriage return inside \(old Mac line ends\?\)"),
+        (
+            "a.tsv",
+            "en\tde\na\tA\nen\tde\n",
+            r"a\.tsv:3 must be a pair of sentences, got the header again \('en', 'de'\)",
+        ),
+        ("a.tsv", "id\tde\ten\n7\tA\ta\nid\tde\ten\n", r"a\.tsv:3 must be a pair of sentences, got the header again"),
+        ("a.tsv", "a\tA\n\ufeffen\tde\n", r"a\.tsv:2 must be a pair of sentences, got the header again"),
+        (
+            "a.tsv",
+            "English\tGerman\na\tA\n",
+            r"a\.tsv:1 must be a pair of sentences or en<tab>de, got 'English', 'German'",
+        ),
+        ("a.tsv", "EN\tDE\na\tA\n", r"a\.tsv:1 must be a pair of sentences or en<tab>de, got 'EN', 'DE'\. Where"),
         ("a.tsv", "a\tA\nb B\n", r"a\.tsv:2 must have 2 columns, tabs between, got 1\.$"),
         ("a.tsv", "a\tA\tno. 7\n", r"a\.tsv:1 must have 2 columns, .* got 3\. A first row such as en<tab>de names"),
         ("a.tsv", "id\tde\ten\n7\tA\n", r"a\.tsv:2 must have 3 columns, tabs between, got 2\."),
@@ -244,6 +276,15 @@ def test_damaged_gzip_is_named(tmp_path: Path) -> None:
 def test_a_malformed_line_is_named(tmp_path: Path, name: str, content: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read(write(tmp_path / name, content))
+
+
+def test_json_that_python_does_not_read_is_named(tmp_path: Path) -> None:
+    for name, content, message in (
+        ("a.jsonl", '{"en": ' * 99999, r"a\.jsonl:1 must be a JSON record of few levels, got one .* too deep\."),
+        ("b.jsonl", '\n{"en": ' + "7" * 5000, r"b\.jsonl:2 must be a JSON record with numbers of at most 4,300 digits"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read(write(tmp_path / name, content))
 
 
 # Ids.
@@ -284,6 +325,15 @@ def test_filtering_counts_each_dropped_pair_once() -> None:
         "kept 3 of 6 pairs (dropped 1 without a token on one side, 1 longer than 8 tokens, "
         "1 with one side over 2.0 times the other)"
     )
+
+
+def test_a_side_without_tokens_is_no_warning() -> None:
+    lengths = np.array([1, 1, 5, 9]), np.array([1, 7, 1, 4])
+    with np.errstate(all="raise"):
+        for limits, kept in (({"max_length": None, "max_ratio": None}, 1), ({"max_length": 8, "max_ratio": 1.5}, 0)):
+            keep, report = judge_lengths(*lengths, **limits)
+            assert (report.kept, report.without_tokens, report.too_long) == (kept, 3, 1 - kept)
+            assert keep.tolist() == [False, False, False, kept == 1]
 
 
 def test_filtering_keeps_the_ids_of_the_pairs_it_keeps() -> None:

@@ -24,6 +24,7 @@ from lmx.scoring.classification import (
     score_regression,
     score_single,
     spreads_of,
+    written_label,
 )
 from lmx.scoring.resampling import (
     measure_auroc,
@@ -419,7 +420,7 @@ def test_predictions_are_lines_of_index_name_and_probability() -> None:
     outputs = np.array([[0.25, 0.75], [0.625, 0.5]])
     assert prediction_lines(outputs, kind="single", names=("no", "y\te s")) == [
         "index\tprediction\tprobability",
-        "0\ty e s\t0.750000",
+        "0\ty\\te s\t0.750000",
         "1\tno\t0.625000",
     ]
     assert prediction_lines(outputs, kind="multi", names=("a", "b"))[1:] == [
@@ -439,6 +440,26 @@ def test_predictions_of_two_runs_are_read_again_as_labels(tmp_path: Path) -> Non
         read = read_labelled(path, text_columns=("index",), label_column="prediction", **settings)
         predicted = Labels(kind=kind, names=names).encode(read)
         assert np.array_equal(predicted, outputs.argmax(axis=1) if kind == "single" else outputs >= 0.5)
+
+
+HARD = ("a", "b", "a|b", "a\\x7cb", "a\tb", "a b", "a\u00a0b", "a  b", " a", "a\u00a0", "a\nb", "a\u2028b", "a\r", "\\")
+
+
+@pytest.mark.parametrize("kind", ["single", "multi"])
+def test_every_name_of_a_label_is_read_again(tmp_path: Path, kind: str) -> None:
+    written = [written_label(name, kind=kind) for name in HARD]
+    assert len(set(written)) == len(HARD)
+    assert written[:2] == ["a", "b"]
+    assert written[5:8] == list(HARD[5:8])
+    assert written[2] == ("a|b" if kind == "single" else "a\\x7cb")
+    generator = np.random.default_rng(2)
+    outputs = np.eye(len(HARD)) if kind == "single" else generator.random((40, len(HARD)))
+    path = tmp_path / "predictions.tsv"
+    path.write_text("\n".join([*prediction_lines(outputs, kind=kind, names=HARD), ""]))
+    settings = {"label_separator": "|"} if kind == "multi" else {}
+    read = read_labelled(path, text_columns=("index",), label_column="prediction", **settings)
+    predicted = Labels(kind=kind, names=tuple(written)).encode(read)
+    assert np.array_equal(predicted, outputs.argmax(axis=1) if kind == "single" else outputs >= 0.5)
 
 
 # What is refused.

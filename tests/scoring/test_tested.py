@@ -7,8 +7,17 @@ import pytest
 
 from lmx.data.labelled import Examples
 from lmx.data.labels import Labels
+from lmx.scoring.classification import prediction_lines
 from lmx.scoring.tested import Tested as Outcome  # pytest would take its own name for a class of tests
-from lmx.scoring.tested import choose_to_explain, list_mistakes, record_scores, score_seeds, true_label
+from lmx.scoring.tested import (
+    choose_to_explain,
+    compare_runs,
+    list_mistakes,
+    record_scores,
+    reference_lines,
+    score_seeds,
+    true_label,
+)
 
 NAMES = ("food", "music", "sport")
 CHOSEN = {
@@ -161,3 +170,26 @@ def test_labels_are_shown_as_people_read_them():
     assert true_label(single(), 2) == "sport"
     assert true_label(multi(), 1) == "food|music"
     assert true_label(regression(), 0) == "1.0"
+
+
+@pytest.mark.parametrize("kind", ["single", "multi"])
+def test_two_runs_are_compared_by_the_scores_they_had_whatever_their_labels_are_called(tmp_path, kind):
+    names = ("a", "b", "a|b", "a b", "a\u00a0b", "b\\t", "b\t")
+    generator = np.random.default_rng(1)
+    outputs = generator.random((2, 1, 30, len(names))).astype(np.float32)
+    if kind == "single":
+        targets = generator.integers(0, len(names), 30).astype(np.int32)
+        outputs /= outputs.sum(-1, keepdims=True)
+    else:
+        targets = (generator.random((30, len(names))) > 0.5).astype(np.float32)
+    scores = []
+    for name, each in zip(("first", "second"), outputs, strict=True):
+        outcome = Outcome(examples(30), Labels(kind=kind, names=names), targets, each, None)
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "labels.json").write_text(outcome.labels.to_json())
+        lines = prediction_lines(each.mean(0), kind=kind, names=names)
+        for file, content in (("predictions.tsv", lines), ("references.tsv", reference_lines(outcome))):
+            (tmp_path / name / file).write_text("".join(f"{line}\n" for line in content))
+        scores.append(record_scores(outcome, **CHOSEN)["rows"][0]["score"] / 100)
+    first, *_ = compare_runs(tmp_path / "first", tmp_path / "second")
+    assert (first.baseline, first.system) == (pytest.approx(scores[0]), pytest.approx(scores[1]))

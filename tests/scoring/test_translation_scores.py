@@ -1,5 +1,6 @@
 """Scores equal sacreBLEU's own command line, to every digit it prints."""
 
+import functools
 import json
 import os
 import random
@@ -248,6 +249,9 @@ def test_bad_input_gets_one_clear_line():
         sentence_chrf(["a"], "a")
     with pytest.raises(ValueError, match=r"compound_split must come with tokenised text, got tokenized=False\."):
         score_translations(["a"], ["a"], compound_split=True)
+    for score in (functools.partial(score_translations, ["a"]), functools.partial(compare_translations, ["a"], ["a"])):
+        with pytest.raises(ValueError, match=r"tokenize must be left out .*, got tokenize=zh and tokenized=True"):
+            score(["a"], tokenized=True, tokenize="zh")
     with pytest.raises(ValueError, match=r"tokenize must be one of 13a, .*, got tokenize='moses'\."):
         detokenized_bleu(["a"], ["a"], tokenize="moses")
     with pytest.raises(ValueError, match=r"num_resamples must be 0 \(no interval\) or more, got num_resamples=-1\."):

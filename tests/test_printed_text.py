@@ -1,0 +1,91 @@
+"""What is printed is what a user wrote: brackets are no markup and colons no emoji, wherever a user's words occur."""
+
+import ast
+import importlib.util
+import io
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from lmx.experiment import print_scores, text_cache
+from lmx.run import Run, console, progress_bar
+from lmx.scoring.classification import score_outputs
+
+ROOT = Path(__file__).parents[1]
+NAMES = ["[/ham]", "[ham]", ":x:", "[b]a[/b]", "lr[a]=3"]
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    return Run(tmp_path / "run[a]:x:", {"family": "none", "config": {}})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_facts_of_a_start_are_printed_as_they_are(run, capsys, name):
+    run.directory.mkdir()
+    run.print_start({"labels": f"single: {name}", "data": [name, name]})
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        f"  labels             single: {name}",
+        f"  data               {name} {name}",
+    ]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_scores_are_printed_as_they_are(run, capsys, name):
+    row = {"name": name, "score": 12.345, "interval": None, "made": f"made {name}", "signature": f"signed {name}"}
+    row |= {"published": 1.0, "published_made": f"published {name}"}
+    saved = {"rows": [row], "baselines": [{"name": f"base {name}", "score": 2.0}]}
+    print_scores(run, saved, title=f"title {name}", baselines_are=f"are {name}", notes=[f"note {name}"])
+    printed = capsys.readouterr().out
+    for text in ("made", "signed", "published", "base", "title", "are", "note"):
+        assert f"{text} {name}" in printed
+    assert f"{name} = 12.35" in printed or f"{name} = 12.34" in printed
+
+
+def test_the_table_of_classes_has_their_names(run, capsys):
+    spec = importlib.util.spec_from_file_location("printed_classification", ROOT / "experiments" / "classification.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = script
+    spec.loader.exec_module(script)
+    outputs = np.eye(len(NAMES))
+    targets = np.arange(len(NAMES), dtype=np.int32)
+    scores = score_outputs(targets, outputs, kind="single", names=tuple(NAMES), num_resamples=0)
+    metric = scores.metrics[0]
+    row = {"name": metric.name, "score": 100.0, "interval": None, "made": "here", "signature": scores.signature}
+    saved = {"test": "own [/test]", "texts": 5, "scores": scores.as_record()}
+    saved |= {"rows": [row | {"published": None, "published_made": ""}]}
+    script.show_scores(run, saved)
+    printed = capsys.readouterr().out
+    assert [line.split()[0] for line in printed.splitlines()[1 : 1 + len(NAMES)]] == NAMES
+    assert "own [/test]: 5 texts" in printed
+
+
+def test_names_of_files_are_printed_as_they_are(tmp_path, capsys):
+    text_cache(str(tmp_path / "kept[a]:x:")).report("kept in [/there] :x:")
+    console.print(f"report: {tmp_path / 'x' / 'lr[a]=3' / 'report.html'}")
+    printed = capsys.readouterr().out
+    assert "kept in [/there] :x:\n" in printed
+    assert f"{tmp_path}/x/lr[a]=3/report.html\n" in printed
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_bar_says_what_it_shows(name):
+    file = io.StringIO()
+    shown = Console(file=file, force_terminal=True, width=80, markup=False, emoji=False)
+    with progress_bar(f"encoding {name}", total=4, console=shown) as show:
+        show(3)
+    assert f"encoding {name}" in file.getvalue()
+
+
+def test_no_console_of_ours_reads_markup():
+    for path in (path for room in ("lmx", "experiments") for path in sorted((ROOT / room).rglob("*.py"))):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id.endswith("Console"):
+                given = {each.arg: ast.unparse(each.value) for each in node.keywords}
+                silent = given.get("quiet") == "True"
+                assert silent or given.get("markup") == given.get("emoji") == "False", f"{path}:{node.lineno}"
