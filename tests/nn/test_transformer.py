@@ -1,3 +1,4 @@
+import contextlib
 import functools
 
 import jax
@@ -5,12 +6,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import Mesh
 
+from lmx import costs
+from lmx.nn import feedforward, kernels, transformer
 from lmx.nn.attention import MultiHeadAttention
 from lmx.nn.feedforward import FeedForward
-from lmx.nn.layers import LayerNorm
+from lmx.nn.layers import LayerNorm, Linear
 from lmx.nn.masks import Sees
-from lmx.nn.transformer import Block, Memory, Stack
+from lmx.nn.positions import sinusoidal
+from lmx.nn.transformer import Block, Memory, Stack, TransformerConfig
+from lmx.sharding import MeshConfig, make_mesh, use_mesh
 
 B, T, S, N, D, H, G, F = 2, 5, 7, 3, 24, 6, 2, 10
 CAUSAL = Sees(causal=True)
@@ -234,3 +240,143 @@ def test_extending_a_cache_equals_running_the_whole(decoder, expected):
 def test_a_stack_must_have_a_layer():
     with pytest.raises(ValueError, match=r"^num_layers must be at least 1, got num_layers=0\.$"):
         Stack(make_block, 0, rngs=nnx.Rngs(0))
+
+
+# Randomness that must not be shared, and what the backward pass keeps.
+
+
+def test_no_two_places_of_a_block_drop_out_by_the_same_key(monkeypatch):
+    rates, keys = [], []
+
+    def note(x, rate, key, **_):
+        rates.append(rate)
+        keys.append(jax.random.key_data(key))
+        return x
+
+    for module in (transformer, kernels, feedforward):
+        monkeypatch.setattr(module, "dropout", note)
+    block = Block(
+        MultiHeadAttention(D, H, dropout_rate=0.1, rngs=nnx.Rngs(0)),
+        FeedForward(D, F, dropout_rate=0.3, rngs=nnx.Rngs(1)),
+        memory_attention=MultiHeadAttention(D, H, dropout_rate=0.2, rngs=nnx.Rngs(2)),
+        make_norm=lambda: LayerNorm(D),
+        norm_position="pre",
+        dropout_rate=0.4,
+    )
+
+    @jax.jit
+    def keys_of(block, key):
+        block(vectors(B, T, D), **inputs(), key=key)
+        return jnp.stack(keys)
+
+    found = np.asarray(keys_of(block, jax.random.key(1)))
+    # Weights and what is added, of both attentions, then the hidden layer and what is added.
+    assert rates == [0.1, 0.4, 0.2, 0.4, 0.3, 0.4]
+    assert len({tuple(key) for key in found.tolist()}) == 6
+
+
+def test_no_layer_and_no_stack_shares_a_key_with_another(monkeypatch):
+    seen = []
+
+    def note(x, rate, key, **_):
+        jax.debug.callback(lambda data: seen.append(tuple(data.tolist())), jax.random.key_data(key))
+        return x
+
+    monkeypatch.setattr(transformer, "dropout", note)
+    stack = filled(lambda rngs: Stack(functools.partial(make_block, with_memory=False, dropout_rate=0.3), N, rngs=rngs))
+    jax.jit(lambda stack, x, key: stack(x, sees=CAUSAL, key=key)[0])(stack, vectors(B, T, D), jax.random.key(1))
+    jax.effects_barrier()
+    assert len(set(seen)) == len(seen) == 2 * N
+
+
+def residuals_of(stack: Stack, mesh: Mesh | None = None, **given) -> list[costs.Residual]:
+    """Returns what a stack leaves for its backward pass, but for its parameters."""
+    definition, state = nnx.split(stack)
+
+    def total(state):
+        with use_mesh(mesh) if mesh is not None else contextlib.nullcontext():
+            return nnx.merge(definition, state)(vectors(B, T, D), **given)[0].sum()
+
+    return costs.saved_residuals(total, state)[1]
+
+
+def test_scores_of_attention_are_not_kept_where_only_products_with_weights_are():
+    def kept(remat: str) -> set[tuple[int, ...]]:
+        return {each.shape for each in residuals_of(filled(make_stack, remat=remat), **inputs())}
+
+    def scores(shapes: set[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        return [shape for shape in shapes if shape[-2:] in ((T, T), (T, S))]
+
+    assert scores(kept("none"))
+    assert not scores(kept("dots"))
+    assert (N, B, T, F) in kept("dots")  # the product with the first weight of the feed-forward network
+
+
+@pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+def test_gathered_parameters_are_not_kept_for_the_backward_pass(remat, dtype):
+    config = TransformerConfig(
+        width=D, feedforward_width=40, num_heads=H, num_kv_heads=G, dropout_rate=0.0, remat=remat, dtype=dtype
+    )
+    stack = filled(lambda rngs: transformer.make_stack(config, N, has_memory=True, rngs=rngs))
+    weights = {
+        param.shape
+        for _, param in nnx.to_flat_state(nnx.state(stack, nnx.Param))
+        if "embed" in param.get_metadata("axes")
+    }
+    mesh = make_mesh(MeshConfig(data=1, fsdp=2), devices=jax.devices()[:2])
+    kept = [residual.shape for residual in residuals_of(stack, mesh, **inputs())]
+    assert len(weights) >= 4
+    assert not weights & set(kept)
+    assert (len(kept) > 1) or remat == "full"
+
+
+class Plain(nnx.Module):
+    """One product and what keeps its input from being enough: the least that can be recomputed."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.linear = Linear((D,), (D,), axes=(None, None), rngs=rngs)
+
+    def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> tuple[jax.Array, dict]:
+        return jnp.tanh(self.linear(x)), {}
+
+
+def test_unrolled_layers_are_recomputed_too():
+    def flops(remat: str) -> float:
+        definition, state = nnx.split(filled(lambda rngs: Stack(Plain, N, remat=remat, unroll=N, rngs=rngs)))
+        total = lambda state, x: nnx.merge(definition, state)(x)[0].sum()  # noqa: E731
+        compiled = jax.jit(jax.grad(total, (0, 1))).lower(state, vectors(B, T, D)).compile()
+        return compiled.cost_analysis()["flops"]
+
+    # N products there and 2 N back; again, all but the last layer's, whose input is there still.
+    assert flops("full") > 1.2 * flops("none")
+
+
+# Positions.
+
+
+def test_a_memory_has_no_order_of_its_own_where_positions_are_rotations():
+    config = TransformerConfig(
+        width=D, feedforward_width=F, num_heads=H, positions="rotary", norm_position="pre", dropout_rate=0.0
+    )
+    stack = filled(lambda rngs: transformer.make_stack(config, 1, has_memory=True, rngs=rngs))
+    x, memory, order = vectors(B, T, D), vectors(B, S, D, seed=1), np.array([3, 1, 6, 4, 0, 2, 5])
+    found, reordered = (
+        np.asarray(run(stack, x, sees=Sees(), memory=Memory(states, Sees()))) for states in (memory, memory[:, order])
+    )
+    np.testing.assert_allclose(reordered, found, atol=1e-5)
+    turned = np.asarray(run(stack, x[:, ::-1], sees=Sees(), memory=Memory(memory, Sees())))[:, ::-1]
+    assert np.abs(turned - found).max() > 0.01  # its own sequence has one
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_explicit_positions_may_be_beyond_the_number_of_tokens(scaled):
+    config = TransformerConfig(width=D, num_heads=H, max_length=40, scaled_embeddings=scaled)
+    positions, x = np.array([[0, 1, 2, 17, 39], [38, 5, 5, 0, 6]]), vectors(B, T, D)
+    placed = transformer.add_positions(config, jnp.asarray(x), None, positions=jnp.asarray(positions))
+    expected = x * (D**0.5 if scaled else 1) + np.asarray(sinusoidal(40, D))[positions]
+    np.testing.assert_allclose(placed, expected, atol=1e-5)
+    counted = transformer.add_positions(config, jnp.asarray(x), None)
+    again = transformer.add_positions(config, jnp.asarray(x), None, positions=jnp.arange(T)[None])
+    np.testing.assert_allclose(counted, again, atol=1e-6)
