@@ -31,6 +31,13 @@ def words(*shape: int, seed: int = 0) -> np.ndarray:
     return np.where(np.arange(shape[1]) < shape[1] - np.arange(shape[0])[:, None], rows, PAD)
 
 
+def empty(module, model):
+    """Makes parameters of zeros."""
+    kind = module.Seq2Seq if module is translation else module.EncoderClassifier
+    shapes = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: kind(model, rngs=nnx.Rngs(0))), nnx.Param))
+    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+
+
 def with_optimization(config, **changes):
     return replace(config, optimization=replace(config.optimization, **changes))
 
@@ -45,13 +52,15 @@ OWN = translation.PRESETS["phrasebook"][1]
 
 
 def test_the_smoothing_of_a_config_reaches_the_loss_of_translation():
-    params = nnx.to_pure_dict(nnx.state(translation.Seq2Seq(MODEL, rngs=nnx.Rngs(0)), nnx.Param))
+    generator = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: generator.normal(0, 0.5, x.shape).astype(np.float32), empty(translation, MODEL))
 
-    def sums(smoothing: float) -> dict[str, float]:
-        parts = translation.build(with_optimization(OWN, label_smoothing=smoothing), MODEL)
-        return jax.tree.map(float, jax.jit(lambda params: parts.loss(params, PAIRS, None))(params))
+    @jax.jit
+    def sums(params, pairs):
+        options = [with_optimization(OWN, label_smoothing=smoothing) for smoothing in (0.0, 0.3)]
+        return [translation.build(each, MODEL).loss(params, pairs, None) for each in options]
 
-    plain, smoothed = sums(0.0), sums(0.3)
+    plain, smoothed = jax.tree.map(float, sums(params, PAIRS))
     assert plain["loss"] == pytest.approx(plain["nll"], rel=1e-6)
     assert smoothed["nll"] == pytest.approx(plain["nll"], rel=1e-6)
     assert abs(smoothed["loss"] - smoothed["nll"]) > 0.01
@@ -71,15 +80,13 @@ def test_encoder_and_decoder_drop_out_by_keys_of_their_own(monkeypatch):
     for name in ("encode", "decode"):
         monkeypatch.setattr(translation.Seq2Seq, name, noting(getattr(translation.Seq2Seq, name)))
     parts = translation.build(OWN, MODEL)
-    params = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: parts.build_model(nnx.Rngs(0))), nnx.Param))
-    params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), params)
 
     @jax.jit
-    def keys_of(key):
-        parts.loss(params, PAIRS, key)
+    def keys_of(params, pairs, key):
+        parts.loss(params, pairs, key)
         return jnp.stack([*keys, jax.random.key_data(key)])
 
-    found = np.asarray(keys_of(jax.random.key(5)))
+    found = np.asarray(keys_of(empty(translation, MODEL), PAIRS, jax.random.key(5)))
     assert len(found) == len({tuple(key) for key in found.tolist()}) == 3
 
 
@@ -100,16 +107,16 @@ def seen_by_the_model(monkeypatch, *, rate: float, replacement: int, key: jax.Ar
     parts = classification.build(
         config, model, kind="single", updates=100_000, replacement=replacement, special_ids=(FIRST, SEPARATOR)
     )
-    params = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: parts.build_model(nnx.Rngs(0))), nnx.Param))
-    params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), params)
 
     @jax.jit
-    def run(key):
-        rows = {"types": np.zeros_like(TEXTS), "labels": np.zeros(len(TEXTS), np.int32), "weights": np.ones(len(TEXTS))}
-        parts.loss(params, {"tokens": TEXTS, **rows}, key)
+    def run(params, texts, key):
+        ones = jnp.ones(len(texts))
+        rows = {"tokens": texts, "types": jnp.zeros_like(texts), "labels": ones.astype(jnp.int32), "weights": ones}
+        parts.loss(params, rows, key)
         return dict(seen)
 
-    return {name: None if value is None else np.asarray(value) for name, value in run(key).items()}
+    found = run(empty(classification, model), TEXTS, key)
+    return {name: None if value is None else np.asarray(value) for name, value in found.items()}
 
 
 TEXTS = words(40, 60)

@@ -162,7 +162,7 @@ def test_looking_for_wholes_does_not_grow_with_the_square(monkeypatch) -> None:
 
 
 def test_classes_are_shuffled_each_by_itself() -> None:
-    targets = np.repeat([0, 1], 60)
+    targets = np.repeat([0, 1], 60).astype(np.int32)
     _, dev = stratified_split(targets, share=0.5, seed=3)
     first, second = dev[dev < 60], dev[dev >= 60] - 60
     assert len(first) == len(second) == 30

@@ -255,47 +255,36 @@ def test_no_two_places_of_a_block_drop_out_by_the_same_key(monkeypatch):
 
     for module in (transformer, kernels, feedforward):
         monkeypatch.setattr(module, "dropout", note)
-    block = Block(
-        MultiHeadAttention(D, H, dropout_rate=0.1, rngs=nnx.Rngs(0)),
-        FeedForward(D, F, dropout_rate=0.3, rngs=nnx.Rngs(1)),
-        memory_attention=MultiHeadAttention(D, H, dropout_rate=0.2, rngs=nnx.Rngs(2)),
-        make_norm=lambda: LayerNorm(D),
-        norm_position="pre",
-        dropout_rate=0.4,
+    block = filled(
+        lambda rngs: Block(
+            MultiHeadAttention(D, H, dropout_rate=0.1, rngs=rngs),
+            FeedForward(D, F, dropout_rate=0.3, rngs=rngs),
+            memory_attention=MultiHeadAttention(D, H, dropout_rate=0.2, rngs=rngs),
+            make_norm=lambda: LayerNorm(D),
+            norm_position="pre",
+            dropout_rate=0.4,
+        )
     )
 
     @jax.jit
-    def keys_of(block, key):
-        block(vectors(B, T, D), **inputs(), key=key)
+    def keys_of(block, x, key, given):
+        block(x, **given, key=key)
         return jnp.stack(keys)
 
-    found = np.asarray(keys_of(block, jax.random.key(1)))
+    found = np.asarray(keys_of(block, vectors(B, T, D), jax.random.key(1), inputs()))
     # Weights and what is added, of both attentions, then the hidden layer and what is added.
     assert rates == [0.1, 0.4, 0.2, 0.4, 0.3, 0.4]
     assert len({tuple(key) for key in found.tolist()}) == 6
 
 
-def test_no_layer_and_no_stack_shares_a_key_with_another(monkeypatch):
-    seen = []
-
-    def note(x, rate, key, **_):
-        jax.debug.callback(lambda data: seen.append(tuple(data.tolist())), jax.random.key_data(key))
-        return x
-
-    monkeypatch.setattr(transformer, "dropout", note)
-    stack = filled(lambda rngs: Stack(functools.partial(make_block, with_memory=False, dropout_rate=0.3), N, rngs=rngs))
-    jax.jit(lambda stack, x, key: stack(x, sees=CAUSAL, key=key)[0])(stack, vectors(B, T, D), jax.random.key(1))
-    jax.effects_barrier()
-    assert len(set(seen)) == len(seen) == 2 * N
-
-
 def residuals_of(stack: Stack, mesh: Mesh | None = None, **given) -> list[costs.Residual]:
     """Returns what a stack leaves for its backward pass, but for its parameters."""
     definition, state = nnx.split(stack)
+    x, given = jax.tree.map(jnp.asarray, (vectors(B, T, D), given))
 
     def total(state):
         with use_mesh(mesh) if mesh is not None else contextlib.nullcontext():
-            return nnx.merge(definition, state)(vectors(B, T, D), **given)[0].sum()
+            return nnx.merge(definition, state)(x, **given)[0].sum()
 
     return costs.saved_residuals(total, state)[1]
 
@@ -307,17 +296,17 @@ def test_scores_of_attention_are_not_kept_where_only_products_with_weights_are()
     def scores(shapes: set[tuple[int, ...]]) -> list[tuple[int, ...]]:
         return [shape for shape in shapes if shape[-2:] in ((T, T), (T, S))]
 
-    assert scores(kept("none"))
-    assert not scores(kept("dots"))
-    assert (N, B, T, F) in kept("dots")  # the product with the first weight of the feed-forward network
+    everything, products = kept("none"), kept("dots")
+    assert scores(everything)
+    assert not scores(products)
+    assert (N, B * T, F) in products  # the product with the first weight of the feed-forward network
 
 
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("remat", ["none", "dots", "full"])
-def test_gathered_parameters_are_not_kept_for_the_backward_pass(remat, dtype):
+@pytest.mark.parametrize("remat", ["none", "dots"])
+def test_gathered_parameters_are_not_kept_for_the_backward_pass(remat):
     config = TransformerConfig(
-        width=D, feedforward_width=40, num_heads=H, num_kv_heads=G, dropout_rate=0.0, remat=remat, dtype=dtype
+        width=D, feedforward_width=40, num_heads=H, num_kv_heads=G, dropout_rate=0.0, remat=remat
     )
     stack = filled(lambda rngs: transformer.make_stack(config, N, has_memory=True, rngs=rngs))
     weights = {
@@ -329,7 +318,7 @@ def test_gathered_parameters_are_not_kept_for_the_backward_pass(remat, dtype):
     kept = [residual.shape for residual in residuals_of(stack, mesh, **inputs())]
     assert len(weights) >= 4
     assert not weights & set(kept)
-    assert (len(kept) > 1) or remat == "full"
+    assert len(kept) > 5
 
 
 class Plain(nnx.Module):
@@ -342,15 +331,15 @@ class Plain(nnx.Module):
         return jnp.tanh(self.linear(x)), {}
 
 
-def test_unrolled_layers_are_recomputed_too():
-    def flops(remat: str) -> float:
-        definition, state = nnx.split(filled(lambda rngs: Stack(Plain, N, remat=remat, unroll=N, rngs=rngs)))
+def test_the_compiler_is_kept_from_undoing_the_recomputation_of_unrolled_layers():
+    def barriers(remat: str, unroll: int) -> int:
+        definition, state = nnx.split(filled(lambda rngs: Stack(Plain, N, remat=remat, unroll=unroll, rngs=rngs)))
         total = lambda state, x: nnx.merge(definition, state)(x)[0].sum()  # noqa: E731
-        compiled = jax.jit(jax.grad(total, (0, 1))).lower(state, vectors(B, T, D)).compile()
-        return compiled.cost_analysis()["flops"]
+        return jax.jit(jax.grad(total)).lower(state, vectors(B, T, D)).as_text().count("optimization_barrier")
 
-    # N products there and 2 N back; again, all but the last layer's, whose input is there still.
-    assert flops("full") > 1.2 * flops("none")
+    assert barriers("none", N) == barriers("full", 1) == 0  # in a loop it cannot
+    assert barriers("full", 2) > 0
+    assert barriers("full", N) > 0
 
 
 # Positions.
@@ -367,16 +356,15 @@ def test_a_memory_has_no_order_of_its_own_where_positions_are_rotations():
     )
     np.testing.assert_allclose(reordered, found, atol=1e-5)
     turned = np.asarray(run(stack, x[:, ::-1], sees=Sees(), memory=Memory(memory, Sees())))[:, ::-1]
-    assert np.abs(turned - found).max() > 0.01  # its own sequence has one
+    assert np.abs(turned - found).max() > 0.001  # its own sequence has one
 
 
 @pytest.mark.parametrize("scaled", [False, True])
 def test_explicit_positions_may_be_beyond_the_number_of_tokens(scaled):
     config = TransformerConfig(width=D, num_heads=H, max_length=40, scaled_embeddings=scaled)
     positions, x = np.array([[0, 1, 2, 17, 39], [38, 5, 5, 0, 6]]), vectors(B, T, D)
-    placed = transformer.add_positions(config, jnp.asarray(x), None, positions=jnp.asarray(positions))
+    place = jax.jit(lambda x, positions=None: transformer.add_positions(config, x, None, positions=positions))
+    placed = place(x, positions)
     expected = x * (D**0.5 if scaled else 1) + np.asarray(sinusoidal(40, D))[positions]
     np.testing.assert_allclose(placed, expected, atol=1e-5)
-    counted = transformer.add_positions(config, jnp.asarray(x), None)
-    again = transformer.add_positions(config, jnp.asarray(x), None, positions=jnp.arange(T)[None])
-    np.testing.assert_allclose(counted, again, atol=1e-6)
+    np.testing.assert_allclose(place(x), place(x, np.arange(T)[None]), atol=1e-6)
