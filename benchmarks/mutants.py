@@ -106,10 +106,10 @@ def run_tests(tests: Sequence[str], *, root: Path, seconds: float) -> tuple[int 
     return done.returncode, done.stdout + done.stderr
 
 
-def cause(output: str) -> str:
-    """Returns the test that failed first, or the error."""
+def cause(output: str) -> str | None:
+    """Returns the test that failed first, or that could not be collected; None where pytest names none."""
     lines = [line for line in output.splitlines() if line.startswith(("FAILED ", "ERROR "))]
-    return lines[0].split(" - ")[0] if lines else "no test said so"
+    return lines[0].split(" - ")[0] if lines else None
 
 
 def main(config: Config) -> int:
@@ -135,14 +135,15 @@ def main(config: Config) -> int:
             began = time.perf_counter()
             status, output = run_tests(mutant.tests, root=root, seconds=config.seconds)
             put(root / mutant.file, original)
-            if status not in (PASSED, FAILED, INTERRUPTED, None):
+            found = cause(output)
+            # Else it is not the mutant that failed, but what should have run the tests.
+            if status is not None and (status not in (PASSED, FAILED, INTERRUPTED) or (status != PASSED) > bool(found)):
                 raise SystemExit(f"pytest must run for {mutant.name!r}, got status {status}: {output[-500:]}")
             if status == PASSED:
                 lived.append(mutant)
             said = "LIVED" if status == PASSED else "killed: waits for ever" if status is None else "killed"
-            found = f" by {cause(output)}" if status in (FAILED, INTERRUPTED) else ""
             seconds = time.perf_counter() - began
-            print(f"{number:3d} {mutant.file}: {mutant.name}: {said}{found} ({seconds:.0f} s)", flush=True)
+            print(f"{number:3d} {mutant.file}: {mutant.name}: {said} {found or ''} ({seconds:.0f} s)", flush=True)
     killed = len(chosen) - len(lived)
     print(f"\n{len(chosen)} tried, {killed} killed ({killed / len(chosen):.1%}), {len(lived)} lived")
     for mutant in lived:

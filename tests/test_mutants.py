@@ -22,11 +22,16 @@ def test_each_mutant_changes_a_text_that_occurs_once() -> None:
 
 
 def test_each_mutant_is_a_program() -> None:
-    """What does not parse would be killed by any test at all."""
-    for mutant in MUTANTS:
-        assert mutant.old != mutant.new, mutant.name
-        text = (ROOT / mutant.file).read_text(encoding="utf-8")
-        ast.parse(text.replace(mutant.old, mutant.new), filename=f"{mutant.file}: {mutant.name}")
+    """What does not parse would be killed by any test at all. Those of a file are made together where they can be."""
+    for file in {mutant.file for mutant in MUTANTS}:
+        original = changed = (ROOT / file).read_text(encoding="utf-8")
+        for mutant in (mutant for mutant in MUTANTS if mutant.file == file):
+            assert mutant.old != mutant.new, mutant.name
+            if changed.count(mutant.old) == 1:
+                changed = changed.replace(mutant.old, mutant.new)
+            else:
+                ast.parse(original.replace(mutant.old, mutant.new), filename=f"{file}: {mutant.name}")
+        ast.parse(changed, filename=file)
 
 
 def test_mutants_have_names_of_their_own_and_tests_that_are_there() -> None:
@@ -50,4 +55,4 @@ def test_a_mutant_is_applied_once_or_not_at_all(tmp_path: Path) -> None:
 def test_the_first_failure_is_what_killed() -> None:
     output = "F\nFAILED tests/a.py::test_one - assert 1 == 2\nFAILED tests/a.py::test_two - x\n"
     assert cause(output) == "FAILED tests/a.py::test_one"
-    assert cause("5 passed") == "no test said so"
+    assert cause("5 passed") is None
