@@ -1,5 +1,7 @@
 import contextlib
+import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -294,7 +296,7 @@ def test_scores_of_attention_are_not_kept_where_only_products_with_weights_are()
         return {each.shape for each in residuals_of(filled(make_stack, remat=remat), **inputs())}
 
     def scores(shapes: set[tuple[int, ...]]) -> list[tuple[int, ...]]:
-        return [shape for shape in shapes if shape[-2:] in ((T, T), (T, S))]
+        return [shape for shape in shapes if math.prod(shape) in (N * B * H * T * T, N * B * H * T * S)]
 
     everything, products = kept("none"), kept("dots")
     assert scores(everything)
@@ -319,6 +321,29 @@ def test_gathered_parameters_are_not_kept_for_the_backward_pass(remat):
     assert len(weights) >= 4
     assert not weights & set(kept)
     assert len(kept) > 5
+
+
+@pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
+@pytest.mark.parametrize("sizes", [{"fsdp": 2}, {"data": 2}], ids=str)
+def test_products_with_weights_are_kept_whose_gradients_are_summed_in_float32(sizes):
+    config = TransformerConfig(width=D, feedforward_width=F, num_heads=H, dropout_rate=0.0, dtype="bfloat16")
+    mesh = make_mesh(MeshConfig(**{"data": 1, **sizes}), devices=jax.devices()[:2])
+
+    def recomputed(remat: str) -> float:
+        changed = dataclasses.replace(config, remat=remat)
+        definition, state = nnx.split(nnx.eval_shape(lambda: transformer.make_stack(changed, N, rngs=nnx.Rngs(0))))
+
+        def total(state, x):
+            with use_mesh(mesh):
+                return nnx.merge(definition, state)(x, sees=CAUSAL)[0].astype(jnp.float32).sum()
+
+        x = jax.ShapeDtypeStruct((B, T, D), jnp.bfloat16)
+        return costs.count_flops(jax.grad(total), state, x).recomputed
+
+    # Of each head the products of [T, K] with [K, T] and of [T, T] with [T, K]; and nearly all of the forward pass.
+    assert recomputed("none") == 0
+    assert recomputed("dots") == N * B * 2 * (2 * T * T * D)
+    assert recomputed("full") > 4 * recomputed("dots")
 
 
 class Plain(nnx.Module):
