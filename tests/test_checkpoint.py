@@ -1,10 +1,12 @@
 import errno
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tracemalloc
+import zlib
 from pathlib import Path
 
 import jax
@@ -19,6 +21,8 @@ from lmx.checkpoint import (
     CheckpointNotSaved,
     Checkpoints,
     DamagedCheckpoint,
+    _checksum,
+    _damage,
     average_files,
     kept,
     load_params,
@@ -540,3 +544,23 @@ def test_a_file_that_is_no_parameters_is_not_averaged(tmp_path):
         average_files([tmp_path / "a.safetensors"], tmp_path / "mean.safetensors")
     with pytest.raises(FileNotFoundError, match=r"b\.safetensors must exist"):
         average_files([tmp_path / "b.safetensors"], tmp_path / "mean.safetensors")
+
+
+@pytest.mark.parametrize("size", [0, 1, 2**20 - 1, 2**20, 2**20 + 1, 3 * 2**20 + 5])
+def test_a_checksum_is_of_the_whole_file(tmp_path, size):
+    whole = np.random.default_rng(size).integers(0, 256, size, np.uint8).tobytes()
+    path = tmp_path / "file"
+    path.write_bytes(whole)
+    assert _checksum(path) == zlib.crc32(whole)
+
+
+def test_a_file_changed_in_its_first_or_its_last_megabyte_is_damaged(tmp_path):
+    whole = np.random.default_rng(0).integers(0, 256, 2**21 + 9, np.uint8).tobytes()
+    file = tmp_path / "state" / "block"
+    file.parent.mkdir()
+    file.write_bytes(whole)
+    (tmp_path / "checksums.json").write_text(json.dumps({"state/block": [len(whole), zlib.crc32(whole)]}))
+    assert _damage(tmp_path) is None
+    for place in (0, 2**20, len(whole) - 1):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert _damage(tmp_path) == "state/block is not as it was written"

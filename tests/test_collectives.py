@@ -238,3 +238,46 @@ def test_two_axes_at_once_are_both_named():
     (found,) = read("%x = f32[8,16]{1,0} all-reduce(%p), replica_groups=[1,8]<=[8], to_apply=%add")
     assert found.axes == ("data", "fsdp")
     assert np.prod([MESH[axis] for axis in found.axes]) == found.devices
+
+
+# Loops in loops.
+
+NESTED = """%inner (t: (s32[], f32[8,16])) -> (s32[], f32[8,16]) {
+  %t = (s32[], f32[8,16]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%t), index=0
+  %v = f32[8,16]{1,0} get-tuple-element(%t), index=1
+  %r = f32[8,16]{1,0} all-reduce(%v), replica_groups=[2,4]<=[8], to_apply=%add
+  ROOT %out = (s32[], f32[8,16]{1,0}) tuple(%i, %r)
+}
+
+%often (s: (s32[], f32[8,16])) -> pred[] {
+  %s = (s32[], f32[8,16]{1,0}) parameter(0)
+  ROOT %yes = pred[] constant(true)
+}
+
+%outer (u: (s32[], f32[8,16])) -> (s32[], f32[8,16]) {
+  %u = (s32[], f32[8,16]{1,0}) parameter(0)
+  %w = f32[8,16]{1,0} get-tuple-element(%u), index=1
+  %q = f32[8,16]{1,0} all-reduce(%w), replica_groups=[4,2]<=[2,4]T(1,0), to_apply=%add
+  ROOT %loop.1 = (s32[], f32[8,16]{1,0}) while(%u), condition=%often, body=%inner{INNER}
+}
+
+"""
+
+
+@pytest.mark.parametrize(
+    ("inner", "outer", "expected"),
+    [
+        (5, 3, {("fsdp",): (15, True), ("data",): (3, True)}),
+        (5, None, {("fsdp",): (5, False), ("data",): (1, False)}),
+        (None, 3, {("fsdp",): (3, False), ("data",): (3, True)}),
+    ],
+)
+def test_a_loop_in_a_loop_runs_as_often_as_both_together(inner, outer, expected):
+    def said(trips: int | None) -> str:
+        return "" if trips is None else f', backend_config={{"known_trip_count":{{"n":"{trips}"}}}}'
+
+    loop = "%loop = (s32[], f32[8,16]{1,0}) while(%start), condition=%often, body=%outer" + said(outer)
+    found = read(*START, loop, head=NESTED.replace("{INNER}", said(inner)))
+    assert {one.axes: (one.times, one.known) for one in found} == expected
+    assert all(one.raw == pytest.approx(one.times * 2 * (1 - 1 / one.devices) * 512) for one in found)

@@ -215,6 +215,7 @@ def test_the_first_difference_is_told_in_one_line():
         "all hosts must have the same config.seed, got 1 on hosts 0, 3 and 9 on hosts 1, 2 (and 1 more: data)."
     )
     assert disagreement([{"a": 1}, {}]) == "all hosts must have the same a, got 1 on host 0 and None on host 1."
+    assert disagreement([{}, {"a": 1}]) == "all hosts must have the same a, got None on host 0 and 1 on host 1."
 
 
 def test_fingerprints_tell_data_apart():

@@ -334,3 +334,21 @@ def test_a_range_of_steps_is_from_and_to():
 def test_a_validation_is_printed_as_it_is_named(run, capsys, name):
     count(run, due=(4,), validations={4: 0.5}, measured=name)
     assert f"validation after 4 updates: {name} 0.5000 " in capsys.readouterr().out
+
+
+def test_a_run_continued_within_the_range_traces_what_is_left_of_it(run, monkeypatch):
+    events = []
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda path: events.append("begins"))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: events.append("ends"))
+    count(run, last=3, profile=(4, 6))
+    assert events == []
+    count(opened(run.directory), last=5, profile=(2, 4))
+    assert events == ["begins", "ends"]
+
+
+def test_lines_of_metrics_that_are_lost_are_not_filled_up(run):
+    count(run, last=3, log_every=1)
+    path = run.directory / "metrics.jsonl"
+    path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+    count(opened(run.directory), last=5, log_every=1)
+    assert [line["step"] for line in lines_of(run)] == [1, 4, 5]

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from lmx import plan as plan_package
+from lmx.collectives import Collective
 from lmx.devices import DEVICES, describe_precision, device_of_kind, find_device
 from lmx.experiment import start_facts
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
@@ -20,7 +22,7 @@ from lmx.nn.layers import Embedding, LayerNorm, Linear
 from lmx.optimization import adam, constant
 from lmx.plan import double_fsdp, halve_rows, make_plan
 from lmx.plan.command import explain_out_of_memory, plan_of_this_command, split_arguments
-from lmx.plan.communication import measure_communication
+from lmx.plan.communication import measure_communication, summarize_communication
 from lmx.plan.figures import USABLE, Job
 from lmx.plan.memory import measure_memory
 from lmx.plan.tables import render
@@ -470,3 +472,60 @@ def test_keys_and_small_types_are_counted_too():
         return {"loss": jnp.sin(table * scale[:, None]).sum(), "weight": jnp.ones(())}
 
     assert measure_memory(dataclasses.replace(job, loss=loss)).saved >= 3 * D * 4
+
+
+# What goes with the micro-batches, with the tokens, and beyond a group of devices.
+
+
+@needs_eight
+def test_parameters_are_gathered_for_each_micro_batch_and_meet_over_data_once():
+    def least(micro_batches: int) -> dict:
+        found = summarize_communication(job_of(ON_EIGHT, micro_batches=micro_batches), [])
+        return {(kind, axes): size for kind, axes, size in found.least}
+
+    one, three = least(1), least(3)
+    assert one.keys() == three.keys()
+    for kind, axes in one:
+        often = 3 if axes in (("fsdp",), ("tensor",)) else 1
+        assert three[kind, axes] == pytest.approx(often * one[kind, axes]), (kind, axes)
+
+
+@needs_eight
+def test_of_a_usual_batch_only_what_goes_with_its_tokens_is_less(planned):
+    job = job_of(ON_EIGHT)
+    communication, device = planned.communication, find_device("h100")
+    with_tokens = sum(row.counted for row in communication.traffic if "tensor" in row.axes)
+    assert 0 < with_tokens < communication.counted
+    whole, third = (
+        plan_package._estimate(job, {"tokens": (1, ROWS, length)}, device, planned.memory, communication)
+        for length in (LENGTH, LENGTH // 3)
+    )
+    assert (whole.shape, third.shape) == ((1, ROWS, LENGTH), (1, ROWS, LENGTH // 3))
+    assert third.tokens == whole.tokens / 3
+    assert whole.seconds == planned.estimates[0].seconds
+    expected = (communication.counted - with_tokens * 2 / 3) / device.interconnect
+    assert third.seconds.sending == pytest.approx(expected)
+    assert third.seconds.computing == pytest.approx(whole.seconds.computing / 3)
+    assert third.seconds.updating == whole.seconds.updating
+
+
+@needs_eight
+def test_what_leaves_a_group_goes_over_the_slower_links(planned):
+    job, device = job_of(ON_EIGHT), find_device("h100")
+    assert device.between < device.interconnect
+    far = planned.communication.counted / 4
+    split = dataclasses.replace(planned.communication, far=far)
+    sending = lambda device: plan_package._estimate(job, job.batch, device, planned.memory, split).seconds.sending  # noqa: E731
+    assert sending(device) == pytest.approx(3 * far / device.interconnect + far / device.between)
+    # Where nothing is known of them, they are taken for the same.
+    assert sending(dataclasses.replace(device, between=None)) == pytest.approx(4 * far / device.interconnect)
+
+
+def test_collectives_reach_beyond_a_group_of_devices_by_the_places_of_their_own():
+    near, far = (
+        Collective(kind="all-reduce", axes=("data",), devices=2, bytes=512, times=3, reach=reach) for reach in (4, 5)
+    )
+    found = summarize_communication(job_of(MeshConfig(data=1)), [near, far], group=4)
+    assert found.far == far.counted == found.counted / 2
+    (row,) = found.traffic
+    assert (row.times, row.counted) == (6, near.counted + far.counted)

@@ -113,7 +113,8 @@ def _product_summed_in_float32(
 def _product_forward(
     equation: str, axes: tuple[str | None, ...], x: jax.Array, gathered: jax.Array, weight: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _product_summed_in_float32(equation, axes, x, gathered, weight), (x, gathered)
+    # Said as a product: recomputation keeps products, and no function with a derivative of its own (`Stack`).
+    return jnp.einsum(equation, x, gathered), (x, gathered)
 
 
 def _product_backward(

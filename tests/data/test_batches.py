@@ -402,3 +402,28 @@ def test_waiting_is_measured() -> None:
 def test_a_depth_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match=r"depth must be at least 1, got depth=0\."):
         prefetch(lambda k: k, 0, 5, depth=0)
+
+
+def test_every_epoch_has_its_own_order_of_shapes() -> None:
+    made = batches()
+
+    def shapes(epoch: int, made: TokenBatches = made) -> list[int]:
+        return [made._items(k)[0] for k in range(made.first_batch(epoch), made.first_batch(epoch + 1))]
+
+    orders = [shapes(epoch) for epoch in range(4)]
+    beginnings = {tuple(order[:20]) for order in orders}
+    assert len(beginnings) == len(orders)
+    # About as many of each shape in each epoch.
+    counts = np.array([[order.count(bucket) for bucket in range(len(made.buckets))] for order in orders])
+    assert (counts.max(0) - counts.min(0)).max() <= 1
+    assert shapes(0, batches(seed=1)) != orders[0]
+    shared = [shapes(1, batches(seed=seed, shapes_seed=7)) for seed in (0, 1)]
+    assert shared[0] == shared[1] != shapes(1, batches(shapes_seed=8))
+
+
+def test_every_pass_over_a_bucket_has_its_own_order() -> None:
+    pairs = encoded(np.full(40, 3), np.full(40, 4))
+    made = TokenBatches(pairs, buckets=(4,), tokens_per_batch=160, rows_multiple=8)
+    passes = [made.indices(k)[0].tolist() for k in range(4)]
+    assert all(sorted(each) == list(range(40)) for each in passes)
+    assert len(set(map(tuple, passes))) == 4

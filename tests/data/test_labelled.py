@@ -310,3 +310,16 @@ def test_a_long_field_is_read_and_one_beyond_the_limit_names_its_line(tmp_path: 
 def test_as_many_labels_as_texts() -> None:
     with pytest.raises(ValueError, match=r"texts and labels must be as many, got 2 texts and 1 labels\."):
         Examples(texts=["a", "b"], labels=["x"], origin="test", lines=np.array([1, 2]))
+
+
+def test_a_blank_line_of_a_labelled_text_file_is_no_record(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", "x one\n\n \t \n\ty two words\nx\n")
+    examples = read_labelled(path)
+    assert (examples.texts, examples.labels) == (["one", "two words", ""], ["x", "y", "x"])
+    assert [examples.place(index) for index in range(3)] == [f"{path}:1", f"{path}:4", f"{path}:5"]
+
+
+def test_blank_lines_of_records_are_no_records(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", '{"text": "one", "label": "x"}\n\n  \n{"text": "two", "label": "y"}\n')
+    examples = read_labelled(path)
+    assert (examples.texts, examples.place(1)) == (["one", "two"], f"{path}:4")

@@ -159,3 +159,11 @@ def test_looking_for_wholes_does_not_grow_with_the_square(monkeypatch) -> None:
         assert sum(map(bool, find_wholes(texts))) == number
         work.append(looked)
     assert work[1] < 6 * work[0]  # four times the texts, and a logarithm; by the square 16 times
+
+
+def test_classes_are_shuffled_each_by_itself() -> None:
+    targets = np.repeat([0, 1], 60).astype(np.int32)
+    _, dev = stratified_split(targets, share=0.5, seed=3)
+    first, second = dev[dev < 60], dev[dev >= 60] - 60
+    assert len(first) == len(second) == 30
+    assert 5 < len(np.intersect1d(first, second)) < 25  # 15 by chance

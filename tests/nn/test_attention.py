@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lmx.nn.attention import CachedKeyValues, KeyValues, MultiHeadAttention, attend_cached
+from lmx.nn.attention import CachedKeyValues, KeyValues, MultiHeadAttention, attend_cached, share
 from lmx.nn.kernels import attend, attention_weights
 from lmx.nn.masks import Sees
+from lmx.sharding import MeshConfig, make_mesh, use_mesh
 from tests.nn.by_hand import B, G, H, K, S, T, by_hand, heads, vectors
 
 D = 24
@@ -117,3 +118,43 @@ def test_every_parameter_names_its_axes():
 def test_sizes_that_do_not_divide_are_errors(arguments, message):
     with pytest.raises(ValueError, match=message):
         MultiHeadAttention(**arguments, rngs=nnx.Rngs(0))
+
+
+# What the numbers are kept in, and heads that devices split.
+
+
+def test_scores_over_a_cache_are_float32_where_keys_are_bfloat16():
+    # Scores of 100, 100.125, 100.25 ...: bfloat16 has nothing between 100 and 100.5. One operation after the other, as
+    # a compiled program may leave out a rounding.
+    key = np.zeros((1, S, 1, K), np.float32)
+    key[0, :, 0, 0], key[0, :, 0, 1] = 25, np.arange(S) / 4
+    query = np.zeros((1, 1, 1, K), np.float32)
+    query[..., :2] = 8, 1
+    value = vectors(1, S, 1, K, seed=3)
+    query, key, value = (jnp.asarray(x, jnp.bfloat16) for x in (query, key, value))
+    found = attend_cached(query, CachedKeyValues.of(KeyValues(key, value)))
+    assert found.dtype == jnp.bfloat16
+    # Weights and result are rounded to 8 bits each.
+    np.testing.assert_allclose(found.astype(np.float32), by_hand(query, key, value), atol=0.01)
+
+
+@pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
+@pytest.mark.parametrize(("devices", "groups"), [(2, H), (3, G)])
+def test_a_memory_has_its_heads_in_their_order_where_devices_split_them(devices, groups):
+    layer, x, memory = filled(num_kv_heads=groups), vectors(B, T, D), vectors(B, S, D, seed=1)
+    mesh = make_mesh(MeshConfig(data=1, tensor=devices), devices=jax.devices()[:devices])
+    target = vectors(B, T, D, seed=6)
+
+    def attended(memory, layer, x, copies):
+        keys_values = layer.keys_values(copies(memory), positions=None)
+        y = layer(layer.queries(x, positions=None), keys_values)
+        return (y * target).sum(), (keys_values, y)
+
+    @jax.jit
+    def on_mesh(*arguments):
+        with use_mesh(mesh):
+            return jax.grad(attended, has_aux=True)(*arguments, share)
+
+    expected = jax.jit(lambda *arguments: jax.grad(attended, has_aux=True)(*arguments, lambda x: x))(memory, layer, x)
+    close = lambda one, other: np.testing.assert_allclose(one, other, atol=1e-5)  # noqa: E731
+    jax.tree.map(close, on_mesh(memory, layer, x), expected)

@@ -1,5 +1,6 @@
 import functools
 import itertools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -409,3 +410,61 @@ def test_a_causal_row_has_no_mask_in_the_program_of_the_gpu(gpu):  # noqa: F811
     loss = lambda *arrays: attend(*arrays, sees=Sees(causal=True)).astype(jnp.float32).__pow__(2).sum()  # noqa: E731
     lowered = jax.jit(jax.grad(loss, (0, 1, 2))).trace(*arrays).lower(lowering_platforms=("cuda",)).as_text()
     assert "4096x4096" not in lowered
+
+
+# Borders.
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [
+        ({"platform": "cpu"}, Accelerator("cpu")),
+        ({"platform": "tpu"}, Accelerator("tpu")),
+        ({"platform": "gpu", "version": "PJRT C API\ncuda 12090", "capability": "8.9"}, Accelerator("cuda", 8.9)),
+        ({"platform": "gpu", "version": "PJRT C API\nrocm 60400", "capability": "gfx942"}, Accelerator("rocm")),
+    ],
+)
+def test_a_device_is_known_by_its_platform_and_capability(device, expected, monkeypatch):
+    client = SimpleNamespace(platform_version=device.get("version", ""))
+    first = SimpleNamespace(
+        platform=device["platform"], client=client, compute_capability=device.get("capability", "none")
+    )
+    monkeypatch.setattr(kernels.jax, "devices", lambda: [first])
+    assert kernels.accelerator() == expected
+
+
+@pytest.mark.parametrize(
+    ("capability", "widest"), [(8.0, 128), (8.6, 128), (8.9, 128), (9.0, 256), (10.0, 256), (12.0, 256)]
+)
+def test_capabilities_at_their_borders(capability, widest):
+    fitting = {**FITTING, "on": Accelerator("cuda", capability)}
+    assert choose_kernel("auto", **{**fitting, "head_width": widest}).name == "cudnn"
+    assert choose_kernel("auto", **{**fitting, "head_width": widest + 8}).name == "xla"
+    assert choose_kernel("auto", **{**fitting, "head_width": 8}).name == "cudnn"
+    assert choose_kernel("auto", **{**fitting, "dtype": jnp.float16}).name == "cudnn"
+
+
+def test_a_row_is_long_by_the_queries_that_a_device_has(short_blocks):
+    arrays = heads(2, queries=LONG, keys=LONG)  # 400 scores a head; of a device that has five queries, 100
+    mesh = make_mesh(MeshConfig(data=1, sequence=4), devices=jax.devices()[:4])
+
+    def placed(*arrays):
+        with use_mesh(mesh):
+            return attend(*arrays)
+
+    assert "scan" in str(jax.make_jaxpr(attend)(*arrays))
+    assert "scan" not in str(jax.make_jaxpr(placed)(*arrays))
+
+
+@pytest.mark.parametrize("bias_shape", [(1, 1, LONG, LONG), (B, H, LONG, LONG)])
+def test_blocks_take_the_rows_of_a_bias_that_are_theirs(bias_shape, short_blocks):
+    arrays, bias = heads(queries=LONG, keys=LONG), vectors(*bias_shape, seed=5)
+    blocked = jax.jit(attend)(*arrays, bias=jnp.asarray(bias))
+    np.testing.assert_allclose(blocked, by_hand(*arrays, bias=bias), atol=1e-5)
+
+
+def test_more_queries_than_an_odd_number_of_keys_do_not_see_what_is_added(gpu):  # noqa: F811
+    arrays, sees = inputs_of(14, 11, 2, jnp.bfloat16), Sees(causal=True)
+    target = vectors(2 * B, 14, 4, WIDTH, seed=6)
+    found, expected = (jax.jit(gradients(kernel, sees, target))(*arrays) for kernel in ("cudnn", "xla"))
+    assert_close(found, expected)

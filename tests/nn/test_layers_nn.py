@@ -250,3 +250,32 @@ def test_the_bits_of_a_key_of_two_words_stay_as_they_are():
     # Runs that were begun go on with the same dropout.
     found = hash_bits(jax.random.key(3), (2, 3))
     assert np.asarray(found).tolist() == [[1408362973, 260803382, 197629295], [2003055762, 200769566, 698655578]]
+
+
+# Places.
+
+
+def test_every_place_has_bits_of_its_own_in_the_order_of_the_flat_array():
+    bits, key = jax.jit(hash_bits, static_argnums=1), jax.random.key(5)
+    flat = np.asarray(bits(key, (240,)))
+    assert np.unique(flat).size == 240  # the hash is one to one
+    for shape in ((3, 5), (2, 3, 5), (5, 2, 3, 4), (2, 3, 2, 5, 4)):
+        np.testing.assert_array_equal(np.ravel(bits(key, shape)), flat[: math.prod(shape)])
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_block_of_an_array_has_the_bits_of_its_rows(axis):
+    shape, key = (4, 6, 5), jax.random.key(5)
+    whole = np.asarray(jax.jit(hash_bits, static_argnums=1)(key, shape))
+    x = vectors(*shape)
+    dropped = np.asarray(drop(x, 0.4, key))
+
+    @jax.jit
+    def of_block(x, rows):
+        placed = axis, rows, shape[axis]
+        return hash_bits(key, x.shape, rows=placed), dropout(x, 0.4, key, rows=placed)
+
+    for rows in ([0, 1, 2], [3, 1, 3]):
+        bits, found = of_block(np.take(x, rows, axis), np.array(rows))
+        np.testing.assert_array_equal(bits, np.take(whole, rows, axis))
+        np.testing.assert_array_equal(found, np.take(dropped, rows, axis))

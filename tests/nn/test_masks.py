@@ -87,3 +87,27 @@ def test_a_structure_goes_through_jit_and_vmap_and_its_flags_are_not_traced():
     for one, lengths in zip(masks_of_two, sees.key_lengths, strict=True):
         np.testing.assert_array_equal(one, Sees(causal=True, key_lengths=lengths, window=2).mask(3, 3))
     assert repr(Sees(causal=True, window=4)) == "Sees(causal=True, window=4)"
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(3, 6), (6, 3)])
+def test_positions_are_counted_from_the_first_query_and_the_first_key(queries, keys):
+    distance = np.arange(queries)[:, None] - np.arange(keys)
+    np.testing.assert_array_equal(np.squeeze(Sees(causal=True).mask(queries, keys)), distance >= 0)
+    both = Sees(causal=True, window=2).mask(queries, keys)
+    np.testing.assert_array_equal(np.squeeze(both), (distance >= 0) & (distance < 2))
+
+
+def test_rows_of_one_segment_do_not_see_another_rows_segment_of_the_same_number():
+    # Segments count by row; what padding sees does not matter, and nobody sees it.
+    segments = jnp.asarray([[1, 1, 2, 0], [2, 1, 1, 1]])
+    mask = np.asarray(Sees(segments=(segments, segments)).mask(4, 4))[:, 0]
+    np.testing.assert_array_equal(mask[0, 2], [False, False, True, False])
+    np.testing.assert_array_equal(mask[1, 0], [True, False, False, False])
+    np.testing.assert_array_equal(mask[1, 3], [False, True, True, True])
+    assert not mask[0, :, 3].any()
+
+
+def test_some_rows_of_a_window_are_the_windows_of_those_rows():
+    sees = Sees(window=2)
+    rows = jnp.asarray([4, 0, 2, 4])
+    np.testing.assert_array_equal(sees.mask(4, 5, rows=rows), np.asarray(sees.mask(5, 5))[:, :, np.asarray(rows)])

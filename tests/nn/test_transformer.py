@@ -1,16 +1,24 @@
+import contextlib
+import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import Mesh
 
+from lmx import costs
+from lmx.nn import feedforward, kernels, transformer
 from lmx.nn.attention import MultiHeadAttention
 from lmx.nn.feedforward import FeedForward
-from lmx.nn.layers import LayerNorm
+from lmx.nn.layers import LayerNorm, Linear
 from lmx.nn.masks import Sees
-from lmx.nn.transformer import Block, Memory, Stack
+from lmx.nn.positions import sinusoidal
+from lmx.nn.transformer import Block, Memory, Stack, TransformerConfig
+from lmx.sharding import MeshConfig, make_mesh, use_mesh
 
 B, T, S, N, D, H, G, F = 2, 5, 7, 3, 24, 6, 2, 10
 CAUSAL = Sees(causal=True)
@@ -234,3 +242,154 @@ def test_extending_a_cache_equals_running_the_whole(decoder, expected):
 def test_a_stack_must_have_a_layer():
     with pytest.raises(ValueError, match=r"^num_layers must be at least 1, got num_layers=0\.$"):
         Stack(make_block, 0, rngs=nnx.Rngs(0))
+
+
+# Randomness that must not be shared, and what the backward pass keeps.
+
+
+def test_no_two_places_of_a_block_drop_out_by_the_same_key(monkeypatch):
+    rates, keys = [], []
+
+    def note(x, rate, key, **_):
+        rates.append(rate)
+        keys.append(jax.random.key_data(key))
+        return x
+
+    for module in (transformer, kernels, feedforward):
+        monkeypatch.setattr(module, "dropout", note)
+    block = filled(
+        lambda rngs: Block(
+            MultiHeadAttention(D, H, dropout_rate=0.1, rngs=rngs),
+            FeedForward(D, F, dropout_rate=0.3, rngs=rngs),
+            memory_attention=MultiHeadAttention(D, H, dropout_rate=0.2, rngs=rngs),
+            make_norm=lambda: LayerNorm(D),
+            norm_position="pre",
+            dropout_rate=0.4,
+        )
+    )
+
+    @jax.jit
+    def keys_of(block, x, key, given):
+        block(x, **given, key=key)
+        return jnp.stack(keys)
+
+    found = np.asarray(keys_of(block, vectors(B, T, D), jax.random.key(1), inputs()))
+    # Weights and what is added, of both attentions, then the hidden layer and what is added.
+    assert rates == [0.1, 0.4, 0.2, 0.4, 0.3, 0.4]
+    assert len({tuple(key) for key in found.tolist()}) == 6
+
+
+def residuals_of(stack: Stack, mesh: Mesh | None = None, **given) -> list[costs.Residual]:
+    """Returns what a stack leaves for its backward pass, but for its parameters."""
+    definition, state = nnx.split(stack)
+    x, given = jax.tree.map(jnp.asarray, (vectors(B, T, D), given))
+
+    def total(state):
+        with use_mesh(mesh) if mesh is not None else contextlib.nullcontext():
+            return nnx.merge(definition, state)(x, **given)[0].sum()
+
+    return costs.saved_residuals(total, state)[1]
+
+
+def test_scores_of_attention_are_not_kept_where_only_products_with_weights_are():
+    def kept(remat: str) -> set[tuple[int, ...]]:
+        return {each.shape for each in residuals_of(filled(make_stack, remat=remat), **inputs())}
+
+    def scores(shapes: set[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        return [shape for shape in shapes if math.prod(shape) in (N * B * H * T * T, N * B * H * T * S)]
+
+    everything, products = kept("none"), kept("dots")
+    assert scores(everything)
+    assert not scores(products)
+    assert (N, B * T, F) in products  # the product with the first weight of the feed-forward network
+
+
+@pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
+@pytest.mark.parametrize("remat", ["none", "dots"])
+def test_gathered_parameters_are_not_kept_for_the_backward_pass(remat):
+    config = TransformerConfig(
+        width=D, feedforward_width=40, num_heads=H, num_kv_heads=G, dropout_rate=0.0, remat=remat
+    )
+    stack = filled(lambda rngs: transformer.make_stack(config, N, has_memory=True, rngs=rngs))
+    weights = {
+        param.shape
+        for _, param in nnx.to_flat_state(nnx.state(stack, nnx.Param))
+        if "embed" in param.get_metadata("axes")
+    }
+    mesh = make_mesh(MeshConfig(data=1, fsdp=2), devices=jax.devices()[:2])
+    kept = [residual.shape for residual in residuals_of(stack, mesh, **inputs())]
+    assert len(weights) >= 4
+    assert not weights & set(kept)
+    assert len(kept) > 5
+
+
+@pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
+@pytest.mark.parametrize("sizes", [{"fsdp": 2}, {"data": 2}], ids=str)
+def test_products_with_weights_are_kept_whose_gradients_are_summed_in_float32(sizes):
+    config = TransformerConfig(width=D, feedforward_width=F, num_heads=H, dropout_rate=0.0, dtype="bfloat16")
+    mesh = make_mesh(MeshConfig(**{"data": 1, **sizes}), devices=jax.devices()[:2])
+
+    def recomputed(remat: str) -> float:
+        changed = dataclasses.replace(config, remat=remat)
+        definition, state = nnx.split(nnx.eval_shape(lambda: transformer.make_stack(changed, N, rngs=nnx.Rngs(0))))
+
+        def total(state, x):
+            with use_mesh(mesh):
+                return nnx.merge(definition, state)(x, sees=CAUSAL)[0].astype(jnp.float32).sum()
+
+        x = jax.ShapeDtypeStruct((B, T, D), jnp.bfloat16)
+        return costs.count_flops(jax.grad(total), state, x).recomputed
+
+    # Of each head the products of [T, K] with [K, T] and of [T, T] with [T, K]; and nearly all of the forward pass.
+    assert recomputed("none") == 0
+    assert recomputed("dots") == N * B * 2 * (2 * T * T * D)
+    assert recomputed("full") > 4 * recomputed("dots")
+
+
+class Plain(nnx.Module):
+    """One product and what keeps its input from being enough: the least that can be recomputed."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.linear = Linear((D,), (D,), axes=(None, None), rngs=rngs)
+
+    def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> tuple[jax.Array, dict]:
+        return jnp.tanh(self.linear(x)), {}
+
+
+def test_the_compiler_is_kept_from_undoing_the_recomputation_of_unrolled_layers():
+    def barriers(remat: str, unroll: int) -> int:
+        definition, state = nnx.split(filled(lambda rngs: Stack(Plain, N, remat=remat, unroll=unroll, rngs=rngs)))
+        total = lambda state, x: nnx.merge(definition, state)(x)[0].sum()  # noqa: E731
+        return jax.jit(jax.grad(total)).lower(state, vectors(B, T, D)).as_text().count("optimization_barrier")
+
+    assert barriers("none", N) == barriers("full", 1) == 0  # in a loop it cannot
+    assert barriers("full", 2) > 0
+    assert barriers("full", N) > 0
+
+
+# Positions.
+
+
+def test_a_memory_has_no_order_of_its_own_where_positions_are_rotations():
+    config = TransformerConfig(
+        width=D, feedforward_width=F, num_heads=H, positions="rotary", norm_position="pre", dropout_rate=0.0
+    )
+    stack = filled(lambda rngs: transformer.make_stack(config, 1, has_memory=True, rngs=rngs))
+    x, memory, order = vectors(B, T, D), vectors(B, S, D, seed=1), np.array([3, 1, 6, 4, 0, 2, 5])
+    found, reordered = (
+        np.asarray(run(stack, x, sees=Sees(), memory=Memory(states, Sees()))) for states in (memory, memory[:, order])
+    )
+    np.testing.assert_allclose(reordered, found, atol=1e-5)
+    turned = np.asarray(run(stack, x[:, ::-1], sees=Sees(), memory=Memory(memory, Sees())))[:, ::-1]
+    assert np.abs(turned - found).max() > 0.001  # its own sequence has one
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_explicit_positions_may_be_beyond_the_number_of_tokens(scaled):
+    config = TransformerConfig(width=D, num_heads=H, max_length=40, scaled_embeddings=scaled)
+    positions, x = np.array([[0, 1, 2, 17, 39], [38, 5, 5, 0, 6]]), vectors(B, T, D)
+    place = jax.jit(lambda x, positions=None: transformer.add_positions(config, x, None, positions=positions))
+    placed = place(x, positions)
+    expected = x * (D**0.5 if scaled else 1) + np.asarray(sinusoidal(40, D))[positions]
+    np.testing.assert_allclose(placed, expected, atol=1e-5)
+    np.testing.assert_allclose(place(x), place(x, np.arange(T)[None]), atol=1e-6)

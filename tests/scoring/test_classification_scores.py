@@ -493,3 +493,8 @@ def test_predictions_that_do_not_suit_the_kind_are_refused() -> None:
         compare_predictions(targets, targets, targets, kind="single", num_resamples=0)
     with pytest.raises(ValueError, match=r"labels of kind=multi must be 0 or 1 in each column, got other numbers\."):
         compare_predictions(*[several()[1]] * 3, kind="multi")
+
+
+def test_a_label_is_predicted_from_the_threshold_on() -> None:
+    scores = score_multi(np.array([[1.0], [0.0]]), np.array([[0.5], [0.49]]), names="a", threshold=0.5)
+    assert scores["micro F1"] == scores["all labels right"] == 1
