@@ -1,7 +1,7 @@
 """Whose mistake an error is: a user's is told in one line, any other keeps its traceback.
 
 A user's are what our own code has looked at and refused: an `InputError` from anywhere, an error that a `raise` of this
-package made, and what the system said when this package opened a file. What a copied script, or a library that it
+package made, and what the system said when this package opened a file or wanted an optional package. What a copied script, or a library that it
 calls, stumbles over needs the file and the line where it did: its traceback.
 """
 
@@ -36,7 +36,7 @@ def is_users(error: BaseException) -> bool:
     steps = list(traceback.walk_tb(error.__traceback__))
     if not steps or _is_of_a_loss([frame for frame, _ in steps]):
         return False
-    if isinstance(error, OSError):  # raised by what opens files, deep in the standard library
+    if isinstance(error, (OSError, ImportError)):  # raised by what opens files or imports, deep in the standard library
         steps = [step for step in steps if _is_ours(step[0]) or not _is_of_a_library(step[0])]
         return bool(steps) and _is_ours(steps[-1][0])
     return _is_ours(steps[-1][0]) and _is_raised(error.__traceback__)
