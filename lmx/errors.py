@@ -1,8 +1,8 @@
 """Whose mistake an error is: a user's is told in one line, any other keeps its traceback.
 
 A user's are what our own code has looked at and refused: an `InputError` from anywhere, an error that a `raise` of this
-package made, and what the system said when this package opened a file or wanted an optional package. What a copied script, or a library that it
-calls, stumbles over needs the file and the line where it did: its traceback.
+package made, and what the system said when this package opened a file or wanted an optional package. What a copied
+script, or a library that it calls, stumbles over needs the file and the line where it did: its traceback.
 """
 
 import dis
