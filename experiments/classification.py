@@ -80,7 +80,7 @@ from lmx.scoring.tested import (
     true_label,
 )
 from lmx.sharding import GradientSum, MeshConfig, count_devices, fetch, make_mesh, resolve_mesh
-from lmx.text import ByteTokenizer, PretokenizedTokenizer, Tokenizer, load_tokenizer
+from lmx.text import ByteTokenizer, PretokenizedTokenizer, SentencePieceTokenizer, Tokenizer, load_tokenizer
 from lmx.training import (
     Params,
     TrainState,
@@ -627,7 +627,7 @@ def load_or_make_tokenizer(run: Run, config: Config, texts: Examples, cache: Cac
 
         if config.tokenizer == "words":
             return PretokenizedTokenizer.from_texts(lines(), **words)
-        return learn_pieces(lines, **pieces)
+        return learn_pieces(SentencePieceTokenizer.train, lines, **pieces)
 
     facts = facts_of_examples(texts) | {"kind": config.tokenizer} | (words if config.tokenizer == "words" else pieces)
     return keep_tokenizer(cache, facts, learn, about=texts.origin)

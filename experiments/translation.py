@@ -72,6 +72,7 @@ from lmx.sharding import (
 )
 from lmx.text import (
     PretokenizedTokenizer,
+    SentencePieceTokenizer,
     Tokenizer,
     detokenize_moses,
     load_tokenizer,
@@ -393,7 +394,7 @@ def load_or_make_tokenizers(
 
             if config.tokenized:
                 return PretokenizedTokenizer.from_texts(texts())
-            return learn_pieces(texts, **learned)
+            return learn_pieces(SentencePieceTokenizer.train, texts, **learned)
 
         if config.vocabulary is not None:
             return load_tokenizer(config.vocabulary)

@@ -114,17 +114,20 @@ def text_cache(where: str) -> Cache:
     return open_cache(where, report=report, progress=functools.partial(progress_bar, console=shown))
 
 
-def learn_pieces(texts: Callable[[], Iterable[str]], *, vocab_size: int, **options: Any) -> SentencePieceTokenizer:
+def learn_pieces(
+    train: Callable[..., Tokenizer], texts: Callable[[], Iterable[str]], *, vocab_size: int, **options: Any
+) -> Tokenizer:
     """Returns a vocabulary of so many pieces, or of as many as the texts fill.
 
     Args:
+        train: `SentencePieceTokenizer.train`, or what takes its place.
         texts: gives them, once more if need be.
-        options: as `SentencePieceTokenizer.train` has them.
+        options: of `train`.
     """
     try:
-        return SentencePieceTokenizer.train(texts(), vocab_size=vocab_size, **options)
+        return train(texts(), vocab_size=vocab_size, **options)
     except VocabularyTooLarge as error:
-        return SentencePieceTokenizer.train(texts(), vocab_size=error.most, **options)
+        return train(texts(), vocab_size=error.most, **options)
 
 
 def say_fewer_pieces(run: Run, tokenizer: Tokenizer, *, vocab_size: int) -> None:
