@@ -33,6 +33,7 @@ import tyro
 from flax import nnx
 
 from lmx.checkpoint import Checkpoints
+from lmx.errors import InputError
 from lmx.losses import cross_entropy
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from lmx.optimization import adam, constant
@@ -144,7 +145,7 @@ def measure(config: Config, folder: Path) -> None:
 def main(config: Config) -> None:
     """Measures in a directory of its own, which is removed."""
     if config.rounds < 1 or config.steps < 1:
-        raise ValueError(f"rounds and steps must be at least 1, got rounds={config.rounds}, steps={config.steps}.")
+        raise InputError(f"rounds and steps must be at least 1, got rounds={config.rounds}, steps={config.steps}.")
     folder = Path(tempfile.mkdtemp(prefix="lmx-checkpointing-", dir=config.directory))
     try:
         measure(config, folder)

@@ -271,7 +271,9 @@ def main(config: Config) -> None:
     if config.quick:
         config = dataclasses.replace(config, rounds=1, compiled=False)
     if config.rounds < 1 or config.updates < 1:
-        raise ValueError(
+        from lmx.errors import InputError
+
+        raise InputError(
             f"rounds and updates must be at least 1, got rounds={config.rounds} and updates={config.updates}."
         )
     check_peer(config.peer_python, "torch", "transformers")

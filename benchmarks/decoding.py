@@ -264,7 +264,9 @@ def prepare(side: Side, shape: Shape) -> tuple[dict[str, Any], Callable[[Any], A
         seconds = time.perf_counter() - began
         sizes = {len(row) for row in found}
         if len(found) != batch or sizes != {shape.length} or any(END in row[:-1] for row in found):
-            raise ValueError(f"translations must have {shape.length} tokens, got {sizes} of {len(found)} sentences")
+            from lmx.errors import InputError
+
+            raise InputError(f"translations must have {shape.length} tokens, got {sizes} of {len(found)} sentences")
         return seconds
 
     return facts, answer
@@ -306,15 +308,21 @@ def main(config: Config) -> None:
     """Prints the machine and the rows, then one table for each beam size."""
     for name in ("length", "threads", "rounds"):
         if getattr(config, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {name}={getattr(config, name)}.")
+            from lmx.errors import InputError
+
+            raise InputError(f"{name} must be at least 1, got {name}={getattr(config, name)}.")
     if min(config.beams, default=0) < 2 or min(config.batches, default=0) < 1:
-        raise ValueError(
+        from lmx.errors import InputError
+
+        raise InputError(
             "beams must be at least 2 and batches at least 1, "
             f"got beams={' '.join(map(str, config.beams))} and batches={' '.join(map(str, config.batches))}."
         )
     cores = sorted(os.sched_getaffinity(0))
     if config.threads > len(cores):
-        raise ValueError(
+        from lmx.errors import InputError
+
+        raise InputError(
             f"threads must be at most the {len(cores)} cores of this machine, got threads={config.threads}."
         )
     if not config.quick:

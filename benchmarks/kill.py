@@ -33,6 +33,7 @@ import numpy as np
 import tyro
 
 from lmx.data.embedded import phrasebook
+from lmx.errors import InputError
 from lmx.run import EXIT_STOPPED, one_line_errors
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -128,7 +129,7 @@ class Trial:
         assert self._process is not None
         if self.age > PATIENCE:
             self._process.kill()
-            raise ValueError(f"a start must end within {PATIENCE} s, got more; see {self.log}.")
+            raise InputError(f"a start must end within {PATIENCE} s, got more; see {self.log}.")
         return self._process.poll() is not None
 
     def finish(self) -> None:
@@ -141,7 +142,7 @@ class Trial:
             time.sleep(0.01)
         assert self._process is not None
         if self._process.returncode != 0 or "Traceback" in self.printed():
-            raise ValueError(
+            raise InputError(
                 f"start {self.starts} of {self.directory} must end with exit code 0, got {self._process.returncode}; "
                 f"see {self.log}: {self.printed()[-500:]}"
             )
@@ -158,7 +159,7 @@ class Trial:
         # 0: it was about to end; -15: Python had not come to our first line yet, or was past the last.
         allowed = (-number, 0) if number == signal.SIGKILL else (EXIT_STOPPED, -number, 0)
         if code not in allowed or "Traceback" in self.printed():
-            raise ValueError(
+            raise InputError(
                 f"start {self.starts} of {self.directory} must end with an exit code of {allowed}, got {code}; "
                 f"see {self.log}: {self.printed()[-500:]}"
             )
@@ -367,11 +368,11 @@ def torment(folder: Path, config: Config) -> bool:
 def main(config: Config) -> None:
     """Chooses the directory and ends with what was found."""
     if config.kills < 1:
-        raise ValueError(f"kills must be at least 1, got kills={config.kills}.")
+        raise InputError(f"kills must be at least 1, got kills={config.kills}.")
     folder = config.directory or Path(tempfile.mkdtemp(prefix="lmx-kill-"))
     folder = folder.resolve()
     if config.directory is not None and folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"directory must be empty or not there, got directory={folder}.")
+        raise InputError(f"directory must be empty or not there, got directory={folder}.")
     folder.mkdir(parents=True, exist_ok=True)
     same = torment(folder, config)
     if same and config.directory is None:

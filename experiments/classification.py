@@ -12,8 +12,9 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -27,7 +28,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 from rich.table import Table
 
-from lmx.checkpoint import save_params
+from lmx.checkpoint import load_placed, save_params
 from lmx.classifier import Classifier
 from lmx.compilation import CompileCache
 from lmx.data.batches import SeedBatches, choose_buckets, rows_of_bucket
@@ -38,15 +39,19 @@ from lmx.data.labelled import FIELD_LIMIT, Examples, Form, count_shared, read_la
 from lmx.data.labels import Kind, Labels, Targets
 from lmx.data.splits import folds, split_wholes, stratified_split
 from lmx.data.texts import EncodedExamples, encode_examples
+from lmx.errors import InputError
 from lmx.experiment import (
     attention_facts,
     check_lengths,
     check_shapes,
     config_as_json,
+    fit_warmup,
+    learn_pieces,
     print_plan,
     print_scores,
     read_command_line,
     run_script,
+    say_fewer_pieces,
     settle_tokens,
     start_facts,
     text_cache,
@@ -105,7 +110,7 @@ FREE = (
 )
 FREE += ("published", "published_made", "mesh", "test", "test_reading", "text_cache")
 TESTED = ("scores.json", "predictions.tsv", "references.tsv", "mistakes.jsonl", "explanations.json", "attention.json")
-RESULTS = ("model.safetensors", "labelled.tsv", "report.html", *TESTED)
+RESULTS = ("labelled.tsv", "report.html", *TESTED)
 
 
 # ---- what can be chosen ----------------------------------------------------------------------------------------------
@@ -285,26 +290,26 @@ class Config:
         """Checks what one field alone does not show; not in `__post_init__`, whose errors tyro prints as a box.
 
         Raises:
-            ValueError: a number is too small, or sets that must differ do not.
+            InputError: a number is too small, or sets that must differ do not.
         """
         for name in ("seeds", "epochs", "log_every", "patience"):
             if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {name}={value}.")
+                raise InputError(f"{name} must be at least 1, got {name}={value}.")
         given = {name: getattr(self, name) for name in ("train", "validation", "test")}
         for (name, location), (other, same) in itertools.combinations(given.items(), 2):
             if location == same and location not in (None, STDLIB):
-                raise ValueError(
+                raise InputError(
                     f"{other} must be another set than {name}, got {same} for both. What chooses the best step has no "
                     "part in learning, and what is reported none in either; leave validation out to hold out a share "
                     "of train."
                 )
         if self.dev_of == "wholes" and (self.validation is not None or self.train == STDLIB or self.folds is not None):
-            raise ValueError(
+            raise InputError(
                 "dev_of must be texts unless a share of train is held out and there are no folds, got dev_of=wholes "
                 f"with train={self.train}, validation={self.validation} and folds={self.folds}."
             )
         if self.folds is not None and (self.test is not None or self.folds < 2):
-            raise ValueError(
+            raise InputError(
                 f"folds must be at least 2, and take the place of a test set, got folds={self.folds} and "
                 f"test={self.test}. Say --test None for a preset that has one."
             )
@@ -564,7 +569,7 @@ def load_examples(
     for index, label in enumerate(found.labels):
         for one in (label,) if isinstance(label, str) else label:
             if one not in names:
-                raise ValueError(
+                raise InputError(
                     f"{found.place(index)} must have a label from {reading.first_label} to "
                     f"{reading.first_label + len(names) - 1}, which label_names names, got {one!r:.60}. "
                     "Where labels are names already, say --label-names None."
@@ -612,7 +617,7 @@ def check_alike(learned: Examples, split: Examples) -> None:
     """Raises ValueError if one set has pairs and the other single texts."""
     if split.are_pairs != learned.are_pairs:
         kinds = [f"{'pairs' if each.are_pairs else 'single texts'} in {each.origin}" for each in (learned, split)]
-        raise ValueError(f"all sets must hold pairs or all single texts, got {kinds[0]} and {kinds[1]}.")
+        raise InputError(f"all sets must hold pairs or all single texts, got {kinds[0]} and {kinds[1]}.")
 
 
 def load_or_make_tokenizer(run: Run, config: Config, texts: Examples, cache: Cache) -> Tokenizer:
@@ -632,10 +637,12 @@ def load_or_make_tokenizer(run: Run, config: Config, texts: Examples, cache: Cac
     }
 
     def learn() -> Tokenizer:
-        lines = (side for text in texts.texts for side in sides_of(text))
+        def lines() -> Iterator[str]:
+            return (side for text in texts.texts for side in sides_of(text))
+
         if config.tokenizer == "words":
-            return PretokenizedTokenizer.from_texts(lines, **words)
-        return SentencePieceTokenizer.train(lines, **pieces)
+            return PretokenizedTokenizer.from_texts(lines(), **words)
+        return learn_pieces(SentencePieceTokenizer.train, lines, **pieces)
 
     facts = facts_of_examples(texts) | {"kind": config.tokenizer} | (words if config.tokenizer == "words" else pieces)
     return keep_tokenizer(cache, facts, learn, about=texts.origin)
@@ -647,11 +654,11 @@ def fit_model(
     """Returns the model config with what the data says: sizes, and for real numbers their unit.
 
     Raises:
-        ValueError: the config asks for other sizes than the data has.
+        InputError: the config asks for other sizes than the data has.
     """
     for name, wanted in (("vocab_size", tokenizer.vocab_size), ("num_outputs", labels.num_outputs)):
         if getattr(config.model, name) not in (0, wanted):
-            raise ValueError(
+            raise InputError(
                 f"model.{name} must be the data's {wanted} or 0 (take the data's), got {name}="
                 f"{getattr(config.model, name)}."
             )
@@ -676,7 +683,7 @@ def training_kernel(config: Config, mesh: Mesh, *, drops_to_padding: bool) -> tu
         drops_to_padding: what word dropout puts in the place of a word is padding.
 
     Raises:
-        ValueError: the config asks for cuDNN's, which cannot be.
+        InputError: the config asks for cuDNN's, which cannot be.
     """
     reason = None
     if mesh.size > 1:
@@ -684,7 +691,7 @@ def training_kernel(config: Config, mesh: Mesh, *, drops_to_padding: bool) -> tu
     elif drops_to_padding and config.optimization.word_dropout:
         reason = "word dropout leaves padding between words"
     if reason is not None and config.model.kernel == "cudnn":
-        raise ValueError(f"model.kernel must be auto or xla, got kernel=cudnn: {reason}.")
+        raise InputError(f"model.kernel must be auto or xla, got kernel=cudnn: {reason}.")
     return (config.model.kernel, None) if reason is None else ("xla", reason)
 
 
@@ -694,10 +701,10 @@ def balanced_weights(targets: Targets, labels: Labels) -> Float[np.ndarray, " C"
     Of several labels a text: the texts without a label over those that have it.
 
     Raises:
-        ValueError: the labels are no classes.
+        InputError: the labels are no classes.
     """
     if labels.kind == "regression":
-        raise ValueError("optimization.class_weights must be none for real numbers, got class_weights=balanced.")
+        raise InputError("optimization.class_weights must be none for real numbers, got class_weights=balanced.")
     if labels.kind == "multi":
         counts = targets.sum(0)
         return ((len(targets) - counts) / np.maximum(counts, 1)).astype(np.float32)
@@ -743,6 +750,7 @@ class Prepared(NamedTuple):
     shardings: TrainState
     updates: int
     profile: tuple[int, int] | None
+    serves: bool
 
     def classifier(self, config: Config, params: Params) -> Classifier:
         """Returns what labels texts by these parameters."""
@@ -771,21 +779,27 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> T
     with agreement() as agreed:
         found = prepare(preset, config, fold=fold, agreed=agreed)
     run, data = found.run, found.data
-    if any(name.startswith("config.test") for name in run.changed):
+
+    def write(folder: Path) -> None:
+        save_tokenizer(folder, found.tokenizer)
+        (folder / "labels.json").write_text(data.labels.to_json(), encoding="utf-8")
+
+    run.open(compile_cache=config.compile_cache, write=write, model=dataclasses.asdict(found.model))
+    if any(name.startswith(("config.test", "test")) for name in run.changed):
         run.forget(TESTED)
-    run.open(compile_cache=config.compile_cache, model=dataclasses.asdict(found.model))
-    if run.writes:
-        save_tokenizer(run.directory, found.tokenizer)
-        (run.directory / "labels.json").write_text(data.labels.to_json(), encoding="utf-8")
-    classifier = learn(config, found)
-    save_best(run, classifier.params, seeds=found.batches.seeds)
+    if found.serves:
+        classifier = load_finished(config, found)
+    else:
+        classifier = learn(config, found)
+        save_best(run, classifier.params, seeds=found.batches.seeds)
     tested = None
     if data.test is not None and found.test is not None:
         tested = run_test(run, preset, config, classifier, data, found.test, seeds=found.batches.seeds)
     if found.to_label is not None and found.unlabelled is not None:
         label_file(run, classifier, found.to_label, found.unlabelled)
     if run.writes:
-        run.console.print(f"report: {write_report(run.directory)}")
+        with run.only_reporting("the report is"):
+            run.console.print(f"report: {write_report(run.directory)}")
     return tested
 
 
@@ -810,6 +824,8 @@ def prepare(preset: str, config: Config, *, fold: int | None, agreed: dict[str, 
         check_alike(data.train, to_label)
     run = Run(config.run, facts, free=free)
     tokenizer = load_or_make_tokenizer(run, config, data.train, cache)
+    if config.vocabulary is None:
+        say_fewer_pieces(run, tokenizer, vocab_size=config.vocab_size)
     targets = labels.encode(data.train)
     model = fit_model(config, tokenizer, labels, targets, pairs=data.train.are_pairs)
 
@@ -840,19 +856,24 @@ def prepare(preset: str, config: Config, *, fold: int | None, agreed: dict[str, 
             targets_of = () if kept.targets is None else (kept.targets,)
             rows = (kept.tokens, kept.offsets) if kept.digest is None else ([kept.digest],)
             agreed[f"{split} data"] = fingerprint(*rows, *targets_of)
+    made_of = {name: agreed[name] for name in ("tokenizer", "training data", "development data")}
+    tested_on = {"test data": agreed["test data"]} if test is not None else {}
+    run.compare({"labels": list(labels.names), **made_of, **tested_on}, model=dataclasses.asdict(model))
     check_shapes(batches.first.shapes, mesh)
     updates = batches.first.first_batch(config.epochs)
     if updates == 0:
-        raise ValueError(
+        raise InputError(
             f"epochs must be enough for an update, got epochs={config.epochs} of {len(encoded):,} rows and "
             f"tokens_per_batch={config.tokens_per_batch}. Raise epochs or lower tokens_per_batch."
         )
+    usual = PRESETS[preset][1].optimization.warmup
+    options = fit_warmup(run, config.optimization, usual=usual, updates=updates)
     # Where words are whole, there will be unknown ones; of pieces, nothing is left in the place.
     replacement = tokenizer.unk_id if isinstance(tokenizer, PretokenizedTokenizer) else tokenizer.pad_id
     kernel, kernel_reason = training_kernel(config, mesh, drops_to_padding=replacement == tokenizer.pad_id)
     trained = replace(model, kernel=kernel)
     parts = build(
-        config,
+        replace(config, optimization=options),
         trained,
         kind=labels.kind,
         updates=updates,
@@ -882,7 +903,30 @@ def prepare(preset: str, config: Config, *, fold: int | None, agreed: dict[str, 
         shardings=state_shardings(network, parts.optimizer, mesh=mesh, best=True, seeds=True),
         updates=updates,
         profile=profile,
+        serves=run.serves(length="config.epochs"),
     )
+
+
+def load_finished(config: Config, found: Prepared) -> Classifier:
+    """Returns the models of a finished run whose checkpoints are gone; nothing is trained."""
+    run, seeds = found.run, found.batches.seeds
+    run.console.print(
+        f"{run.directory} has a finished model and no checkpoints: it is used as it is, nothing is trained"
+    )
+    files = [run.directory / "seeds" / f"{seed}.safetensors" for seed in seeds]
+    like = abstract_state(found.network, found.parts.optimizer, shardings=found.shardings, num_seeds=len(seeds))
+    params = load_placed(files if len(seeds) > 1 else [run.directory / "model.safetensors"], like.params, stacked=True)
+    classifier = found.classifier(config, params)
+    # What the run remembered was in its checkpoints: the development set tells the most of it again.
+    data = found.data
+    loss, score = score_seeds(classifier.outputs(found.dev), data.labels.encode(data.dev), data.labels).values()
+    run.memory.best = (loss if config.select == "loss" else -score).tolist()
+    steps = {}
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        saved = json.loads((run.directory / "scores.json").read_text(encoding="utf-8"))["seeds"]
+        steps = {each["seed"]: int(each["best_step"]) for each in saved}
+    run.memory.best_step = [steps.get(seed, 0) for seed in seeds]
+    return classifier
 
 
 def learn(config: Config, found: Prepared) -> Classifier:
@@ -942,9 +986,9 @@ def learn(config: Config, found: Prepared) -> Classifier:
         counted = num_seeds * training_flops(found.model, rows=micro_batches * rows, length=length)
         return counted, counted  # every position sees all: there is no causal half
 
-    if not run.memory.stopped_early and int(state.step) < found.updates:
-        # An earlier end of this run, when it was to be shorter.
-        run.forget((*RESULTS, *(f"seeds/{seed}.safetensors" for seed in batches.seeds)))
+    longer = not run.memory.stopped_early and int(state.step) < found.updates
+    if longer and (run.directory / "model.safetensors").is_file():
+        run.console.print(f"model and scores in {run.directory} are of its earlier end until this training has ended")
     peak = peak_flops(jax.devices()[0], found.model.dtype)
     state = train(
         run,
@@ -967,6 +1011,8 @@ def learn(config: Config, found: Prepared) -> Classifier:
         profile=found.profile,
     )
     checkpoints.close()
+    if longer:
+        run.forget(RESULTS)  # of an earlier end of this run, when it was to be shorter; the model is replaced
     memory = run.memory
     chosen = ", ".join(f"{step:,}" for step in memory.best_step)
     run.console.print(
@@ -1028,8 +1074,9 @@ def run_test(
     labels = classifier.labels
     baseline = None
     if config.baseline and labels.kind == "single" and data.train.labels is not None:
-        found = tfidf_predictions(data.train.texts, [str(label) for label in data.train.labels], data.test.texts)
-        baseline = labels.encode(replace(data.test, labels=found))
+        with run.only_reporting("the linear model is"):
+            found = tfidf_predictions(data.train.texts, [str(label) for label in data.train.labels], data.test.texts)
+            baseline = labels.encode(replace(data.test, labels=found))
     tested = Tested(data.test, labels, labels.encode(data.test), outputs, baseline)
     best = zip(seeds, run.memory.best_step, run.memory.best, strict=True)
     saved = record_scores(tested, name=f"{preset} test", **_reported(config))
@@ -1037,23 +1084,30 @@ def run_test(
     sign, kept = (1 if config.select == "loss" else -1), min(run.memory.best)
     saved["select"] = config.select
     saved["seeds"] = [
-        {"seed": seed, "best_step": step, "dev": sign * value, "kept": value == kept, "test": score}
+        {"seed": seed, "best_step": step or None, "dev": sign * value, "kept": value == kept, "test": score}
         for (seed, step, value), score in zip(best, saved["seeds"], strict=True)
     ]
     write_results(run, saved, tested)
+    with run.only_reporting("explanations are"):
+        explain_texts(run, config, classifier, tested)
+    show_scores(run, saved)
+    return tested
+
+
+def explain_texts(run: Run, config: Config, classifier: Classifier, tested: Tested) -> None:
+    """Writes which words moved some decisions, and where the model looked."""
+    texts = tested.examples.texts
     explanations, maps = [], []
     for index in choose_to_explain(tested, config.explain):
-        record = classifier.explain(data.test.texts[index])
+        record = classifier.explain(texts[index])
         explanations.append(record | {"label": true_label(tested, index)})
         if config.attention:
-            found = classifier.attention(data.test.texts[index])
+            found = classifier.attention(texts[index])
             weights = np.round(found["weights"].astype(float), 3).tolist()
             maps.append({"text": record["text"], "pieces": found["pieces"], "weights": weights})
     if run.writes:
         write_json(run.directory / "explanations.json", explanations)
         write_json(run.directory / "attention.json", maps)
-    show_scores(run, saved)
-    return tested
 
 
 def write_results(run: Run, saved: dict[str, Any], tested: Tested) -> None:
@@ -1065,7 +1119,8 @@ def write_results(run: Run, saved: dict[str, Any], tested: Tested) -> None:
     for name, found in (("predictions.tsv", lines), ("references.tsv", reference_lines(tested))):
         (run.directory / name).write_text("".join(f"{line}\n" for line in found), encoding="utf-8")
     write_json(run.directory / "scores.json", saved)
-    write_jsonl(run.directory / "mistakes.jsonl", list_mistakes(tested))
+    with run.only_reporting("the list of mistakes is"):
+        write_jsonl(run.directory / "mistakes.jsonl", list_mistakes(tested))
 
 
 def _reported(config: Config) -> dict[str, Any]:
@@ -1116,12 +1171,15 @@ def cross_validate(preset: str, config: Config, number: int) -> None:
         facts = {"experiment": "classification", "preset": preset, "family": "folds", "config": config_as_json(config)}
         agreed |= facts
         whole = Run(config.run, facts, free=FREE)
-        labels = load_data(
-            config, fold=1, cache=text_cache(config.text_cache)
-        ).labels  # what is wrong with a file is told before anything is written
-    whole.open()
-    if whole.writes:
-        (whole.directory / "labels.json").write_text(labels.to_json(), encoding="utf-8")
+        # What is wrong with a file is told before anything is written.
+        data = load_data(config, fold=1, cache=text_cache(config.text_cache))
+        agreed["training data"] = fingerprint([json.dumps(facts_of_examples(data.train), sort_keys=True)])
+        whole.compare({"labels": list(data.labels.names), "training data": agreed["training data"]})
+
+    def write(folder: Path) -> None:
+        (folder / "labels.json").write_text(data.labels.to_json(), encoding="utf-8")
+
+    whole.open(write=write)
     tested = []
     for fold in range(1, number + 1):
         whole.console.print(f"fold {fold} of {number}")
@@ -1136,12 +1194,13 @@ def cross_validate(preset: str, config: Config, number: int) -> None:
         lines=np.concatenate([each.examples.lines for each in tested]),
     )
     order = np.argsort(examples.lines, kind="stable")
+    linear = [each.baseline for each in tested if each.baseline is not None]
     together = Tested(
         examples.select(order),
         first.labels,
         np.concatenate([each.targets for each in tested])[order],
         np.concatenate([each.outputs for each in tested], axis=1)[:, order],
-        None if first.baseline is None else np.concatenate([each.baseline for each in tested])[order],
+        np.concatenate(linear)[order] if len(linear) == len(tested) else None,
     )
     saved = record_scores(together, name=f"{preset} {number}-fold test", **_reported(config))
     settings: dict[str, Any] = {"kind": first.labels.kind, "names": first.labels.names, "num_resamples": 0}
@@ -1156,7 +1215,8 @@ def cross_validate(preset: str, config: Config, number: int) -> None:
     for spread in spreads_of(of_folds)[:1]:
         whole.console.print(f"over folds: {spread}")
     if whole.writes:
-        whole.console.print(f"report: {write_report(whole.directory)}")
+        with whole.only_reporting("the report is"):
+            whole.console.print(f"report: {write_report(whole.directory)}")
 
 
 # ---- the plan --------------------------------------------------------------------------------------------------------

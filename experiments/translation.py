@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -23,7 +23,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from lmx import losses
-from lmx.checkpoint import save_params
+from lmx.checkpoint import load_placed, save_params
 from lmx.compilation import CompileCache
 from lmx.data.batches import TokenBatches, choose_buckets, evaluation_batches, rows_of_bucket
 from lmx.data.cache import Cache
@@ -31,15 +31,19 @@ from lmx.data.embedded import CONSTRUCTIONS, phrasebook
 from lmx.data.encoded import Corpus, facts_of_pairs, find_pairs, keep_pairs, keep_tokenizer, side_texts
 from lmx.data.files import read_lines
 from lmx.data.parallel import EncodedPairs, FilterReport, Pairs, encode_pairs, filter_pairs, read_pairs
+from lmx.errors import InputError
 from lmx.experiment import (
     attention_facts,
     check_lengths,
     check_shapes,
     config_as_json,
+    fit_warmup,
+    learn_pieces,
     print_plan,
     print_scores,
     read_command_line,
     run_script,
+    say_fewer_pieces,
     settle_tokens,
     start_facts,
     text_cache,
@@ -90,7 +94,8 @@ from lmx.translator import Search, Translation, Translator, load_tokenizers, sav
 
 ROOT = Path(__file__).resolve().parent.parent
 PHRASEBOOK = "phrasebook"  # as a data location: the embedded grammar
-RESULTS = ("model.safetensors", "scores.json", "samples.jsonl", "attention.json", "test.hypotheses.txt", "report.html")
+TESTED = ("scores.json", "samples.jsonl", "attention.json", "test.hypotheses.txt")
+RESULTS = ("report.html", *TESTED)
 # What may change when a run is continued.
 FREE = (
     "run",
@@ -389,10 +394,12 @@ def load_or_make_tokenizers(
 
     def make(side: int) -> Tokenizer:
         def learn() -> Tokenizer:
-            texts = side_texts(pairs, joint=config.joint, side=side)
+            def texts() -> Iterator[str]:
+                return side_texts(pairs, joint=config.joint, side=side)
+
             if config.tokenized:
-                return PretokenizedTokenizer.from_texts(texts)
-            return SentencePieceTokenizer.train(texts, **learned)
+                return PretokenizedTokenizer.from_texts(texts())
+            return learn_pieces(SentencePieceTokenizer.train, texts, **learned)
 
         if config.vocabulary is not None:
             return load_tokenizer(config.vocabulary)
@@ -410,10 +417,10 @@ def vocabularies(config: Config, source: Tokenizer, target: Tokenizer) -> Seq2Se
     """Returns the model config with the tokenizers' sizes.
 
     Raises:
-        ValueError: the config asks for other sizes than the tokenizers have.
+        InputError: the config asks for other sizes than the tokenizers have.
     """
     if not config.joint and config.model.tied_embeddings == "all":
-        raise ValueError(
+        raise InputError(
             'model.tied_embeddings must be "target" or "none" where each side has a vocabulary of its own, '
             'got tied_embeddings="all" and joint=False.'
         )
@@ -422,7 +429,7 @@ def vocabularies(config: Config, source: Tokenizer, target: Tokenizer) -> Seq2Se
         ("target", config.model.target_vocab_size, target),
     ):
         if asked not in (0, tokenizer.vocab_size):
-            raise ValueError(
+            raise InputError(
                 f"model.{side}_vocab_size must be the tokenizer's {tokenizer.vocab_size} or 0 (take the tokenizer's), "
                 f"got {side}_vocab_size={asked}."
             )
@@ -457,6 +464,7 @@ class Prepared(NamedTuple):
     network: Seq2Seq
     shardings: TrainState
     profile: tuple[int, int] | None
+    serves: bool
 
     def translator(self, config: Config, params: Params) -> Translator:
         """Returns what translates by these parameters."""
@@ -482,16 +490,24 @@ def main(preset: str, config: Config) -> None:
     with agreement() as agreed:
         found = prepare(preset, config, agreed=agreed)
     run = found.run
-    run.open(compile_cache=config.compile_cache, model=dataclasses.asdict(found.model))
-    if run.writes:
-        save_tokenizers(run.directory, found.source_tokenizer, found.target_tokenizer)
-    translator, kept = learn(config, found)
-    whole = fetch(translator.params, keep=run.writes)
-    if run.writes:
-        save_params(run.directory / "model.safetensors", whole)
+    run.open(
+        compile_cache=config.compile_cache,
+        write=lambda folder: save_tokenizers(folder, found.source_tokenizer, found.target_tokenizer),
+        model=dataclasses.asdict(found.model),
+    )
+    if "test data" in run.changed:
+        run.forget(TESTED)
+    if found.serves:
+        translator, kept = load_finished(config, found)
+    else:
+        translator, kept = learn(config, found)
+        whole = fetch(translator.params, keep=run.writes)
+        if run.writes:
+            save_params(run.directory / "model.safetensors", whole)
     test(run, preset, config, translator, found.test_pairs, made=f"{config.search}, {kept}")
     if run.writes:
-        run.console.print(f"report: {write_report(run.directory)}")
+        with run.only_reporting("the report is"):
+            run.console.print(f"report: {write_report(run.directory)}")
     wait("the end of the run")
 
 
@@ -513,13 +529,15 @@ def prepare(preset: str, config: Config, *, agreed: dict[str, Any]) -> Prepared:
     if config.tokenized and config.raw_reference is not None:
         count = sum(1 for _ in read_lines(config.raw_reference))
         if count != len(test_pairs):
-            raise ValueError(
+            raise InputError(
                 f"raw_reference must have a line for each test pair, got {count:,} lines in "
                 f"{config.raw_reference} and {len(test_pairs):,} pairs in {config.test}."
             )
     run = Run(config.run, facts, free=free)
     cache = text_cache(config.text_cache)
     source_tokenizer, target_tokenizer = load_or_make_tokenizers(run, config, pairs, cache)
+    for tokenizer in dict.fromkeys((source_tokenizer, target_tokenizer)) if config.vocabulary is None else ():
+        say_fewer_pieces(run, tokenizer, vocab_size=config.vocab_size)
     model = vocabularies(config, source_tokenizer, target_tokenizer)
 
     # Data: encoded once, batches made ahead of their use.
@@ -554,8 +572,12 @@ def prepare(preset: str, config: Config, *, agreed: dict[str, Any]) -> Prepared:
         validation.source, validation.source_offsets, validation.target, validation.target_offsets
     )
     agreed["test data"] = fingerprint(test_pairs.sources, test_pairs.targets)
+    names = ("source tokenizer", "target tokenizer", "training data", "validation data", "test data")
+    run.compare({name: agreed[name] for name in names}, model=dataclasses.asdict(model))
     check_shapes(batches.shapes, mesh)
-    parts = build(config, model)
+    usual = PRESETS[preset][1].optimization.warmup
+    options = fit_warmup(run, config.optimization, usual=usual, updates=config.updates)
+    parts = build(replace(config, optimization=options), model)
     network = nnx.eval_shape(lambda: parts.build_model(nnx.Rngs(0)))
     attention_facts(model, network, mesh)  # a kernel that cannot be is an error now
     averages = config.optimization.average_decay is not None
@@ -576,7 +598,19 @@ def prepare(preset: str, config: Config, *, agreed: dict[str, Any]) -> Prepared:
         network=network,
         shardings=state_shardings(network, parts.optimizer, mesh=mesh, average=averages),
         profile=profile,
+        serves=run.serves(length="config.updates"),
     )
+
+
+def load_finished(config: Config, found: Prepared) -> tuple[Translator, str]:
+    """Returns the model of a finished run whose checkpoints are gone, and what is known of it; nothing is trained."""
+    run = found.run
+    run.console.print(
+        f"{run.directory} has a finished model and no checkpoints: it is used as it is, nothing is trained"
+    )
+    like = abstract_state(found.network, found.parts.optimizer, shardings=found.shardings)
+    params = load_placed([run.directory / "model.safetensors"], like.params)
+    return found.translator(config, params), "the model that was there"
 
 
 def learn(config: Config, found: Prepared) -> tuple[Translator, str]:
@@ -650,8 +684,9 @@ def learn(config: Config, found: Prepared) -> tuple[Translator, str]:
         micro_batches, rows, length = shape
         return training_flops(model, rows=micro_batches * rows, source=length, target=length)
 
-    if not run.memory.stopped_early and int(state.step) < config.updates:
-        run.forget(RESULTS)  # an earlier end of this run, when it was to be shorter
+    longer = not run.memory.stopped_early and int(state.step) < config.updates
+    if longer and (run.directory / "model.safetensors").is_file():
+        run.console.print(f"model and scores in {run.directory} are of its earlier end until this training has ended")
     peak = peak_flops(jax.devices()[0], model.dtype)
     state = train(
         run,
@@ -671,6 +706,8 @@ def learn(config: Config, found: Prepared) -> tuple[Translator, str]:
         peak=peak and peak * jax.device_count(),
         profile=found.profile,
     )
+    if longer:
+        run.forget(RESULTS)  # of an earlier end of this run, when it was to be shorter; the model is replaced
     memory = run.memory
     run.console.print(
         f"training ended {'early' if memory.stopped_early else 'as planned'} after {int(state.step):,} updates "
@@ -814,7 +851,8 @@ def test(run: Run, preset: str, config: Config, translator: Translator, pairs: P
         saved["constructions"] = {
             name: {"exact": float(np.mean(hits)), "count": len(hits)} for name, hits in exact.items()
         }
-        saved["baselines"] = baselines(config, pairs)
+        with run.only_reporting("the baselines are"):
+            saved["baselines"] = baselines(config, pairs)
     samples = [
         {"source": source, "reference": reference, "hypothesis": text, "chrf": value}
         for source, reference, text, value in zip(
@@ -823,7 +861,9 @@ def test(run: Run, preset: str, config: Config, translator: Translator, pairs: P
     ]
     for index, name in enumerate(constructions or []):
         samples[index]["construction"] = name
-    maps = [attention_of(translator, source, one) for source, one in zip(pairs.sources[:5], found[:5], strict=True)]
+    maps = []
+    with run.only_reporting("attention maps are"):
+        maps = [attention_of(translator, source, one) for source, one in zip(pairs.sources[:5], found[:5], strict=True)]
     if run.writes:
         lines = "".join(f"{text}\n" for text in texts)
         (run.directory / "test.hypotheses.txt").write_text(lines, encoding="utf-8")

@@ -6,7 +6,6 @@ the paths of the arrays joined by ".". When something is saved is the business o
 """
 
 import contextlib
-import errno
 import functools
 import json
 import logging
@@ -24,6 +23,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from lmx.errors import FULL
 from lmx.hosts import label
 
 Params = Any  # nested dicts of arrays
@@ -31,8 +31,6 @@ Params = Any  # nested dicts of arrays
 CHECKSUMS = "checksums.json"
 # How long hosts wait for each other's parts: a terabyte to a slow file system takes longer than Orbax's 20 minutes.
 SAVE_SECONDS = 6 * 3600
-# What a file system says when it takes no more, however deep in another library's message it stands.
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class DamagedCheckpoint(ValueError):
@@ -432,17 +430,28 @@ class _Unraisable:
 
 def save_params(path: Path, params: Params) -> None:
     """Writes parameters to one safetensors file, atomically."""
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     # Of an array in another order safetensors writes the bytes as they lie, which is another array.
     flat = {".".join(names): np.asarray(array, order="C") for names, array in _flatten(params)}
     partial = path.with_name(path.name + ".partial")
-    save_file(flat, partial)
+    _check_folder(path)
+    try:
+        save_file(flat, partial)
+    except SafetensorError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(f"{path} must be written, got {_reason(error)}. Make room or choose another place.") from error
     # safetensors lets only the owner read; a model is shared as any other file of the run.
     umask = os.umask(0)
     os.umask(umask)
     partial.chmod(0o666 & ~umask)
     os.replace(partial, path)
+
+
+def _check_folder(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path} must be in a folder that is there, got no {path.parent}. Make it first.")
 
 
 def load_params(path: Path, like: Params | None = None) -> Params:
@@ -467,6 +476,30 @@ def load_params(path: Path, like: Params | None = None) -> Params:
     if differences := _differences({name: str(array.shape) for name, array in saved.items()}, shapes, "in the file"):
         raise ValueError(f"{path} must fit the model, got {differences}.")
     return _unflatten(saved)
+
+
+def load_placed(paths: Sequence[Path], like: Params, *, stacked: bool = False) -> Params:
+    """Reads parameters to where a mesh has them.
+
+    Args:
+        paths: one file, or with `stacked` one for each index of the first axis of all arrays.
+        like: shapes with shardings.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        ValueError: a file is damaged, or of another model.
+    """
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[stacked:], leaf.dtype), like)
+    files = [dict(_flatten(load_params(path, shapes))) for path in paths]
+
+    def placed(leaf: Any, *names: str) -> Any:
+        if isinstance(leaf, Mapping):
+            return {name: placed(part, *names, str(name)) for name, part in leaf.items()}
+        arrays = [file[names] for file in files]
+        array = np.asarray(np.stack(arrays) if stacked else arrays[0], leaf.dtype)
+        return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: array[index])
+
+    return placed(like)
 
 
 def average_files(paths: Sequence[Path], output: Path) -> None:
@@ -525,6 +558,7 @@ def _write_floats(path: Path, shapes: Mapping[str, tuple[int, ...]], arrays: Ite
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     partial = path.with_name(path.name + ".partial")
+    _check_folder(path)
     with partial.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for array in arrays:

@@ -24,7 +24,7 @@ from lmx.data.labelled import Examples, Label, Text
 from lmx.data.labels import Kind, Labels
 from lmx.data.texts import EncodedExamples, average_rows, encode_examples
 from lmx.models.encoder import ClassifierConfig, EncoderClassifier
-from lmx.saved import find_tokenizers, read_config
+from lmx.saved import find_tokenizers, read_config, read_field, read_fields
 from lmx.sharding import DECODING_RULES, batch_shards, place_rows, replicated, rows_on, use_mesh
 from lmx.text import Tokenizer, Word, load_tokenizer, split_words
 
@@ -108,7 +108,10 @@ class Classifier:
             ValueError: the run is of another kind.
         """
         saved = read_config(run_directory, family="classifier", purpose="classifies")
-        config = ClassifierConfig(**saved["model"])
+        said = run_directory / "config.json"
+        config = read_fields(ClassifierConfig, saved["model"], path=said, field="model")
+        max_length = read_field(saved, "config", "max_length", kind=int, path=said)
+        stride = read_field(saved, "config", "stride", kind=int | None, path=said)
         path = run_directory / "labels.json"
         if not path.is_file():
             raise FileNotFoundError(f"{run_directory} must hold labels.json, which says what the outputs mean.")
@@ -127,9 +130,9 @@ class Classifier:
             config,
             jax.tree.map(lambda *arrays: jnp.asarray(np.stack(arrays)), *members),
             tokenizer=load_tokenizer(tokenizers["tokenizer"]),
-            labels=Labels.from_json(path.read_text(encoding="utf-8")),
-            max_length=saved["config"]["max_length"],
-            stride=saved["config"].get("stride"),
+            labels=Labels.from_file(path),
+            max_length=max_length,
+            stride=stride,
             pairs=_trained_on_pairs(saved["config"]),
         )
 

@@ -135,16 +135,12 @@ def translate(options: Translate) -> None:
     """Runs `lmx translate`."""
     keep_freed_memory()
     # What a command needs is loaded by that command: `lmx score` should not wait for jax.
-    import json
     import time
 
     from lmx.data.files import comes_slowly, in_blocks, read_lines
-    from lmx.translator import Search, Translator
+    from lmx.translator import Translator, read_search
 
-    path = options.run / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{options.run} must be a run directory: it has no config.json.")
-    saved = json.loads(path.read_text(encoding="utf-8")).get("config", {}).get("search", {})
+    check_streams(options.input, options.output)
     asked = {
         name: getattr(options, name)
         for name in ("beam_size", "length_penalty", "alpha", "min_length", "batch_tokens")
@@ -152,7 +148,7 @@ def translate(options: Translate) -> None:
     }
     if asked.get("length_penalty", "power") not in ("power", "gnmt"):
         raise ValueError(f"length_penalty must be power or gnmt, got length_penalty={asked['length_penalty']}.")
-    translator = Translator.load(options.run, search=Search(**{**saved, **asked}))
+    translator = Translator.load(options.run, search=read_search(options.run, **asked))
     began, number, empty = time.perf_counter(), 0, 0
     with Written(options.output, input=options.input) as out, shown_share("translating", options.input) as show:
         lines = read_lines(options.input or "-", position=show.position)
@@ -167,6 +163,18 @@ def translate(options: Translate) -> None:
     notes += f", {translator.limited:,} translations ended by the length limit" if translator.limited else ""
     seconds = duration(time.perf_counter() - began)
     print(f"{number:,} lines in {seconds} ({translator.search}){notes}", file=sys.stderr)
+
+
+def check_streams(input: Path | None, output: Path | None) -> None:
+    """Checks that standard input and output are open where they are used.
+
+    Raises:
+        ValueError: one is closed, as by `<&-`.
+    """
+    if input in (None, Path("-")) and sys.stdin is None:
+        raise ValueError("standard input must be open, got a closed one. Name a file with --input.")
+    if output is None and sys.stdout is None:
+        raise ValueError("standard output must be open, got a closed one. Name a file with --output.")
 
 
 class Written:
@@ -249,6 +257,7 @@ def classify(options: Classify) -> None:
     from lmx.data.files import comes_slowly, in_blocks
     from lmx.scoring.classification import prediction_lines
 
+    check_streams(options.input, options.output)
     classifier = Classifier.load(options.run, ensemble=options.ensemble)
     kind, names = classifier.labels.kind, classifier.labels.names
     began, number, empty = time.perf_counter(), 0, 0
@@ -335,7 +344,18 @@ def compare(options: Compare) -> None:
 def average(options: Average) -> None:
     """Runs `lmx average`."""
     from lmx.checkpoint import average_files
+    from lmx.saved import read_record
 
+    runs = {path: read_record(path / "config.json") for path in options.inputs if (path / "config.json").is_file()}
+    first, *others = runs or [None]
+    for path in others:
+        # The same shapes may stand for other words or classes.
+        for name in ("family", "model", "tokenizer", "source tokenizer", "target tokenizer", "labels"):
+            mine, its = ((runs[each].get("made_of") or {}).get(name) or runs[each].get(name) for each in (first, path))
+            if None not in (mine, its) and mine != its:
+                raise ValueError(
+                    f"runs must be of one model to be averaged, got another {name} in {path} than in {first}."
+                )
     files = [path / "model.safetensors" if path.is_dir() else path for path in options.inputs]
     average_files(files, options.output)
     console.print(f"mean of {len(files)} files: {options.output}")

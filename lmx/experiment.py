@@ -9,7 +9,7 @@ import difflib
 import functools
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
@@ -27,14 +27,17 @@ from lmx.hosts import is_writer
 from lmx.nn.kernels import choose_kernel
 from lmx.nn.layers import count_parameters
 from lmx.nn.transformer import TransformerConfig
+from lmx.optimization import OptimizerConfig
 from lmx.plan import double_fsdp, halve_rows, make_plan
 from lmx.plan.command import explain_out_of_memory, plan_of_this_command, split_arguments, use_virtual_devices
 from lmx.plan.figures import Job, Proposal
 from lmx.plan.tables import render
 from lmx.run import Run, console, keep_freed_memory, one_line_errors, progress_bar, stop_on_signals
 from lmx.sharding import MeshConfig, count_devices, named_sharding, resolve_mesh, token_shards, use_mesh
+from lmx.text import SentencePieceTokenizer, Tokenizer, VocabularyTooLarge
 
 Config = TypeVar("Config")
+Scheduled = TypeVar("Scheduled", bound=OptimizerConfig)
 
 
 @runtime_checkable
@@ -107,6 +110,48 @@ def text_cache(where: str) -> Cache:
     """Returns where a script keeps encoded text, by the name in its config; only host 0 says what becomes of it."""
     shown = console if is_writer() else Console(quiet=True)
     return open_cache(where, report=shown.print, progress=functools.partial(progress_bar, console=shown))
+
+
+def learn_pieces(
+    train: Callable[..., Tokenizer], texts: Callable[[], Iterable[str]], *, vocab_size: int, **options: Any
+) -> Tokenizer:
+    """Returns a vocabulary of so many pieces, or of as many as the texts fill.
+
+    Args:
+        train: `SentencePieceTokenizer.train`, or what takes its place.
+        texts: gives them, once more if need be.
+        options: of `train`.
+    """
+    try:
+        return train(texts(), vocab_size=vocab_size, **options)
+    except VocabularyTooLarge as error:
+        return train(texts(), vocab_size=error.most, **options)
+
+
+def say_fewer_pieces(run: Run, tokenizer: Tokenizer, *, vocab_size: int) -> None:
+    """Says where a learned vocabulary is smaller than what was asked for."""
+    if isinstance(tokenizer, SentencePieceTokenizer) and tokenizer.vocab_size < vocab_size:
+        run.console.print(
+            f"the vocabulary has {tokenizer.vocab_size:,} pieces and not --vocab-size {vocab_size:,}: the text has "
+            "no more"
+        )
+
+
+def fit_warmup(run: Run, options: Scheduled, *, usual: int, updates: int) -> Scheduled:
+    """Returns the options with a warm-up that leaves room for what follows; one that was asked for stays.
+
+    Args:
+        usual: the preset's warm-up, which nobody has asked for.
+        updates: of the whole training.
+    """
+    if not options.depends_on_end or options.warmup != usual or options.warmup < updates or updates < 2:
+        return options
+    warmup = max(1, updates // 10)
+    run.console.print(
+        f"the warm-up takes {warmup:,} of {updates:,} updates and not --optimization.warmup {usual:,}: the training is "
+        "shorter than that"
+    )
+    return dataclasses.replace(options, warmup=warmup)
 
 
 def start_facts(model: TransformerConfig, network: nnx.Module, mesh: Mesh) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import signal
 import sys
 import time
@@ -25,10 +26,13 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lmx.checkpoint import FULL, Checkpoints
+from lmx.checkpoint import Checkpoints
 from lmx.compilation import CompileCache, keep_programs
 from lmx.devices import device_of_kind
-from lmx.hosts import is_writer, label
+from lmx.errors import FULL, is_users
+from lmx.hosts import agreement, is_writer, label
+from lmx.lock import take_lock
+from lmx.saved import read_record
 from lmx.training import TrainState
 
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped on a signal, to be started again by the same command
@@ -42,6 +46,12 @@ class _Console(Console):
     def print(self, *objects: Any, **options: Any) -> None:
         with _unless_full():
             super().print(*objects, **options)
+
+    def on_broken_pipe(self) -> None:
+        """Goes on in silence when nobody reads any more, as behind `| head`: what is printed is no part of a run."""
+        self.quiet = True
+        if sys.stdout is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # What is printed may hold a user's words: labels, paths, samples. Brackets in them are no markup, colons no emoji.
@@ -87,12 +97,39 @@ class Memory:
         return saved
 
     @staticmethod
-    def from_json(saved: Mapping[str, Any]) -> "Memory":
-        """Returns what `to_json` gave."""
-        best = [math.inf if value is None else value for value in saved["best"]]
-        losses = {int(step): loss for step, loss in saved["losses"].items()}
-        sums = {name: np.asarray(value, np.float64) for name, value in saved["sums"].items()}
-        return Memory(**{**saved, "best": best, "losses": losses, "sums": sums})
+    def from_json(saved: Mapping[str, Any], *, path: Path = Path("memory")) -> "Memory":
+        """Returns what `to_json` gave.
+
+        Args:
+            path: of the checkpoint that it is from, for messages.
+
+        Raises:
+            ValueError: it is something else; names the field.
+        """
+        way_out = "It may be of another version of lmx; without it the run continues from an older checkpoint."
+        known = {each.name for each in dataclasses.fields(Memory)}
+        if unknown := sorted(saved.keys() - known):
+            raise ValueError(f"{path} must hold what a run remembers, got the unknown field {unknown[0]}. {way_out}")
+        values = dict(saved)
+        convert: dict[str, Callable[[Any], Any]] = {
+            "best": lambda found: [math.inf if value is None else float(value) for value in found],
+            "best_step": lambda found: [int(value) for value in found],
+            "waited": lambda found: [int(value) for value in found],
+            "losses": lambda found: {int(step): float(loss) for step, loss in found.items()},
+            "sums": lambda found: {name: np.asarray(value, np.float64) for name, value in found.items()},
+            "spent": lambda found: {name: float(value) for name, value in found.items()},
+            "metrics_bytes": int,
+            "seconds": float,
+            "skipped": int,
+        }
+        for name, value in saved.items():
+            try:
+                values[name] = convert.get(name, lambda found: found)(value)
+            except (TypeError, ValueError, AttributeError) as error:
+                raise ValueError(
+                    f"{path} must hold what a run remembers, got {name}={value!r:.60}. {way_out}"
+                ) from error
+        return Memory(**values)
 
 
 class Run:
@@ -108,6 +145,7 @@ class Run:
 
     Attributes:
         changed: dotted names of what the existing directory says otherwise, such as "config.mesh.fsdp".
+        made_of: fingerprints of what the run is made of, by names such as "training data"; see `compare`.
 
     Raises:
         ValueError: the directory is a run of another config; the message lists the differences.
@@ -117,9 +155,11 @@ class Run:
         self.directory = directory
         facts = json.loads(json.dumps(facts))
         self.changed: tuple[str, ...] = ()
+        self.made_of: dict[str, Any] = {}
+        self._saved: dict[str, Any] | None = None
         path = directory / "config.json"
         if path.is_file():
-            saved = json.loads(path.read_text(encoding="utf-8"))
+            saved = read_record(path)
             found = differences({name: saved.get(name) for name in facts}, facts)
             self.changed = tuple(name for name, _, _ in found)
             different = [
@@ -132,8 +172,8 @@ class Run:
                     f"{directory} must be a run of the same config, got {'; '.join(different)}. "
                     "Choose another --run, or remove that directory."
                 )
-            facts = saved | facts
-        elif directory.exists() and any(path.suffix != ".partial" for path in directory.iterdir()):
+            self._saved, facts = saved, saved | facts
+        elif directory.exists() and any(path.suffix not in (".partial", ".lock") for path in directory.iterdir()):
             raise ValueError(f"{directory} must be a run directory or empty: it has files, but no config.json.")
         self._facts: dict[str, Any] = dict(facts)
         self._start: dict[str, Any] = {}
@@ -142,20 +182,117 @@ class Run:
         self.writes = is_writer()
         self.console = console if self.writes else Console(quiet=True)
 
-    def open(self, *, compile_cache: CompileCache = "run", **facts: Any) -> None:
+    def compare(self, made_of: Mapping[str, Any], *, model: Mapping[str, Any] | None = None) -> None:
+        """Compares what a run is about to be made of with what it was made of; writes nothing.
+
+        A path does not say what is in a file: data that was changed under its path would go into a model that has
+        learned from other data. A run of a version that kept no fingerprints is taken as it is.
+
+        Args:
+            made_of: fingerprints (`lmx.hosts.fingerprint`), or the names of labels in the order of the outputs. What
+                begins with "test" has no part in the model and may change: the name is then in `changed`.
+            model: the fields of the model's config, as the data has made it.
+
+        Raises:
+            ValueError: something is not what it was; the message names it.
+        """
+        self.made_of = json.loads(json.dumps(made_of))
+        before = dict((self._saved or {}).get("made_of") or {})
+        if "labels" in made_of and "labels" not in before:
+            with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+                before["labels"] = json.loads((self.directory / "labels.json").read_text(encoding="utf-8"))["names"]
+        for name, value in self.made_of.items():
+            if name not in before or before[name] == value:
+                continue
+            if name.startswith("test"):
+                self.changed += (name,)
+                continue
+            found = ""
+            if isinstance(value, list) and isinstance(before[name], list):
+                found = f": it has {_few(before[name])}, and the data {_few(value)}"
+            raise ValueError(
+                f"the {name} of {self.directory} must be what the run began with, got other {name}{found}. Bring back "
+                "what it was, or choose another --run."
+            )
+        if model is not None and self._saved and "model" in self._saved:
+            found = differences(self._saved["model"], json.loads(json.dumps(model)), name="model")
+            if found:
+                different = "; ".join(f"{name}={old!r} there and {new!r} here" for name, old, new in found)
+                raise ValueError(
+                    f"{self.directory} must be a run of the same model, got {different}. Choose another --run."
+                )
+
+    def serves(self, *, length: str) -> bool:
+        """Returns whether a finished model is there and no checkpoint: it is used as it is, and nothing is trained.
+
+        A model that took days must not go because a directory was tidied up.
+
+        Args:
+            length: the field that says how long the training is, such as "config.updates".
+
+        Raises:
+            ValueError: there are no checkpoints to go on from, and more training is asked for.
+        """
+        steps = [path for path in self.directory.glob("checkpoints/*") if path.name.isdecimal()]
+        if steps or not (self.directory / "model.safetensors").is_file():
+            return False
+        if length in self.changed:
+            raise ValueError(
+                f"{self.directory} must have checkpoints to train on from, got a finished model alone and another "
+                f"{length.removeprefix('config.')}. Leave --{length.removeprefix('config.')} as it was to use that "
+                "model, or choose another --run to train anew."
+            )
+        return True
+
+    def open(
+        self,
+        *,
+        compile_cache: CompileCache = "run",
+        write: Callable[[Path], None] = lambda folder: None,
+        **facts: Any,
+    ) -> None:
         """Makes the directory and writes what the run is; call it when all that can be wrong has been checked.
 
         Args:
             compile_cache: where compiled programs are kept, see `lmx.compilation.keep_programs`.
+            write: writes the files without which config.json means nothing, such as tokenizers, into a folder it is
+                given; they come into the directory together with it, when all are whole.
             facts: added to config.json: what the data has decided, such as the model with the vocabulary's size.
+
+        Raises:
+            ValueError: another process trains this run, or has begun it since it was looked at; on all hosts.
         """
+        with agreement():
+            if self.writes:
+                self._lock()
+        made_of = {"made_of": self.made_of} if self.made_of else {}
         if self.writes:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            write_json(self.directory / "config.json", self._facts | facts)
-            write_json(self.directory / "versions.json", versions())
+            unfinished = self.directory / "begin.partial"
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+            write(unfinished)
+            write_json(unfinished / "config.json", self._facts | facts | made_of)
+            write_json(unfinished / "versions.json", versions())
+            # config.json first: a directory of other files alone would be nobody's, and what is still missing when a
+            # process is killed here is written by the next start, out of the same data.
+            for path in sorted(unfinished.iterdir(), key=lambda path: path.name != "config.json"):
+                os.replace(path, self.directory / path.name)
+            unfinished.rmdir()
+            self._saved = read_record(self.directory / "config.json")
         self._programs = keep_programs(
             compile_cache, directory=self.directory, writes=self.writes, report=self.console.print
         )
+
+    def _lock(self) -> None:
+        """Takes the directory for this process, as it was when it was looked at."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        take_lock(self.directory, report=self.console.print)
+        path = self.directory / "config.json"
+        if (read_record(path) if path.is_file() else None) != self._saved:
+            raise ValueError(
+                f"{self.directory} must not change while a process starts, got another config.json than before. Start "
+                "the same command again."
+            )
 
     def forget(self, names: tuple[str, ...]) -> None:
         """Removes files of the directory that no longer are true."""
@@ -177,7 +314,8 @@ class Run:
         found = checkpoints.restore_newest(state)
         if found is not None:
             state, saved = found
-            self.memory = Memory.from_json(saved)
+            path = self.directory / "checkpoints" / str(int(state.step))
+            self.memory = Memory.from_json(saved, path=path)
             self.console.print(f"continuing {self.directory} from step {int(state.step):,}")
         if self.writes:
             path = self.directory / "metrics.jsonl"
@@ -241,6 +379,21 @@ class Run:
         memory.stopped_early = patience is not None and min(memory.waited) >= patience
         return better
 
+    @contextlib.contextmanager
+    def only_reporting(self, what: str) -> Iterator[None]:
+        """Runs a block that only reports: what fails there is told in a line, and training, model and scores stand.
+
+        Args:
+            what: is then left out, as the line says.
+        """
+        try:
+            yield
+        except Exception as error:
+            if os.environ.get("LMX_TRACEBACK"):
+                raise
+            reason = " ".join(str(error).split()) or type(error).__name__
+            self.console.print(f"{what} left out: {reason[:300]} (LMX_TRACEBACK=1 says where)", markup=False)
+
     def add_start(self, **facts: Any) -> None:
         """Adds to start.json what is known only later, such as the time that compiling took."""
         self._start |= facts
@@ -254,6 +407,11 @@ class Run:
         width = max(map(len, self._start))
         for name, value in self._start.items():
             self.console.print(f"  {name.replace('_', ' '):<{width}}  {_readable(value)}")
+
+
+def _few(names: list[Any]) -> str:
+    """Returns the first names of a list, as people enumerate them."""
+    return ", ".join(map(str, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 def differences(old: Any, new: Any, *, name: str = "") -> list[tuple[str, Any, Any]]:
@@ -404,14 +562,17 @@ def stop_on_signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turns what a user can mend into one line on standard error and exit status 2; the rest keeps its traceback."""
+    """Turns what a user can mend into one line on standard error and exit status 2; the rest keeps its traceback.
+
+    Which is which, `lmx.errors` says. With LMX_TRACEBACK set, all keep theirs.
+    """
     try:
         yield
     except BrokenPipeError:  # the reader has enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
-        if os.environ.get("LMX_TRACEBACK"):
+        if os.environ.get("LMX_TRACEBACK") or not is_users(error):
             raise
         print(f"{label()}error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -1,14 +1,123 @@
-"""What a finished run has left in its directory, read back without the run: its config and its tokenizers.
+"""What a run has left in its directory, read back through one checked door: its config and its tokenizers.
 
+A file may have been cut, edited, or written by another version: what is wrong with it is told by file and field.
 Parameters are `lmx.checkpoint`'s. The directory of a run that trains is `lmx.run`'s.
 """
 
+import dataclasses
+import difflib
 import json
 import os
+import types
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from lmx.text import Tokenizer
+
+Record = TypeVar("Record")
+
+OTHER_VERSION = "It may be of another version of lmx (versions.json beside it says which), or edited by hand."
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Returns the JSON object that a file holds.
+
+    Raises:
+        ValueError: it holds none; names the file.
+    """
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        found = "an empty file" if not path.stat().st_size else error
+        raise ValueError(f"{path} must be JSON, got {found}. Bring it back from a copy.") from error
+    if not isinstance(saved, dict):
+        raise ValueError(f"{path} must be a JSON object, got {_kind(saved)}. Bring it back from a copy.")
+    return saved
+
+
+def read_fields(record: type[Record], saved: Any, *, path: Path, field: str) -> Record:
+    """Returns the dataclass that a part of a saved file holds.
+
+    Args:
+        saved: the part, as JSON has it.
+        path, field: of the file and of the part in it, for messages.
+
+    Raises:
+        ValueError: the part lacks a field, has one that there is not, or one of another type or value; names it.
+    """
+    if not isinstance(saved, Mapping):
+        raise ValueError(f"{path} must have an object in {field}, got {_kind(saved)}. {OTHER_VERSION}")
+    known = {each.name: each for each in dataclasses.fields(record) if each.init}  # type: ignore[arg-type]
+    for name in saved:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1)
+            hint = f" The nearest is {nearest[0]}." if nearest else ""
+            raise ValueError(f"{path} must have known fields in {field}, got {name}.{hint} {OTHER_VERSION}")
+    for name, each in known.items():
+        needed = each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING
+        if needed and name not in saved:
+            raise ValueError(f"{path} must have {field}.{name}, got none. {OTHER_VERSION}")
+    hints = get_type_hints(record)
+    for name, value in saved.items():
+        if not _is_of(value, hints[name]):
+            wanted = " or ".join(map(str, _names_of(hints[name])))
+            raise ValueError(f"{path} must have {wanted} in {field}.{name}, got {value!r:.60}. {OTHER_VERSION}")
+    # JSON does not tell 1 from 1.0.
+    values = {name: float(value) if hints[name] is float else value for name, value in saved.items()}
+    try:
+        return record(**values)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} must have a fitting {field}: {error}") from error
+
+
+def read_field(saved: Mapping[str, Any], *names: str, kind: Any, path: Path) -> Any:
+    """Returns one value out of the objects in each other that a file holds.
+
+    Args:
+        names: the way to it.
+        kind: its type, such as `int` or `int | None`; with None among them it may be absent.
+
+    Raises:
+        ValueError: it is not there, or of another type; names file and field.
+    """
+    value: Any = saved
+    for name in names:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    if not _is_of(value, kind):
+        got = "none" if value is None else f"{value!r:.60}"
+        wanted = " or ".join(map(str, _names_of(kind)))
+        raise ValueError(f"{path} must have {wanted} in {'.'.join(names)}, got {got}. {OTHER_VERSION}")
+    return value
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    """Returns whether a value out of JSON is of a type; what is not looked into, is."""
+    origin = get_origin(hint)
+    if origin is Literal:
+        return value in get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_is_of(value, each) for each in get_args(hint))
+    if hint is None or hint is type(None):
+        return value is None
+    if hint in (int, float):
+        return isinstance(value, (int, float) if hint is float else int) and not isinstance(value, bool)
+    if hint in (str, bool, dict):
+        return isinstance(value, hint)
+    return True
+
+
+def _names_of(hint: Any) -> list[Any]:
+    if get_origin(hint) is Literal:
+        return list(get_args(hint))
+    if get_origin(hint) in (Union, types.UnionType):
+        return [name for each in get_args(hint) for name in _names_of(each)]
+    return ["null" if hint in (None, type(None)) else getattr(hint, "__name__", hint)]
+
+
+def _kind(value: Any) -> str:
+    names = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number" if isinstance(value, (int, float)) else "an object")
 
 
 def read_config(run_directory: Path, *, family: str, purpose: str) -> dict[str, Any]:
@@ -24,10 +133,7 @@ def read_config(run_directory: Path, *, family: str, purpose: str) -> dict[str, 
     path = run_directory / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{run_directory} must be a run directory: it has no config.json.")
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} must be JSON, got {error}.") from error
+    saved = read_record(path)
     if saved.get("family") != family:
         raise ValueError(f"{run_directory} must hold a model that {purpose}, got family={saved.get('family')}.")
     if "model" not in saved:

@@ -76,6 +76,14 @@ class Tokenizer(Protocol):
         ...
 
 
+class VocabularyTooLarge(ValueError):
+    """A vocabulary is asked for that the text cannot fill; it fills `most`."""
+
+    def __init__(self, message: str, *, most: int):
+        super().__init__(message)
+        self.most = most
+
+
 class SentencePieceTokenizer:
     """Subword pieces learned from raw text; reversible, so that a detokeniser is not needed.
 
@@ -498,7 +506,8 @@ def _with_suffix(path: str | Path, suffix: str) -> Path:
 def _training_error(error: RuntimeError, *, vocab_size: int) -> Exception:
     """Turns the library's two ways to refuse a vocabulary size into one line; passes anything else on."""
     if found := re.search(r"Vocabulary size too high .*?<= (\d+)", str(error)):
-        return ValueError(f"vocab_size must be at most {found[1]} for this text, got vocab_size={vocab_size}.")
+        message = f"vocab_size must be at most {found[1]} for this text, got vocab_size={vocab_size}."
+        return VocabularyTooLarge(message, most=int(found[1]))
     if found := re.search(r"Vocabulary size is smaller than required_chars\. \d+ vs (\d+)", str(error)):
         return ValueError(
             f"vocab_size must be at least {found[1]} to hold each character of this text, got vocab_size={vocab_size}. "

@@ -6,7 +6,7 @@ shapes, and hands translations back in the order of the lines.
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from lmx.checkpoint import Params, load_params
 from lmx.decoding import Hypotheses, beam_search, gnmt_penalty, greedy_search, power_penalty
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from lmx.nn.layers import padded_vocabulary
-from lmx.saved import find_tokenizers, read_config, save_tokenizer
+from lmx.saved import find_tokenizers, read_config, read_field, read_fields, save_tokenizer
 from lmx.sharding import DECODING_RULES, batch_shards, place_rows, replicated, rows_on, use_mesh
 from lmx.text import Tokenizer, load_tokenizer, one_line
 
@@ -124,8 +124,10 @@ class Translator:
             ValueError: the run is of another kind.
         """
         saved = read_config(run_directory, family="seq2seq", purpose="translates")
-        config = Seq2SeqConfig(**saved["model"])
-        search = search or Search(**saved["config"]["search"])
+        path = run_directory / "config.json"
+        config = read_fields(Seq2SeqConfig, saved["model"], path=path, field="model")
+        max_source_length = read_field(saved, "config", "max_length", kind=int, path=path)
+        search = search or read_search(run_directory)
         shapes = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: Seq2Seq(config, rngs=nnx.Rngs(0))), nnx.Param))
         params = jax.tree.map(jnp.asarray, load_params(run_directory / "model.safetensors", shapes))
         source_tokenizer, target_tokenizer = load_tokenizers(run_directory)
@@ -135,7 +137,7 @@ class Translator:
             source_tokenizer=source_tokenizer,
             target_tokenizer=target_tokenizer,
             search=search,
-            max_source_length=saved["config"]["max_length"],
+            max_source_length=max_source_length,
         )
 
     def with_params(self, params: Params) -> "Translator":
@@ -280,6 +282,19 @@ class Translator:
     def _until_end(self, tokens: np.ndarray) -> tuple[int, ...]:
         ends = np.flatnonzero(tokens == self.target_tokenizer.eos_id)
         return tuple(int(word) for word in tokens[: ends[0] + 1 if ends.size else None])
+
+
+def read_search(run_directory: Path, **changes: Any) -> Search:
+    """Returns how a run's model was scored, with changes; what its config does not say is as for any.
+
+    Raises:
+        FileNotFoundError: the directory is not a run's, or its training has not begun.
+        ValueError: the run is of another kind, or its config.json damaged; or a change is none that can be.
+    """
+    saved = read_config(run_directory, family="seq2seq", purpose="translates")
+    path = run_directory / "config.json"
+    fields = read_field(saved, "config", "search", kind=dict | None, path=path) or {}
+    return replace(read_fields(Search, fields, path=path, field="config.search"), **changes)
 
 
 def save_tokenizers(run_directory: Path, source_tokenizer: Tokenizer, target_tokenizer: Tokenizer) -> None:

@@ -21,6 +21,7 @@ from rich.console import Console
 
 from lmx.checkpoint import Checkpoints
 from lmx.devices import DEVICES, Device
+from lmx.errors import InputError
 from lmx.run import (
     EXIT_STOPPED,
     Memory,
@@ -128,6 +129,100 @@ def test_free_fields_may_change(tmp_path):
         Run(tmp_path / "run", facts(search={"beam_size": 5, "alpha": 1.0}))
 
 
+MADE_OF = {"labels": ["neg", "pos"], "training data": "1f", "test data": "2a"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"training data": "1e"},
+            r"^the training data of \S+run must be what the run began with, got other training data",
+        ),
+        (
+            {"labels": ["pos", "neg"]},
+            r"the labels of \S+run must be .* it has neg, pos, and the data pos, neg\. .*--run",
+        ),
+    ],
+)
+def test_a_run_refuses_what_it_was_not_made_of(changes, message, tmp_path):
+    run = Run(tmp_path / "run", FACTS)
+    run.compare(MADE_OF, model={"width": 24})
+    run.open(model={"width": 24})
+    before = {path: path.read_bytes() for path in run.directory.iterdir() if path.is_file()}
+    again = Run(run.directory, FACTS)
+    with pytest.raises(ValueError, match=message):
+        again.compare({**MADE_OF, **changes})
+    with pytest.raises(
+        ValueError, match=r"run must be a run of the same model, got model\.width=24 there and 8 here\. "
+    ):
+        again.compare(MADE_OF, model={"width": 8})
+    assert {path: path.read_bytes() for path in run.directory.iterdir() if path.is_file()} == before
+
+
+def test_another_test_set_is_no_other_run(tmp_path):
+    run = Run(tmp_path / "run", FACTS)
+    run.compare(MADE_OF)
+    run.open()
+    again = Run(run.directory, FACTS)
+    again.compare(MADE_OF)
+    assert again.changed == ()
+    again.compare({**MADE_OF, "test data": "2b"})
+    assert again.changed == ("test data",)
+    again.open()
+    assert json.loads((run.directory / "config.json").read_text())["made_of"]["test data"] == "2b"
+
+
+def test_a_run_from_before_fingerprints_is_taken_as_it_is_but_for_its_labels(tmp_path):
+    opened(tmp_path / "run")
+    run = Run(tmp_path / "run", FACTS)
+    run.compare({"labels": ["a", "b"], "training data": "1f"})
+    (tmp_path / "run" / "labels.json").write_text('{"kind": "single", "names": ["b", "a"]}')
+    with pytest.raises(ValueError, match="it has b, a, and the data a, b"):
+        run.compare({"labels": ["a", "b"], "training data": "1f"})
+
+
+def test_what_belongs_together_is_written_together(tmp_path):
+    run = Run(tmp_path / "run", FACTS)
+
+    def write(folder: Path) -> None:
+        (folder / "labels.json").write_text("new")
+        assert sorted(path.suffix for path in run.directory.iterdir()) == [".lock", ".partial"]
+
+    def fail(folder: Path) -> None:
+        write(folder)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match="No space left"):
+        run.open(write=fail)
+    assert not (run.directory / "config.json").exists()
+    again = Run(tmp_path / "run", FACTS)  # what is left is no obstacle
+    again.open(write=write)
+    assert (run.directory / "labels.json").read_text() == "new"
+    assert not list(run.directory.glob("*.partial"))
+
+
+def test_a_run_that_another_process_has_begun_meanwhile_is_not_overwritten(tmp_path):
+    late = Run(tmp_path / "run", FACTS)
+    opened(tmp_path / "run", facts(seed=2))
+    with pytest.raises(ValueError, match=r"must not change while a process starts, got another config\.json"):
+        late.open()
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["config"]["seed"] == 2
+
+
+def test_a_finished_model_without_checkpoints_serves(tmp_path):
+    run = opened(tmp_path / "run")
+    assert not run.serves(length="config.updates")
+    (run.directory / "model.safetensors").touch()
+    (run.directory / "checkpoints" / "30.damaged").mkdir(parents=True)
+    assert run.serves(length="config.updates")
+    longer = Run(run.directory, facts(updates=50), free=("updates",))
+    with pytest.raises(ValueError, match=r"must have checkpoints to train on from.* Leave --updates as it was"):
+        longer.serves(length="config.updates")
+    (run.directory / "checkpoints" / "30").mkdir()
+    assert not longer.serves(length="config.updates")
+
+
 def test_a_directory_of_other_files_is_not_taken(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(ValueError, match=r"must be a run directory or empty: it has files, but no config\.json\."):
@@ -226,6 +321,27 @@ def test_without_a_checkpoint_metrics_begin_anew(tmp_path):
     assert second.resume(checkpoints, state(0)).step == 0
     checkpoints.close()
     assert lines_of(second) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mood": 1}, r"^run/7 must hold what a run remembers, got the unknown field mood\."),
+        ({"best": 3}, r"run/7 must hold what a run remembers, got best=3\."),
+        ({"losses": {"x": 1.0}}, r"got losses=\{'x': 1.0\}"),
+        ({"metrics_bytes": None}, "got metrics_bytes=None"),
+    ],
+)
+def test_a_damaged_memory_names_its_file_and_field(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Memory.from_json({**Memory().to_json(), **changes}, path=Path("run/7"))
+
+
+@pytest.mark.parametrize(("text", "message"), [("", "got an empty file"), ("[]", "got a list"), ("{", "must be JSON")])
+def test_a_damaged_config_names_its_file(text, message, run):
+    (run.directory / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"config\.json must be .*{message}" if "got" in message else message):
+        Run(run.directory, FACTS)
 
 
 def test_memory_survives_json():
@@ -348,6 +464,24 @@ def test_durations_read_as_people_say_them(seconds, text):
     assert duration(seconds) == text
 
 
+def test_a_log_that_nobody_reads_any_more_ends_nothing():
+    code = "from lmx.run import console\nfor i in range(50000): console.print(i)\nopen('/dev/stderr', 'w').write('end')"
+    command = f"{sys.executable} -c {json.dumps(code)} | head -1; echo ${{PIPESTATUS[0]}}"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(["bash", "-c", command.replace("\\n", "\n")], capture_output=True, text=True, env=environment)
+    assert (done.stdout, done.stderr) == ("0\n0\n", "end")
+
+
+def test_what_only_reports_fails_in_a_line(run, capsys, monkeypatch):
+    monkeypatch.delenv("LMX_TRACEBACK", raising=False)
+    with run.only_reporting("the linear model is"):
+        raise ValueError("empty [vocabulary];\n only stop words")
+    assert "the linear model is left out: empty [vocabulary]; only stop words" in capsys.readouterr().out
+    monkeypatch.setenv("LMX_TRACEBACK", "1")
+    with pytest.raises(ZeroDivisionError), run.only_reporting("it is"):
+        1 / 0  # noqa: B018
+
+
 def test_progress_is_shown_on_a_terminal_and_nowhere_else():
     for terminal in (True, False):
         file = io.StringIO()
@@ -400,10 +534,14 @@ def test_only_bfloat16_on_known_devices_has_a_peak(monkeypatch):
         (ValueError("width must be even,\n  got width=3."), "error: width must be even, got width=3.\n"),
         (FileNotFoundError("a.txt must exist."), "error: a.txt must exist.\n"),
         (FloatingPointError("loss must be finite."), "error: loss must be finite.\n"),
+        (ImportError("sacremoses must be installed."), "error: sacremoses must be installed.\n"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_exit_status_2(error, line, capsys, monkeypatch):
     monkeypatch.delenv("LMX_TRACEBACK", raising=False)
+    with pytest.raises(type(error)), one_line_errors():
+        raise error  # of this file, which is nobody's input
+    monkeypatch.setattr("lmx.run.is_users", lambda error: True)
     with pytest.raises(SystemExit) as ended, one_line_errors():
         raise error
     assert ended.value.code == 2
@@ -477,7 +615,7 @@ def test_a_host_that_does_not_write_reads_and_is_silent(run, tmp_path, monkeypat
 def test_an_error_names_the_host_where_there_are_several(monkeypatch, capsys):
     monkeypatch.setattr("lmx.run.label", lambda: "host 3: ")
     with pytest.raises(SystemExit), one_line_errors():
-        raise ValueError("width must be 8.")
+        raise InputError("width must be 8.")
     assert capsys.readouterr().err == "host 3: error: width must be 8.\n"
 
 

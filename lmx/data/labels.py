@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -92,6 +93,18 @@ class Labels:
         if kind not in get_args(Kind):
             raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}, got kind={kind}.")
         return cls(kind=kind, names=names)
+
+    @classmethod
+    def from_file(cls, path: Path) -> "Labels":
+        """Reads the labels.json of a run.
+
+        Raises:
+            ValueError: the file holds something else; names it.
+        """
+        try:
+            return cls.from_json(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} must hold the labels of its run: {error} Bring it back from a copy.") from error
 
     def to_json(self) -> str:
         """Returns one line for the run's folder."""

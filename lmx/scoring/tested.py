@@ -192,7 +192,7 @@ def _read_predictions(run: Path) -> tuple[Labels, Targets, Targets]:
     path = run / "labels.json"
     if not path.is_file():
         raise FileNotFoundError(f"{run} must be the directory of a classification run: it has no labels.json.")
-    labels = Labels.from_json(path.read_text(encoding="utf-8"))
+    labels = Labels.from_file(path)
     labels = Labels(kind=labels.kind, names=tuple(written_label(name, kind=labels.kind) for name in labels.names))
     separator = "|" if labels.kind == "multi" else None
     read = functools.partial(read_labelled, text_columns=("index",), label_separator=separator)
