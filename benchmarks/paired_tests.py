@@ -70,11 +70,11 @@ def trial_of_text(config: Config, generator: np.random.Generator) -> dict[str, f
     references = [phrases[index].target for index in chosen]
     words = sorted({word for sentence in references for word in sentence.split()})
     outputs = [with_mistakes(references, words, rate, generator) for rate in (config.errors, 1.5 * config.errors)]
-    sides = swapped(*outputs, generator.random(config.sentences) < 0.5)
+    one, other = swapped(outputs[0], outputs[1], generator.random(config.sentences) < 0.5)
     settings = {"num_resamples": config.resamples, "seed": int(generator.integers(2**31))}
-    values = {found.name: found.p_value for found in compare_translations(*sides, references, **settings)}
+    values = {found.name: found.p_value for found in compare_translations(one, other, references, **settings)}
     theirs = PairedTest(
-        [("baseline", sides[0]), ("system", sides[1])],
+        [("baseline", one), ("system", other)],
         {"BLEU": BLEU(references=[references]), "chrF2": CHRF(references=[references])},
         references=None,
         test_type="bs",
@@ -82,7 +82,7 @@ def trial_of_text(config: Config, generator: np.random.Generator) -> dict[str, f
     )
     for name, results in theirs()[1].items():
         if name != "System":
-            values[f"{name}, sacrebleu --paired-bs"] = results[1].p_value
+            values[f"{name}, sacrebleu --paired-bs"] = results[1].p_value  # pyright: ignore[reportAttributeAccessIssue]
     return values
 
 

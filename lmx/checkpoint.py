@@ -513,8 +513,8 @@ def average_files(paths: Sequence[Path], output: Path) -> None:
         raise ValueError("at least one file must be given to average, got 0.")
     shapes = [_stored_shapes(path) for path in paths]
     for path, found in zip(paths, shapes, strict=True):
-        named = [{name: str(shape) for name, shape in each.items()} for each in (found, shapes[0])]
-        if differences := _differences(*named, "in the file"):
+        here, first = ({name: str(shape) for name, shape in each.items()} for each in (found, shapes[0]))
+        if differences := _differences(here, first, "in the file"):
             raise ValueError(f"{path} must fit the model, got {differences}.")
     _write_floats(output, shapes[0], (_mean_of(paths, name) for name in shapes[0]))
 

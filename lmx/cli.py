@@ -347,14 +347,16 @@ def average(options: Average) -> None:
     from lmx.saved import read_record
 
     runs = {path: read_record(path / "config.json") for path in options.inputs if (path / "config.json").is_file()}
-    first, *others = runs or [None]
-    for path in others:
+    paths = list(runs)
+    for path in paths[1:]:
         # The same shapes may stand for other words or classes.
         for name in ("family", "model", "tokenizer", "source tokenizer", "target tokenizer", "labels"):
-            mine, its = ((runs[each].get("made_of") or {}).get(name) or runs[each].get(name) for each in (first, path))
+            mine, its = (
+                (runs[each].get("made_of") or {}).get(name) or runs[each].get(name) for each in (paths[0], path)
+            )
             if None not in (mine, its) and mine != its:
                 raise ValueError(
-                    f"runs must be of one model to be averaged, got another {name} in {path} than in {first}."
+                    f"runs must be of one model to be averaged, got another {name} in {path} than in {paths[0]}."
                 )
     files = [path / "model.safetensors" if path.is_dir() else path for path in options.inputs]
     average_files(files, options.output)

@@ -164,7 +164,7 @@ def start_facts(model: TransformerConfig, network: nnx.Module, mesh: Mesh) -> di
             model.dtype,
             platform=jax.default_backend(),
             compute_capability=getattr(jax.devices()[0], "compute_capability", None),
-            asked=jax.config.jax_default_matmul_precision,
+            asked=jax.config.jax_default_matmul_precision,  # pyright: ignore[reportAttributeAccessIssue]
         ),
         **attention_facts(model, network, mesh),
         "parameters": count_parameters(network),

@@ -172,7 +172,7 @@ class Run:
                     f"{directory} must be a run of the same config, got {'; '.join(different)}. "
                     "Choose another --run, or remove that directory."
                 )
-            self._saved, facts = saved, saved | facts
+            self._saved, facts = saved, {**saved, **facts}
         elif directory.exists() and any(path.suffix not in (".partial", ".lock") for path in directory.iterdir()):
             raise ValueError(f"{directory} must be a run directory or empty: it has files, but no config.json.")
         self._facts: dict[str, Any] = dict(facts)

@@ -143,7 +143,7 @@ def newest_rate(schedule: optax.Schedule, state: TrainState) -> float:
 
     Of several seeds, that of the one with the most updates.
     """
-    return float(schedule(max(int(np.max(jax.device_get(state.applied))) - 1, 0)))
+    return float(np.asarray(schedule(max(int(np.max(jax.device_get(state.applied))) - 1, 0))))
 
 
 def over_seeds(step: Step) -> Step:

@@ -124,15 +124,15 @@ class Cache:
             about: what the entry is of, for messages and to say what differs from the last one of it.
             doing: what is done with it, for messages.
         """
-        facts = json.loads(json.dumps({"format": FORMAT, **facts}))
+        told: dict[str, Any] = json.loads(json.dumps({"format": FORMAT, **facts}))
         if self.folder is not None:
             try:
-                return self._keep(self.folder, facts, make, about=about, doing=doing)
+                return self._keep(self.folder, told, make, about=about, doing=doing)
             except NotKept as error:
                 self.report(f"{about} is {doing} for this start alone: {error}")
         with tempfile.TemporaryDirectory(prefix="lmx-") as name:
             # What is mapped stays readable when its name is gone.
-            return self._make(Path(name), facts, make)
+            return self._make(Path(name), told, make)
 
     def digest_of_file(self, path: Path) -> str:
         """Returns a hash of a file's content; the file is read only if it is not as it was when it was last hashed."""

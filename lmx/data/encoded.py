@@ -83,7 +83,7 @@ def find_pairs(origin: str, *, source_language: str, target_language: str) -> Co
         FileNotFoundError: a file is not there.
         ValueError: the location is none.
     """
-    languages = {"source_language": source_language, "target_language": target_language}
+    languages: dict[str, Any] = {"source_language": source_language, "target_language": target_language}
     iterate_pairs(origin, **languages)  # says what is wrong with the location
     if any(map(is_read_once, files_of_pairs(origin, **languages))):
         return read_pairs(origin, **languages)

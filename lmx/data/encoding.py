@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,7 @@ def _encode(chunk: tuple[list[str], ...], tokenizers: Sequence[Tokenizer]) -> tu
 
 def _encode_elsewhere(
     chunks: Iterator[tuple[list[str], ...]], tokenizers: Sequence[Tokenizer], number: int
-) -> Iterator[tuple[Ids, ...]]:
+) -> Generator[tuple[Ids, ...], None, None]:
     """Yields the ids of chunks, in order, that processes make of them; each has a thread here, which waits for it."""
     with tempfile.TemporaryDirectory(prefix="lmx-") as folder, contextlib.ExitStack() as stack:
         files = [

@@ -59,7 +59,7 @@ def read_lines(
         compressed = raw.peek(2)[:2] == b"\x1f\x8b"
         try:
             with gzip.open(raw, "rb") if compressed else contextlib.nullcontext(raw) as lines:
-                for number, line in enumerate(lines, start=1):
+                for number, line in enumerate(cast(Iterable[bytes], lines), start=1):
                     if held is not None:
                         yield held
                         held = None

@@ -184,7 +184,7 @@ class Layout(NamedTuple):
         """Returns the rows of texts whose sides, one or two, are given as ids: without a loop over rows."""
         lengths = [found for _, found in sides]
         num_texts = len(lengths[0])
-        total = sum(lengths)
+        total = np.sum(lengths, axis=0)
         texts = np.arange(num_texts)
         begins = [np.cumsum(found) - found for found in lengths]
         if self.stride is not None:
@@ -199,7 +199,7 @@ class Layout(NamedTuple):
             # Off the longer, and of two equal ones off the second.
             first = np.minimum(lengths[0], np.maximum(self.room - lengths[1], (self.room + 1) // 2))
             taken = [first, np.minimum(lengths[1], self.room - first)]
-        row_lengths = 1 + len(sides) + sum(taken)
+        row_lengths = 1 + len(sides) + np.sum(taken, axis=0)
         ends = np.cumsum(row_lengths)
         tokens = np.empty(int(ends[-1]) if len(ends) else 0, dtype=np.int32)
         place = ends - row_lengths

@@ -203,7 +203,7 @@ class Embedding(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        deviation = width**-0.5 if deviation is None else deviation
+        deviation = float(width) ** -0.5 if deviation is None else deviation
         table = normal(rngs.params(), (padded_vocabulary(vocab_size), width), deviation=deviation)
         self.table = nnx.Param(table, axes=("vocab", "embed"))
         self.vocab_size = vocab_size
