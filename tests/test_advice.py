@@ -94,5 +94,5 @@ def test_each_field_that_a_message_advises_is_a_flag(flags):
 def test_a_flag_that_nobody_has_is_found(flags):
     assert "vocab-size" in flags
     assert "optimization.warmup" in flags
-    assert not {"total", "quoting", "field-limit"} & {flag.rpartition(".")[2] for flag in flags}
+    assert not {"total", "character-limit"} & {flag.rpartition(".")[2] for flag in flags}
     assert FLAG.findall("Lower --model.width, or say --no-baseline.") == ["model.width", "no-baseline"]

@@ -324,23 +324,22 @@ def _check_column(name: str, *, known: Collection[str], delimiter: str, place: s
 def _quoted_rows(path: str, *, delimiter: str, encoding: str, field_limit: int) -> Iterator[tuple[int, list[str]]]:
     """Yields the line on which each row begins, and its fields."""
     lines = (line + "\n" for line in read_lines(path, encoding=encoding, way_out=_OTHER_ENCODING))
-    # Python's limit is one number for the whole process; it gets its old value back.
-    before = csv.field_size_limit(field_limit)
-    try:
-        # Not strict, the reader would take an open quote at the end of a file for a field.
-        reader = csv.reader(lines, delimiter=delimiter, strict=True)
-        number = 1
-        while True:
-            try:
-                cells = next(reader, None)
-            except csv.Error as error:
-                raise _quoting_error(error, place=f"{path}:{number}", field_limit=field_limit) from error
-            if cells is None:
-                return
-            yield number, cells
-            number = reader.line_num + 1
-    finally:
-        csv.field_size_limit(before)
+    # Not strict, the reader would take an open quote at the end of a file for a field.
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    number = 1
+    while True:
+        # Python's limit is one number for the whole process: it has its own value whenever others may read.
+        before = csv.field_size_limit(field_limit)
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise _quoting_error(error, place=f"{path}:{number}", field_limit=field_limit) from error
+        finally:
+            csv.field_size_limit(before)
+        if cells is None:
+            return
+        yield number, cells
+        number = reader.line_num + 1
 
 
 def _quoting_error(error: csv.Error, *, place: str, field_limit: int) -> ValueError:

@@ -8,7 +8,7 @@ import datasets
 import numpy as np
 import pytest
 
-from lmx.data.labelled import FIELD_LIMIT, Examples, count_shared, read_labelled
+from lmx.data.labelled import FIELD_LIMIT, Examples, count_shared, iterate_labelled, read_labelled
 
 TEXTS = ["a fine film", 'he said "no", twice', "dull"]
 LABELS = ["pos", "neg", "neg"]
@@ -305,6 +305,9 @@ def test_a_long_field_is_read_and_one_beyond_the_limit_names_its_line(tmp_path: 
         assert read_labelled(path).texts == ["ok", long]
         refuses(rf"{name}:3 must have fields of at most 1,000 characters, got a longer", path, field_limit=1000)
     assert csv.field_size_limit() == before < FIELD_LIMIT
+    begun = iterate_labelled(tmp_path / "a.csv")
+    next(begun)  # and never ended
+    assert csv.field_size_limit() == before
 
 
 def test_as_many_labels_as_texts() -> None:
