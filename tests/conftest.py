@@ -26,3 +26,8 @@ install_import_hook("lmx", "beartype.beartype")
 jax.config.update("jax_num_cpu_devices", 8)
 
 atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Names a case of bytes by its argument: compressed bytes hold the time, and all processes must agree on names."""
+    return argname if isinstance(val, bytes) else None

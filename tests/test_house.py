@@ -1,6 +1,7 @@
 """What holds for the project as a whole: names are documented, options are read, nothing depends on one machine."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -201,3 +202,18 @@ def test_a_wheel_holds_lmx_and_nothing_else(tmp_path: Path):
     assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {"lmx"}
     sources = {path.relative_to(ROOT).as_posix() for path in PYTHON_FILES if path.is_relative_to(ROOT / "lmx")}
     assert sources <= set(names)
+
+
+@pytest.mark.slow
+def test_all_processes_give_the_tests_the_same_names():
+    """Tests are shared out between processes by name: none may hold a time, an address or the order of a set."""
+
+    def names(seed: str) -> list[str]:
+        collect = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "slow or not slow", "tests"]
+        environment = os.environ | {"PYTHONHASHSEED": seed}
+        printed = subprocess.run(collect, cwd=ROOT, env=environment, check=True, capture_output=True, text=True).stdout
+        return [line for line in printed.splitlines() if "::" in line]
+
+    first = names("1")
+    assert len(first) > 1000
+    assert names("2") == first
