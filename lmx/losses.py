@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from lmx.sharding import constrain, group, parts, spread
+from lmx.sharding import COLUMNS, WORDS, constrain, group, move, parts, spread, stays_in_pieces, sums_in_float32
 
 # Tokens whose logits exist at one time. 512 x 10,000 words in float32 are 20 MB: near a CPU's caches, while the
 # product still is large enough to run at full speed.
@@ -22,6 +22,9 @@ CHUNK_TOKENS = 512
 # words), but below so few tokens each chunk would wait for the table to be read.
 CHUNK_BYTES = 2**28
 FEWEST_TOKENS = 128
+SHARED_CHUNKS = (
+    8  # of those sizes meet where devices share a table in pieces, or one for each device if these are fewer
+)
 TILE = 8  # tokens of a chunk are a multiple of this, as matrix units and vector registers want them
 
 
@@ -64,23 +67,32 @@ def cross_entropy(
         chunk_tokens: most tokens of a chunk.
     """
     grouped = parts("group") > 1
+    in_pieces = stays_in_pieces(table.shape, dtype=states.dtype)
     if table.ndim == 2:
         table = spread(table, "vocab", "embed", dtype=states.dtype) if grouped else table
+    if in_pieces:
+        table = move(table, ("replica", *COLUMNS), ("replica", *WORDS))
+    sharing = parts("shard") if in_pieces else 1
     tokens = math.prod(states.shape[:2]) // parts("batch", "length")
-    size = chunk_size(tokens, words=table.shape[-2] // parts("vocab"), most=chunk_tokens)
+    words = table.shape[-2] // parts("outer_vocab" if in_pieces else "vocab")
+    size = chunk_size(tokens, words=words, most=chunk_tokens, sharing=sharing)
     chunks = -(-tokens // size)
 
     def split(x: jax.Array) -> jax.Array:
-        """Returns [B, T, ...] as chunks [C, *G, N, ...]; tokens without weight fill up the last."""
-        x = group(x) if grouped else x
-        x = x.reshape(*x.shape[:grouped], tokens, *x.shape[2 + grouped :])
-        x = jnp.pad(x, [(0, (chunks * size - tokens) * (axis == grouped)) for axis in range(x.ndim)])
-        x = x.reshape(*x.shape[:grouped], chunks, size, *x.shape[1 + grouped :])
-        return jnp.moveaxis(x, grouped, 0)
+        """Returns [B, T, ...] as chunks [C, *G, N, ...]; tokens without weight fill up the last.
+
+        N are as many tokens from each device of a group.
+        """
+        x = group(x, in_pieces=in_pieces) if grouped else x
+        lead, rest = x.shape[:grouped], x.shape[2 + grouped :]
+        x = x.reshape(*lead, sharing, tokens, *rest)
+        x = jnp.pad(x, [(0, (chunks * size - tokens) * (axis == grouped + 1)) for axis in range(x.ndim)])
+        x = jnp.moveaxis(x.reshape(*lead, sharing, chunks, size, *rest), grouped + 1, 0)
+        return x.reshape(chunks, *lead, sharing * size, *rest)
 
     with jax.named_scope("loss"):
         loss, nll = _chunked(  # pyright: ignore[reportGeneralTypeIssues]
-            _Settings(vocab_size, label_smoothing, z_loss, grouped, parts("vocab") > 1),
+            _Settings(vocab_size, label_smoothing, z_loss, grouped, in_pieces),
             split(states),
             table,
             split(labels),
@@ -89,16 +101,19 @@ def cross_entropy(
         return TokenLoss(loss, jax.lax.stop_gradient(nll), weights.astype(jnp.float32).sum())
 
 
-def chunk_size(tokens: int, *, words: int, most: int = CHUNK_TOKENS) -> int:
-    """Returns how many of so many tokens a chunk of the loss has; the last chunk is filled up.
+def chunk_size(tokens: int, *, words: int, most: int = CHUNK_TOKENS, sharing: int = 1) -> int:
+    """Returns how many of a device's tokens a chunk of the loss has; the last chunk is filled up.
 
     A multiple of 8, and chunks are as equal as that allows: fewer than 8 tokens a chunk are filled up.
 
     Args:
-        words: rows of the table on one device.
+        words: rows of the table on one device, or on all devices that share it in pieces.
         most: tokens of a chunk, where the vocabulary allows as many.
+        sharing: devices whose chunks meet as one, each of which has other words. Eight times as many tokens may meet:
+            their states are sent, and few large messages go faster than many small ones.
     """
     most = min(most, max(FEWEST_TOKENS, CHUNK_BYTES // (4 * words)))
+    most = min(most, most * SHARED_CHUNKS // sharing)
     most = max(TILE, most // TILE * TILE)
     chunks = max(1, -(-tokens // most))
     return max(TILE, -(-tokens // (chunks * TILE)) * TILE)
@@ -118,7 +133,22 @@ class _Settings(NamedTuple):
     smoothing: float
     z_loss: float
     grouped: bool  # chunks are [G, N]: a group's tokens live on one device, and its sums stay there to the end
-    split_vocab: bool  # rows of the table are not looked up then: they would be sent, [N, D]
+    in_pieces: bool  # a group are several devices: each has a part of the tokens and a part of the words
+
+    @property
+    def split_vocab(self) -> bool:
+        """Whether devices have other words. Rows of the table are not looked up then: they would be sent, [N, D]."""
+        return parts("words" if self.in_pieces else "vocab") > 1
+
+    def meet(self, chunk: tuple) -> tuple:
+        """Returns a chunk's arrays [*G, N, ...] with the tokens of all devices of a group on each."""
+        if not self.in_pieces:
+            return chunk
+        return tuple(constrain(x, "replica", *[None] * (x.ndim - 1)) for x in chunk)
+
+    def part(self, x: jax.Array) -> jax.Array:
+        """Returns an array [*G, N, ...] with each device's own tokens on it."""
+        return constrain(x, "replica", "shard", *[None] * (x.ndim - 2)) if self.in_pieces else x
 
     def product(self, equation: str) -> str:
         """Returns an einsum equation with each group by itself, where there are groups."""
@@ -133,7 +163,7 @@ def _run_chunk(settings: _Settings, table: jax.Array, mean_word: jax.Array, chun
 
     The label's logit and the mean logit of smoothing are products with single vectors, not passes over logits.
     """
-    states, labels, weights = chunk
+    states, labels, weights = settings.meet(chunk)
     is_padding = jnp.where(jnp.arange(table.shape[-2]) < settings.vocab_size, 0.0, -1e30)
     logits = jnp.einsum(settings.product("ND,VD->NV"), states, table, preferred_element_type=jnp.float32) + is_padding
     largest = jax.lax.stop_gradient(logits.max(-1))
@@ -195,22 +225,27 @@ def _chunked_forward(
     words = table.astype(states.dtype)
     mean_word = _mean_word(words, settings)
     by_table_of = settings.product("ND,NV->DV")
-    # Over a split vocabulary it is summed over devices: what is sent is in the compute type.
-    by_states_type = states.dtype if settings.split_vocab else jnp.float32
+    # Over a split vocabulary it is summed over devices. What is sent is in the compute type, over `tensor`: the many
+    # devices that share a table in pieces would lose too much so.
+    narrow = settings.split_vocab and not (settings.in_pieces and sums_in_float32(states.dtype))
+    by_states_type = states.dtype if narrow else jnp.float32
 
     def add(sums: tuple, chunk: tuple) -> tuple:
         done = _run_chunk(settings, words, mean_word, chunk)
-        scaled = (chunk[0] * done.scale[..., None]).astype(states.dtype)
+        met = settings.meet(chunk)[0]
+        scaled = (met * done.scale[..., None]).astype(states.dtype)
         by_logits = done.by_logits.astype(states.dtype)
         by_states = jnp.einsum(settings.product("NV,VD->ND"), by_logits, words, preferred_element_type=by_states_type)
         by_table = jnp.einsum(by_table_of, scaled, by_logits, preferred_element_type=jnp.float32)
         total = (sums[0] + done.loss, sums[1] + done.nll, sums[2] + by_table)
-        return total, by_states * done.scale[..., None]
+        return total, settings.part(by_states * done.scale[..., None])
 
     zero = jnp.zeros(states.shape[1:-2], jnp.float32)
     by_table = jnp.zeros((*table.shape[:-2], table.shape[-1], table.shape[-2]), jnp.float32)
     if settings.grouped:
-        by_table = constrain(by_table, "group", None, "vocab")
+        by_table = constrain(
+            by_table, *(("replica", None, "words") if settings.in_pieces else ("group", None, "vocab"))
+        )
     (loss, nll, by_table), by_states = jax.lax.scan(add, (zero, zero, by_table), (states, labels, weights))
     weighted = states.astype(jnp.float32) * weights[..., None]
     mean_word = mean_word[:, None] if settings.grouped else mean_word
@@ -226,7 +261,10 @@ def _chunked_forward(
         by_table = add_rows(by_table, labels, -(1 - smoothing) * weighted)
     constant = smoothing / settings.vocab_size * weighted.sum((0, -2))
     by_table -= jnp.einsum("V,...D->...VD", _is_word(table, settings), constant)
-    return (loss.sum(), nll.sum()), (by_states.astype(states.dtype), by_table.astype(table.dtype))
+    by_table = by_table.astype(table.dtype)
+    if settings.in_pieces:  # said again: else it would be sent before it is rounded
+        by_table = constrain(by_table, "replica", *WORDS)
+    return (loss.sum(), nll.sum()), (by_states.astype(states.dtype), by_table)
 
 
 def _chunked_backward(settings: _Settings, gradients: tuple, cotangents: tuple) -> tuple:

@@ -41,6 +41,15 @@ DEFAULT_RULES: Rules = {
 # Split where parameters live, whole where they are computed with: weights not in use at the moment stay in pieces.
 STORED = ("embed",)
 
+# The two layouts of a table in pieces: vectors cut, or words dealt out.
+COLUMNS = ("outer_vocab", "shard")
+WORDS = ("words", None)
+
+# A vocabulary's table whose copy and float32 gradient take at most so many bytes on a device is gathered whole before
+# it is used. A larger one stays in pieces, and the tokens go to them: vectors are cut where words are looked up, and
+# words are dealt out where the loss is made.
+WHOLE_TABLE_BYTES = 2**28
+
 # Decoding makes one position after another: there is no length to split.
 DECODING_RULES: Rules = {**DEFAULT_RULES, "length": ()}
 
@@ -159,12 +168,38 @@ _ambient: _Ambient | None = None
 def use_mesh(mesh: Mesh, *, rules: Rules = DEFAULT_RULES, gradient_sum: GradientSum = "float32") -> Iterator[None]:
     """Makes a mesh the one that `constrain`, `gather` and `parts` read while a step is traced."""
     global _ambient
-    rules = {**rules, "group": (*rules.get("batch", ()), *rules.get("length", ()))}
-    before, _ambient = _ambient, _Ambient(mesh, rules, gradient_sum) if mesh.size > 1 else None
+    before, _ambient = (
+        _ambient,
+        _Ambient(mesh, {**rules, **_rules_of_tables(rules)}, gradient_sum) if mesh.size > 1 else None,
+    )
     try:
         yield
     finally:
         _ambient = before
+
+
+def _rules_of_tables(rules: Rules) -> Rules:
+    """Returns where tokens and tables meet: the axes of a mesh by what they are to both.
+
+    `group` splits tokens, by rows and positions. Those of its axes that also keep tables in pieces are `shard`, if they
+    split rows last; the others are `replica`, which `outer_batch` splits rows over. A vocabulary is split over
+    `outer_vocab`, and over `words` where the loss is made in pieces.
+    """
+    batch, length, vocab = (tuple(rules.get(name, ())) for name in ("batch", "length", "vocab"))
+    holding = {*vocab, *rules.get("embed", ())}
+    shard = tuple(name for name in batch if name in holding)
+    outer_batch = batch[: len(batch) - len(shard)]
+    if outer_batch + shard != batch or holding & {*length}:
+        shard, outer_batch = (), batch
+    outer_vocab = tuple(name for name in vocab if name not in shard)
+    return {
+        "group": batch + length,
+        "shard": shard,
+        "replica": outer_batch + length,
+        "outer_batch": outer_batch,
+        "outer_vocab": outer_vocab,
+        "words": outer_vocab + shard,
+    }
 
 
 def parts(*axes: str) -> int:
@@ -243,6 +278,25 @@ def stored(x: jax.Array, *axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, _ambient.stored(axes, x.shape))
 
 
+def stays_in_pieces(shape: tuple[int, ...], *, dtype: DTypeLike) -> bool:
+    """Says whether a table, [V, D] or [G, V, D] as `spread` leaves it, is computed with in the pieces it lives in.
+
+    One is that devices with other tokens share and whose copy and gradient would take more than `WHOLE_TABLE_BYTES`.
+
+    Args:
+        dtype: the type it is computed with.
+    """
+    if _ambient is None or parts("shard") == 1:
+        return False
+    if len(shape) == 3:
+        return shape[0] != parts("group")
+    words, width = shape
+    if words % parts("words") or width % parts("shard"):
+        return False
+    size = words // parts("outer_vocab") * width * (jax.numpy.dtype(dtype).itemsize + 4)
+    return size > WHOLE_TABLE_BYTES or bool({*_ambient.rules["shard"]} & {*_ambient.rules["vocab"]})
+
+
 def spread(table: jax.Array, *axes: str | None, dtype: DTypeLike) -> jax.Array:
     """Returns a parameter as each group of tokens computes with it: [G, *axes], every device with a copy of its own.
 
@@ -250,35 +304,51 @@ def spread(table: jax.Array, *axes: str | None, dtype: DTypeLike) -> jax.Array:
     added up on each device, and meet once, straight in the pieces that the parameter lives in. One that is used once
     needs `gather` alone. Outside `use_mesh`, or with one group, it is cast and has no copies.
 
+    A table that `stays_in_pieces` is not copied between devices that share it: they are one group, and each has a part
+    of all vectors, [G, V, D] with D split over `shard`.
+
     Args:
         dtype: the type it is computed with, and sent in.
     """
     if _ambient is None or parts("group") == 1:
         return table.astype(dtype)
-    return _spread(_ambient, axes, jax.numpy.dtype(dtype), table)
+    in_pieces = axes == ("vocab", "embed") and stays_in_pieces(table.shape, dtype=dtype)
+    return _spread(_ambient, axes, jax.numpy.dtype(dtype), in_pieces, table)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _spread(ambient: _Ambient, axes: tuple[str | None, ...], dtype: np.dtype, table: jax.Array) -> jax.Array:
-    table = gather(table.astype(dtype), *axes)
-    copies = jax.numpy.broadcast_to(table, (parts("group"), *table.shape))
-    return jax.lax.with_sharding_constraint(copies, ambient.computed(("group", *axes), copies.shape))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+def _spread(
+    ambient: _Ambient, axes: tuple[str | None, ...], dtype: np.dtype, in_pieces: bool, table: jax.Array
+) -> jax.Array:
+    if in_pieces:
+        table = jax.lax.with_sharding_constraint(table.astype(dtype), ambient.stored(axes, table.shape))
+        named = ("replica", *COLUMNS)
+    else:
+        table = gather(table.astype(dtype), *axes)
+        named = ("group", *axes)
+    copies = jax.numpy.broadcast_to(table, (parts(named[0]), *table.shape))
+    return jax.lax.with_sharding_constraint(copies, ambient.computed(named, copies.shape))
 
 
 def _spread_forward(
-    ambient: _Ambient, axes: tuple[str | None, ...], dtype: np.dtype, table: jax.Array
+    ambient: _Ambient, axes: tuple[str | None, ...], dtype: np.dtype, in_pieces: bool, table: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    return _spread(ambient, axes, dtype, table), jax.numpy.zeros((), table.dtype)
+    return _spread(ambient, axes, dtype, in_pieces, table), jax.numpy.zeros((), table.dtype)
 
 
 def _spread_backward(
-    ambient: _Ambient, axes: tuple[str | None, ...], _: np.dtype, like: jax.Array, gradient: jax.Array
+    ambient: _Ambient,
+    axes: tuple[str | None, ...],
+    _: np.dtype,
+    in_pieces: bool,
+    like: jax.Array,
+    gradient: jax.Array,
 ) -> tuple[jax.Array]:
     """Adds up the groups' gradients: first over the axes that the parameter is split over, then over the others."""
     if ambient.gradient_sum == "float32":
         gradient = gradient.astype(jax.numpy.float32)
     mesh, shape = ambient.mesh, gradient.shape[1:]
-    names = ambient.rules["group"]
+    names = ambient.rules["replica" if in_pieces else "group"]
     stored = ambient.stored(axes, shape)
     holding = {name for part in stored.spec for name in (part if isinstance(part, tuple) else (part,))}
     gradient = gradient.reshape(*(mesh.shape[name] for name in names), *shape)
@@ -295,18 +365,32 @@ def _spread_backward(
 _spread.defvjp(_spread_forward, _spread_backward)
 
 
-def group(x: jax.Array) -> jax.Array:
-    """Returns [B, T, ...] as [G, B, T, ...]: the tokens of each device together."""
-    rows, columns = parts("batch"), parts("length")
+def move(x: jax.Array, here: Sequence[str | None], there: Sequence[str | None]) -> jax.Array:
+    """Returns an activation laid out by `there` that was laid out by `here`; its gradient goes the way back.
+
+    Between two of its axes, that is an all-to-all. Outside `use_mesh` nothing happens.
+    """
+    if _ambient is None:
+        return x
+    return _gather(_ambient.computed(tuple(there), x.shape), _ambient.computed(tuple(here), x.shape), x)
+
+
+def group(x: jax.Array, *, in_pieces: bool = False) -> jax.Array:
+    """Returns [B, T, ...] as [G, B, T, ...]: the tokens of each device together.
+
+    Args:
+        in_pieces: the tokens of the devices that share a table are one group; their rows stay where they are.
+    """
+    rows, columns = parts("outer_batch" if in_pieces else "batch"), parts("length")
     batch, length, *rest = x.shape
     x = x.reshape(rows, batch // rows, columns, length // columns, *rest).swapaxes(1, 2)
     x = x.reshape(rows * columns, batch // rows, length // columns, *rest)
-    return constrain(x, "group", *[None] * (x.ndim - 1))
+    return constrain(x, *(("replica", "shard") if in_pieces else ("group", None)), *[None] * (x.ndim - 2))
 
 
-def ungroup(x: jax.Array) -> jax.Array:
+def ungroup(x: jax.Array, *, in_pieces: bool = False) -> jax.Array:
     """Returns [G, B, T, ...] as [B, T, ...], which `group` made it from."""
-    rows, columns = parts("batch"), parts("length")
+    rows, columns = parts("outer_batch" if in_pieces else "batch"), parts("length")
     _, batch, length, *rest = x.shape
     x = x.reshape(rows, columns, batch, length, *rest).swapaxes(1, 2)
     x = x.reshape(rows * batch, columns * length, *rest)

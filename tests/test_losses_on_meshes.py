@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lmx import sharding
 from lmx.losses import cross_entropy
 from lmx.sharding import MeshConfig, make_mesh, use_mesh
 
@@ -23,6 +24,21 @@ MESHES = {
     "data, fsdp, tensor": {"data": 2, "fsdp": 2, "tensor": 2},
     "fsdp, tensor, sequence": {"fsdp": 2, "tensor": 2, "sequence": 2},
 }
+
+# Whether tables are gathered whole: those on a mesh with fsdp may also stay in pieces.
+WHOLE, IN_PIECES = 2**28, 0
+CASES = [pytest.param(sizes, WHOLE, id=name) for name, sizes in MESHES.items()]
+CASES += [pytest.param(sizes, IN_PIECES, id=f"{name}, in pieces") for name, sizes in MESHES.items() if "fsdp" in sizes]
+
+
+@pytest.fixture
+def limit(request, monkeypatch) -> None:
+    monkeypatch.setattr(sharding, "WHOLE_TABLE_BYTES", request.param)
+
+
+@pytest.fixture(autouse=True)
+def _limited(limit) -> None:
+    """Each test has the limit of its case."""
 
 
 def batch() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -67,14 +83,14 @@ def expected(**settings):
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(*batch())
 
 
-@pytest.mark.parametrize("sizes", MESHES.values(), ids=MESHES)
+@pytest.mark.parametrize(("sizes", "limit"), CASES, indirect=["limit"])
 @pytest.mark.parametrize("settings", [{}, {"label_smoothing": 0.1, "z_loss": 0.01}], ids=["plain", "smoothed"])
 def test_loss_and_gradients_on_a_mesh_are_the_formulas(sizes, settings):
     found = on_mesh(sizes, batch(), **settings)
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=2e-5), found, expected(**settings))
 
 
-@pytest.mark.parametrize("sizes", MESHES.values(), ids=MESHES)
+@pytest.mark.parametrize(("sizes", "limit"), CASES, indirect=["limit"])
 def test_what_has_no_weight_gives_nothing_on_a_mesh(sizes):
     states, table, labels, weights = batch()
     padding = weights == 0
@@ -89,7 +105,7 @@ def test_what_has_no_weight_gives_nothing_on_a_mesh(sizes):
     assert (np.asarray(by_table)[V:] == 0).all()
 
 
-@pytest.mark.parametrize("sizes", MESHES.values(), ids=MESHES)
+@pytest.mark.parametrize(("sizes", "limit"), CASES, indirect=["limit"])
 def test_bfloat16_states_are_near_the_formula_on_a_mesh(sizes):
     states, table, labels, weights = batch()
     narrow = states.astype(jnp.bfloat16)

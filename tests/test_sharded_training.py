@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from lmx import sharding
 from lmx.losses import cross_entropy
 from lmx.models.decoder import Decoder, DecoderConfig
 from lmx.models.encoder import Encoder, EncoderConfig
@@ -181,7 +182,24 @@ def test_training_on_a_mesh_is_training_on_one_device(unsharded, family, sizes):
     assert_trained_alike(train(family, sizes), unsharded(family))
 
 
-def test_training_in_bfloat16_on_a_mesh_is_near_that_on_one_device():
+IN_PIECES = [("seq2seq", (2, 2, 2, 1)), ("decoder", (1, 2, 2, 2)), ("encoder", (1, 8, 1, 1)), ("seq2seq", (1, 8, 1, 1))]
+
+
+@pytest.mark.parametrize(
+    ("family", "sizes"),
+    [
+        pytest.param(*case, marks=pytest.mark.slow if index else (), id=str(case))
+        for index, case in enumerate(IN_PIECES)
+    ],
+)
+def test_training_with_tables_in_pieces_is_training_on_one_device(unsharded, monkeypatch, family, sizes):
+    monkeypatch.setattr(sharding, "WHOLE_TABLE_BYTES", 0)
+    assert_trained_alike(train(family, sizes), unsharded(family))
+
+
+@pytest.mark.parametrize("limit", [2**28, 0], ids=["whole", "in pieces"])
+def test_training_in_bfloat16_on_a_mesh_is_near_that_on_one_device(monkeypatch, limit):
+    monkeypatch.setattr(sharding, "WHOLE_TABLE_BYTES", limit)
     found, expected = (train("decoder", sizes, dtype="bfloat16") for sizes in ((2, 2, 2, 1), (1, 1, 1, 1)))
     jax.tree.map(np.testing.assert_array_equal, found.start, expected.start)
     for one, other in zip(found.metrics, expected.metrics, strict=True):
@@ -189,7 +207,10 @@ def test_training_in_bfloat16_on_a_mesh_is_near_that_on_one_device():
     assert_gradients_near(found, expected, share=0.05)
 
 
-def test_logits_of_spread_tables_are_those_of_the_table():
+@pytest.mark.parametrize("prepare", [spread_tables, lambda model: model], ids=["spread", "as it is"])
+@pytest.mark.parametrize("limit", [2**28, 0], ids=["whole", "in pieces"])
+def test_logits_on_a_mesh_are_those_of_the_table(monkeypatch, limit, prepare):
+    monkeypatch.setattr(sharding, "WHOLE_TABLE_BYTES", limit)
     model = Decoder(CONFIGS["decoder"], rngs=nnx.Rngs(0))
     definition, params = nnx.split(model)
     tokens = batches()[0]["tokens"][0]
@@ -198,8 +219,8 @@ def test_logits_of_spread_tables_are_those_of_the_table():
     @jax.jit
     def on_mesh(params, tokens):
         with use_mesh(mesh):
-            spread = spread_tables(nnx.merge(definition, params))
-            return spread.logits(spread(tokens)[0])
+            network = prepare(nnx.merge(definition, params))
+            return network.logits(network(tokens)[0])
 
     expected = jax.jit(lambda params, tokens: (m := nnx.merge(definition, params)).logits(m(tokens)[0]))(params, tokens)
     np.testing.assert_allclose(on_mesh(params, tokens), expected, atol=1e-5, rtol=1e-5)

@@ -11,6 +11,7 @@ from flax import nnx
 from lmx.collectives import Collective, read_collectives
 from lmx.plan.figures import Communication, Job, Traffic
 from lmx.plan.step import mesh_of, program_of, state_of
+from lmx.sharding import stays_in_pieces, use_mesh
 from lmx.training import param_axes
 
 
@@ -65,7 +66,9 @@ def _least(job: Job) -> Iterator[tuple[str, tuple[str, ...], float]]:
     gradients is reduced over data (and sequence) once a step. Over tensor, activations are reduced for each matrix
     that contracts a split axis, once forward and once backward: twice a block each way. A vocabulary split over
     tensor takes one for the words' vectors and one for the gradient of the states; a memory that decoders attend to
-    takes one for its gradient, which all layers share.
+    takes one for its gradient, which all layers share. Tables that stay in pieces are dealt out by words once a
+    micro-batch, and their gradients go back; the states that words are predicted from are gathered, and their gradients
+    reduce-scattered; vectors that were looked up go to whom they belong, and their gradients back.
     """
     mesh = mesh_of(job)
     state, shardings = state_of(job, mesh)
@@ -75,7 +78,8 @@ def _least(job: Job) -> Iterator[tuple[str, tuple[str, ...], float]]:
     model = nnx.eval_shape(lambda: job.build(nnx.Rngs(0)))
     axes_of = jax.tree.leaves(param_axes(model), is_leaf=lambda leaf: isinstance(leaf, tuple))
     fsdp_bytes = rest_bytes = whole_bytes = reduced = 0.0
-    tables: list[int] = []  # their widths
+    tables: list[int] = []  # widths of those split over tensor
+    pieces: list[tuple[float, int]] = []  # bytes on a device and width of those that stay in pieces
     micro_batches, batch_rows, *length = next(iter(job.batch.values()))
     local_tokens = micro_batches * batch_rows * math.prod(length) / (sizes["data"] * sizes["fsdp"] * sizes["sequence"])
     for leaf, sharding, axes in zip(
@@ -84,7 +88,12 @@ def _least(job: Job) -> Iterator[tuple[str, tuple[str, ...], float]]:
         spec = [names if isinstance(names, tuple) else (names,) for names in sharding.spec]
         used = {name for names in spec for name in names}
         local = math.prod(sharding.shard_shape(leaf.shape)) * itemsize
-        if "fsdp" in used:
+        with use_mesh(mesh):
+            in_pieces = axes == ("vocab", "embed") and stays_in_pieces(leaf.shape, dtype=job.dtype)
+        if in_pieces:
+            pieces.append((local, leaf.shape[-1]))
+            rest_bytes += local
+        elif "fsdp" in used:
             fsdp_bytes += local * sizes["fsdp"]
             rest_bytes += local
         else:
@@ -96,7 +105,8 @@ def _least(job: Job) -> Iterator[tuple[str, tuple[str, ...], float]]:
             else:
                 reduced += 2 * copies * local_tokens * leaf.shape[-1] * itemsize
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state.params)]
-    if tables and any("memory_attention" in path for path in paths):
+    decodes = any("memory_attention" in path for path in paths)
+    if tables and decodes:
         reduced += local_tokens * tables[0] * itemsize  # the memory's gradient, for all layers together
     if tables:
         reduced += max(2, len(tables)) * local_tokens * tables[0] * itemsize
@@ -105,6 +115,13 @@ def _least(job: Job) -> Iterator[tuple[str, tuple[str, ...], float]]:
         number = math.prod(sizes[name] for name in names)
         return (number - 1) / number
 
+    if pieces:
+        moved, width = pieces[-1]
+        states = local_tokens * width * itemsize
+        looked_up = (2 if decodes else 1) * states
+        yield "all-to-all", ("fsdp",), 2 * share(["fsdp"]) * (micro_batches * moved + looked_up)
+        yield "all-gather", ("fsdp",), share(["fsdp"]) * sizes["fsdp"] * states
+        yield "reduce-scatter", ("fsdp",), widened * share(["fsdp"]) * sizes["fsdp"] * states
     if sizes["fsdp"] > 1:
         yield "all-gather", ("fsdp",), 2 * micro_batches * share(["fsdp"]) * fsdp_bytes
         yield "reduce-scatter", ("fsdp",), widened * micro_batches * share(["fsdp"]) * fsdp_bytes
