@@ -3,6 +3,7 @@
     python benchmarks/communication.py
     python benchmarks/communication.py --meshes fsdp=8 --dtype float32
     python benchmarks/communication.py --meshes data=8 --largest 20     names the operations that send most
+    python benchmarks/communication.py --models decoder --meshes fsdp=8 --vocab-size 131072 [--whole-tables]
 
 The step is partitioned by XLA for virtual CPU devices and its collectives are counted in the program right after
 partitioning, in compute precision; nothing runs. For each mesh three counts of the bytes that one device sends:
@@ -24,7 +25,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from lmx import losses, optimization
+from lmx import losses, optimization, sharding
 from lmx.collectives import read_collectives
 from lmx.models.decoder import Decoder, DecoderConfig
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
@@ -34,16 +35,16 @@ from lmx.plan.communication import summarize_communication
 from lmx.plan.figures import Job
 from lmx.plan.step import program_of
 from lmx.plan.tables import communication_table
+from lmx.plan.working import fullest_moment
 from lmx.sharding import MESH_AXES, MeshConfig
 from lmx.training import Params
 
-VOCAB = 32_768
 MESHES = ("fsdp=8", "data=8", "tensor=8", "data=2,fsdp=2,tensor=2")
 
 
-def seq2seq(mesh: MeshConfig, dtype: Any, *, rows: int, length: int) -> Job:
-    """Returns the step of Vaswani's base model, pre-norm, with a joint vocabulary of 32,768."""
-    config = Seq2SeqConfig(source_vocab_size=VOCAB, target_vocab_size=VOCAB, norm_position="pre", dtype=dtype)
+def seq2seq(mesh: MeshConfig, dtype: Any, *, rows: int, length: int, words: int) -> Job:
+    """Returns the step of Vaswani's base model, pre-norm, with a joint vocabulary."""
+    config = Seq2SeqConfig(source_vocab_size=words, target_vocab_size=words, norm_position="pre", dtype=dtype)
 
     def states(network: Seq2Seq, batch: Any, key: Any) -> jax.Array:
         encoder_key, decoder_key = (None, None) if key is None else jax.random.split(key)
@@ -51,13 +52,15 @@ def seq2seq(mesh: MeshConfig, dtype: Any, *, rows: int, length: int) -> Job:
         return network.decode(memory, batch["source"], batch["input"], key=decoder_key)[0]
 
     sides = ("source", "input", "target")
-    return job_of(lambda rngs: Seq2Seq(config, rngs=rngs), states, sides, mesh, dtype, shape=(1, rows, length))
+    return job_of(
+        lambda rngs: Seq2Seq(config, rngs=rngs), states, sides, mesh, dtype, shape=(1, rows, length), words=words
+    )
 
 
-def decoder(mesh: MeshConfig, dtype: Any, *, rows: int, length: int) -> Job:
+def decoder(mesh: MeshConfig, dtype: Any, *, rows: int, length: int, words: int) -> Job:
     """Returns the step of a small Llama: 8 layers of width 1024, grouped heads, two vocabulary tables."""
     config = DecoderConfig(
-        vocab_size=VOCAB,
+        vocab_size=words,
         width=1024,
         feedforward_width=2816,
         num_heads=16,
@@ -70,11 +73,20 @@ def decoder(mesh: MeshConfig, dtype: Any, *, rows: int, length: int) -> Job:
         return network(batch["input"], key=key)[0]
 
     sides = ("input", "target")
-    return job_of(lambda rngs: Decoder(config, rngs=rngs), states, sides, mesh, dtype, shape=(1, rows, length))
+    return job_of(
+        lambda rngs: Decoder(config, rngs=rngs), states, sides, mesh, dtype, shape=(1, rows, length), words=words
+    )
 
 
 def job_of(
-    build: Callable, states: Callable, sides: Sequence[str], mesh: MeshConfig, dtype: Any, *, shape: tuple[int, ...]
+    build: Callable,
+    states: Callable,
+    sides: Sequence[str],
+    mesh: MeshConfig,
+    dtype: Any,
+    *,
+    shape: tuple[int, ...],
+    words: int,
 ) -> Job:
     """Returns a job whose loss is the cross entropy of a model's states with label smoothing, trained by Adam."""
     definition = nnx.graphdef(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
@@ -83,7 +95,7 @@ def job_of(
         network = spread_tables(nnx.merge(definition, params))
         found, target = states(network, batch, key), batch["target"]
         table = network.output_table()
-        return losses.cross_entropy(found, table, target, target != 0, vocab_size=VOCAB, label_smoothing=0.1)._asdict()
+        return losses.cross_entropy(found, table, target, target != 0, vocab_size=words, label_smoothing=0.1)._asdict()
 
     optimizer = optimization.adam(optimization.constant(1e-3))
     return Job(build=build, loss=loss, optimizer=optimizer, mesh=mesh, batch=dict.fromkeys(sides, shape), dtype=dtype)
@@ -120,16 +132,24 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--length", type=int, default=64)
+    parser.add_argument("--vocab-size", type=int, default=32_768)
+    parser.add_argument("--whole-tables", action="store_true", help="gathers tables whole, however large they are")
     parser.add_argument("--largest", type=int, default=0)
     options = parser.parse_args()
+    if options.whole_tables:
+        sharding.WHOLE_TABLE_BYTES = 2**60
     meshes = {text: read_mesh(text) for text in options.meshes}
     use_virtual_devices(max(math.prod(mesh_sizes(mesh).values()) for mesh in meshes.values()))
     lines = []
     for model, (text, mesh) in itertools.product(options.models, meshes.items()):
-        job = MODELS[model](mesh, options.dtype, rows=options.rows, length=options.length)
-        collectives = read_collectives(program_of(job), mesh_sizes(mesh))
+        job = MODELS[model](mesh, options.dtype, rows=options.rows, length=options.length, words=options.vocab_size)
+        program = program_of(job)
+        collectives = read_collectives(program, mesh_sizes(mesh))
         found = summarize_communication(job, collectives)
-        print(f"{model}, {options.dtype}, batch {options.rows}x{options.length}, mesh {text}\n")
+        print(f"{model}, {options.dtype}, batch {options.rows}x{options.length}, mesh {text}")
+        print(
+            f"beside the state, a device holds {fullest_moment(program).size / 2**20:,.0f} MiB at the fullest moment\n"
+        )
         print(communication_table(found) + "\n", flush=True)
         for one in sorted(collectives, key=lambda one: -one.counted)[: options.largest]:
             mark = " (sliced)" if one.sliced else ""

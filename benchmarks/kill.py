@@ -2,6 +2,7 @@
 
     python benchmarks/kill.py --kills 50 --seed 1
     python benchmarks/kill.py --kills 10 --signal TERM --device cuda
+    python benchmarks/kill.py --kills 1000 --workers 2 --forked --two-processes 8
 
 A tiny translation experiment (dropout, accumulation, validations with search, an average of checkpoints) is run once
 without a stop. Then it is run again by the same command, killed, started again and killed again, until all kills have
@@ -10,21 +11,31 @@ or inside one, in a save, in a validation, and after the training. Where a kill 
 Each run must then end with bitwise the same parameters and optimizer state, the same translations and scores, and
 the same lines of metrics, each once, but for what the clock says. SIGTERM must end in exit code 75 as well.
 
+The last command ends in about an hour on two cores: processes are forked from one that has imported all modules, so
+that kills in the start-up fall after the imports, and two runs go on at a time. Of every eight runs one is made by two
+processes, which are killed one shortly after the other, in either order; they are compared with a run of two processes.
+
 Exit code 1 says that something differs; the directory is kept then, else only with --directory.
 """
 
 import json
+import multiprocessing
+import multiprocessing.context
 import os
 import random
+import runpy
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -48,6 +59,9 @@ FLAGS = f"""
 """.split()
 SIZES: dict[Literal["train", "validation", "test"], int] = {"train": 600, "validation": 60, "test": 24}
 
+# What the script imports when it first needs it.
+LATER = ("lmx.translator", "lmx.scoring.translation", "lmx.report.translation", "jax.experimental.multihost_utils")
+
 # Fields of metrics that the clock and the machine decide.
 TIMED = ("seconds", "tokens_per_second", "data_wait", "mfu", "mfu_causal")
 PATIENCE = 600  # seconds that one start may take
@@ -60,6 +74,9 @@ class Config:
     Attributes:
         signal: KILL ends at once; TERM asks to stop.
         device: platform of jax.
+        workers: runs that go on at a time.
+        forked: from a process that has imported all modules, instead of a new interpreter for each start.
+        two_processes: every so manieth run is made by two processes on two devices; 0: none.
         directory: of all runs; None makes one and removes it.
     """
 
@@ -67,6 +84,9 @@ class Config:
     seed: int = 1
     signal: Literal["KILL", "TERM"] = "KILL"
     device: str = "cpu"
+    workers: int = 1
+    forked: bool = False
+    two_processes: int = 0
     directory: Path | None = None
 
 
@@ -92,31 +112,82 @@ class Kill:
     step: int
 
 
+class NewInterpreter(subprocess.Popen):
+    """A process that starts from nothing."""
+
+    def ended_with(self) -> int | None:
+        """Returns its exit code, None while it runs."""
+        return self.poll()
+
+
+class Forked(multiprocessing.context.ForkServerProcess):
+    """A process that begins with all modules imported."""
+
+    def ended_with(self) -> int | None:
+        """Returns its exit code, None while it runs."""
+        return self.exitcode
+
+
+def run_forked(command: list[str], log: Path, environment: dict[str, str], folder: Path) -> None:
+    """Is a forked process: runs a script with its flags as a new interpreter would."""
+    os.environ.update(environment)
+    os.chdir(folder)
+    opened = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(opened, 1)
+    os.dup2(opened, 2)
+    sys.argv = command
+    runpy.run_path(command[0], run_name="__main__")
+
+
 class Trial:
     """The experiment in one directory, started as often as it takes.
 
     Args:
         folder: of all runs, with their data.
+        processes: that make a run together, each with one device.
     """
 
-    def __init__(self, folder: Path, name: str, device: str):
+    def __init__(self, folder: Path, name: str, config: Config, *, processes: int = 1):
         self.directory = folder / name
         self.starts = 0
-        self._folder, self._device = folder, device
+        self._folder, self._config, self._number = folder, config, processes
         self.log = folder / f"{name}.log"
-        self._process: subprocess.Popen | None = None
+        self._processes: list[NewInterpreter | Forked] = []
         self._began = 0.0
 
     def start(self) -> None:
         """Starts the same command once more."""
         self.starts += 1
         self.log = self._folder / f"{self.directory.name}.{self.starts}.log"
-        script = ROOT / "experiments" / "translation.py"
+        script = str(ROOT / "experiments" / "translation.py")
         data = [part for split in SIZES for part in (f"--{split}", str(self._folder / f"{split}.tsv"))]
-        command = [sys.executable, str(script), "phrasebook", *data, *FLAGS, "--run", str(self.directory)]
-        environment = {**os.environ, "JAX_PLATFORMS": self._device, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-        with self.log.open("wb") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=self._folder)
+        command = [script, "phrasebook", *data, *FLAGS, "--run", str(self.directory)]
+        environment = {"JAX_PLATFORMS": self._config.device, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+        hosts: list[list[str]] = [[]]
+        if self._number > 1:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = free.getsockname()[1]
+            shared = ["--hosts.coordinator", f"127.0.0.1:{port}", "--hosts.num-processes", str(self._number)]
+            hosts = [[*shared, "--hosts.process-id", str(process)] for process in range(self._number)]
+        self._processes = []
+        for process, flags in enumerate(hosts):
+            log = self.log.with_suffix(f".{process}.log") if process else self.log
+            log.touch()
+            if self._config.forked:
+                arguments = ([*command, *flags], log, environment, self._folder)
+                started = Forked(target=run_forked, args=arguments)
+                started.start()
+            else:
+                with log.open("wb") as file:
+                    started = NewInterpreter(
+                        [sys.executable, *command, *flags],
+                        stdout=file,
+                        stderr=file,
+                        env={**os.environ, **environment},
+                        cwd=self._folder,
+                    )
+            self._processes.append(started)
         self._began = time.monotonic()
 
     @property
@@ -125,12 +196,12 @@ class Trial:
         return time.monotonic() - self._began
 
     def ended(self) -> bool:
-        """Returns whether the process has ended by itself."""
-        assert self._process is not None
+        """Returns whether all processes have ended by themselves."""
         if self.age > PATIENCE:
-            self._process.kill()
+            for process in self._processes:
+                process.kill()
             raise InputError(f"a start must end within {PATIENCE} s, got more; see {self.log}.")
-        return self._process.poll() is not None
+        return all(process.ended_with() is not None for process in self._processes)
 
     def finish(self) -> None:
         """Waits for an end by itself.
@@ -140,27 +211,36 @@ class Trial:
         """
         while not self.ended():
             time.sleep(0.01)
-        assert self._process is not None
-        if self._process.returncode != 0 or "Traceback" in self.printed():
+        codes = [process.ended_with() for process in self._processes]
+        if any(codes) or "Traceback" in self.printed():
             raise InputError(
-                f"start {self.starts} of {self.directory} must end with exit code 0, got {self._process.returncode}; "
+                f"start {self.starts} of {self.directory} must end with exit code 0, got {codes}; "
                 f"see {self.log}: {self.printed()[-500:]}"
             )
 
-    def kill(self, number: int) -> None:
-        """Sends a signal to the process and waits until it has ended.
+    def kill(self, number: int, generator: random.Random) -> None:
+        """Sends a signal to the processes, to one shortly after the other, and waits until they have ended.
 
         Raises:
-            ValueError: it did not end as it should.
+            ValueError: they did not end as they should.
         """
-        assert self._process is not None
-        self._process.send_signal(number)
-        code = self._process.wait(PATIENCE)
-        # 0: it was about to end; -15: Python had not come to our first line yet, or was past the last.
+        order = generator.sample(self._processes, len(self._processes))
+        for index, process in enumerate(order):
+            if index:
+                time.sleep(generator.choice((0.0, 0.02, 0.5)))
+            if process.ended_with() is None and process.pid is not None:
+                os.kill(process.pid, number)
+        until = time.monotonic() + PATIENCE
+        while not self.ended() and time.monotonic() < until:
+            time.sleep(0.005)
+        codes = [process.ended_with() for process in self._processes]
+        # 0: it was about to end; -15: Python had not come to our first line yet, or was past the last. A process whose
+        # peer has been killed ends as the runtime lets it.
         allowed = (-number, 0) if number == signal.SIGKILL else (EXIT_STOPPED, -number, 0)
-        if code not in allowed or "Traceback" in self.printed():
+        alone = len(codes) == 1
+        if (alone and codes[0] not in allowed) or None in codes or (alone and "Traceback" in self.printed()):
             raise InputError(
-                f"start {self.starts} of {self.directory} must end with an exit code of {allowed}, got {code}; "
+                f"start {self.starts} of {self.directory} must end with an exit code of {allowed}, got {codes}; "
                 f"see {self.log}: {self.printed()[-500:]}"
             )
 
@@ -315,60 +395,129 @@ def write_data(folder: Path) -> None:
         (folder / f"{split}.tsv").write_text("".join(lines), encoding="utf-8")
 
 
+class Tally:
+    """What all runs share: how many kills are left, what was found, one line on the screen at a time."""
+
+    def __init__(self, config: Config):
+        self.kills: list[Kill] = []
+        self.wrong: list[str] = []
+        self.runs = 0
+        self._taken = 0
+        self._config = config
+        self._lock = threading.Lock()
+
+    def begin_run(self) -> int | None:
+        """Returns the number of a new run; None when all kills have been spent."""
+        with self._lock:
+            if self._taken >= self._config.kills or self.wrong:
+                return None
+            self.runs += 1
+            return self.runs
+
+    def take(self) -> bool:
+        """Says whether there is one more kill, and takes it."""
+        with self._lock:
+            if self._taken >= self._config.kills:
+                return False
+            self._taken += 1
+            return True
+
+    def give_back(self) -> None:
+        """Gives back a kill that was taken and not made."""
+        with self._lock:
+            self._taken -= 1
+
+    def add(self, kill: Kill) -> None:
+        """Keeps a kill that was made."""
+        with self._lock:
+            self.kills.append(kill)
+            numbers = f"{len(self.kills):>4}  {kill.run:>3}  {kill.meant:<10}  {kill.after:>7.2f}"
+            print(f"{numbers}  {kill.fell:<10}  {kill.step}", flush=True)
+
+    def end_run(self, run: int, starts: int, found: list[str]) -> None:
+        """Keeps what differs at the end of a run."""
+        with self._lock:
+            print(
+                f"      run {run} ended after {starts} starts: {'; '.join(found[:3]) or 'bitwise the same'}", flush=True
+            )
+            self.wrong += [f"run {run}: {difference}" for difference in found]
+
+
 def torment(folder: Path, config: Config) -> bool:
     """Does all that the module says; returns whether everything was the same."""
     write_data(folder)
-    generator = random.Random(config.seed)
-    number = signal.Signals[f"SIG{config.signal}"]
-    reference = Trial(folder, "reference", config.device)
-    print("one run without a stop ...", flush=True)
-    lengths = measure(reference)
-    print(
-        f"start {lengths.start:.1f} s, training {lengths.training:.1f} s, "
-        f"a validation {lengths.validation:.2f} s, end {lengths.end:.1f} s"
-    )
-    kills: list[Kill] = []
-    moments: list[Moment] = []
-    wrong: list[str] = []
-    runs = 0
+    if config.forked:
+        os.environ |= {"JAX_PLATFORMS": config.device, "COLUMNS": "200"}
+        multiprocessing.set_forkserver_preload(["__main__", "experiments.translation", *LATER])
+    print("runs without a stop ...", flush=True)
+    references: dict[int, tuple[Trial, Lengths]] = {}
+    for processes in (1, 2) if config.two_processes else (1,):
+        reference = Trial(folder, f"reference{processes}", config, processes=processes)
+        lengths = measure(reference)
+        references[processes] = reference, lengths
+        name = "one process" if processes == 1 else "two processes"
+        print(
+            f"{name}: start {lengths.start:.1f} s, training {lengths.training:.1f} s, "
+            f"a validation {lengths.validation:.2f} s, end {lengths.end:.1f} s"
+        )
     print(f"\n{'kill':>4}  {'run':>3}  {'meant':<10}  {'seconds':>7}  {'fell in':<10}  last step written")
-    while len(kills) < config.kills:
-        runs += 1
-        trial = Trial(folder, f"run{runs}", config.device)
-        while True:
-            trial.start()
-            if len(kills) == config.kills:
-                trial.finish()
-                break
-            if not moments:  # each kind equally often, in a random order
-                moments = list(get_args(Moment))
-                generator.shuffle(moments)
-            moment = moments.pop()
-            if not reach(trial, moment, lengths, generator):
-                moments.insert(0, moment)  # it ended before: this kind comes another time
-                trial.finish()
-                break
-            after, fell = trial.age, trial.where()
-            trial.kill(number)
-            fell = trial.where() if config.signal == "KILL" else fell
-            step = (trial.metrics() or [{"step": 0}])[-1]["step"]
-            kills.append(Kill(run=runs, meant=moment, after=after, fell=fell, step=step))
-            print(f"{len(kills):>4}  {runs:>3}  {moment:<10}  {after:>7.2f}  {fell:<10}  {step}", flush=True)
-        found = differences(trial.directory, reference.directory)
-        print(f"      run {runs} ended after {trial.starts} starts: {'; '.join(found[:3]) or 'bitwise the same'}")
-        wrong += [f"run {runs}: {difference}" for difference in found]
-    fell = ", ".join(f"{count} in {name}" for name, count in Counter(kill.fell for kill in kills).most_common())
-    print(f"\n{len(kills)} kills by SIG{config.signal} in {runs} runs ({fell})")
-    for line in wrong:
+    tally = Tally(config)
+    with ThreadPoolExecutor(config.workers) as pool:
+        for done in [pool.submit(work, folder, config, tally, references) for _ in range(config.workers)]:
+            done.result()
+    fell = ", ".join(f"{count} in {name}" for name, count in Counter(kill.fell for kill in tally.kills).most_common())
+    pairs = tally.runs // config.two_processes if config.two_processes else 0
+    made = f"{tally.runs} runs" + (f", {pairs} of two processes" if pairs else "")
+    print(f"\n{len(tally.kills)} kills by SIG{config.signal} in {made} ({fell})")
+    for line in tally.wrong:
         print(f"  {line}")
-    print("all runs ended bitwise as the one never stopped" if not wrong else f"{len(wrong)} differences in {folder}")
-    return not wrong
+    print(
+        "all runs ended bitwise as the one never stopped"
+        if not tally.wrong
+        else f"{len(tally.wrong)} differences in {folder}"
+    )
+    return not tally.wrong
+
+
+def work(folder: Path, config: Config, tally: Tally, references: dict[int, tuple[Trial, Lengths]]) -> None:
+    """Makes runs, one after another, until all kills have been spent."""
+    while (run := tally.begin_run()) is not None:
+        processes = 2 if config.two_processes and run % config.two_processes == 0 else 1
+        reference, lengths = references[processes]
+        trial = Trial(folder, f"run{run}", config, processes=processes)
+        make_run(trial, run, config=config, tally=tally, lengths=lengths)
+        tally.end_run(run, trial.starts, differences(trial.directory, reference.directory))
+        if not tally.wrong:
+            shutil.rmtree(trial.directory)
+
+
+def make_run(trial: Trial, run: int, *, config: Config, tally: Tally, lengths: Lengths) -> None:
+    """Starts a run and kills it, again and again, until a start comes to its end."""
+    generator = random.Random(f"{config.seed} {run}")
+    moments: list[Moment] = []
+    while True:
+        trial.start()
+        if not tally.take():
+            return trial.finish()
+        if not moments:  # each kind equally often, in a random order
+            moments = list(get_args(Moment))
+            generator.shuffle(moments)
+        moment = moments.pop()
+        if not reach(trial, moment, lengths, generator):
+            tally.give_back()
+            return trial.finish()
+        after, fell = trial.age, trial.where()
+        trial.kill(signal.Signals[f"SIG{config.signal}"], generator)
+        fell = trial.where() if config.signal == "KILL" else fell
+        step = (trial.metrics() or [{"step": 0}])[-1]["step"]
+        tally.add(Kill(run=run, meant=moment, after=after, fell=fell, step=step))
 
 
 def main(config: Config) -> None:
     """Chooses the directory and ends with what was found."""
-    if config.kills < 1:
-        raise InputError(f"kills must be at least 1, got kills={config.kills}.")
+    for name, least in (("kills", 1), ("workers", 1), ("two_processes", 0)):
+        if getattr(config, name) < least:
+            raise InputError(f"{name} must be at least {least}, got {name}={getattr(config, name)}.")
     folder = config.directory or Path(tempfile.mkdtemp(prefix="lmx-kill-"))
     folder = folder.resolve()
     if config.directory is not None and folder.exists() and any(folder.iterdir()):
