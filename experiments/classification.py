@@ -35,6 +35,7 @@ from lmx.data.batches import SeedBatches, choose_buckets, rows_of_bucket
 from lmx.data.cache import Cache
 from lmx.data.embedded import standard_library
 from lmx.data.encoded import facts_of_examples, keep_examples, keep_labelled, keep_tokenizer
+from lmx.data.fitting import Sizes
 from lmx.data.labelled import FIELD_LIMIT, Examples, Form, count_shared, read_labelled, sides_of
 from lmx.data.labels import Kind, Labels, Targets
 from lmx.data.splits import folds, split_wholes, stratified_split
@@ -45,6 +46,7 @@ from lmx.experiment import (
     check_lengths,
     check_shapes,
     config_as_json,
+    fit_batches,
     fit_warmup,
     learn_pieces,
     print_plan,
@@ -742,6 +744,7 @@ class Prepared(NamedTuple):
     to_label: Examples | None
     unlabelled: EncodedExamples | None
     mesh: Mesh
+    sizes: Sizes
     batches: SeedBatches
     model: ClassifierConfig
     parts: Parts
@@ -784,7 +787,8 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> T
         save_tokenizer(folder, found.tokenizer)
         (folder / "labels.json").write_text(data.labels.to_json(), encoding="utf-8")
 
-    run.open(compile_cache=config.compile_cache, write=write, model=dataclasses.asdict(found.model))
+    decided = {"model": dataclasses.asdict(found.model), "sizes": dataclasses.asdict(found.sizes)}
+    run.open(compile_cache=config.compile_cache, write=write, **decided)
     if any(name.startswith(("config.test", "test")) for name in run.changed):
         run.forget(TESTED)
     if found.serves:
@@ -826,6 +830,8 @@ def prepare(preset: str, config: Config, *, fold: int | None, agreed: dict[str, 
     tokenizer = load_or_make_tokenizer(run, config, data.train, cache)
     if config.vocabulary is None:
         say_fewer_pieces(run, tokenizer, vocab_size=config.vocab_size)
+    if config.validation is None and round(config.dev_share * (len(data.train) + len(data.dev))) == 0:
+        run.console.print(f"the development set takes a text and not --dev-share {config.dev_share:g}: that is none")
     targets = labels.encode(data.train)
     model = fit_model(config, tokenizer, labels, targets, pairs=data.train.are_pairs)
 
@@ -842,12 +848,13 @@ def prepare(preset: str, config: Config, *, fold: int | None, agreed: dict[str, 
     unlabelled = None if to_label is None else encode(to_label)
     mesh = make_mesh(config.mesh)
     check_lengths(config, max_length=config.max_length, sequence=mesh.shape["sequence"])
+    sizes = fit_batches(run, config, usual=PRESETS[preset][1], lengths=encoded.lengths)
     batches = SeedBatches(
         encoded,
         seeds=range(config.seed, config.seed + config.seeds),
-        buckets=choose_buckets(encoded.lengths, num_buckets=config.num_buckets, multiple_of=config.length_multiple),
-        tokens_per_batch=config.tokens_per_batch,
-        accumulation=config.accumulation,
+        buckets=choose_buckets(encoded.lengths, num_buckets=sizes.num_buckets, multiple_of=config.length_multiple),
+        tokens_per_batch=sizes.tokens_per_batch,
+        accumulation=sizes.accumulation,
         rows_multiple=config.rows_multiple,
     )
     agreed["tokenizer"] = fingerprint(tokenizer.pieces(range(tokenizer.vocab_size)))
@@ -863,8 +870,8 @@ def prepare(preset: str, config: Config, *, fold: int | None, agreed: dict[str, 
     updates = batches.first.first_batch(config.epochs)
     if updates == 0:
         raise InputError(
-            f"epochs must be enough for an update, got epochs={config.epochs} of {len(encoded):,} rows and "
-            f"tokens_per_batch={config.tokens_per_batch}. Raise epochs or lower tokens_per_batch."
+            f"epochs must be enough for an update, got epochs={config.epochs} of {len(encoded):,} rows, and an update "
+            f"has at least rows_multiple={config.rows_multiple}. Raise --epochs."
         )
     usual = PRESETS[preset][1].optimization.warmup
     options = fit_warmup(run, config.optimization, usual=usual, updates=updates)
@@ -895,6 +902,7 @@ def prepare(preset: str, config: Config, *, fold: int | None, agreed: dict[str, 
         to_label=to_label,
         unlabelled=unlabelled,
         mesh=mesh,
+        sizes=sizes,
         batches=batches,
         model=model,
         parts=parts,

@@ -30,6 +30,7 @@ from lmx.data.cache import Cache
 from lmx.data.embedded import CONSTRUCTIONS, phrasebook
 from lmx.data.encoded import Corpus, facts_of_pairs, find_pairs, keep_pairs, keep_tokenizer, side_texts
 from lmx.data.files import read_lines
+from lmx.data.fitting import Sizes
 from lmx.data.parallel import EncodedPairs, FilterReport, Pairs, encode_pairs, filter_pairs, read_pairs
 from lmx.errors import InputError
 from lmx.experiment import (
@@ -37,6 +38,7 @@ from lmx.experiment import (
     check_lengths,
     check_shapes,
     config_as_json,
+    fit_batches,
     fit_warmup,
     learn_pieces,
     print_plan,
@@ -458,6 +460,7 @@ class Prepared(NamedTuple):
     target_tokenizer: Tokenizer
     mesh: Mesh
     buckets: tuple[int, ...]
+    sizes: Sizes
     batches: TokenBatches
     model: Seq2SeqConfig
     parts: Parts
@@ -494,6 +497,7 @@ def main(preset: str, config: Config) -> None:
         compile_cache=config.compile_cache,
         write=lambda folder: save_tokenizers(folder, found.source_tokenizer, found.target_tokenizer),
         model=dataclasses.asdict(found.model),
+        sizes=dataclasses.asdict(found.sizes),
     )
     if "test data" in run.changed:
         run.forget(TESTED)
@@ -556,12 +560,13 @@ def prepare(preset: str, config: Config, *, agreed: dict[str, Any]) -> Prepared:
     )
     mesh = make_mesh(config.mesh)
     check_lengths(config, max_length=config.max_length, sequence=mesh.shape["sequence"])
-    buckets = choose_buckets(encoded.lengths, num_buckets=config.num_buckets, multiple_of=config.length_multiple)
+    sizes = fit_batches(run, config, usual=PRESETS[preset][1], lengths=encoded.lengths)
+    buckets = choose_buckets(encoded.lengths, num_buckets=sizes.num_buckets, multiple_of=config.length_multiple)
     batches = TokenBatches(
         encoded,
         buckets=buckets,
-        tokens_per_batch=config.tokens_per_batch,
-        accumulation=config.accumulation,
+        tokens_per_batch=sizes.tokens_per_batch,
+        accumulation=sizes.accumulation,
         rows_multiple=config.rows_multiple,
         seed=config.seed,
     )
@@ -592,6 +597,7 @@ def prepare(preset: str, config: Config, *, agreed: dict[str, Any]) -> Prepared:
         target_tokenizer=target_tokenizer,
         mesh=mesh,
         buckets=buckets,
+        sizes=sizes,
         batches=batches,
         model=model,
         parts=parts,
@@ -664,7 +670,7 @@ def learn(config: Config, found: Prepared) -> tuple[Translator, str]:
             found.validation,
             mesh=found.mesh,
             buckets=found.buckets,
-            tokens_per_batch=config.tokens_per_batch,
+            tokens_per_batch=found.sizes.tokens_per_batch,
             rows_multiple=config.rows_multiple,
             length_multiple=config.length_multiple,
         )

@@ -14,14 +14,17 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import jax
+import numpy as np
 import tyro
 from flax import nnx
 from jax.sharding import Mesh
+from jaxtyping import Int
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from lmx.data.cache import Cache, open_cache
+from lmx.data.fitting import UPDATES_OF_A_PASS, Sizes, fit_sizes
 from lmx.devices import describe_precision
 from lmx.hosts import is_writer
 from lmx.nn.kernels import choose_kernel
@@ -33,6 +36,7 @@ from lmx.plan.command import explain_out_of_memory, plan_of_this_command, split_
 from lmx.plan.figures import Job, Proposal
 from lmx.plan.tables import render
 from lmx.run import Run, console, keep_freed_memory, one_line_errors, progress_bar, stop_on_signals
+from lmx.saved import read_fields
 from lmx.sharding import MeshConfig, count_devices, named_sharding, resolve_mesh, token_shards, use_mesh
 from lmx.text import SentencePieceTokenizer, Tokenizer, VocabularyTooLarge
 
@@ -144,8 +148,13 @@ def fit_warmup(run: Run, options: Scheduled, *, usual: int, updates: int) -> Sch
         usual: the preset's warm-up, which nobody has asked for.
         updates: of the whole training.
     """
-    if not options.depends_on_end or options.warmup != usual or options.warmup < updates or updates < 2:
+    if not options.depends_on_end or options.warmup != usual or options.warmup < updates or updates < 1:
         return options
+    if updates == 1:
+        run.console.print(
+            f"the learning rate is --optimization.peak {options.peak:g} without a warm-up: the training has one update"
+        )
+        return dataclasses.replace(options, schedule="constant", warmup=0)
     warmup = max(1, updates // 10)
     run.console.print(
         f"the warm-up takes {warmup:,} of {updates:,} updates and not --optimization.warmup {usual:,}: the training is "
@@ -228,6 +237,16 @@ class Batched(Protocol):
         """Micro-batches an update."""
         ...
 
+    @property
+    def rows_multiple(self) -> int:
+        """What the rows of a batch divide by."""
+        ...
+
+    @property
+    def num_buckets(self) -> int:
+        """Batch shapes."""
+        ...
+
 
 Budgeted = TypeVar("Budgeted", bound=Batched)
 
@@ -253,6 +272,45 @@ def settle_tokens(config: Budgeted, *, run: Path, devices: int) -> Budgeted:
         if begun["tokens_per_device"] == config.tokens_per_device:
             tokens = int(begun["tokens_per_batch"])
     return dataclasses.replace(cast(Any, config), tokens_per_batch=tokens)
+
+
+def fit_batches(run: Run, config: Batched, *, usual: Batched, lengths: Int[np.ndarray, " rows"]) -> Sizes:
+    """Returns sizes of batches that the training rows fill, and says what is less than the config says.
+
+    A run that was begun keeps the sizes that it began with, under "sizes" in its config.json.
+
+    Args:
+        usual: the preset, whose sizes nobody has asked for: of them, a pass is to have some updates. Of sizes that
+            were asked for, one pass is to fill one update.
+        lengths: tokens of each row's longest side.
+    """
+    names = tuple(field.name for field in dataclasses.fields(Sizes))
+    asked = Sizes(**{name: getattr(config, name) for name in names})
+    sizes = asked
+    if run.begun is None:
+        unasked = config.tokens_per_device is None and asked == Sizes(**{name: getattr(usual, name) for name in names})
+        sizes = fit_sizes(
+            lengths,
+            asked,
+            rows_multiple=config.rows_multiple,
+            length_multiple=config.length_multiple,
+            updates_of_a_pass=UPDATES_OF_A_PASS if unasked else 1,
+        )
+    elif "sizes" in run.begun:
+        sizes = read_fields(Sizes, run.begun["sizes"], path=run.directory / "config.json", field="sizes")
+    tokens = "tokens_per_batch" if config.tokens_per_device is None else "tokens_per_device"
+    said = {
+        "tokens_per_batch": (tokens, "most tokens of a batch"),
+        "accumulation": ("accumulation", "micro-batches of an update"),
+        "num_buckets": ("num_buckets", "batch shapes"),
+    }
+    for name, (field, what) in said.items():
+        if getattr(sizes, name) < getattr(asked, name):
+            flag = f"--{field.replace('_', '-')} {getattr(config, field):,}"
+            run.console.print(
+                f"{what}: {getattr(sizes, name):,} and not {flag}: there are {len(lengths):,} rows to learn from"
+            )
+    return sizes
 
 
 def check_lengths(config: Batched, *, max_length: int, sequence: int) -> None:

@@ -152,6 +152,6 @@ def _check_warmup(warmup: int, *, total: int | None = None) -> None:
         raise ValueError(f"warmup must be at least 1 update, got warmup={warmup}.")
     if total is not None and total <= warmup:
         raise ValueError(
-            f"total must be above warmup, got total={total} and warmup={warmup}. Warm up for fewer updates "
-            "(--optimization.warmup), or train for more (--updates, --epochs)."
+            f"the updates of a training must be more than warmup, got {total:,} updates and warmup={warmup}. Warm up "
+            "for fewer (--optimization.warmup), or train for more (--updates, --epochs)."
         )

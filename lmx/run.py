@@ -182,6 +182,11 @@ class Run:
         self.writes = is_writer()
         self.console = console if self.writes else Console(quiet=True)
 
+    @property
+    def begun(self) -> Mapping[str, Any] | None:
+        """What config.json says, where the run has begun already."""
+        return self._saved
+
     def compare(self, made_of: Mapping[str, Any], *, model: Mapping[str, Any] | None = None) -> None:
         """Compares what a run is about to be made of with what it was made of; writes nothing.
 

@@ -521,7 +521,7 @@ GOOD = ("soup is good,food\n" * 30 + "a loud song,music\n" * 30).splitlines()
         ({}, "--test train.csv", "test must be another set than train"),
         ({}, "--validation train.csv", "validation must be another set than train"),
         ({}, "--mesh.data 3", "mesh sizes must multiply to the 1 devices"),
-        ({}, "--optimization.warmup 1000", "total must be above warmup"),
+        ({}, "--optimization.warmup 1000", "updates of a training must be more than warmup"),
         ({}, "--epochs 1 --dev-share 0.9 --optimization.schedule constant", "epochs must be enough for an update"),
         ({}, "--model.num-outputs 7", "model.num_outputs must be the data's 2"),
         ({}, "--log-every 0", "log_every must be at least 1, got log_every=0"),

@@ -231,7 +231,7 @@ def test_of_two_processes_on_one_run_one_trains(tmp_path):
 
 def test_a_small_file_runs_by_the_documented_command(run_of, tmp_path):
     train, test = (
-        write_labelled(tmp_path / "train.csv", count=720),
+        write_labelled(tmp_path / "train.csv", count=16),
         write_labelled(tmp_path / "test.csv", seed=1, count=8),
     )
     small = "--model.width 16 --model.feedforward-width 16 --model.num-heads 2 --explain 0".split()

@@ -16,8 +16,9 @@ def stratified_split(
 ) -> tuple[Int64[np.ndarray, " train"], Int64[np.ndarray, " dev"]]:
     """Returns the positions of a training and a development set, each in the order of the file.
 
-    The development set has round(share x texts) of them. Where targets are numbers of classes, each class gives its
-    share, rounded by largest remainder (the lower class first in a tie), and keeps at least one text for training.
+    The development set has round(share x texts) of them, and at least one. Where targets are numbers of classes, each
+    class gives its share, rounded by largest remainder (the lower class first in a tie), and keeps at least one text
+    for training.
 
     Raises:
         ValueError: share is not between 0 and 1, or leaves a side empty.
@@ -26,7 +27,7 @@ def stratified_split(
         raise ValueError(f"share must be between 0 and 1, got share={share}.")
     classes = _classes(targets)
     counts = np.bincount(classes)
-    total = round(share * len(classes))
+    total = max(1, round(share * len(classes)))
     quotas = share * counts
     takes = np.minimum(np.floor(quotas).astype(np.int64), np.maximum(counts - 1, 0))
     while (missing := total - int(takes.sum())) > 0:
@@ -40,7 +41,8 @@ def stratified_split(
     if not dev.any():
         raise ValueError(
             f"the development set must hold a text, got none with share={share} of {len(classes):,} texts in "
-            f"{np.count_nonzero(counts)} classes. Raise share or give a development set."
+            f"{np.count_nonzero(counts)} classes, each of which keeps one for training. Give more texts, or a "
+            "development set of its own (--validation)."
         )
     return np.flatnonzero(~dev), np.flatnonzero(dev)
 

@@ -36,6 +36,12 @@ def test_a_class_keeps_a_text_for_training() -> None:
         stratified_split(np.arange(3, dtype=np.int32), share=0.5, seed=0)
 
 
+def test_few_texts_leave_one_to_choose_by() -> None:
+    train, dev = stratified_split(np.array([0, 1, 0], dtype=np.int32), share=0.1, seed=0)
+    assert (len(train), len(dev)) == (2, 1)
+    assert 1 in train
+
+
 def test_real_numbers_and_several_labels_are_split_without_classes() -> None:
     for targets in (np.linspace(0, 1, 40, dtype=np.float32), np.eye(40, 7, dtype=np.float32)):
         train, dev = stratified_split(targets, share=0.25, seed=0)
