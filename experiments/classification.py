@@ -14,7 +14,7 @@ import functools
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -112,7 +112,21 @@ FREE = (
 )
 FREE += ("published", "published_made", "mesh", "test", "test_reading", "text_cache")
 TESTED = ("scores.json", "predictions.tsv", "references.tsv", "mistakes.jsonl", "explanations.json", "attention.json")
+ADDED_TO_READING = ("delimiter", "quoting", "field_limit")
 RESULTS = ("labelled.tsv", "report.html", *TESTED)
+
+
+def absent(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what fields mean that a run's config, of an earlier version, lacks: what was done then."""
+    readings = [f"{reading}.{name}" for reading in ("reading", "test_reading") for name in ADDED_TO_READING]
+    return {
+        **dict.fromkeys(readings),
+        "max_texts": 2_000_000,  # the vocabulary is there: these two have no part any more
+        "character_coverage": 1.0,
+        "tokens_per_device": None,
+        "length_multiple": saved["mesh"]["sequence"],
+        "gradient_sum": "float32" if saved["model"]["dtype"] == "float32" else "compute",
+    }
 
 
 # ---- what can be chosen ----------------------------------------------------------------------------------------------
@@ -826,7 +840,7 @@ def prepare(preset: str, config: Config, *, fold: int | None, agreed: dict[str, 
     if config.predict is not None:
         to_label = load_examples(config.predict, for_test(config), split="test", labelled=False)
         check_alike(data.train, to_label)
-    run = Run(config.run, facts, free=free)
+    run = Run(config.run, facts, free=free, absent=absent)
     tokenizer = load_or_make_tokenizer(run, config, data.train, cache)
     if config.vocabulary is None:
         say_fewer_pieces(run, tokenizer, vocab_size=config.vocab_size)

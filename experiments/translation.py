@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -111,6 +111,18 @@ FREE = (
     "text_cache",
     "tokenize",
 )
+
+
+def absent(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what fields mean that a run's config, of an earlier version, lacks: what was done then."""
+    return {
+        "max_texts": 2_000_000,  # the vocabulary is there: these two have no part any more
+        "character_coverage": 1.0,
+        "tokens_per_device": None,
+        "length_multiple": saved["mesh"]["sequence"],
+        "gradient_sum": "float32" if saved["model"]["dtype"] == "float32" else "compute",
+        "search.min_length": 0,
+    }
 
 
 # ---- what can be chosen ----------------------------------------------------------------------------------------------
@@ -537,7 +549,7 @@ def prepare(preset: str, config: Config, *, agreed: dict[str, Any]) -> Prepared:
                 f"raw_reference must have a line for each test pair, got {count:,} lines in "
                 f"{config.raw_reference} and {len(test_pairs):,} pairs in {config.test}."
             )
-    run = Run(config.run, facts, free=free)
+    run = Run(config.run, facts, free=free, absent=absent)
     cache = text_cache(config.text_cache)
     source_tokenizer, target_tokenizer = load_or_make_tokenizers(run, config, pairs, cache)
     for tokenizer in dict.fromkeys((source_tokenizer, target_tokenizer)) if config.vocabulary is None else ():

@@ -142,6 +142,8 @@ class Run:
         directory: of the run, there or not.
         facts: what makes the run this run ("experiment", "preset", "family", "config"); compared with what an
             existing directory says, but for `free` fields of its config and all below them, which may change.
+        absent: returns, given the config of a run of a version that had fewer fields, by their dotted names the values
+            by which the later ones do as that version did.
 
     Attributes:
         changed: dotted names of what the existing directory says otherwise, such as "config.mesh.fsdp".
@@ -151,16 +153,29 @@ class Run:
         ValueError: the directory is a run of another config; the message lists the differences.
     """
 
-    def __init__(self, directory: Path, facts: Mapping[str, Any], *, free: tuple[str, ...] = ()):
+    def __init__(
+        self,
+        directory: Path,
+        facts: Mapping[str, Any],
+        *,
+        free: tuple[str, ...] = (),
+        absent: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda saved: {},
+    ):
         self.directory = directory
         facts = json.loads(json.dumps(facts))
         self.changed: tuple[str, ...] = ()
         self.made_of: dict[str, Any] = {}
         self._saved: dict[str, Any] | None = None
+        self.writes = is_writer()
+        self.console = console if self.writes else Console(quiet=True)
         path = directory / "config.json"
         if path.is_file():
             saved = read_record(path)
-            found = differences({name: saved.get(name) for name in facts}, facts)
+            compared = {name: saved.get(name) for name in facts}
+            config, taken = compared.get("config"), {}
+            if isinstance(config, dict) and "config" in facts:
+                compared["config"], taken = _filled(config, facts["config"], absent)
+            found = differences(compared, facts)
             self.changed = tuple(name for name, _, _ in found)
             different = [
                 f"{name}={old!r} there and {new!r} here"
@@ -168,9 +183,19 @@ class Run:
                 if not f"{name.removeprefix('config.')}.".startswith(tuple(f"{each}." for each in free))
             ]
             if different:
+                names = [name.removeprefix("config.") for name, _, _ in found]
+                flags = " ".join(f"--{name.replace('_', '-')} {taken[name]}" for name in names if name in taken)
+                older = (
+                    f"It is of an earlier version, which had no such field: {flags} does as it did. " if flags else ""
+                )
                 raise ValueError(
-                    f"{directory} must be a run of the same config, got {'; '.join(different)}. "
+                    f"{directory} must be a run of the same config, got {'; '.join(different)}. {older}"
                     "Choose another --run, or remove that directory."
+                )
+            if taken:
+                values = ", ".join(f"{name}={json.dumps(value)}" for name, value in taken.items())
+                self.console.print(
+                    f"{directory} is of a version without some fields, which are now as it was: {values}"
                 )
             self._saved, facts = saved, {**saved, **facts}
         elif directory.exists() and any(path.suffix not in (".partial", ".lock") for path in directory.iterdir()):
@@ -179,8 +204,6 @@ class Run:
         self._start: dict[str, Any] = {}
         self._programs = "off"
         self.memory = Memory()
-        self.writes = is_writer()
-        self.console = console if self.writes else Console(quiet=True)
 
     @property
     def begun(self) -> Mapping[str, Any] | None:
@@ -412,6 +435,26 @@ class Run:
         width = max(map(len, self._start))
         for name, value in self._start.items():
             self.console.print(f"  {name.replace('_', ' '):<{width}}  {_readable(value)}")
+
+
+def _filled(
+    config: Mapping[str, Any], later: Mapping[str, Any], absent: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns a saved config with what it lacks of a later one, as `absent` gives it, and that by its dotted names."""
+    filled, taken = json.loads(json.dumps(config)), {}
+    try:
+        values = json.loads(json.dumps(dict(absent(config))))
+    except (LookupError, TypeError, AttributeError):
+        return filled, {}  # something else is wrong there: the comparison names it
+    for name, value in values.items():
+        *way, last = name.split(".")
+        part: Any = filled
+        now: Any = later
+        for each in way:
+            part, now = (value.get(each) if isinstance(value, Mapping) else None for value in (part, now))
+        if isinstance(part, dict) and last not in part and isinstance(now, Mapping) and last in now:
+            part[last] = taken[name] = value
+    return filled, taken
 
 
 def _few(names: list[Any]) -> str:

@@ -129,6 +129,40 @@ def test_free_fields_may_change(tmp_path):
         Run(tmp_path / "run", facts(search={"beam_size": 5, "alpha": 1.0}))
 
 
+def absent(saved):
+    return {"length_multiple": saved["seed"], "search.min_length": 0, "average_decay": None, "gone.field": 3}
+
+
+def test_a_field_that_an_earlier_version_had_not_is_what_was_done_then(tmp_path, capsys):
+    opened(tmp_path / "run")
+    search = {"beam_size": 4, "alpha": 1.0}
+    later = facts(length_multiple=1, average_decay=None, search={**search, "min_length": 0})
+    run = Run(tmp_path / "run", later, absent=absent)
+    assert run.changed == ()
+    printed = capsys.readouterr().out
+    assert printed.endswith(
+        "is of a version without some fields, which are now as it was: length_multiple=1, search.min_length=0, "
+        "average_decay=null\n"
+    )
+    run.open(compile_cache="off")
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["config"] == later["config"]
+    Run(tmp_path / "run", later, absent=absent)
+    assert not capsys.readouterr().out
+    opened(tmp_path / "other")
+    later = facts(length_multiple=1, average_decay=None, search={**search, "min_length": 1})
+    way_out = (
+        r"got config\.search\.min_length=0 there and 1 here\. It is of an earlier .*: --search\.min-length 0 does as"
+    )
+    with pytest.raises(ValueError, match=way_out):
+        Run(tmp_path / "other", later, absent=absent)
+    # A field that nobody knows how to take, and one that is unknown here, are refused as ever.
+    with pytest.raises(ValueError, match=r"got config\.clip=None there and 0\.5 here\. Choose another --run"):
+        Run(tmp_path / "other", facts(clip=0.5), absent=absent)
+    opened(tmp_path / "more", facts(clip=0.5))
+    with pytest.raises(ValueError, match=r"got config\.clip=0\.5 there and None here\. Choose another --run"):
+        Run(tmp_path / "more", FACTS, absent=lambda saved: {})
+
+
 MADE_OF = {"labels": ["neg", "pos"], "training data": "1f", "test data": "2a"}
 
 
