@@ -12,6 +12,7 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 import signal
 import sys
@@ -38,6 +39,7 @@ from lmx.training import TrainState
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped on a signal, to be started again by the same command
 
 _IMPORTED = time.perf_counter()
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class _Console(Console):
@@ -193,10 +195,8 @@ class Run:
                     "Choose another --run, or remove that directory."
                 )
             if taken:
-                values = ", ".join(f"{name}={json.dumps(value)}" for name, value in taken.items())
-                self.console.print(
-                    f"{directory} is of a version without some fields, which are now as it was: {values}"
-                )
+                values = ", ".join(f"{name}={value}" for name, value in taken.items() if value is not None)
+                self.console.print(f"{directory} lacks fields of this version; they are what was done then: {values}")
             self._saved, facts = saved, {**saved, **facts}
         elif directory.exists() and any(path.suffix not in (".partial", ".lock") for path in directory.iterdir()):
             raise ValueError(f"{directory} must be a run directory or empty: it has files, but no config.json.")
@@ -243,7 +243,10 @@ class Run:
                 "what it was, or choose another --run."
             )
         if model is not None and self._saved and "model" in self._saved:
-            found = differences(self._saved["model"], json.loads(json.dumps(model)), name="model")
+            # A field that the version of that run had not, the config has been compared for.
+            later = {name: value for name, value in model.items() if name in self._saved["model"]}
+            found = differences(self._saved["model"], json.loads(json.dumps(later)), name="model")
+            found = [each for each in found if each[0] != "model.kernel"]  # has no part in what is learned
             if found:
                 different = "; ".join(f"{name}={old!r} there and {new!r} here" for name, old, new in found)
                 raise ValueError(
@@ -638,6 +641,11 @@ def _rounded(value: Any) -> Any:
     return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
+def on_one_line(text: str) -> str:
+    r"""Returns a user's words as one line of a screen: line ends and other control signs as `\n`, `\t`, `\x1b`."""
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
+
+
 def _readable(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.4g}"
@@ -647,4 +655,4 @@ def _readable(value: Any) -> str:
         return " ".join(
             _readable(part) if not isinstance(part, (list, tuple)) else "x".join(map(str, part)) for part in value
         )
-    return str(value)
+    return on_one_line(str(value))

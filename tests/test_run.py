@@ -141,8 +141,7 @@ def test_a_field_that_an_earlier_version_had_not_is_what_was_done_then(tmp_path,
     assert run.changed == ()
     printed = capsys.readouterr().out
     assert printed.endswith(
-        "is of a version without some fields, which are now as it was: length_multiple=1, search.min_length=0, "
-        "average_decay=null\n"
+        "lacks fields of this version; they are what was done then: length_multiple=1, search.min_length=0\n"
     )
     run.open(compile_cache="off")
     assert json.loads((tmp_path / "run" / "config.json").read_text())["config"] == later["config"]
@@ -214,6 +213,17 @@ def test_a_run_from_before_fingerprints_is_taken_as_it_is_but_for_its_labels(tmp
     (tmp_path / "run" / "labels.json").write_text('{"kind": "single", "names": ["b", "a"]}')
     with pytest.raises(ValueError, match="it has b, a, and the data a, b"):
         run.compare({"labels": ["a", "b"], "training data": "1f"})
+
+
+def test_a_model_of_an_earlier_version_may_lack_a_field_and_have_another_kernel(tmp_path):
+    opened(tmp_path / "run")
+    Run(tmp_path / "run", FACTS).open(compile_cache="off", model={"width": 24, "kernel": "xla"})
+    run = Run(tmp_path / "run", FACTS)
+    run.compare({}, model={"width": 24, "kernel": "auto", "embedding_deviation": 0.1})
+    with pytest.raises(ValueError, match=r"must be a run of the same model, got model\.width=24 there and 32 here"):
+        run.compare({}, model={"width": 32, "kernel": "auto"})
+    with pytest.raises(ValueError, match=r"got model\.width=24 there and None here"):
+        run.compare({}, model={"kernel": "auto"})
 
 
 def test_what_belongs_together_is_written_together(tmp_path):

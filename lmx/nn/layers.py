@@ -200,8 +200,8 @@ def padded_vocabulary(vocab_size: int) -> int:
 class Embedding(nnx.Module):
     """A table of word vectors, stored with its rows padded to a multiple of 128.
 
-    Drawn by `normal` with variance 1/D, so that a tied output layer starts with logits of unit variance (Vaswani et al.
-    2017, section 3.4, scales the inputs by sqrt(D) to match): the first loss is then about ln V + 1/2.
+    Drawn by `normal` with variance 1/D, as fairseq does (Vaswani et al. 2017, section 3.4, scales the inputs by sqrt(D)
+    to match). A tied output layer then starts with logits of unit variance, and the first loss is about ln V + 1/2.
 
     Args:
         deviation: standard deviation of the first values, if it is another: `OUTPUT_DEVIATION` of a table that only
