@@ -68,7 +68,17 @@ from lmx.nn.masks import segments_of
 from lmx.optimization import OptimizerConfig, make_optimizer, make_schedule
 from lmx.plan.figures import Job
 from lmx.report import write_report
-from lmx.run import Run, duration, make_deterministic, peak_flops, progress_bar, versions, write_json, write_jsonl
+from lmx.run import (
+    Run,
+    duration,
+    make_deterministic,
+    on_one_line,
+    peak_flops,
+    progress_bar,
+    versions,
+    write_json,
+    write_jsonl,
+)
 from lmx.saved import find_tokenizers, save_tokenizer
 from lmx.scoring.baselines import tfidf_predictions
 from lmx.scoring.classification import load_scikit_learn, prediction_lines, score_outputs, spreads_of
@@ -1163,7 +1173,7 @@ def show_scores(run: Run, saved: dict[str, Any]) -> None:
             table.add_column(column, justify="left" if column == "class" else "right")
         for row in classes:
             shares = (f"{100 * row[name]:.1f}" for name in ("precision", "recall", "f1"))
-            table.add_row(row["name"], *shares, f"{row['support']:,}")
+            table.add_row(on_one_line(row["name"]), *shares, f"{row['support']:,}")
         run.console.print(table)
     print_scores(
         run,

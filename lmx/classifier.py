@@ -309,8 +309,8 @@ class Classifier:
             if length <= bucket:
                 return bucket
         raise ValueError(
-            f"rows must have at most {self.buckets[-1]} tokens, got {length}. Encode the texts with "
-            f"max_length={self.max_length}, or add a bucket."
+            f"rows must have at most {self.buckets[-1]} tokens, got {length}. Encode the texts "
+            f"with --max-length {self.max_length}, or add a bucket."
         )
 
     def _batch_rows(self, length: int, number: int) -> int:

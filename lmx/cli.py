@@ -177,6 +177,16 @@ def check_streams(input: Path | None, output: Path | None) -> None:
         raise ValueError("standard output must be open, got a closed one. Name a file with --output.")
 
 
+def check_output() -> None:
+    """Checks that standard output is open where scores go nowhere else.
+
+    Raises:
+        ValueError: it is closed, as by `>&-`.
+    """
+    if sys.stdout is None:
+        raise ValueError("standard output must be open, got a closed one: that is where the scores are printed.")
+
+
 class Written:
     """Where lines are written: a file or, without one, standard output; what is written stays, whatever comes after.
 
@@ -321,6 +331,7 @@ def score(options: Score) -> None:
     from lmx.scoring.tokenization import DEFAULT, warn_of_few_spaces
     from lmx.scoring.translation import compare_translations, score_translations
 
+    check_output()
     hypotheses, references = list(read_lines(options.hypotheses)), list(read_lines(options.references))
     settings = {"lowercase": options.lowercase, "tokenized": options.tokenized, "tokenize": options.tokenize}
     if not options.tokenized and (warning := warn_of_few_spaces(references, options.tokenize or DEFAULT)):
@@ -337,6 +348,7 @@ def compare(options: Compare) -> None:
     """Runs `lmx compare`."""
     from lmx.scoring.tested import compare_runs
 
+    check_output()
     for comparison in compare_runs(options.baseline, options.run):
         print(comparison)
 

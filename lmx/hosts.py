@@ -127,7 +127,8 @@ def start(config: HostsConfig) -> None:
         if launcher.name == "Kubernetes" and importlib.util.find_spec("kubernetes") is None:
             raise ValueError(
                 "the package kubernetes must be installed to find the other pods of an indexed job "
-                "(jax[k8s]), got none. Or give coordinator and num_processes; num_processes=1 trains alone."
+                "(jax[k8s]), got none. Or give --hosts.coordinator and --hosts.num-processes; --hosts.num-processes 1 "
+                "trains alone."
             )
     # Of a launcher that knows places on a machine, JAX takes one device a process.
     by_hand = config.coordinator is not None and (launcher is None or launcher.name in ("Kubernetes", "TPU"))

@@ -18,6 +18,12 @@ from lmx.cli import COMMANDS
 ROOT = Path(__file__).parents[1]
 FLAG = re.compile(r"(?<![\w-])--([a-z][\w-]*(?:\.[a-z][\w-]*)*)")
 FIELD = re.compile(r"\b([a-z]\w*(?:\.\w+)*)=[\w'\"]")
+# A sentence, or what follows a semicolon, that says what to do; and a name in it that no flag has.
+VERBS = "Say|Name|Pass|Give|Take|Raise|Lower|Use|Read|Choose|Leave|Set|Call|Hold|Train|Encode|Add|Or|Where|A table"
+ADVICE = re.compile(rf"(?:^|[.;:] |, (?=raise|say|pass|name))((?i:{VERBS})\b(?! must)[^;]*?)(?=; |\. |\.?$)")
+ARGUMENT = re.compile(r"(?<![\w{{/.-])(?:[a-z]+(?:_[a-z]+)+|[a-z]+(?==))(?:=[\w{}'\"]+)?(?![\w(/.-])")
+# What no command reaches: functions for notebooks and scripts, whose arguments these are.
+FOR_CODE = {"lmx/plan/step.py", "lmx/scoring/translation.py", "lmx/models/encoder.py"}
 # Not of our commands: of git, of XLA; and what scripts read before their config (`lmx.plan.command`).
 OTHERS = {"xla_gpu_deterministic_ops"}
 PLAN = {"plan", "devices"}
@@ -67,6 +73,28 @@ def sentences() -> Iterator[tuple[str, str, bool]]:
                 yield f"{path.relative_to(ROOT)}:{node.lineno}", node.value, node in raised
 
 
+def whole_texts() -> Iterator[tuple[str, str]]:
+    """Yields place and text of each message in lmx/; what it puts in is a `{}` there."""
+    for path in sorted((ROOT / "lmx").rglob("*.py")):
+        if "report" in path.parts:
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        quiet = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings
+        parts = {part for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr):
+                pieces = [part.value if isinstance(part, ast.Constant) else "{}" for part in node.values]
+                yield f"{path.relative_to(ROOT)}:{node.lineno}", "".join(map(str, pieces))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in parts | quiet:
+                yield f"{path.relative_to(ROOT)}:{node.lineno}", node.value
+
+
+def advised_arguments(text: str) -> list[str]:
+    """Returns what a message advises by the name of a function's argument, not of a flag."""
+    advice = ADVICE.findall(" ".join(text.split()))
+    return [name for sentence in advice for name in ARGUMENT.findall(sentence)]
+
+
 def named_flags() -> list[tuple[str, str]]:
     return [(where, flag) for where, text, _ in sentences() for flag in FLAG.findall(text)]
 
@@ -89,6 +117,25 @@ def test_each_field_that_a_message_advises_is_a_flag(flags):
         if name not in last | STATED:
             wrong.append((where, field))
     assert not wrong
+
+
+def test_advice_is_in_words_that_a_command_line_knows():
+    assert sum(bool(ADVICE.search(text)) for _, text in whole_texts()) > 50
+    found = [(where, name) for where, text in whole_texts() for name in advised_arguments(text)]
+    assert [each for each in found if each[0].rpartition(":")[0] not in FOR_CODE] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("{} must have a label, got {}. Say label_column=None to read texts alone.", ["label_column=None"]),
+        ("got {}. Name the one with the labels as label_column; say quoting=False.", ["label_column", "quoting=False"]),
+        ("got max_length={}. Raise --max-length, or pass kind={}.", ["kind={}"]),
+        ("max_length must be at most 3, got max_length=4. Say --max-length 3.", []),
+    ],
+)
+def test_an_argument_in_advice_is_found(text, names):
+    assert advised_arguments(text) == names
 
 
 def test_a_flag_that_nobody_has_is_found(flags):

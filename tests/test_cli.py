@@ -126,7 +126,7 @@ def test_tables_are_read_as_they_are_said_to_be(run, lmx, tmp_path, capsys):
     assert lmx("classify", run, "--input", path, *flags)[0] == expected
     for arguments, message in (
         (["--field-limit", "7", *flags], "table.csv:3 must have fields of at most 7 characters"),
-        (["--encoding", "latin-1"], "Is the delimiter ';'? Say delimiter=';' (--delimiter)."),
+        (["--encoding", "latin-1"], "Is the delimiter ';'? Say --delimiter ';'."),
     ):
         with pytest.raises(SystemExit) as stop:
             lmx("classify", run, "--input", path, *arguments)
@@ -412,3 +412,15 @@ def test_a_run_that_was_not_tested_is_named(lmx, tmp_path, capsys):
     with pytest.raises(SystemExit):
         lmx("compare", first, tmp_path)
     assert "it has no labels.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["score", "compare"])
+def test_scores_that_nobody_could_see_are_not_made(command, tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("a line\n")
+    options = {
+        "score": Score(tmp_path / "a.txt", tmp_path / "a.txt"),
+        "compare": Compare(tmp_path / "run", tmp_path / "other"),
+    }
+    monkeypatch.setattr(sys, "stdout", None)  # as Python has it after `>&-`
+    with pytest.raises(ValueError, match="^standard output must be open, got a closed one"):
+        getattr(cli, command)(options[command])

@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import io
+import json
 import sys
 from pathlib import Path
 
@@ -31,6 +32,15 @@ def test_facts_of_a_start_are_printed_as_they_are(run, capsys, name):
         f"  labels             single: {name}",
         f"  data               {name} {name}",
     ]
+
+
+def test_a_label_with_line_ends_is_one_line(run, capsys):
+    run.directory.mkdir()
+    run.print_start({"labels": "single: a\nb, c\r\u2028, \x1b[1mÄ", "data": ["a\nb", "c"]})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == r"  labels             single: a\nb, c\r\u2028, \x1b[1mÄ"
+    assert lines[1] == r"  data               a\nb c"
+    assert json.loads((run.directory / "start.json").read_text())["labels"].startswith("single: a\nb")
 
 
 @pytest.mark.parametrize("name", NAMES)

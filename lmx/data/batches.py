@@ -457,7 +457,7 @@ def _bucket_of(encoded: Encoded, buckets: Sequence[int]) -> Int64[np.ndarray, " 
     if longest > buckets[-1]:
         raise ValueError(
             f"the last bucket must hold the longest {encoded.unit} of {encoded.origin}, {longest} tokens with the end "
-            f"of sentence, got buckets={tuple(buckets)}. {encoded.shorten} with max_length={buckets[-1]} or add a "
+            f"of sentence, got buckets={tuple(buckets)}. {encoded.shorten} with --max-length {buckets[-1]} or add a "
             "bucket."
         )
     return np.searchsorted(np.asarray(buckets), encoded.lengths)

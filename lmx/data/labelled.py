@@ -210,7 +210,7 @@ def iterate_labelled(
     else:
         raise ValueError(
             "location must be a .csv, .tsv, .jsonl or .txt file, plain or .gz, or hub:ID:SPLIT, got "
-            f"location={location}. Say what it is with form=csv, tsv, jsonl or text."
+            f"location={location}. Say what it is: --form csv, tsv, jsonl or text."
         )
     yield from _examples(
         records,
@@ -311,13 +311,13 @@ def _check_column(name: str, *, known: Collection[str], delimiter: str, place: s
     if others:
         raise ValueError(
             f"{place} must be columns with {delimiter!r} between, got one column named {name!r:.60}. Is the delimiter "
-            f"{others[0]!r}? Say delimiter={others[0]!r} (--delimiter). Where this is a text already, name its column: "
-            "columns=text (--columns text)."
+            f"{others[0]!r}? Say --delimiter {others[0]!r}. Where this is a text already, name its column: --columns "
+            "text."
         )
     if name != "text" and not known:
         raise ValueError(
-            f"{place} must name the one column text, got {name!r:.60}. Where that is its name, say it as text_columns; "
-            "where it is a text already, name its column: columns=text (--columns text)."
+            f"{place} must name the one column text, got {name!r:.60}. Where that is its name, say it by "
+            "--text-columns; where it is a text already, name its column: --columns text."
         )
 
 
@@ -349,7 +349,7 @@ def _quoting_error(error: csv.Error, *, place: str, field_limit: int) -> ValueEr
         return ValueError(carriage_return(place))
     return ValueError(
         f"{place} must be a row whose quotes are closed and, inside a field, written twice, got: {error}. Say "
-        "quoting=False (--quoting False) where quotes are characters like any other."
+        "--quoting False where quotes are characters like any other."
     )
 
 
@@ -364,7 +364,7 @@ def _plain_rows(path: str, *, delimiter: str, encoding: str, field_limit: int) -
 def _field_error(place: str, *, field_limit: int) -> ValueError:
     return ValueError(
         f"{place} must have fields of at most {field_limit:,} characters, got a longer one. An open quote makes one "
-        "field of all that follows; where the text is that long, raise field_limit (--field-limit)."
+        "field of all that follows; where the text is that long, raise --field-limit."
     )
 
 
@@ -452,8 +452,8 @@ def _sides_of(
     """Returns the columns of each side of a text: one side, or two of a pair."""
     if label_column is not None and label_column not in names:
         raise ValueError(
-            f"{place} must have a column {label_column!r}, got {_names(names)}. Name the one with the labels as "
-            f"label_column; label_column=None reads texts alone.{way_out}"
+            f"{place} must have a column {label_column!r}, got {_names(names)}. Name the one with the labels by "
+            f"--label-column; texts without labels are for --predict.{way_out}"
         )
     if text_columns is None:
         others = [name for name in names if name != label_column]
@@ -461,7 +461,7 @@ def _sides_of(
         if len(chosen) != 1:
             raise ValueError(
                 f"{place} must have a column 'text' or a single one beside the label, got {_names(names)}. Name one "
-                f"column of texts, or two of pairs, as text_columns.{way_out}"
+                f"column of texts, or two of pairs, by --text-columns.{way_out}"
             )
         return ((chosen[0],),)
     # A name may hold the sign that joins names.
@@ -506,17 +506,17 @@ def _label_name(value: Any, *, class_names: Sequence[str] | None, place: str) ->
         value = class_names[value]
     hidden = class_names is not None and value == -1  # What the hub writes where the labels of a test set are secret.
     if value is None or hidden or (isinstance(value, float) and value != value) or value == "":
-        raise ValueError(f"{place} must have a label, got {value!r}. label_column=None reads texts alone.")
+        raise ValueError(f"{place} must have a label, got {value!r}. Texts without labels are for --predict.")
     if isinstance(value, int | float):  # a bool was told above
         return repr(value)
     if not isinstance(value, str):
         raise ValueError(f"{place} must have a label that is a name, a number or a list of them, got {value!r:.60}.")
     if not value.strip():
-        raise ValueError(f"{place} must have a label, got white space. label_column=None reads texts alone.")
+        raise ValueError(f"{place} must have a label, got white space. Texts without labels are for --predict.")
     return check_unicode(value, place=f"{place}, in a label,").strip()
 
 
-_OTHER_ENCODING = "Say the encoding of the file, such as encoding=latin-1 (--encoding), or convert it with iconv."
+_OTHER_ENCODING = "Say the encoding of the file, such as --encoding latin-1, or convert it with iconv."
 
 
 def sides_of(text: Text) -> tuple[str, ...]:

@@ -60,7 +60,7 @@ class Labels:
             kind = "multi" if several else "single"
         if several != (kind == "multi"):
             one = "several labels a text" if several else "one label a text"
-            way_out = " A table needs label_separator, records need lists." if kind == "multi" else ""
+            way_out = " A table needs --label-separator, records need lists." if kind == "multi" else ""
             raise ValueError(f"{examples.origin} must have labels of kind={kind}, got {one}.{way_out}")
         if kind == "regression":
             return cls(kind=kind)
@@ -73,8 +73,8 @@ class Labels:
         if kind == "single" and len(names) > max(20, len(examples) / 2):
             raise ValueError(
                 f"{examples.origin} must have classes that recur, got {len(names):,} different labels in "
-                f"{len(examples):,} texts, such as {min(names)!r:.60}. Name another label_column, or pass "
-                "kind=regression for numbers."
+                f"{len(examples):,} texts, such as {min(names)!r:.60}. Name another "
+                "--label-column, or say --kind regression for numbers."
             )
         return cls(kind=kind, names=tuple(_ordered(names)))
 
@@ -163,7 +163,7 @@ class Labels:
 
 def _labels_of(examples: Examples) -> Sequence[Label]:
     if not examples.labels:
-        raise ValueError(f"{examples.origin} must have labels, got texts alone. Read it with a label_column.")
+        raise ValueError(f"{examples.origin} must have labels, got texts alone. Name their column by --label-column.")
     return examples.labels
 
 

@@ -407,7 +407,7 @@ def _tsv_rows(path: str, *, languages: tuple[str, str], **reading: Any) -> Itera
         elif number == 1 and _seems_header(cells, languages=languages):
             raise ValueError(
                 f"{path}:1 must be a pair of sentences or {header}, got {_names(cells)}. Where these name the columns, "
-                "say them as source_language and target_language; where they are a pair, it is one to leave out."
+                "say them by --source-language and --target-language; where they are a pair, it is one to leave out."
             )
         elif not line.strip():
             yield "", ""

@@ -92,7 +92,7 @@ def find_wholes(texts: Sequence[Text]) -> list[list[int]]:
     ids: dict[str, int] = {}
     for text in texts:
         if not isinstance(text, str):
-            raise ValueError("texts must be single to have parts, got pairs. Hold out any of them (dev_of=texts).")
+            raise ValueError("texts must be single to have parts, got pairs. Hold out any of them (--dev-of texts).")
         words.append(tuple(ids.setdefault(word, len(ids) + 1) for word in text.split()))
     first: dict[tuple[int, ...], int] = {}
     for index, row in enumerate(words):

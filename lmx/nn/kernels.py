@@ -96,7 +96,7 @@ def choose_kernel(
     if parts("length") > 1:
         obstacles.append("the mesh splits sequences")
     if kernel == "cudnn" and obstacles:
-        raise ValueError(f'kernel="cudnn" cannot be used here: {"; ".join(obstacles)}. Use kernel="auto" or "xla".')
+        raise ValueError(f'kernel="cudnn" cannot be used here: {"; ".join(obstacles)}. Say --model.kernel auto or xla.')
     if kernel == "xla":
         return KernelChoice("xla", "asked for")
     if obstacles:

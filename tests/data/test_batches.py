@@ -103,7 +103,7 @@ def test_wrong_buckets_are_refused() -> None:
     for wrong in ((), (9, 23, 23), (23, 9), (0, 23)):
         with pytest.raises(ValueError, match=r"buckets must be positive lengths that grow, got buckets=\("):
             TokenBatches(pairs, buckets=wrong, tokens_per_batch=400)
-    message = r"longest pair of test, 23 tokens .* got buckets=\(9, 17\)\. Filter the pairs with max_length=17 or add"
+    message = r"longest pair of test, 23 tokens .* got buckets=\(9, 17\)\. Filter the pairs with --max-length 17 or add"
     with pytest.raises(ValueError, match=message):
         TokenBatches(pairs, buckets=(9, 17), tokens_per_batch=400)
     with pytest.raises(ValueError, match=message):

@@ -92,7 +92,7 @@ def test_a_table_of_one_column_names_it(tmp_path: Path) -> None:
     settings = {"label_column": None}
     path = write(tmp_path / "a.csv", "a fine day\na dull day\n")
     refuses(
-        r"a\.csv:1 must name the one column text, got 'a fine day'\. .*columns=text \(--columns text\)",
+        r"a\.csv:1 must name the one column text, got 'a fine day'\. .* --columns text\.",
         path,
         **settings,
     )
@@ -181,7 +181,9 @@ def test_a_dataset_of_the_hub_is_read_by_split(tmp_path: Path, monkeypatch: pyte
     assert read_labelled("hub:x:train").labels == ["pos", "neg"]  # as they are read from files
     hidden = datasets.Dataset.from_dict({**rows, "label": [1, -1]}, features=features)
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: hidden)
-    with pytest.raises(ValueError, match=r"hub:x:test row 2 must have a label, got -1\. label_column=None reads"):
+    with pytest.raises(
+        ValueError, match=r"hub:x:test row 2 must have a label, got -1\. Texts without labels are for --predict"
+    ):
         read_labelled("hub:x:test")
 
 
@@ -226,7 +228,11 @@ def test_several_labels_stand_in_a_list_or_between_separators(tmp_path: Path) ->
         ("a.csv", "text,label,text\na,x,b\n", r"a\.csv:1 must name each column once, got 'text' twice\."),
         ("a.csv", "text,label\n", r"a\.csv must hold at least one text, got nothing\."),
         ("a.csv", "", r"a\.csv must hold at least one text, got nothing\."),
-        ("a.csv", "text,label\na,x\nb,\n", r"a\.csv:3 must have a label, got ''\. label_column=None"),
+        (
+            "a.csv",
+            "text,label\na,x\nb,\n",
+            r"a\.csv:3 must have a label, got ''\. Texts without labels are for --predict",
+        ),
         ("a.csv", "text,label\na, \n", r"a\.csv:2 must have a label, got white space\."),
         (
             "a.jsonl",
@@ -256,7 +262,7 @@ def test_several_labels_stand_in_a_list_or_between_separators(tmp_path: Path) ->
             r"a\.jsonl:1, in a label, must be Unicode text, got .*udc00",
         ),
         ("a.jsonl", '{"text": "a", "label": ["b", "\\udc00"]}\n', r"a\.jsonl:1, in a label, must be Unicode text"),
-        ("a.dat", "x\n", r"location must be a \.csv, .* got location=.*a\.dat\. Say what it is with form=csv, tsv"),
+        ("a.dat", "x\n", r"location must be a \.csv, .* got location=.*a\.dat\. Say what it is: --form csv, tsv"),
     ],
 )
 def test_wrong_data_is_an_error_with_its_line(tmp_path: Path, name: str, content: str, message: str) -> None:
@@ -292,7 +298,7 @@ def test_a_delimiter_is_one_character(tmp_path: Path) -> None:
 def test_another_encoding_is_read_by_its_name_and_else_names_the_line(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "text,label\nok,x\nfür,y\n".encode("latin-1"))
     refuses(
-        r"a\.csv:3 must be UTF-8, got byte 0xfc at byte 2 of the line\. Say the encoding .*latin-1 \(--encoding\)", path
+        r"a\.csv:3 must be UTF-8, got byte 0xfc at byte 2 of the line\. Say the encoding .*--encoding latin-1", path
     )
     assert read_labelled(path, encoding="latin-1").texts == ["ok", "für"]
 

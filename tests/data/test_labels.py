@@ -61,7 +61,9 @@ def test_labels_that_hardly_recur_are_no_classes() -> None:
 
 def test_texts_without_labels_have_none_to_collect_or_encode() -> None:
     for call in (Labels.of, Labels(kind="single", names=("a", "b")).encode):
-        with pytest.raises(ValueError, match=r"train\.csv must have labels, got texts alone\. Read it with a label_co"):
+        with pytest.raises(
+            ValueError, match=r"train\.csv must have labels, got texts alone\. Name their column by --label-co"
+        ):
             call(labelled(None))
 
 

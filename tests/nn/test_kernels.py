@@ -254,7 +254,7 @@ def test_auto_takes_the_fused_kernel_where_it_applies_and_says_so(sees):
 def test_what_the_fused_kernel_cannot_do_is_a_reason_for_auto_and_an_error_for_cudnn(change, reason):
     assert choose_kernel("auto", **{**FITTING, **change}) == KernelChoice("xla", reason)
     with pytest.raises(
-        ValueError, match=rf'^kernel="cudnn" cannot be used here: {reason}\. Use kernel="auto" or "xla"'
+        ValueError, match=rf'^kernel="cudnn" cannot be used here: {reason}\. Say --model.kernel auto or xla'
     ):
         choose_kernel("cudnn", **{**FITTING, **change})
 
