@@ -13,8 +13,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+import tyro
 from flax import nnx
 
+from lmx import cli
 from lmx.checkpoint import save_params
 from lmx.classifier import Classifier
 from lmx.cli import main
@@ -417,10 +419,8 @@ def test_a_run_that_was_not_tested_is_named(lmx, tmp_path, capsys):
 @pytest.mark.parametrize("command", ["score", "compare"])
 def test_scores_that_nobody_could_see_are_not_made(command, tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("a line\n")
-    options = {
-        "score": Score(tmp_path / "a.txt", tmp_path / "a.txt"),
-        "compare": Compare(tmp_path / "run", tmp_path / "other"),
-    }
+    given = {"score": (tmp_path / "a.txt", tmp_path / "a.txt"), "compare": (tmp_path / "run", tmp_path / "other")}
+    options = tyro.cli(cli.COMMANDS[command], args=list(map(str, given[command])))
     monkeypatch.setattr(sys, "stdout", None)  # as Python has it after `>&-`
-    with pytest.raises(ValueError, match="^standard output must be open, got a closed one"):
-        getattr(cli, command)(options[command])
+    with pytest.raises(ValueError, match=r"^standard output must be open, got a closed one"):
+        getattr(cli, command)(options)
