@@ -110,7 +110,6 @@ FREE = (
     "mesh",
     "text_cache",
     "tokenize",
-    "model.embedding_deviation",  # of first values: a run that goes on has others
 )
 
 
@@ -276,7 +275,6 @@ MULTI30K = Config(
         dropout_rate=0.3,
         unroll=4,
         max_length=256,
-        embedding_deviation=128**-0.5,  # fairseq's, with which the recipe was published and measured here
     ),
     optimization=Optimization(peak=0.005, warmup=2000, clip_norm=25.0),
     tokens_per_batch=4096,

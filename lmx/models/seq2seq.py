@@ -28,8 +28,8 @@ class Seq2SeqConfig(TransformerConfig):
     Attributes:
         source_vocab_size, target_vocab_size: words of each side, special ones included.
         tied_embeddings: "all" shares one table between source, target and output; "target" between target and output.
-        embedding_deviation: standard deviation of the first values of a tied table. None takes (2 D)^-0.5, whose first
-            loss is 0.3 above ln V; with fairseq's D^-0.5 it is 0.6 above, with GPT-2's 0.02 hardly.
+        embedding_deviation: standard deviation of the first values of a tied table. None takes fairseq's
+            D^-0.5, whose first loss is about 0.6 above ln V; with (2 D)^-0.5 it is 0.3 above, with GPT-2's 0.02 hardly.
     """
 
     source_vocab_size: int
@@ -59,9 +59,7 @@ class Seq2Seq(nnx.Module):
             return Embedding(vocab_size, config.width, deviation=deviation, dtype=dtype, rngs=rngs)
 
         # Each attribute is assigned once: NNX fixes at the first assignment whether it holds parameters.
-        # As an output a table wants small values, as an input, times D^0.5, those of the size of its positions, whose
-        # variance is 1/2 too.
-        tied = None if config.tied_embeddings == "none" else config.embedding_deviation or (2.0 * config.width) ** -0.5
+        tied = None if config.tied_embeddings == "none" else config.embedding_deviation
         self.target_embedding = embedding(config.target_vocab_size, deviation=tied)
         self.source_embedding = embedding(config.source_vocab_size) if config.tied_embeddings != "all" else None
         output = lambda: embedding(config.target_vocab_size, deviation=OUTPUT_DEVIATION)  # noqa: E731
