@@ -122,6 +122,7 @@ def absent(saved: Mapping[str, Any]) -> dict[str, Any]:
         "length_multiple": saved["mesh"]["sequence"],
         "gradient_sum": "float32" if saved["model"]["dtype"] == "float32" else "compute",
         "search.min_length": 0,
+        "model.embedding_init": "fairseq",
     }
 
 
@@ -221,7 +222,7 @@ class Config:
     published_made: str = ""
     max_length: int = 128
     max_ratio: float | None = None
-    model: Seq2SeqConfig = field(default_factory=lambda: Seq2SeqConfig(source_vocab_size=0, target_vocab_size=0))
+    model: Seq2SeqConfig = field(default_factory=lambda: _model())
     optimization: Optimization = field(default_factory=Optimization)
     tokens_per_batch: int = 4096
     tokens_per_device: int | None = None
@@ -252,12 +253,12 @@ class Config:
 
 
 def _model(**sizes: Any) -> Seq2SeqConfig:
-    """Returns a model config whose vocabulary sizes the tokenizers will give."""
-    return Seq2SeqConfig(source_vocab_size=0, target_vocab_size=0, **sizes)
+    """Returns a model config whose vocabulary sizes the tokenizers will give; drawn as the recipes were, in fairseq."""
+    return Seq2SeqConfig(source_vocab_size=0, target_vocab_size=0, embedding_init="fairseq", **sizes)
 
 
 MULTI30K = Config(
-    # Wu et al. 2021, "Good for Misconceived Reasons", the text-only tiny Transformer; FIELD's first recipe.
+    # Wu et al. 2021, "Good for Misconceived Reasons", the text-only tiny Transformer.
     train="data/multi30k/bpe10k/train.{}.gz",
     validation="data/multi30k/bpe10k/valid.{}.gz",
     test="data/multi30k/bpe10k/test.2016.{}.gz",

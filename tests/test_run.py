@@ -219,7 +219,7 @@ def test_a_model_of_an_earlier_version_may_lack_a_field_and_have_another_kernel(
     opened(tmp_path / "run")
     Run(tmp_path / "run", FACTS).open(compile_cache="off", model={"width": 24, "kernel": "xla"})
     run = Run(tmp_path / "run", FACTS)
-    run.compare({}, model={"width": 24, "kernel": "auto", "embedding_deviation": 0.1})
+    run.compare({}, model={"width": 24, "kernel": "auto", "embedding_init": "gpt2"})
     with pytest.raises(ValueError, match=r"must be a run of the same model, got model\.width=24 there and 32 here"):
         run.compare({}, model={"width": 32, "kernel": "auto"})
     with pytest.raises(ValueError, match=r"got model\.width=24 there and None here"):

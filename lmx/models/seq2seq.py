@@ -28,8 +28,8 @@ class Seq2SeqConfig(TransformerConfig):
     Attributes:
         source_vocab_size, target_vocab_size: words of each side, special ones included.
         tied_embeddings: "all" shares one table between source, target and output; "target" between target and output.
-        embedding_deviation: standard deviation of the first values of a tied table. None takes fairseq's
-            D^-0.5, whose first loss is about 0.6 above ln V; with (2 D)^-0.5 it is 0.3 above, with GPT-2's 0.02 hardly.
+        embedding_init: how a tied table is drawn. "gpt2": with deviation 0.02; the first loss is then ln V. "fairseq":
+            with D^-0.5, so that scaled inputs and logits have variance 1; the first loss is then about ln V + 0.6.
     """
 
     source_vocab_size: int
@@ -37,7 +37,7 @@ class Seq2SeqConfig(TransformerConfig):
     num_encoder_layers: int = 6
     num_decoder_layers: int = 6
     tied_embeddings: Literal["all", "target", "none"] = "all"
-    embedding_deviation: float | None = None
+    embedding_init: Literal["gpt2", "fairseq"] = "gpt2"
 
     def __post_init__(self):
         if self.tied_embeddings == "all" and self.source_vocab_size != self.target_vocab_size:
@@ -59,7 +59,8 @@ class Seq2Seq(nnx.Module):
             return Embedding(vocab_size, config.width, deviation=deviation, dtype=dtype, rngs=rngs)
 
         # Each attribute is assigned once: NNX fixes at the first assignment whether it holds parameters.
-        tied = None if config.tied_embeddings == "none" else config.embedding_deviation
+        is_small = config.tied_embeddings != "none" and config.embedding_init == "gpt2"
+        tied = OUTPUT_DEVIATION if is_small else None
         self.target_embedding = embedding(config.target_vocab_size, deviation=tied)
         self.source_embedding = embedding(config.source_vocab_size) if config.tied_embeddings != "all" else None
         output = lambda: embedding(config.target_vocab_size, deviation=OUTPUT_DEVIATION)  # noqa: E731
