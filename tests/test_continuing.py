@@ -117,6 +117,7 @@ class Trainer:
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 @needs_eight
 def test_a_training_goes_on_along_the_same_curve_on_another_mesh(tmp_path):
     one, eight = Trainer(mesh_of()), Trainer(mesh_of(data=8))

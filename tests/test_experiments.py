@@ -463,6 +463,7 @@ def test_random_kills_change_nothing(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 def test_the_phrasebook_is_learned(tmp_path):
     flags = ["--updates", "300", "--average", "1", "--run", str(tmp_path / "run")]
     printed = run_script("phrasebook", *flags, cwd=tmp_path).stdout

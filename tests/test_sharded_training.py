@@ -23,7 +23,7 @@ from lmx.optimization import adam, constant
 from lmx.sharding import MeshConfig, make_mesh, place_batch, use_mesh
 from lmx.training import born, compile_step, make_train_step, state_shardings
 
-pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
+pytestmark = [pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices"), pytest.mark.optimised]
 
 A, B, T, S, WORDS, STEPS = 2, 16, 14, 10, 150, 3
 OPTIMIZER = adam(constant(0.1), epsilon=1.0, clip_norm=1.0)  # a large epsilon: small gradients stay small updates

@@ -25,6 +25,8 @@ from lmx.training import (
     state_shardings,
 )
 
+pytestmark = pytest.mark.optimised
+
 # A regression with dropout on its inputs stands for a model: what a step does, it does to any loss.
 A, B, D = 3, 4, 5
 OPTIMIZER = adam(constant(0.1), weight_decay=0.01, clip_norm=0.5)

@@ -10,6 +10,8 @@ from lmx.nn.masks import Sees
 from lmx.sharding import MeshConfig, make_mesh, use_mesh
 from tests.nn.by_hand import B, G, H, K, S, T, by_hand, heads, vectors
 
+pytestmark = pytest.mark.optimised
+
 D = 24
 
 jitted_attend = jax.jit(attend)
