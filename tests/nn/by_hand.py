@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import numpy as np
 
 from lmx.nn.masks import Sees
@@ -36,14 +37,15 @@ def by_hand(query, key, value, sees: Sees | None = None, *, bias=None) -> np.nda
     rows, queries, num_heads, width = query.shape
     keys, groups = key.shape[1:3]
     out = np.zeros(query.shape)
-    for b, t, h in np.ndindex(rows, queries, num_heads):
-        g = h // (num_heads // groups)
-        scores = key[b, :, g] @ query[b, t, h] / math.sqrt(width)
-        if bias is not None:
-            scores = scores + np.broadcast_to(bias, (rows, num_heads, queries, keys))[b, h, t]
-        if sees is not None:
-            seen = np.array([may_see(sees, b, t, s) for s in range(keys)])
+    sees = jax.tree.map(np.asarray, sees or Sees())  # numbers of a jax array are slow to read one by one
+    for b, t in np.ndindex(rows, queries):
+        seen = np.array([may_see(sees, b, t, s) for s in range(keys)])
+        for h in range(num_heads):
+            g = h // (num_heads // groups)
+            scores = key[b, :, g] @ query[b, t, h] / math.sqrt(width)
+            if bias is not None:
+                scores = scores + np.broadcast_to(bias, (rows, num_heads, queries, keys))[b, h, t]
             scores = np.where(seen, scores, -np.inf if seen.any() else 0)
-        weights = np.exp(scores - scores.max())
-        out[b, t, h] = weights / weights.sum() @ value[b, :, g]
+            weights = np.exp(scores - scores.max())
+            out[b, t, h] = weights / weights.sum() @ value[b, :, g]
     return out
