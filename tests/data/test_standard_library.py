@@ -105,8 +105,8 @@ def test_the_areas_can_be_learned(splits: dict[str, Examples]):
     from lmx.scoring.baselines import tfidf_predictions
 
     train, dev = splits["train"], splits["validation"]
-    half = train.select(range(0, len(train), 2))  # half of it: half the time
-    predictions = tfidf_predictions(half.texts, half.labels, dev.texts)
+    part = train.select(range(0, len(train), 4))  # less is learned in less time
+    predictions = tfidf_predictions(part.texts, part.labels, dev.texts)
     accuracy = sum(map(str.__eq__, predictions, dev.labels)) / len(dev)
     majority = Counter(dev.labels).most_common(1)[0][1] / len(dev)
     assert accuracy > 3 * majority
