@@ -19,12 +19,16 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Queue
+from typing import TypeVar
 
 import tyro
 
+Outcome = TypeVar("Outcome")
 ROOT = Path(__file__).resolve().parent.parent
 LIST = Path(__file__).with_suffix(".toml")
 NOT_COPIED = (".*", "__pycache__", "runs", "site", "dist")
@@ -86,17 +90,19 @@ class Config:
         only: those whose name or file has one of these texts; none takes all.
         seconds: after which the tests of one mutant are ended: a change that makes them wait for ever is seen, too.
         unchanged: runs the tests without a change first.
+        workers: mutants that are tried at a time, each in a copy of its own.
     """
 
     only: tuple[str, ...] = ()
     seconds: float = 600
     unchanged: bool = True
+    workers: int = 1
 
 
 def run_tests(tests: Sequence[str], *, root: Path, seconds: float) -> tuple[int | None, str]:
     """Runs tests in a tree up to the first that fails; returns pytest's status, None if it was ended, and its words."""
     environment = os.environ | {"PYTHONPATH": str(root)}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "-p", "no:cacheprovider", *tests]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", *tests]
     try:
         done = subprocess.run(
             command, cwd=root, env=environment, capture_output=True, text=True, timeout=seconds, check=False
@@ -112,6 +118,23 @@ def cause(output: str) -> str | None:
     return lines[0].split(" - ")[0] if lines else None
 
 
+def try_one(number: int, mutant: Mutant, *, root: Path, seconds: float) -> bool:
+    """Makes a mutant in a copy of the tree, runs its tests, restores the file; returns whether it has lived."""
+    original = (root / mutant.file).read_text(encoding="utf-8")
+    mutant.apply(root)
+    began = time.perf_counter()
+    status, output = run_tests(mutant.tests, root=root, seconds=seconds)
+    put(root / mutant.file, original)
+    found = cause(output)
+    # Else it is not the mutant that failed, but what should have run the tests.
+    if status is not None and (status not in (PASSED, FAILED, INTERRUPTED) or (status != PASSED) > bool(found)):
+        raise SystemExit(f"pytest must run for {mutant.name!r}, got status {status}: {output[-500:]}")
+    said = "LIVED" if status == PASSED else "killed: waits for ever" if status is None else "killed"
+    taken = time.perf_counter() - began
+    print(f"{number:3d} {mutant.file}: {mutant.name}: {said} {found or ''} ({taken:.0f} s)", flush=True)
+    return status == PASSED
+
+
 def main(config: Config) -> int:
     """Tries the mutants, and returns how many have lived."""
     chosen = [
@@ -121,29 +144,33 @@ def main(config: Config) -> int:
     ]
     if not chosen:
         raise SystemExit(f"only must be a part of a mutant's name or file, got {' '.join(config.only)}.")
-    lived: list[Mutant] = []
     with tempfile.TemporaryDirectory(prefix="lmx-mutants-") as directory:
-        root = Path(directory) / "tree"
-        shutil.copytree(ROOT, root, ignore=shutil.ignore_patterns(*NOT_COPIED))
-        for tests in sorted({mutant.tests for mutant in chosen}) if config.unchanged else ():
-            status, output = run_tests(tests, root=root, seconds=config.seconds)
+        roots: Queue[Path] = Queue()
+        for worker in range(config.workers):
+            root = Path(directory) / str(worker)
+            shutil.copytree(ROOT, root, ignore=shutil.ignore_patterns(*NOT_COPIED))
+            roots.put(root)
+
+        def with_a_copy(work: Callable[[Path], Outcome]) -> Outcome:
+            root = roots.get()
+            try:
+                return work(root)
+            finally:
+                roots.put(root)
+
+        def passes(tests: tuple[str, ...]) -> None:
+            status, output = with_a_copy(lambda root: run_tests(tests, root=root, seconds=config.seconds))
             if status != PASSED:
                 raise SystemExit(f"{' '.join(tests)} must pass without a change, got {cause(output)}.")
-        for number, mutant in enumerate(chosen, start=1):
-            original = (root / mutant.file).read_text(encoding="utf-8")
-            mutant.apply(root)
-            began = time.perf_counter()
-            status, output = run_tests(mutant.tests, root=root, seconds=config.seconds)
-            put(root / mutant.file, original)
-            found = cause(output)
-            # Else it is not the mutant that failed, but what should have run the tests.
-            if status is not None and (status not in (PASSED, FAILED, INTERRUPTED) or (status != PASSED) > bool(found)):
-                raise SystemExit(f"pytest must run for {mutant.name!r}, got status {status}: {output[-500:]}")
-            if status == PASSED:
-                lived.append(mutant)
-            said = "LIVED" if status == PASSED else "killed: waits for ever" if status is None else "killed"
-            seconds = time.perf_counter() - began
-            print(f"{number:3d} {mutant.file}: {mutant.name}: {said} {found or ''} ({seconds:.0f} s)", flush=True)
+
+        def has_lived(numbered: tuple[int, Mutant]) -> bool:
+            return with_a_copy(lambda root: try_one(*numbered, root=root, seconds=config.seconds))
+
+        with ThreadPoolExecutor(config.workers) as pool:
+            for _ in pool.map(passes, sorted({mutant.tests for mutant in chosen}) if config.unchanged else ()):
+                pass
+            outcomes = list(pool.map(has_lived, enumerate(chosen, start=1)))
+    lived = [mutant for mutant, outcome in zip(chosen, outcomes, strict=True) if outcome]
     killed = len(chosen) - len(lived)
     print(f"\n{len(chosen)} tried, {killed} killed ({killed / len(chosen):.1%}), {len(lived)} lived")
     for mutant in lived:
