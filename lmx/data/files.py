@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import queue
+import re
 import stat
 import sys
 import threading
@@ -18,12 +19,34 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 T = TypeVar("T")
 
 BLOCK = 4096  # enough to be sorted by length into full batches
 _LINES_BETWEEN = 1024  # calls of `position`
+
+
+class _Packed(NamedTuple):
+    """A form that text is kept in and that is not read here."""
+
+    what: str
+    first_bytes: re.Pattern[bytes]
+    suffixes: tuple[str, ...]
+    unpack: str
+
+
+_PACKED = (
+    _Packed("a bzip2 file", re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)"), (".bz2", ".tbz2"), "bunzip2"),
+    _Packed("an xz file", re.compile(rb"\xfd7zXZ\x00"), (".xz", ".txz"), "unxz"),
+    _Packed("an LZMA file", re.compile(rb"\]\x00\x00"), (".lzma",), "unlzma"),
+    _Packed("a Zstandard file", re.compile(rb"\x28\xb5\x2f\xfd"), (".zst", ".zstd"), "unzstd"),
+    _Packed("an LZ4 file", re.compile(rb"\x04\x22\x4d\x18"), (".lz4",), "unlz4"),
+    _Packed("a zip file", re.compile(rb"PK(?:\x03\x04|\x05\x06)"), (".zip",), "unzip"),
+    _Packed("a 7z file", re.compile(rb"7z\xbc\xaf\x27\x1c"), (".7z",), "7z x"),
+    _Packed("a tar archive", re.compile(rb".{257}ustar", re.DOTALL), (".tar", ".tgz"), "tar -xf"),
+)
+_PEEKED = 262  # bytes of the longest of these beginnings
 
 
 def read_lines(
@@ -48,8 +71,8 @@ def read_lines(
 
     Raises:
         FileNotFoundError: there is no such file (names the nearest ones beside it).
-        ValueError: a line is not text of this encoding (names line and byte), the lines end at "\r" alone, or the gzip
-            data is damaged.
+        ValueError: a line is not text of this encoding (names line and byte), the lines end at "\r" alone, the gzip
+            data is damaged, or the file is packed in another way (says how to unpack it).
     """
     _check_encoding(encoding)
     number, held = 0, None
@@ -59,6 +82,7 @@ def read_lines(
         compressed = raw.peek(2)[:2] == b"\x1f\x8b"
         try:
             with gzip.open(raw, "rb") if compressed else contextlib.nullcontext(raw) as lines:
+                _check_unpacked(name, lines.peek(_PEEKED))
                 for number, line in enumerate(cast(Iterable[bytes], lines), start=1):
                     if held is not None:
                         yield held
@@ -82,6 +106,17 @@ def carriage_return(place: str) -> str:
         f"{place} has a carriage return inside (old Mac line ends?). Convert them: tr '\\r' '\\n', or tr '\\r' ' ' "
         "where lines end otherwise."
     )
+
+
+def check_name_unpacked(location: str) -> None:
+    """Checks that a name that says nothing of a file's form is not that of a packed file, other than gzip.
+
+    Raises:
+        ValueError: it is; the message says how to unpack it.
+    """
+    for packed in _PACKED:
+        if location.removesuffix(".gz").endswith(packed.suffixes):
+            raise ValueError(_how_to_unpack(location, packed))
 
 
 def existing_file(path: str | Path) -> Path:
@@ -211,6 +246,17 @@ def _opened(path: str | Path, stack: contextlib.ExitStack) -> tuple[str, Any]:
         return "standard input", stack.enter_context(os.fdopen(os.dup(sys.stdin.fileno()), "rb"))
     except io.UnsupportedOperation:  # what stands in its place is no file
         return "standard input", io.BufferedReader(cast(Any, sys.stdin.buffer))
+
+
+def _check_unpacked(name: str, beginning: bytes) -> None:
+    for packed in _PACKED:
+        if packed.first_bytes.match(beginning):
+            raise ValueError(_how_to_unpack(name, packed))
+
+
+def _how_to_unpack(name: str, packed: _Packed) -> str:
+    of_what = "" if name == "standard input" else f" {name}"
+    return f"{name} must be plain text or gzip, got {packed.what}. Unpack it first: {packed.unpack}{of_what}"
 
 
 def _decode(line: bytes, *, encoding: str, name: str, number: int, way_out: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Int, Int64, UInt64
 
-from lmx.data.files import carriage_return, check_unicode, parse_json, read_lines
+from lmx.data.files import carriage_return, check_name_unpacked, check_unicode, parse_json, read_lines
 from lmx.data.hub import read_hub
 from lmx.data.ragged import Strings
 
@@ -208,6 +208,7 @@ def iterate_labelled(
     elif form == "text":
         records = _text_records(location, label_column=label_column, encoding=encoding)
     else:
+        check_name_unpacked(location)
         raise ValueError(
             "location must be a .csv, .tsv, .jsonl or .txt file, plain or .gz, or hub:ID:SPLIT, got "
             f"location={location}. Say what it is: --form csv, tsv, jsonl or text."

@@ -15,7 +15,14 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32, Int64
 
 from lmx.data.encoding import encode_texts
-from lmx.data.files import carriage_return, check_unicode, existing_file, parse_json, read_lines
+from lmx.data.files import (
+    carriage_return,
+    check_name_unpacked,
+    check_unicode,
+    existing_file,
+    parse_json,
+    read_lines,
+)
 from lmx.data.hub import read_hub
 from lmx.data.ragged import ended_rows, padded_rows, select_rows
 from lmx.text import Tokenizer
@@ -224,6 +231,7 @@ def iterate_pairs(
         return _tsv_rows(location, languages=languages, **reading)
     if suffix == ".jsonl":
         return _json_rows(location, languages=languages, **reading)
+    check_name_unpacked(location)
     raise ValueError(
         "location must be two files (train.{} or train.en,train.de), one .tsv, .txt or .jsonl file, "
         f"any of them plain or .gz, or hub:ID:SPLIT, got location={location}."

@@ -1,17 +1,25 @@
 """Files, pipes and standard input are read alike, and lines come in blocks."""
 
+import bz2
 import gzip
 import io
 import itertools
+import lzma
 import os
+import re
 import sys
+import tarfile
 import threading
 import time
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from lmx.data.files import comes_slowly, in_blocks, is_read_once, read_lines
+from lmx.data.labelled import read_labelled
+from lmx.data.parallel import read_pairs
 
 LINES = ["one", "", "two \u2028 three", "vier"]
 BYTES = "\ufeff".encode() + "\r\n".join(LINES).encode()
@@ -141,3 +149,68 @@ def test_a_carriage_return_inside_one_line_of_many_is_text(tmp_path: Path) -> No
     assert next(lines) == "one\rand"  # though the next is none
     with pytest.raises(ValueError, match=r"b\.txt:2 must be UTF-8"):
         next(lines)
+
+
+def zipped(data: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a.tsv", data)
+    return file.getvalue()
+
+
+def tarred(data: bytes) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        member = tarfile.TarInfo("a.tsv")
+        member.size = len(data)
+        archive.addfile(member, io.BytesIO(data))
+    return file.getvalue()
+
+
+PACKED = [
+    (".bz2", bz2.compress, "a bzip2 file", "bunzip2"),
+    (".xz", lzma.compress, "an xz file", "unxz"),
+    (".lzma", lambda data: lzma.compress(data, lzma.FORMAT_ALONE), "an LZMA file", "unlzma"),
+    (".zip", zipped, "a zip file", "unzip"),
+    # The first bytes of these are in their published formats; the standard library writes none.
+    (".zst", lambda data: b"\x28\xb5\x2f\xfd\x24\x05" + data, "a Zstandard file", "unzstd"),
+    (".lz4", lambda data: b"\x04\x22\x4d\x18" + data, "an LZ4 file", "unlz4"),
+    (".7z", lambda data: b"7z\xbc\xaf\x27\x1c" + data, "a 7z file", "7z x"),
+    (".tar", tarred, "a tar archive", "tar -xf"),
+    (".tar.gz", lambda data: gzip.compress(tarred(data)), "a tar archive", "tar -xf"),
+    (".tgz", lambda data: gzip.compress(tarred(data)), "a tar archive", "tar -xf"),
+]
+
+
+@pytest.mark.parametrize(("suffix", "pack", "what", "unpack"), PACKED, ids=[suffix for suffix, *_ in PACKED])
+def test_what_is_packed_otherwise_than_by_gzip_is_named_and_how_to_unpack_it(
+    tmp_path: Path, monkeypatch, suffix: str, pack: Callable[[bytes], bytes], what: str, unpack: str
+) -> None:
+    data = pack(b"text\tlabel\na fine day\tgood\n")
+    languages = {"source_language": "en", "target_language": "de"}
+    for path in (tmp_path / f"a.tsv{suffix}", tmp_path / "a.tsv", tmp_path / "b.txt"):
+        path.write_bytes(data)
+        said = f"{path} must be plain text or gzip, got {what}. Unpack it first: {unpack} {path}"
+        for read in (
+            lambda path=path: list(read_lines(path)),
+            lambda path=path: list(read_lines(path, encoding="latin-1")),
+            lambda path=path: read_labelled(path),
+            lambda path=path: read_pairs(path, **languages),
+        ):
+            with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+                read()
+    for side in ("en", "de"):
+        (tmp_path / f"train.{side}{suffix}").write_bytes(data)
+    with pytest.raises(ValueError, match=rf"train\.en.* must be plain text or gzip, got {what}\."):
+        read_pairs(tmp_path / ("train.{}" + suffix), **languages)
+    with pytest.raises(ValueError, match=rf"a\.tsv.* must be plain text or gzip, got {what}\."):
+        read_labelled(tmp_path / f"a.tsv{suffix}", form="tsv")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    with pytest.raises(ValueError, match=rf"^standard input must be plain text or gzip, got {what}\..*: {unpack}$"):
+        list(read_lines("-"))
+
+
+@pytest.mark.parametrize("line", ["BZh9 is a name", "PK", "(\u00b5/\u00fd)", "7z x a.7z", "x" * 257 + "ustar"[:4], "]"])
+def test_text_that_begins_like_a_packed_file_is_text(tmp_path: Path, line: str) -> None:
+    (tmp_path / "a.zip").write_text(line + "\n", encoding="utf-8")
+    assert list(read_lines(tmp_path / "a.zip")) == [line]
