@@ -154,7 +154,10 @@ class Labels:
             return ids[name]
         nearest = difflib.get_close_matches(name, self.names, n=1, cutoff=0)
         hint = f" The nearest is {nearest[0]!r}."
-        if _is_number(name) != all(map(_is_number, self.names)):
+        numbers = [each for each in self.names if _is_number(each)]
+        if _is_number(name) and (same := [each for each in numbers if float(each) == float(name)]):
+            hint = f" It is the number {same[0]!r}, written in another way: write it in all files as in training."
+        elif len(numbers) == (0 if _is_number(name) else len(self.names)):
             here, there = ("number", "words") if _is_number(name) else ("word", "numbers")
             hint = f" It is a {here} and those are {there}: the files must name labels alike."
         shown = ", ".join(map(repr, self.names[:10])) + (", ..." if len(self.names) > 10 else "")

@@ -77,7 +77,15 @@ def test_texts_without_labels_have_none_to_collect_or_encode() -> None:
         ),
         (("0", "1"), "pos", r"test\.csv:2 .* got 'pos'\. It is a word and those are numbers: the files must name"),
         (("neg", "pos"), "1", r"test\.csv:2 .* got '1'\. It is a number and those are words"),
-        (("0", "1"), "1.0", r"test\.csv:2 .* got '1\.0'\. The nearest is '1'\."),
+        (
+            ("0", "1"),
+            "1.0",
+            r"test\.csv:2 .* got '1\.0'\. It is the number '1', written in another way: write it in all",
+        ),
+        (("0.0", "1.0", "10.0"), "01", r"test\.csv:2 .* got '01'\. It is the number '1\.0', written in another way"),
+        (("1", "2", "other"), "2.0", r"test\.csv:2 .* got '2\.0'\. It is the number '2', written in another way"),
+        (("1", "2", "other"), "3", r"test\.csv:2 .* got '3'\. The nearest is '"),
+        (("1", "2"), "3.0", r"test\.csv:2 .* got '3\.0'\. The nearest is '"),
         (("0", "1"), ("1",), r"test\.csv:2 must have one label, as in training, got \('1',\)\."),
     ],
 )
