@@ -3,6 +3,7 @@ import itertools
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -128,6 +129,22 @@ def test_shapes_keep_to_the_budget_in_multiples_of_eight_rows() -> None:
         assert rows * length <= 400 < (rows + 8) * length
     assert rows_of_bucket(20, tokens_per_batch=400, rows_multiple=4) == 20
     assert {batch["source"].shape for batch in map(made.batch, range(60))} == set(made.shapes)
+
+
+def test_the_micro_batches_of_an_update_come_from_one_bucket() -> None:
+    pairs = corpus()
+    made = batches(pairs, accumulation=3)
+    bucket_of = np.searchsorted(made.buckets, pairs.lengths)
+    seen = set()
+    for batch in map(made.batch, range(made.first_batch(2))):
+        first = batch["source"][..., 0]  # [A, B]: 100 + the row's position
+        buckets = set(bucket_of[first - 100].ravel().tolist())
+        assert len(buckets) == 1
+        assert batch["source"].shape[-1] == made.buckets[min(buckets)]
+        seen |= buckets
+    assert seen == set(range(len(made.buckets)))
+    page = " ".join((Path(__file__).parents[2] / "docs" / "translation.md").read_text(encoding="utf-8").split())
+    assert "micro-batches make one update, and all of them come from one bucket" in page
 
 
 def test_a_budget_too_small_names_the_smallest() -> None:
