@@ -95,3 +95,7 @@ def test_words_and_their_neighbours_tell_the_class():
 def test_every_training_text_has_a_label():
     with pytest.raises(ValueError, match=r"train_texts must hold a text for each label, got 1 texts and 2 labels\."):
         tfidf_predictions(["a"], ["x", "y"], ["b"])
+
+
+def test_of_one_class_the_linear_model_knows_one_answer() -> None:
+    assert tfidf_predictions(["good film", "a fine one"], ["pos", "pos"], ["bad film", "\U0001f600"]) == ["pos", "pos"]
