@@ -24,7 +24,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lmx.checkpoint import Checkpoints
@@ -38,12 +38,27 @@ from lmx.training import TrainState
 
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped on a signal, to be started again by the same command
 
+UNBOUNDED = 2**30  # columns
+
 _IMPORTED = time.perf_counter()
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class _Console(Console):
-    """A console that a full disk, where its lines go to a file, does not stop: what cannot be written is left out."""
+    """A console that breaks no line, and that a full disk does not stop, where its lines go to a file or a pipe.
+
+    What cannot be written is left out.
+    """
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        """Columns and rows of a terminal; a file and a pipe have no end of a line where a signature could be broken."""
+        found = super().size
+        return found if self.is_terminal else found._replace(width=UNBOUNDED)
+
+    @size.setter
+    def size(self, size: tuple[int, int]) -> None:
+        self._width, self._height = size
 
     def print(self, *objects: Any, **options: Any) -> None:
         with _unless_full():

@@ -55,6 +55,39 @@ def test_scores_are_printed_as_they_are(run, capsys, name):
     assert f"{name} = 12.35" in printed or f"{name} = 12.34" in printed
 
 
+@pytest.fixture
+def file(monkeypatch) -> io.StringIO:
+    """A console's file of 80 columns, no terminal."""
+    monkeypatch.setenv("COLUMNS", "80")
+    return io.StringIO()
+
+
+def test_where_no_terminal_is_long_cells_and_lines_are_not_broken(run, file, monkeypatch):
+    shown = type(console)(file=file, highlight=False, soft_wrap=True, markup=False, emoji=False)
+    monkeypatch.setattr(run, "console", shown)
+    signature = "nrefs:1|bs:1000|seed:12345|case:mixed|eff:no|tok:13a|smooth:exp|" + "a word|" * 40 + "version:2.5.1"
+    made = "beam 4, power length penalty with alpha 1.0, mean of the last 10 " + "checkpoints and more " * 20
+    row = {"name": "own test BLEU " + "x" * 90, "score": 12.345, "interval": (11.0, 13.0), "made": made.strip()}
+    row |= {"signature": signature, "published": 1.0, "published_made": "published " * 30 + "there"}
+    saved = {"rows": [row], "baselines": [{"name": "base", "score": 2.0}]}
+    note = "a note " * 40 + "ends"
+    print_scores(run, saved, title="title " * 30 + "ends", baselines_are="are " * 60 + "ends", notes=[note])
+    lines = file.getvalue().splitlines()
+    for text in (signature, row["made"], row["name"], row["published_made"], note, "title " * 30, "are " * 60 + "ends"):
+        assert sum(text in line for line in lines) >= 1, text
+    # A cell takes no more than it needs.
+    assert max(map(len, lines)) < len(row["name"]) + len(made) + len(signature) + 200
+
+
+def test_a_terminal_has_its_columns(file, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    shown = type(console)(file=file, force_terminal=True, soft_wrap=True, markup=False, emoji=False)
+    assert shown.width == 80
+    shown.width = 70
+    assert shown.width == 70
+    assert type(console)(file=file).width > 10_000
+
+
 def test_the_table_of_classes_has_their_names(run, capsys):
     spec = importlib.util.spec_from_file_location("printed_classification", ROOT / "experiments" / "classification.py")
     assert spec is not None
