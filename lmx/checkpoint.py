@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from lmx.errors import FULL
+from lmx.errors import FULL, naming
 from lmx.hosts import label
 
 Params = Any  # nested dicts of arrays
@@ -372,10 +372,10 @@ def _shapes(tree: Any) -> dict[str, str]:
     }
 
 
-def _differences(saved: Mapping[str, str], model: Mapping[str, str], where: str) -> str:
+def _differences(saved: Mapping[str, str], model: Mapping[str, str], where: str, *, than: str = "in the model") -> str:
     """Returns the first five names that two sides have in different shapes, or that one lacks; parameters first."""
     found = [
-        f"{name}: {saved.get(name, 'absent')} {where}, {model.get(name, 'absent')} in the model"
+        f"{name}: {saved.get(name, 'absent')} {where}, {model.get(name, 'absent')} {than}"
         for name in sorted(saved.keys() | model.keys(), key=lambda name: (not name.startswith("params."), name))
         if saved.get(name) != model.get(name)
     ]
@@ -514,8 +514,8 @@ def average_files(paths: Sequence[Path], output: Path) -> None:
     shapes = [_stored_shapes(path) for path in paths]
     for path, found in zip(paths, shapes, strict=True):
         here, first = ({name: str(shape) for name, shape in each.items()} for each in (found, shapes[0]))
-        if differences := _differences(here, first, "in the file"):
-            raise ValueError(f"{path} must fit the model, got {differences}.")
+        if differences := _differences(here, first, "in the file", than="in the first"):
+            raise ValueError(f"{path} must hold the arrays of {paths[0]}, got {differences}.")
     _write_floats(output, shapes[0], (_mean_of(paths, name) for name in shapes[0]))
 
 
@@ -559,11 +559,14 @@ def _write_floats(path: Path, shapes: Mapping[str, tuple[int, ...]], arrays: Ite
     text += b" " * (-len(text) % 8)
     partial = path.with_name(path.name + ".partial")
     _check_folder(path)
-    with partial.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for array in arrays:
-            file.write(np.ascontiguousarray(array, dtype="<f4").data)
-    os.replace(partial, path)
+    try:
+        with naming(path), partial.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for array in arrays:
+                file.write(np.ascontiguousarray(array, dtype="<f4").data)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _flatten(params: Params, *prefix: str) -> list[tuple[tuple[str, ...], Any]]:

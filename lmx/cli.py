@@ -14,6 +14,7 @@ from typing import Annotated, cast
 import tyro
 from rich.console import Console
 
+from lmx.errors import naming
 from lmx.run import console, duration, keep_freed_memory, one_line_errors, progress_bar
 from lmx.text import one_line
 
@@ -202,6 +203,7 @@ class Written:
         if output and input and output.exists() and input.exists() and os.path.samefile(output, input):
             raise ValueError(f"output must be another file than the input, got {output} for both.")
         self._output, self._file = output, sys.stdout
+        self._name = output or "standard output"
         if output:
             output.open("a", encoding="utf-8").close()
         else:
@@ -214,14 +216,16 @@ class Written:
         """Writes lines, down to the file."""
         if self._output and self._file is sys.stdout:
             self._file = self._output.open("w", encoding="utf-8", newline="\n")
-        self._file.writelines(f"{one_line(line)}\n" for line in lines)
-        self._file.flush()
+        with naming(self._name):
+            self._file.writelines(f"{one_line(line)}\n" for line in lines)
+            self._file.flush()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.write([])  # of nothing, an empty file
         if self._file is not sys.stdout:
-            self._file.close()
+            with naming(self._name):
+                self._file.close()
 
 
 class Share:
@@ -356,6 +360,7 @@ def compare(options: Compare) -> None:
 def average(options: Average) -> None:
     """Runs `lmx average`."""
     from lmx.checkpoint import average_files
+    from lmx.run import differences
     from lmx.saved import read_record
 
     runs = {path: read_record(path / "config.json") for path in options.inputs if (path / "config.json").is_file()}
@@ -367,8 +372,11 @@ def average(options: Average) -> None:
                 (runs[each].get("made_of") or {}).get(name) or runs[each].get(name) for each in (paths[0], path)
             )
             if None not in (mine, its) and mine != its:
+                fields = differences(its, mine) if isinstance(its, dict) else []
+                found = ", ".join(f"{field}={one!r} and {other!r}" for field, one, other in fields)
                 raise ValueError(
-                    f"runs must be of one model to be averaged, got another {name} in {path} than in {paths[0]}."
+                    f"runs must be of one model to be averaged, got another {name} in {path} than in {paths[0]}"
+                    f"{found and ': '}{found}."
                 )
     files = [path / "model.safetensors" if path.is_dir() else path for path in options.inputs]
     average_files(files, options.output)

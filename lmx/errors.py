@@ -5,11 +5,13 @@ package made, and what the system said when this package opened a file or wanted
 script, or a library that it calls, stumbles over needs the file and the line where it did: its traceback.
 """
 
+import contextlib
 import dis
 import errno
 import os
 import sysconfig
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
 
@@ -23,6 +25,17 @@ _LIBRARIES = tuple({str(Path(sysconfig.get_path(name)).resolve()) for name in ("
 
 class InputError(ValueError):
     """What a user gave is not what it must be: told in one line, wherever it was raised."""
+
+
+@contextlib.contextmanager
+def naming(path: Path | str) -> Iterator[None]:
+    """Gives the system's errors the name of the file that a block writes: of a full disk, it says none by itself."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def is_users(error: BaseException) -> bool:

@@ -17,7 +17,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lmx.checkpoint import Checkpoints
 from lmx.compilation import CompileCache, keep_programs
 from lmx.devices import device_of_kind
-from lmx.errors import FULL, is_users
+from lmx.errors import FULL, is_users, naming
 from lmx.hosts import agreement, is_writer, label
 from lmx.lock import take_lock
 from lmx.saved import read_record
@@ -38,7 +38,7 @@ from lmx.training import TrainState
 
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped on a signal, to be started again by the same command
 
-UNBOUNDED = 2**30  # columns
+UNBOUNDED = 10**6  # columns; what fills a line stays small
 
 _IMPORTED = time.perf_counter()
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -316,7 +316,8 @@ class Run:
             unfinished = self.directory / "begin.partial"
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
-            write(unfinished)
+            with naming(self.directory):
+                write(unfinished)
             write_json(unfinished / "config.json", self._facts | facts | made_of)
             write_json(unfinished / "versions.json", versions())
             # config.json first: a directory of other files alone would be nobody's, and what is still missing when a
@@ -565,16 +566,27 @@ def seconds_since_start() -> float:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file atomically."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_lines(path, [json.dumps(value, indent=1, ensure_ascii=False)])
 
 
 def write_jsonl(path: Path, values: list[Any]) -> None:
     """Writes a file of JSON lines atomically."""
+    write_lines(path, (json.dumps(value, ensure_ascii=False) for value in values))
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Writes a file of lines atomically.
+
+    Raises:
+        OSError: it cannot be written; names it, also where the disk is full.
+    """
     partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values), encoding="utf-8")
-    os.replace(partial, path)
+    try:
+        with naming(path):
+            partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def duration(seconds: float) -> str:

@@ -17,7 +17,7 @@ import tyro
 from flax import nnx
 
 from lmx import cli
-from lmx.checkpoint import save_params
+from lmx.checkpoint import load_params, save_params
 from lmx.classifier import Classifier
 from lmx.cli import main
 from lmx.data.labels import Labels
@@ -424,3 +424,103 @@ def test_scores_that_nobody_could_see_are_not_made(command, tmp_path, monkeypatc
     monkeypatch.setattr(sys, "stdout", None)  # as Python has it after `>&-`
     with pytest.raises(ValueError, match=r"^standard output must be open, got a closed one"):
         getattr(cli, command)(options)
+
+
+@pytest.mark.parametrize("command", ["translate", "classify"])
+@pytest.mark.parametrize(
+    ("stream", "flags", "flag"),
+    [
+        ("stdin", [], "--input"),
+        ("stdin", ["--input", "-"], "--input"),
+        ("stdout", [], "--output"),
+        ("stdout", ["--input", "a.txt"], "--output"),
+    ],
+)
+def test_a_closed_stream_is_told_before_a_model_is_loaded(command, stream, flags, flag, monkeypatch, capsys):
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=2")
+    monkeypatch.setattr(sys, "argv", ["lmx", command, "no-such-run", *flags])
+    monkeypatch.setattr(sys, stream, None)  # as Python has it after `<&-` and `>&-`
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    name = {"stdin": "standard input", "stdout": "standard output"}[stream]
+    assert capsys.readouterr().err == f"error: {name} must be open, got a closed one. Name a file with {flag}.\n"
+
+
+@pytest.mark.parametrize("command", ["translate", "classify"])
+def test_a_closed_stream_that_is_not_used_does_not_matter(command, monkeypatch, capsys):
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=2")
+    monkeypatch.setattr(sys, "argv", ["lmx", command, "no-such-run", "--input", "a.txt", "--output", "b.txt"])
+    monkeypatch.setattr(sys, "stdin", None)
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(SystemExit):
+        main()
+    assert "no-such-run must be a run directory" in capsys.readouterr().err
+
+
+# Averages.
+
+
+def write_run(directory: Path, *, rows: int = 3, **changes) -> Path:
+    """Writes what `lmx average` looks at of a run."""
+    directory.mkdir(parents=True)
+    facts = {"family": "classifier", "model": {"width": 16, "vocab_size": rows}}
+    facts["made_of"] = {"tokenizer": "b1", "training data": "c2", "labels": ["neg", "pos"]}
+    for name, value in changes.items():
+        part = facts["made_of"] if name in ("tokenizer", "labels", "source tokenizer", "training data") else facts
+        part[name] = value
+    (directory / "config.json").write_text(json.dumps(facts))
+    save_params(directory / "model.safetensors", {"table": jnp.full((rows, 2), float(len(directory.name)))})
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"labels": ["neg", "positive"]}, "another labels"),
+        ({"labels": ["pos", "neg"]}, "another labels"),
+        ({"tokenizer": "b2"}, "another tokenizer"),
+        ({"family": "seq2seq"}, "another family"),
+        ({"rows": 4}, "another model in {} than in {}: vocab_size=4 and 3."),
+        (
+            {"model": {"width": 16, "vocab_size": 3, "num_layers": 2}},
+            "another model in {} than in {}: num_layers=2 and",
+        ),
+    ],
+)
+def test_only_runs_of_one_model_are_averaged(changes, said, lmx, tmp_path, capsys):
+    rows = changes.pop("rows", 3)
+    model = {"model": {"width": 16, "vocab_size": rows}} | changes
+    first, other = write_run(tmp_path / "a"), write_run(tmp_path / "bb", rows=rows, **model)
+    with pytest.raises(SystemExit) as stop:
+        lmx("average", str(first), str(other), "--output", str(tmp_path / "mean.safetensors"))
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("error: runs must be of one model to be averaged, got ")
+    assert said.format(other, first) in error
+    assert f"in {other} than in {first}" in error
+    assert not list(tmp_path.glob("mean*"))
+
+
+def test_translators_of_other_words_are_not_averaged_and_those_of_other_data_are(lmx, tmp_path, capsys):
+    runs = [
+        write_run(tmp_path / name, **{"source tokenizer": words, "training data": data})
+        for name, words, data in (("a", "s1", "d1"), ("bb", "s1", "d2"), ("ccc", "s2", "d1"))
+    ]
+    lmx("average", *map(str, runs[:2]), "--output", str(tmp_path / "mean.safetensors"))
+    assert float(load_params(tmp_path / "mean.safetensors")["table"][0, 0]) == 1.5
+    with pytest.raises(SystemExit):
+        lmx("average", *map(str, runs), "--output", str(tmp_path / "other.safetensors"))
+    assert f"got another source tokenizer in {runs[2]} than in {runs[0]}." in capsys.readouterr().err
+    assert not (tmp_path / "other.safetensors").exists()
+
+
+def test_files_of_other_shapes_are_not_averaged(lmx, tmp_path, capsys):
+    paths = [write_run(tmp_path / name, rows=rows) / "model.safetensors" for name, rows in (("a", 3), ("bb", 4))]
+    with pytest.raises(SystemExit):
+        lmx("average", *map(str, paths), "--output", str(tmp_path / "mean.safetensors"))
+    assert f"{paths[1]} must hold the arrays of {paths[0]}, got table: (4, 2) in the file, (3, 2) in the first." in (
+        capsys.readouterr().err
+    )
+    assert not list(tmp_path.glob("mean*"))

@@ -19,9 +19,11 @@ import pytest
 from jax.experimental import compilation_cache
 from rich.console import Console
 
-from lmx.checkpoint import Checkpoints
+from lmx.checkpoint import Checkpoints, average_files, save_params
+from lmx.cli import Written
 from lmx.devices import DEVICES, Device
 from lmx.errors import InputError
+from lmx.report import write_report
 from lmx.run import (
     EXIT_STOPPED,
     Memory,
@@ -36,6 +38,7 @@ from lmx.run import (
     versions,
     write_json,
     write_jsonl,
+    write_lines,
 )
 from lmx.training import TrainState, create_state
 
@@ -606,6 +609,55 @@ def test_a_full_disk_is_one_line(capsys, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "model.safetensors")
     assert ended.value.code == 2
     assert capsys.readouterr().err == "error: [Errno 28] No space left on device: 'model.safetensors'\n"
+
+
+def too_small(write, *arguments) -> None:
+    """Calls a function while no file can have more than three bytes: of that, as of a full disk, no error names it."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3, limit[1]))
+    try:
+        write(*arguments)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+
+
+def write_standard_output(path):
+    with Written(path, input=None) as out:
+        out.write(["a line that does not fit"])
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: path.write_text("a line that does not fit"),  # what the system says by itself
+        lambda path: write_json(path, {"a": "line"}),
+        lambda path: write_jsonl(path, [{"a": "line"}]),
+        lambda path: write_lines(path, ["a line"]),
+        lambda path: average_files([path.with_name("old.safetensors")], path),
+        lambda path: save_params(path, {"table": np.zeros((2, 3), np.float32)}),
+        lambda path: Run(path, facts()).open(write=lambda folder: (folder / "labels").write_text("a line")),
+        lambda path: Run(path, facts()).open(),
+        write_standard_output,
+        lambda path: write_report(path),
+    ],
+    ids="nothing json jsonl lines average params opened config output report".split(),
+)
+def test_a_file_that_a_full_disk_does_not_take_is_named(write, capsys, monkeypatch, tmp_path, request):
+    monkeypatch.delenv("LMX_TRACEBACK", raising=False)
+    monkeypatch.setattr("lmx.run.take_lock", lambda directory, report: None)  # it has a file of its own
+    save_params(tmp_path / "old.safetensors", {"table": np.zeros((2, 3), np.float32)})
+    case = request.node.callspec.id
+    if case == "report":
+        (tmp_path / "it").mkdir()
+        write_json(tmp_path / "it" / "config.json", facts())
+    with pytest.raises(SystemExit) as ended, one_line_errors():
+        too_small(write, tmp_path / "it")
+    said = capsys.readouterr().err
+    assert (ended.value.code, said.count("\n")) == (2, 1)
+    assert "File too large" in said
+    assert (str(tmp_path / "it") in said) == (case != "nothing")
+    if case not in ("nothing", "opened", "config", "output", "report"):
+        assert [path.name for path in tmp_path.iterdir()] == ["old.safetensors"]  # half a file takes no room
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -33,6 +33,7 @@ from lmx.data.parallel import (
 )
 from lmx.data.ragged import Strings, ended_rows, select_rows
 from lmx.data.texts import EncodedExamples, encoded_examples, lay_out
+from lmx.errors import naming
 from lmx.text import Tokenizer, load_tokenizer
 
 PART = 4096  # texts that are in memory while they are read
@@ -124,7 +125,8 @@ def keep_tokenizer(cache: Cache, facts: dict[str, Any], learn: Callable[[], Toke
     suffix, _, content = entry.arrays["tokenizer"].tobytes().partition(b"\0")
     with tempfile.TemporaryDirectory(prefix="lmx-") as folder:
         path = Path(folder) / f"tokenizer{suffix.decode()}"
-        path.write_bytes(content)
+        with naming(path):
+            path.write_bytes(content)
         return load_tokenizer(path)
 
 
@@ -337,6 +339,6 @@ class _StringWriter:
 
 def _saved(tokenizer: Tokenizer) -> bytes:
     """Returns all that makes a tokenizer what it is."""
-    with tempfile.TemporaryDirectory(prefix="lmx-") as folder:
+    with tempfile.TemporaryDirectory(prefix="lmx-") as folder, naming(folder):
         path = tokenizer.save(Path(folder) / f"tokenizer{tokenizer.suffix}")
         return tokenizer.suffix.encode() + b"\0" + path.read_bytes()

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from lmx.errors import naming
 from lmx.report.classification import classification_page
 from lmx.report.files import read_json
 from lmx.report.page import Html
@@ -45,6 +46,7 @@ def write_report(run_directory: Path) -> Path:
     content = known[0](run_directory) if known else translation_page(run_directory)
     path = run_directory / "report.html"
     unfinished = run_directory / "report.html.part"
-    unfinished.write_text(content, encoding="utf-8")
+    with naming(path):
+        unfinished.write_text(content, encoding="utf-8")
     os.replace(unfinished, path)
     return path

@@ -85,8 +85,8 @@ def tfidf_predictions(
 
     Words are those of `\w+` in lower case, single letters too. A weight is (1 + log count) (1 + log((1 + N) / (1 +
     documents))), and a text's weights have length 1; C = 10, at most 1,000 steps of L-BFGS. The settings are fixed, not
-    chosen on any development set. Two texts of a pair are read as one. Of one label there is nothing to learn: it is the
-    answer to every text.
+    chosen on any development set. Two texts of a pair are read as one. Where all labels are one, that is
+    the answer to every text.
 
     Raises:
         ValueError: there is not one label for each training text.
