@@ -78,8 +78,9 @@ from lmx.run import (
     versions,
     write_json,
     write_jsonl,
+    write_lines,
 )
-from lmx.saved import find_tokenizers, save_tokenizer
+from lmx.saved import check_vocabulary, find_tokenizers, save_tokenizer
 from lmx.scoring.baselines import tfidf_predictions
 from lmx.scoring.classification import load_scikit_learn, prediction_lines, score_outputs, spreads_of
 from lmx.scoring.tested import (
@@ -841,6 +842,7 @@ def prepare(preset: str, config: Config, *, fold: int | None, agreed: dict[str, 
     facts = {"experiment": "classification", "preset": preset, "family": "classifier"}
     facts |= {"config": config_as_json(config), "fold": fold}
     free = FREE if config.optimization.depends_on_end else (*FREE, "epochs")
+    free += ("vocabulary",) if check_vocabulary(config.vocabulary, config.run) else ()
     agreed |= facts | {"versions": versions(machine=False), "device": jax.local_devices()[0].device_kind}
     # All text is read first: a bad line should be told now, not after the training.
     cache = text_cache(config.text_cache)
@@ -1149,7 +1151,7 @@ def write_results(run: Run, saved: dict[str, Any], tested: Tested) -> None:
     labels, outputs = tested.labels, tested.outputs.mean(0)
     lines = prediction_lines(outputs, kind=labels.kind, names=labels.names)
     for name, found in (("predictions.tsv", lines), ("references.tsv", reference_lines(tested))):
-        (run.directory / name).write_text("".join(f"{line}\n" for line in found), encoding="utf-8")
+        write_lines(run.directory / name, found)
     write_json(run.directory / "scores.json", saved)
     with run.only_reporting("the list of mistakes is"):
         write_jsonl(run.directory / "mistakes.jsonl", list_mistakes(tested))
@@ -1190,7 +1192,7 @@ def label_file(run: Run, classifier: Classifier, examples: Examples, encoded: En
     lines = prediction_lines(outputs, kind=classifier.labels.kind, names=classifier.labels.names)
     path = run.directory / "labelled.tsv"
     if run.writes:
-        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        write_lines(path, lines)
     run.console.print(f"texts labelled in {path}: {_described(examples, encoded)}")
 
 
@@ -1202,7 +1204,8 @@ def cross_validate(preset: str, config: Config, number: int) -> None:
     with agreement() as agreed:
         facts = {"experiment": "classification", "preset": preset, "family": "folds", "config": config_as_json(config)}
         agreed |= facts
-        whole = Run(config.run, facts, free=FREE)
+        moved = ("vocabulary",) if check_vocabulary(config.vocabulary, config.run / "fold-1") else ()
+        whole = Run(config.run, facts, free=FREE + moved)
         # What is wrong with a file is told before anything is written.
         data = load_data(config, fold=1, cache=text_cache(config.text_cache))
         agreed["training data"] = fingerprint([json.dumps(facts_of_examples(data.train), sort_keys=True)])

@@ -58,7 +58,18 @@ from lmx.nn.layers import spread_tables
 from lmx.optimization import OptimizerConfig, make_optimizer, make_schedule
 from lmx.plan.figures import Job
 from lmx.report import write_report
-from lmx.run import Run, duration, make_deterministic, peak_flops, progress_bar, versions, write_json, write_jsonl
+from lmx.run import (
+    Run,
+    duration,
+    make_deterministic,
+    peak_flops,
+    progress_bar,
+    versions,
+    write_json,
+    write_jsonl,
+    write_lines,
+)
+from lmx.saved import check_vocabulary
 from lmx.scoring.baselines import dictionary_translations, nearest_translations
 from lmx.scoring.tokenization import bleu_by, tokenize_for, warn_of_few_spaces
 from lmx.scoring.translation import NUM_RESAMPLES, Score, chrf, detokenized_bleu, sentence_chrf, tokenized_bleu
@@ -537,6 +548,7 @@ def prepare(preset: str, config: Config, *, agreed: dict[str, Any]) -> Prepared:
     profile = None if config.profile is None else steps_to_profile(config.profile)
     facts = {"experiment": "translation", "preset": preset, "family": "seq2seq", "config": config_as_json(config)}
     free = FREE if config.optimization.depends_on_end else (*FREE, "updates")
+    free += ("vocabulary",) if check_vocabulary(config.vocabulary, config.run) else ()
     agreed |= facts | {"versions": versions(machine=False), "device": jax.local_devices()[0].device_kind}
     bleu_by(scheme(config))  # one that cannot be is an error now
     # All text is read first: a bad line should be told now, not after the training.
@@ -884,8 +896,7 @@ def test(run: Run, preset: str, config: Config, translator: Translator, pairs: P
     with run.only_reporting("attention maps are"):
         maps = [attention_of(translator, source, one) for source, one in zip(pairs.sources[:5], found[:5], strict=True)]
     if run.writes:
-        lines = "".join(f"{text}\n" for text in texts)
-        (run.directory / "test.hypotheses.txt").write_text(lines, encoding="utf-8")
+        write_lines(run.directory / "test.hypotheses.txt", texts)
         write_json(run.directory / "scores.json", saved)
         write_jsonl(run.directory / "samples.jsonl", samples)
         write_json(run.directory / "attention.json", maps)

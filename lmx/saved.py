@@ -8,12 +8,13 @@ import dataclasses
 import difflib
 import json
 import os
+import tempfile
 import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from lmx.text import Tokenizer
+from lmx.text import Tokenizer, load_tokenizer
 
 Record = TypeVar("Record")
 
@@ -152,3 +153,26 @@ def find_tokenizers(run_directory: Path) -> dict[str, Path]:
     found = {path.stem: path for path in run_directory.iterdir() if path.suffix in (".model", ".vocab", ".bytes")}
     found.pop("partial", None)  # of a process that was killed while it wrote
     return found
+
+
+def check_vocabulary(path: Path | None, run_directory: Path) -> bool:
+    """Returns whether a vocabulary's file is there; what is in it must be what a run that was begun has.
+
+    Where it is there, its place may be another than it was: a checkout moves, and its tokenizers with it.
+
+    Raises:
+        ValueError: the run has another tokenizer.
+    """
+    if path is None or not path.is_file():  # the run has its own copy
+        return False
+    if not run_directory.is_dir():
+        return True
+    with tempfile.TemporaryDirectory(prefix="lmx-") as folder:
+        given = load_tokenizer(path).save(Path(folder) / f"tokenizer{path.suffix}")
+        for found in find_tokenizers(run_directory).values():
+            if (found.suffix, found.read_bytes()) != (given.suffix, given.read_bytes()):
+                raise ValueError(
+                    f"{path} must be the vocabulary that {run_directory} began with, got another than its "
+                    f"{found.name}. Bring back what it was, or choose another --run."
+                )
+    return True

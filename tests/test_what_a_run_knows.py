@@ -4,6 +4,7 @@ import functools
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,9 @@ import numpy as np
 import pytest
 
 from lmx.lock import NAME, release_lock, take_lock
+from lmx.run import Run
 from lmx.sharding import make_mesh
+from lmx.text import PretokenizedTokenizer
 
 ROOT = Path(__file__).parents[1]
 UNOPTIMISED = "xla_backend_optimization_level"  # 0: without LLVM's optimizations, which are half of compiling
@@ -34,9 +37,9 @@ TRANSLATOR = """
 GOOD, BAD = ("a fine day", "what joy", "so good"), ("an awful day", "what pain", "so bad")
 
 
-def load_script(name: str):
-    path = ROOT / "experiments" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"{name}_that_knows", path)
+def load_script(name: str, *, root: Path = ROOT):
+    path = root / "experiments" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"{name}_that_knows{'' if root == ROOT else '_elsewhere'}", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
@@ -256,3 +259,121 @@ def test_what_only_reports_ends_no_run(run_of, tmp_path, monkeypatch):
     assert {"model.safetensors", "scores.json", "predictions.tsv"} <= {
         path.name for path in (tmp_path / "run").iterdir()
     }
+
+
+# Vocabularies.
+
+
+@pytest.fixture
+def begin(run_of, monkeypatch) -> Callable[..., None]:
+    """Begins a run, or goes on with one, and stops when its directory is written, before anything is trained."""
+    opened = Run.open
+
+    def stop(run: Run, **options) -> None:
+        opened(run, **options)
+        if run.begun["family"] != "folds":
+            raise SystemExit(75)
+
+    def begin(module, *arguments: str | Path) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(Run, "open", stop)
+            with pytest.raises(SystemExit) as stopped:
+                run_of(module, *arguments)
+        assert stopped.value.code == 75
+
+    return begin
+
+
+WORDS = "a fine day what joy so good an awful pain bad zero one two three four five six seven eight nine".split()
+
+
+def write_words(path: Path, *, turned: bool = False) -> Path:
+    words = list(dict.fromkeys(WORDS))
+    return PretokenizedTokenizer(words[::-1] if turned else words).save(path)
+
+
+@pytest.fixture(params=["classification", "translation"])
+def command(request, pairs, tmp_path) -> tuple:
+    """A script and a command line for it."""
+    if request.param == "translation":
+        return translation, *TRANSLATOR, *pairs, "--run", tmp_path / "run"
+    flags = [*CLASSIFIER, "--train", write_labelled(tmp_path / "train.csv")]
+    return classification, *flags, "--run", tmp_path / "run"
+
+
+def test_a_tokenizer_that_was_replaced_in_a_run_is_refused(command, begin, refused, tmp_path):
+    vocabulary = write_words(tmp_path / "words.vocab")
+    begin(*command, "--vocabulary", vocabulary)
+    vocabulary.unlink()
+    begin(*command, "--vocabulary", vocabulary)  # the run has a copy of it
+    write_words(tmp_path / "run" / "tokenizer.vocab", turned=True)
+    before = content_of(tmp_path / "run")
+    said = refused(*command, "--vocabulary", vocabulary)
+    assert re.search(r"the (source )?tokenizer of \S+run must be what the run began with", said)
+    assert content_of(tmp_path / "run") == before
+    write_words(tmp_path / "run" / "tokenizer.vocab")
+    begin(*command, "--vocabulary", vocabulary)
+
+
+def test_a_vocabulary_may_move_and_is_not_to_be_replaced(command, begin, refused, tmp_path):
+    vocabulary = write_words(tmp_path / "words.vocab")
+    begin(*command, "--vocabulary", vocabulary)
+    before = content_of(tmp_path / "run")
+    write_words(vocabulary, turned=True)  # as many words
+    said = refused(*command, "--vocabulary", vocabulary)
+    assert f"{vocabulary} must be the vocabulary that {tmp_path / 'run'} began with" in said
+    assert content_of(tmp_path / "run") == before
+    # Another place is none of the run's business, as long as there is the same in it.
+    elsewhere = tmp_path / "elsewhere" / "other.vocab"
+    elsewhere.parent.mkdir()
+    said = refused(*command, "--vocabulary", elsewhere)
+    assert f"vocabulary='{vocabulary}' there and '{elsewhere}' here" in said
+    assert content_of(tmp_path / "run") == before
+    begin(*command, "--vocabulary", write_words(elsewhere))
+    after = content_of(tmp_path / "run")
+    assert (
+        json.loads(after[tmp_path / "run" / "config.json"])["made_of"]
+        == (json.loads(before[tmp_path / "run" / "config.json"])["made_of"])
+    )
+    said = refused(*command)
+    assert f"vocabulary='{elsewhere}' there and None here" in said
+    assert content_of(tmp_path / "run") == after
+
+
+def test_a_vocabulary_replaced_under_folds_is_refused_before_anything_is_written(begin, refused, tmp_path):
+    vocabulary, train = write_words(tmp_path / "words.vocab"), write_labelled(tmp_path / "train.csv")
+    flags = (classification, *CLASSIFIER, "--train", train, "--folds", "2", "--run", tmp_path / "run", "--vocabulary")
+    begin(*flags, vocabulary)
+    before = content_of(tmp_path / "run")
+    assert tmp_path / "run" / "fold-1" / "config.json" in before
+    write_words(vocabulary, turned=True)
+    assert "must be the vocabulary that" in refused(*flags, vocabulary)
+    assert content_of(tmp_path / "run") == before
+    begin(*flags, write_words(tmp_path / "other.vocab"))
+
+
+def test_a_run_continues_from_a_checkout_that_was_moved(pairs, begin, tmp_path):
+    for name in ("experiments", "tokenizers"):
+        shutil.copytree(ROOT / name, tmp_path / "moved" / name, ignore=shutil.ignore_patterns("*.md", "__pycache__"))
+    moved = load_script("translation", root=tmp_path / "moved")
+    flags = ["phrasebook", *TRANSLATOR[1:], *pairs, "--tokens-per-batch", "512", "--run", tmp_path / "run"]
+    begin(translation, *flags)
+    saved = [(tmp_path / "run" / "config.json").read_text()]
+    begin(moved, *flags)
+    saved.append((tmp_path / "run" / "config.json").read_text())
+    assert str(ROOT) in saved[0]
+    assert saved[1] == saved[0].replace(str(ROOT), str(tmp_path / "moved"))
+
+
+@pytest.mark.slow
+def test_a_fold_of_one_class_ends_with_scores(run_of, tmp_path):
+    train = write_labelled(tmp_path / "train.csv", count=40)
+    lines = train.read_text().splitlines()
+    train.write_text("\n".join([lines[0], *lines[1::2], lines[2]]) + "\n")  # one text of the second class
+    flags = [flag for flag in CLASSIFIER if flag != "--no-baseline"]
+    printed = run_of(classification, *flags, "--train", train, "--folds", "2", "--run", tmp_path / "run")
+    saved = json.loads((tmp_path / "run" / "scores.json").read_text())
+    assert saved["texts"] == 21
+    assert saved["baselines"], printed
+    for fold in (1, 2):
+        assert (tmp_path / "run" / f"fold-{fold}" / "scores.json").is_file()
