@@ -82,7 +82,7 @@ def read_lines(
         compressed = raw.peek(2)[:2] == b"\x1f\x8b"
         try:
             with gzip.open(raw, "rb") if compressed else contextlib.nullcontext(raw) as lines:
-                _check_unpacked(name, lines.peek(_PEEKED))
+                _check_unpacked(name, cast(io.BufferedReader, lines).peek(_PEEKED))
                 for number, line in enumerate(cast(Iterable[bytes], lines), start=1):
                     if held is not None:
                         yield held
