@@ -23,7 +23,7 @@ from lmx.plan.communication import summarize_communication
 from lmx.plan.figures import Job
 from lmx.plan.step import program_of
 from lmx.plan.tables import communication_table
-from lmx.sharding import MeshConfig, make_mesh, use_mesh
+from lmx.sharding import MeshConfig, make_mesh, named_sharding, replicated, use_mesh
 
 pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
 
@@ -159,6 +159,24 @@ def test_a_sum_over_devices_is_exact_where_bfloat16_has_no_such_number(use, size
     np.testing.assert_array_equal(rows, np.full_like(rows, 263.0))
     if use is by_linear:
         assert (gradient_by(np.ones(shape, np.float32), use, gradient_sum="compute", **sizes) != 263.0).all()
+
+
+@pytest.mark.parametrize("gradient_sum", ["float32", "compute"])
+@pytest.mark.parametrize("use", [by_linear, by_joint_product])
+def test_a_gradient_is_in_the_pieces_of_its_weight_wherever_it_goes(use, gradient_sum):
+    """Nothing after it asks for them, as the update of a step does, and each device has rows of its own."""
+    mesh = make_mesh(MeshConfig(fsdp=8), devices=jax.devices()[:8])
+    rows = jax.device_put(jnp.ones((8, 2, 8), jnp.bfloat16), jax.NamedSharding(mesh, jax.P("fsdp")))
+    pieces = named_sharding(mesh, ("embed", "mlp"), (8, 8))
+
+    @jax.jit
+    def gradient(weight, x):
+        with use_mesh(mesh, gradient_sum=gradient_sum):
+            found = jax.grad(lambda weight: use(weight, x))(weight)
+        return jax.lax.with_sharding_constraint(found * 2, replicated(mesh)), found
+
+    weight = jax.device_put(jnp.ones((8, 8)), pieces)
+    assert gradient(weight, rows)[1].sharding.is_equivalent_to(pieces, 2)
 
 
 def test_gradients_in_float32_cost_no_product():

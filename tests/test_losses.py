@@ -85,7 +85,9 @@ def test_chunks_are_of_8_tokens_a_piece_and_as_equal_as_that_allows():
             assert chunks * size - tokens < 8 * chunks, (tokens, words)
 
 
-@pytest.mark.parametrize(("words", "size"), [(9856, 512), (131_072, 512), (262_144, 256), (4_000_000, 128)])
+@pytest.mark.parametrize(
+    ("words", "size"), [(9856, 512), (131_072, 512), (262_144, 256), (300_000, 216), (4_000_000, 128)]
+)
 def test_a_chunks_logits_are_bounded_whatever_the_vocabulary(words, size):
     assert chunk_size(8 * 4096, words=words) == size
     assert 4 * words * size <= CHUNK_BYTES or size == FEWEST_TOKENS

@@ -29,7 +29,7 @@ def stratified_split(
     counts = np.bincount(classes)
     total = max(1, round(share * len(classes)))
     quotas = share * counts
-    takes = np.minimum(np.floor(quotas).astype(np.int64), np.maximum(counts - 1, 0))
+    takes = np.floor(quotas).astype(np.int64)  # of a share below 1: never all
     while (missing := total - int(takes.sum())) > 0:
         able = np.flatnonzero(takes < counts - 1)
         if not able.size:
