@@ -37,7 +37,7 @@ from lmx.errors import InputError
 from lmx.losses import cross_entropy
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from lmx.optimization import adam, constant
-from lmx.run import keep_freed_memory, one_line_errors
+from lmx.process import keep_freed_memory, one_line_errors
 from lmx.sharding import MeshConfig, make_mesh, place_batch
 from lmx.training import born, compile_step, make_train_step, state_shardings
 

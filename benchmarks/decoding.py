@@ -78,7 +78,7 @@ Call = Callable[[], Any]
 
 def lmx_side(shape: Shape) -> tuple[Callable[[int, int], Call], dict[str, Any]]:
     """Builds lmx's model and search, as its translator does."""
-    from lmx.run import keep_freed_memory
+    from lmx.process import keep_freed_memory
 
     keep_freed_memory()  # as `lmx translate` does
     import jax
@@ -395,7 +395,7 @@ if __name__ == "__main__":
     else:
         import tyro
 
-        from lmx.run import one_line_errors
+        from lmx.process import one_line_errors
 
         with one_line_errors():
             main(tyro.cli(Config))

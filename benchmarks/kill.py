@@ -45,7 +45,7 @@ import tyro
 
 from lmx.data.embedded import phrasebook
 from lmx.errors import InputError
-from lmx.run import EXIT_STOPPED, one_line_errors
+from lmx.process import EXIT_STOPPED, one_line_errors
 
 ROOT = Path(__file__).resolve().parent.parent
 Moment = Literal["start", "step", "save", "validation", "end"]

@@ -22,8 +22,8 @@ from sacrebleu.metrics.chrf import CHRF
 from sacrebleu.significance import PairedTest
 
 from lmx.data.embedded import phrasebook
-from lmx.run import one_line_errors
-from lmx.scoring.classification import compare_predictions
+from lmx.process import one_line_errors
+from lmx.scoring.paired import compare_predictions
 from lmx.scoring.translation import compare_translations
 
 LEVELS = (0.05, 0.01)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import tyro
 
-from lmx.run import one_line_errors
+from lmx.process import one_line_errors
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "experiments" / "classification.py"

@@ -131,7 +131,7 @@ def make_batch(shape: Shape) -> dict[str, Any]:
 
 def lmx_trainer(shape: Shape) -> Trainer:
     """Builds lmx's model and step, as the experiment script does."""
-    from lmx.run import keep_freed_memory
+    from lmx.process import keep_freed_memory
 
     keep_freed_memory()  # as the experiment scripts do
     import jax
@@ -375,7 +375,7 @@ if __name__ == "__main__":
     else:
         import tyro
 
-        from lmx.run import one_line_errors
+        from lmx.process import one_line_errors
 
         with one_line_errors():
             main(tyro.cli(Config))

@@ -1,21 +1,16 @@
-"""Checkpoints: the whole training state with Orbax, and parameters alone as safetensors.
+"""Checkpoints: the whole training state with Orbax.
 
 A *checkpoint* is what a run continues from: the training state, and the run's host state as JSON beside it; written
-atomically, in the background. *Parameters* are what translates, scores and is exported: one safetensors file, its names
-the paths of the arrays joined by ".". When something is saved is the business of `lmx.run`.
+atomically, in the background. Parameters alone, which translate, score and are exported, are `lmx.parameters`'s. When
+something is saved is the business of `lmx.loop`.
 """
 
 import contextlib
 import functools
 import json
-import logging
-import math
-import os
 import shutil
 import sys
-import traceback
-import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +18,11 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from lmx.errors import FULL, naming
+from lmx.checksums import CHECKSUMS, checksum_of, damage_of
 from lmx.hosts import label
+from lmx.parameters import Params, differences_of_shapes
+from lmx.reasons import quiet_orbax, reason_of
 
-Params = Any  # nested dicts of arrays
-
-CHECKSUMS = "checksums.json"
 # How long hosts wait for each other's parts: a terabyte to a slow file system takes longer than Orbax's 20 minutes.
 SAVE_SECONDS = 6 * 3600
 
@@ -69,7 +63,7 @@ class Checkpoints:
             raise ValueError(f"keep_last must be at least 1, or a run could not continue, got keep_last={keep_last}.")
         if keep_every is not None and keep_every < 1:
             raise ValueError(f"keep_every must be at least 1, or None to keep none, got keep_every={keep_every}.")
-        _quiet_orbax()
+        quiet_orbax()
         self._orbax = ocp
         directory.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(
@@ -126,7 +120,7 @@ class Checkpoints:
                 step, args=args.Composite(state=args.StandardRestore(target), host=args.JsonRestore())
             )
         except Exception as error:
-            raise DamagedCheckpoint(f"{path} cannot be read: {_reason(error)}") from error
+            raise DamagedCheckpoint(f"{path} cannot be read: {reason_of(error)}") from error
         return type(like)(**restored["state"]), dict(restored["host"])
 
     def _checked(self, step: int, like: Any) -> tuple[Path, dict[str, Any]]:
@@ -135,15 +129,15 @@ class Checkpoints:
             raise FileNotFoundError(f"{self._directory} must hold a checkpoint of step {step}, got {self.steps()}.")
         path = self._directory / str(step)
         # One process reads and compares the checksums; all do the same then.
-        reason = _damage(path) if jax.process_index() == 0 else None
+        reason = damage_of(path) if jax.process_index() == 0 else None
         if _said_by_the_first(reason is not None):
             raise DamagedCheckpoint(f"{path} cannot be read: {reason or 'see the first process'}")
         target = jax.tree.map(self._orbax.utils.to_shape_dtype_struct, like._asdict())
         try:
             saved = _shapes(self._manager.item_metadata(step)["state"].tree)
         except Exception as error:  # of many types, a bare Exception among them
-            raise DamagedCheckpoint(f"{path} cannot be read: {_reason(error)}") from error
-        if differences := _differences(saved, _shapes(target), "in the checkpoint"):
+            raise DamagedCheckpoint(f"{path} cannot be read: {reason_of(error)}") from error
+        if differences := differences_of_shapes(saved, _shapes(target), "in the checkpoint"):
             raise ValueError(
                 f"{path} must fit the model, got {differences}. "
                 "Continue with the model that the run began with, or choose another --run."
@@ -217,7 +211,7 @@ class Checkpoints:
                     ),
                 )
             except Exception as error:
-                raise DamagedCheckpoint(f"{path} cannot be read: {_reason(error)}") from error
+                raise DamagedCheckpoint(f"{path} cannot be read: {reason_of(error)}") from error
         return jax.tree.leaves(found, is_leaf=lambda leaf: leaf is orbax.PLACEHOLDER)[place]
 
     def wait(self) -> None:
@@ -255,12 +249,12 @@ class Checkpoints:
             if self._saving is None:
                 raise
             step, self._saving = self._saving, None
-            self._not_saved = step, _reason(error)
+            self._not_saved = step, reason_of(error)
             self._failed.add(step)
             self._remove_unfinished()
             free = shutil.disk_usage(self._directory).free / 1e6
             line = (
-                f"the checkpoint of step {step:,} was not saved: {_reason(error)} ({free:,.0f} MB free in "
+                f"the checkpoint of step {step:,} was not saved: {reason_of(error)} ({free:,.0f} MB free in "
                 f"{self._directory}). Make room there: training goes on and saves again; now it could continue from "
                 f"{self._newest()}"
             )
@@ -308,7 +302,7 @@ class Checkpoints:
         (folder,) = self._directory.glob(f"{self._saving}.orbax-checkpoint-tmp*")
         # Orbax still writes its notes on the whole, which stand beside the two items.
         files = sorted(path for item in ("state", "host") for path in (folder / item).rglob("*") if path.is_file())
-        sums = {path.relative_to(folder).as_posix(): [path.stat().st_size, _checksum(path)] for path in files}
+        sums = {path.relative_to(folder).as_posix(): [path.stat().st_size, checksum_of(path)] for path in files}
         (folder / CHECKSUMS).write_text(json.dumps(sums), encoding="utf-8")
 
 
@@ -326,30 +320,6 @@ def kept(
     ranked = sorted(scored, key=lambda step: (scores[step], step))
     multiples = {step for step in ordered if every is not None and step % every == 0}
     return set(ordered[-2:]) | set((scored or ordered)[-last:]) | set(ranked[:best]) | multiples
-
-
-def _damage(path: Path) -> str | None:
-    """Returns what is wrong with the files of a checkpoint; one without checksums is not looked at."""
-    try:
-        for name, (size, checksum) in json.loads((path / CHECKSUMS).read_text(encoding="utf-8")).items():
-            file = path / name
-            if not file.is_file():
-                return f"{name} is missing"
-            if file.stat().st_size != size or _checksum(file) != checksum:
-                return f"{name} is not as it was written"
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        return f"{CHECKSUMS} cannot be checked ({_reason(error)})"
-    return None
-
-
-def _checksum(path: Path) -> int:
-    total = 0
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            total = zlib.crc32(block, total)
-    return total
 
 
 def _said_by_the_first(fact: bool) -> bool:
@@ -370,217 +340,3 @@ def _shapes(tree: Any) -> dict[str, str]:
         )
         for path, leaf in leaves
     }
-
-
-def _differences(saved: Mapping[str, str], model: Mapping[str, str], where: str, *, than: str = "in the model") -> str:
-    """Returns the first five names that two sides have in different shapes, or that one lacks; parameters first."""
-    found = [
-        f"{name}: {saved.get(name, 'absent')} {where}, {model.get(name, 'absent')} {than}"
-        for name in sorted(saved.keys() | model.keys(), key=lambda name: (not name.startswith("params."), name))
-        if saved.get(name) != model.get(name)
-    ]
-    return "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
-
-
-def _reason(error: BaseException) -> str:
-    """Returns why, in few words: of a full disk what the system says, of the rest the message on one line."""
-    text = " ".join(str(error).split())
-    return next((said for said in map(os.strerror, FULL) if said in text), text[:200] or type(error).__name__)
-
-
-def _quiet_orbax() -> None:
-    """Keeps Orbax's own accounts of a failure off the screen: it raises them as well, and they are reported once.
-
-    With LMX_TRACEBACK set, all is shown.
-    """
-    if os.environ.get("LMX_TRACEBACK"):
-        return
-    for name in ("absl", "asyncio"):
-        logger = logging.getLogger(name)
-        if _not_of_orbax not in logger.filters:
-            logger.addFilter(_not_of_orbax)
-    if not isinstance(sys.unraisablehook, _Unraisable):
-        sys.unraisablehook = _Unraisable(sys.unraisablehook)
-
-
-def _not_of_orbax(record: logging.LogRecord) -> bool:
-    trace = record.exc_info[2] if record.exc_info else None
-    files = [record.pathname, *(frame.filename for frame in traceback.extract_tb(trace))]
-    return not any(_is_orbax(file) for file in files)
-
-
-def _is_orbax(file: str) -> bool:
-    return f"{os.sep}orbax{os.sep}" in file
-
-
-class _Unraisable:
-    """Passes over complaints of Orbax's reads and writes that nobody waits for any more: another one has failed."""
-
-    def __init__(self, other: Callable[[Any], Any]):
-        self._other = other
-
-    def __call__(self, unraisable: Any) -> None:
-        code = getattr(unraisable.object, "cr_code", None)
-        abandoned = code is not None and _is_orbax(code.co_filename)
-        # TensorStore's threads, which have no name for what they were doing, report to the loop of that save.
-        late = unraisable.object is None and str(unraisable.exc_value) == "Event loop is closed"
-        if not abandoned and not late:
-            self._other(unraisable)
-
-
-def save_params(path: Path, params: Params) -> None:
-    """Writes parameters to one safetensors file, atomically."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
-    # Of an array in another order safetensors writes the bytes as they lie, which is another array.
-    flat = {".".join(names): np.asarray(array, order="C") for names, array in _flatten(params)}
-    partial = path.with_name(path.name + ".partial")
-    _check_folder(path)
-    try:
-        save_file(flat, partial)
-    except SafetensorError as error:
-        partial.unlink(missing_ok=True)
-        raise OSError(f"{path} must be written, got {_reason(error)}. Make room or choose another place.") from error
-    # safetensors lets only the owner read; a model is shared as any other file of the run.
-    umask = os.umask(0)
-    os.umask(umask)
-    partial.chmod(0o666 & ~umask)
-    os.replace(partial, path)
-
-
-def _check_folder(path: Path) -> None:
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path} must be in a folder that is there, got no {path.parent}. Make it first.")
-
-
-def load_params(path: Path, like: Params | None = None) -> Params:
-    """Reads parameters, for a model whose parameters have the shapes of `like` if it is given.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, or names or shapes differ from the model's; the message lists the first few.
-    """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} must exist: it is written when training ends.")
-    try:
-        saved = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} must be a safetensors file, got {error}.") from error
-    if like is None:
-        return _unflatten(saved)
-    shapes = {".".join(names): str(array.shape) for names, array in _flatten(like)}
-    if differences := _differences({name: str(array.shape) for name, array in saved.items()}, shapes, "in the file"):
-        raise ValueError(f"{path} must fit the model, got {differences}.")
-    return _unflatten(saved)
-
-
-def load_placed(paths: Sequence[Path], like: Params, *, stacked: bool = False) -> Params:
-    """Reads parameters to where a mesh has them.
-
-    Args:
-        paths: one file, or with `stacked` one for each index of the first axis of all arrays.
-        like: shapes with shardings.
-
-    Raises:
-        FileNotFoundError: a file is not there.
-        ValueError: a file is damaged, or of another model.
-    """
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[stacked:], leaf.dtype), like)
-    files = [dict(_flatten(load_params(path, shapes))) for path in paths]
-
-    def placed(leaf: Any, *names: str) -> Any:
-        if isinstance(leaf, Mapping):
-            return {name: placed(part, *names, str(name)) for name, part in leaf.items()}
-        arrays = [file[names] for file in files]
-        array = np.asarray(np.stack(arrays) if stacked else arrays[0], leaf.dtype)
-        return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: array[index])
-
-    return placed(like)
-
-
-def average_files(paths: Sequence[Path], output: Path) -> None:
-    """Writes the mean of safetensors files with the same names and shapes.
-
-    Raises:
-        FileNotFoundError: one is not there.
-        ValueError: they do not hold the same arrays, or there are none.
-    """
-    if not paths:
-        raise ValueError("at least one file must be given to average, got 0.")
-    shapes = [_stored_shapes(path) for path in paths]
-    for path, found in zip(paths, shapes, strict=True):
-        here, first = ({name: str(shape) for name, shape in each.items()} for each in (found, shapes[0]))
-        if differences := _differences(here, first, "in the file", than="in the first"):
-            raise ValueError(f"{path} must hold the arrays of {paths[0]}, got {differences}.")
-    _write_floats(output, shapes[0], (_mean_of(paths, name) for name in shapes[0]))
-
-
-def _stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of a safetensors file's arrays, which are not read."""
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} must exist: it is written when training ends.")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path} must be a safetensors file, got {error}.") from error
-
-
-def _mean_of(paths: Sequence[Path], name: str) -> np.ndarray:
-    """Returns the mean of one array over files, of which none is held."""
-    from safetensors import safe_open
-
-    total = None
-    for path in paths:
-        with safe_open(path, framework="numpy") as file:
-            array = np.asarray(file.get_tensor(name), np.float32)
-        total = array if total is None else np.add(total, array, out=total)
-    assert total is not None
-    return np.divide(total, np.float32(len(paths)), out=total)
-
-
-def _write_floats(path: Path, shapes: Mapping[str, tuple[int, ...]], arrays: Iterable[np.ndarray]) -> None:
-    """Writes float32 arrays to a safetensors file, atomically, each made when its turn comes.
-
-    The package's own `save_file` wants all of them at once, and copies them.
-    """
-    header: dict[str, Any] = {}
-    end = 0
-    for name, shape in shapes.items():
-        begin, end = end, end + 4 * math.prod(shape)
-        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    partial = path.with_name(path.name + ".partial")
-    _check_folder(path)
-    try:
-        with naming(path), partial.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for array in arrays:
-                file.write(np.ascontiguousarray(array, dtype="<f4").data)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _flatten(params: Params, *prefix: str) -> list[tuple[tuple[str, ...], Any]]:
-    if not isinstance(params, Mapping):
-        return [(prefix, params)]
-    return [item for name, part in params.items() for item in _flatten(part, *prefix, str(name))]
-
-
-def _unflatten(flat: Mapping[str, np.ndarray]) -> Params:
-    params: dict[str, Any] = {}
-    for name, array in flat.items():
-        *path, leaf = name.split(".")
-        part = params
-        for key in path:
-            part = part.setdefault(key, {})
-        part[leaf] = array
-    return params

@@ -1,8 +1,8 @@
 """Text in, labels out: the one path that validation, test, the command line and notebooks share.
 
 A `Classifier` is a model, with the parameters of one seed or of several, its tokenizer and its labels. It sorts texts
-by length into few compiled shapes, and hands outputs back in the order of the texts. Why a text got its label,
-`explain` and `attention` say. What scores are made of outputs is `lmx.scoring.classification`'s.
+by length into few compiled shapes, and hands outputs back in the order of the texts. Why a text got its label
+is the matter of `lmx.explanation`. What scores are made of outputs is `lmx.scoring.classification`'s.
 """
 
 import contextlib
@@ -14,23 +14,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Float, Int
 
-from lmx.checkpoint import Params, load_params
-from lmx.data.batches import permutation
 from lmx.data.labelled import Examples, Label, Text
-from lmx.data.labels import Kind, Labels
+from lmx.data.labels import Labels
 from lmx.data.texts import EncodedExamples, average_rows, encode_examples
+from lmx.definition import define
+from lmx.explanation import activated, explain, make_integrate
 from lmx.models.encoder import ClassifierConfig, EncoderClassifier
-from lmx.saved import find_tokenizers, read_config, read_field, read_fields
+from lmx.parameters import Params, load_params
+from lmx.saved import find_tokenizers, read_config, read_field, read_fields, seed_files
 from lmx.sharding import DECODING_RULES, batch_shards, place_rows, replicated, rows_on, use_mesh
-from lmx.text import Tokenizer, Word, load_tokenizer, split_words
+from lmx.text import Tokenizer, load_tokenizer
 
 THRESHOLD = 0.5  # a label of several is predicted from this probability on
-MOST_DELETED = 5  # words that the deletion check takes out
-DRAWS = 10  # orders of random words that it compares with
 
 
 @dataclass(frozen=True)
@@ -90,10 +88,11 @@ class Classifier:
         self.batch_tokens, self.rows_multiple = batch_tokens, rows_multiple
         self.buckets = tuple(buckets or _powers_of_two(max_length))
         self.cut = 0
-        self._definition = nnx.graphdef(_shapes(config))
+        self._definition = define(lambda rngs: EncoderClassifier(config, rngs=rngs))
         self._mesh = mesh if mesh is not None and mesh.size > 1 else None
         self._run = jax.jit(self._make_run(), out_shardings=self._whole())
-        self._integrate = jax.jit(self._make_integrate(), out_shardings=self._whole())
+        integrate = make_integrate(self._definition, kind=labels.kind, pad_id=config.pad_id, mesh=self._mesh)
+        self.integrate = jax.jit(integrate, out_shardings=self._whole())
         self._look = jax.jit(self._make_look(), out_shardings=self._whole())
 
     @staticmethod
@@ -119,12 +118,7 @@ class Classifier:
         if "tokenizer" not in tokenizers:
             raise FileNotFoundError(f"{run_directory} must hold a tokenizer (tokenizer.model, .vocab or .bytes).")
         files = seed_files(run_directory) if ensemble else [run_directory / "model.safetensors"]
-        if not files:
-            raise FileNotFoundError(
-                f"{run_directory} must hold several seeds for an ensemble (seeds/1.safetensors, ...): it has one. "
-                "Load it without ensemble."
-            )
-        shapes = nnx.to_pure_dict(nnx.state(_shapes(config), nnx.Param))
+        shapes = define(lambda rngs: EncoderClassifier(config, rngs=rngs)).shapes
         members = [load_params(file, shapes) for file in files]
         return Classifier(
             config,
@@ -212,54 +206,8 @@ class Classifier:
         ]
 
     def explain(self, text: Text, *, steps: int = 64) -> dict[str, Any]:
-        """Returns how much each piece and each word of a text moved the probability of its label.
-
-        Integrated gradients (Sundararajan et al. 2017, equation 1) of the mean probability over seeds and windows: of
-        the predicted class, of the most probable label where there may be several, of the number itself for regression.
-        The way begins at the same row with the embedding of padding in the place of every word, special tokens kept, as
-        in Captum's examples (Kokhlikyan et al. 2020): no gradient ever reaches that vector, so it says nothing. Zero,
-        the paper's own choice for text, does not serve here: where nothing is added to embeddings before a norm, all of
-        the change would lie in the first step away from it. The integral is Gauss and Legendre's, with `steps` nodes.
-
-        Attributions add up to the change from the empty row to the text, but for `gap`, the error of the integral. What
-        they are worth `deletion` says: what becomes of the probability when the 0, 1, 2, ... words with the highest
-        attribution are deleted from the text and the model reads what remains, beside the mean over draws of random
-        words.
-
-        Returns:
-            A record of explanations.json (text, label: None, prediction, probability, pieces, attributions, words,
-            gap, deletion). Of a text that is cut, the pieces that the model read.
-        """
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, got steps={steps}.")
-        encoded = self.encode([text])
-        outputs = self.outputs(encoded).mean(0)
-        chosen = 0 if self.labels.kind == "regression" else int(outputs[0].argmax())
-        sides = (text,) if isinstance(text, str) else text
-        totals, gap = self._attributions(encoded, sides, chosen=chosen, steps=steps)
-        pieces = [
-            piece
-            for side, values in zip(sides, totals, strict=True)
-            for piece in self.tokenizer.pieces(self.tokenizer.encode(side)[: len(values)])
-        ]
-        words = [split_words(side, self.tokenizer) for side in sides]
-        values = [_of_words(found, total) for found, total in zip(words, totals, strict=True)]
-        (prediction,) = self.predictions(outputs)
-        return {
-            "text": text if isinstance(text, str) else list(text),
-            "label": None,
-            "prediction": self.labels.names[chosen] if self.labels.names else prediction.label,
-            "probability": float(outputs[0, chosen]) if self.labels.names else None,
-            "pieces": pieces,
-            "attributions": np.concatenate(totals).tolist(),
-            "words": [
-                [word.text, value]
-                for side, found in zip(words, values, strict=True)
-                for word, value in zip(side, found, strict=False)
-            ],
-            "gap": gap,
-            "deletion": self._deletion(text, words, values, chosen=chosen),
-        }
+        """Returns how much each piece and each word moved the probability of a text's label: `lmx.explanation`."""
+        return explain(self, text, steps=steps)
 
     def attention(self, text: Text) -> dict[str, Any]:
         """Returns the attention inside the encoder: `pieces`, special ones too, and `weights` [N, H, T, T].
@@ -268,9 +216,9 @@ class Classifier:
         """
         encoded = self.encode([text])
         ids = encoded.tokens[: encoded.offsets[1]]
-        batch = encoded.batch(np.zeros(1, np.int64), length=self._padded(len(ids)))
+        batch = encoded.batch(np.zeros(1, np.int64), length=self.padded(len(ids)))
         first = jax.tree.map(lambda array: array[0], self.params)
-        weights = jax.device_get(self._look(first, self._inputs(batch)))
+        weights = jax.device_get(self._look(first, self.inputs(batch)))
         return {"pieces": self.tokenizer.pieces(ids), "weights": weights[:, :, : len(ids), : len(ids)]}
 
     # Rows and their batches.
@@ -285,7 +233,7 @@ class Classifier:
         done = 0
         for items, batch in self._batches(encoded):
             number = int((items >= 0).sum())
-            found = jax.device_get(self._run(self.params, self._placed(self._inputs(batch))))
+            found = jax.device_get(self._run(self.params, self._placed(self.inputs(batch))))
             logits[:, items[:number]], outputs[:, items[:number]] = (each[:, :number] for each in found)
             done += number
             progress(done * encoded.num_texts // len(encoded))
@@ -293,7 +241,7 @@ class Classifier:
 
     def _batches(self, encoded: EncodedExamples) -> Iterator[tuple[Int[np.ndarray, " B"], dict[str, np.ndarray]]]:
         """Yields batches and the positions of their rows, -1 behind the last; those of one bucket have one shape."""
-        padded = np.array([self._padded(int(length)) for length in encoded.lengths])
+        padded = np.array([self.padded(int(length)) for length in encoded.lengths])
         for length in np.unique(padded).tolist():
             members = np.flatnonzero(padded == length)
             size = self._batch_rows(length, members.size)
@@ -303,7 +251,7 @@ class Classifier:
                 items[: chosen.size] = chosen
                 yield items, encoded.batch(items, length=length)
 
-    def _padded(self, length: int) -> int:
+    def padded(self, length: int) -> int:
         """Returns the length of the bucket that a row lies in."""
         for bucket in self.buckets:
             if length <= bucket:
@@ -321,7 +269,7 @@ class Classifier:
         shards = 1 if self._mesh is None else batch_shards(self._mesh)
         return -(-rows // shards) * shards
 
-    def _inputs(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def inputs(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Returns what the model reads of a batch: without types, if it has none."""
         return {name: batch[name] for name in ("tokens", "types") if name == "tokens" or self.config.num_types}
 
@@ -331,55 +279,18 @@ class Classifier:
         def run(params: Params, inputs: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
             # Seeds one after another: the memory of one, and cuDNN's attention has no batches of masked batches.
             with self._on_mesh():
-                logits = jax.lax.map(lambda params: nnx.merge(self._definition, params)(**inputs)[0], params)
-            return logits, _activated(logits, kind=self.labels.kind)
+                logits = jax.lax.map(lambda params: self._definition.merge(params)(**inputs)[0], params)
+            return logits, activated(logits, kind=self.labels.kind)
 
         return run
 
     def _make_look(self) -> Callable[..., jax.Array]:
         def look(params: Params, inputs: dict[str, jax.Array]) -> jax.Array:
             with self._on_mesh(rows=False):
-                _, maps = nnx.merge(self._definition, params)(**inputs, with_attention=True)
+                _, maps = self._definition.merge(params)(**inputs, with_attention=True)
             return maps["self"][:, 0]
 
         return look
-
-    def _make_integrate(self) -> Callable[..., tuple[jax.Array, jax.Array]]:
-        kind, pad_id = self.labels.kind, self.config.pad_id
-
-        def integrate(
-            params: Params,
-            inputs: dict[str, jax.Array],
-            replaced: Bool[Array, "1 T"],
-            chosen: Int[Array, ""],
-            nodes: Float[Array, "chunks B"],
-        ) -> tuple[Float[Array, "nodes"], Float[Array, "nodes T"]]:
-            """Returns the output at each node of the way, and what each token adds to its slope there."""
-
-            def of_one(params: Params) -> tuple[jax.Array, jax.Array]:
-                model = nnx.merge(self._definition, params)
-                tokens = inputs["tokens"]
-                vectors = model.encoder.embedding(tokens)
-                empty = model.encoder.embedding(jnp.where(replaced, pad_id, tokens)).astype(jnp.float32)
-                way = vectors.astype(jnp.float32) - empty
-                rows = {name: jnp.repeat(array, nodes.shape[1], axis=0) for name, array in inputs.items()}
-
-                def output(places: jax.Array) -> tuple[jax.Array, jax.Array]:
-                    logits, _ = model.from_vectors((empty + places).astype(vectors.dtype), **rows)
-                    outputs = _activated(logits, kind=kind)[:, chosen]
-                    return outputs.sum(), outputs  # rows do not see each other: the gradient of the sum is each one's
-
-                def at(nodes: jax.Array) -> tuple[jax.Array, jax.Array]:
-                    gradients, outputs = jax.grad(output, has_aux=True)(nodes[:, None, None] * way)
-                    return outputs, (gradients * way).sum(-1)
-
-                return jax.lax.map(at, nodes)
-
-            with self._on_mesh(rows=False):
-                outputs, slopes = jax.lax.map(of_one, params)
-            return outputs.mean(0).reshape(-1), slopes.mean(0).reshape(-1, slopes.shape[-1])
-
-        return integrate
 
     def _on_mesh(self, *, rows: bool = True) -> contextlib.AbstractContextManager[None]:
         """Returns what to trace under: the mesh, if there is one, with the rows split over it or not."""
@@ -397,78 +308,6 @@ class Classifier:
         rows = rows_on(self._mesh, len(inputs["tokens"]))
         return place_rows({name: array[rows] for name, array in inputs.items()}, self._mesh)
 
-    # The parts of an explanation.
-
-    def _attributions(
-        self, encoded: EncodedExamples, sides: tuple[str, ...], *, chosen: int, steps: int
-    ) -> tuple[list[Float[np.ndarray, " _"]], float]:
-        """Returns for each side of a text the attributions of the pieces that the model read, and the integral's error.
-
-        Args:
-            encoded: the rows of one text.
-        """
-        nodes, weights = np.polynomial.legendre.leggauss(steps)
-        # Of [0, 1] instead of [-1, 1]; the ends come first, with no weight.
-        nodes, weights = np.concatenate([[0, 1], (nodes + 1) / 2]), np.concatenate([[0, 0], weights / 2])
-        totals = [np.zeros(len(self.tokenizer.encode(side))) for side in sides]
-        seen = [0] * len(sides)
-        change = 0.0
-        for row, length in enumerate(encoded.lengths):
-            batch = encoded.batch(np.array([row]), length=self._padded(int(length)))
-            first = int(encoded.first_lengths[row])
-            # The first side is behind the first token; each side is followed by a separator.
-            places = [slice(1, first - 1), slice(first, int(length) - 1)][: len(sides)]
-            replaced = np.zeros_like(batch["tokens"], dtype=bool)
-            for place in places:
-                replaced[0, place] = True
-            # As many rows at once as the memory is meant for; what fills the last ones up is not looked at.
-            rows = max(1, min(len(nodes), 16, self.batch_tokens // replaced.shape[1]))
-            chunks = np.resize(nodes.astype(np.float32), (-(-len(nodes) // rows), rows))
-            found = self._integrate(self.params, self._inputs(batch), replaced, np.int32(chosen), chunks)
-            outputs, slopes = jax.device_get(found)
-            attributions = weights @ slopes[: len(nodes)].astype(np.float64)
-            change += float(outputs[1] - outputs[0]) / len(encoded)
-            for side, place in enumerate(places):
-                begin = row * (self.stride or 0)
-                end = begin + place.stop - place.start
-                totals[side][begin:end] += attributions[place] / len(encoded)
-                seen[side] = end
-        totals = [values[:end] for values, end in zip(totals, seen, strict=True)]
-        return totals, abs(float(sum(values.sum() for values in totals)) - change)
-
-    def _deletion(
-        self, text: Text, words: list[list[Word]], values: list[list[float]], *, chosen: int
-    ) -> dict[str, list[float]]:
-        """Returns the output after deleting 0, 1, 2, ... words: those with the highest attribution, and random ones."""
-        places = [(side, number) for side, found in enumerate(values) for number in range(len(found))]
-        most = min(MOST_DELETED, len(places))
-        ranked = sorted(places, key=lambda place: -values[place[0]][place[1]])
-        orders = [ranked]
-        for draw in range(DRAWS):
-            orders.append([places[index] for index in permutation(len(places), key=(0, draw))])
-        texts = [text] + [_without(words, set(order[:number])) for order in orders for number in range(1, most + 1)]
-        outputs = self.outputs(self.encode(texts)).mean(0).reshape(len(texts), -1)[:, chosen].astype(np.float64)
-        curves = outputs[1:].reshape(len(orders), most)
-        return {
-            "most": [float(outputs[0]), *curves[0].tolist()],
-            "random": [float(outputs[0]), *curves[1:].mean(0).tolist()],
-        }
-
-
-def seed_files(run_directory: Path) -> list[Path]:
-    """Returns the parameter files of a run's seeds, by their numbers; none where it has one seed only."""
-    return sorted((run_directory / "seeds").glob("*.safetensors"), key=lambda path: (len(path.stem), path.stem))
-
-
-def _activated(logits: Float[Array, "*B C"], *, kind: Kind) -> Float[Array, "*B C"]:
-    if kind == "single":
-        return jax.nn.softmax(logits, axis=-1)
-    return jax.nn.sigmoid(logits) if kind == "multi" else logits
-
-
-def _shapes(config: ClassifierConfig) -> EncoderClassifier:
-    return nnx.eval_shape(lambda: EncoderClassifier(config, rngs=nnx.Rngs(0)))
-
 
 def _trained_on_pairs(config: dict[str, Any]) -> bool | None:
     """Returns whether a run's config says that its texts are pairs, or None where it says nothing of texts."""
@@ -481,26 +320,6 @@ def _examples(texts: Sequence[Text]) -> Examples:
     if pairs not in (0, len(texts)):
         raise ValueError(f"texts must all be single or all be pairs, got {pairs:,} pairs of {len(texts):,}.")
     return Examples(texts=texts, labels=None, origin="texts", lines=np.arange(1, len(texts) + 1, dtype=np.int64))
-
-
-def _of_words(words: list[Word], attributions: Float[np.ndarray, " pieces"]) -> list[float]:
-    """Returns the attribution of each word whose first piece the model read: the sum over its pieces."""
-    ends = np.cumsum([word.num_pieces for word in words], dtype=np.int64)
-    begins = ends - [word.num_pieces for word in words]
-    return [
-        float(attributions[begin:end].sum())
-        for begin, end in zip(begins, ends, strict=True)
-        if begin < len(attributions)
-    ]
-
-
-def _without(words: list[list[Word]], deleted: set[tuple[int, int]]) -> Text:
-    """Returns a text, or a pair, without some of its words, each given by its side and its number."""
-    sides = tuple(
-        "".join(word.span for number, word in enumerate(found) if (side, number) not in deleted).strip()
-        for side, found in enumerate(words)
-    )
-    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
 def _powers_of_two(max_length: int) -> list[int]:

@@ -2,21 +2,20 @@
 
 import contextlib
 import difflib
-import io
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import tyro
 from rich.console import Console
 
-from lmx.errors import naming
-from lmx.run import console, duration, keep_freed_memory, one_line_errors, progress_bar
-from lmx.text import one_line
+from lmx.console import console, duration, progress_bar
+from lmx.process import keep_freed_memory, one_line_errors
+from lmx.streams import Written, check_output, check_streams
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +38,8 @@ class Translate:
     """Fewest tokens of a translation; 0 lets it be empty. Without it, what the run was scored with."""
     batch_tokens: int | None = None
     """Source tokens decoded at once, padding included: fewer take less memory. Without it, as the run was scored."""
+    ensemble: bool = False
+    """All seeds of the run translate together, instead of its best one."""
     with_scores: bool = False
     """Writes the score and a tab before each translation."""
 
@@ -149,7 +150,7 @@ def translate(options: Translate) -> None:
     }
     if asked.get("length_penalty", "power") not in ("power", "gnmt"):
         raise ValueError(f"length_penalty must be power or gnmt, got length_penalty={asked['length_penalty']}.")
-    translator = Translator.load(options.run, search=read_search(options.run, **asked))
+    translator = Translator.load(options.run, search=read_search(options.run, **asked), ensemble=options.ensemble)
     began, number, empty = time.perf_counter(), 0, 0
     with Written(options.output, input=options.input) as out, shown_share("translating", options.input) as show:
         lines = read_lines(options.input or "-", position=show.position)
@@ -164,68 +165,6 @@ def translate(options: Translate) -> None:
     notes += f", {translator.limited:,} translations ended by the length limit" if translator.limited else ""
     seconds = duration(time.perf_counter() - began)
     print(f"{number:,} lines in {seconds} ({translator.search}){notes}", file=sys.stderr)
-
-
-def check_streams(input: Path | None, output: Path | None) -> None:
-    """Checks that standard input and output are open where they are used.
-
-    Raises:
-        ValueError: one is closed, as by `<&-`.
-    """
-    if input in (None, Path("-")) and sys.stdin is None:
-        raise ValueError("standard input must be open, got a closed one. Name a file with --input.")
-    if output is None and sys.stdout is None:
-        raise ValueError("standard output must be open, got a closed one. Name a file with --output.")
-
-
-def check_output() -> None:
-    """Checks that standard output is open where scores go nowhere else.
-
-    Raises:
-        ValueError: it is closed, as by `>&-`.
-    """
-    if sys.stdout is None:
-        raise ValueError("standard output must be open, got a closed one: that is where the scores are printed.")
-
-
-class Written:
-    """Where lines are written: a file or, without one, standard output; what is written stays, whatever comes after.
-
-    That it can be written is found at once, before the work; a file that is there keeps its lines until the first new
-    ones are known.
-
-    Raises:
-        OSError: it cannot be written.
-        ValueError: it is the file that is read.
-    """
-
-    def __init__(self, output: Path | None, *, input: Path | None):
-        if output and input and output.exists() and input.exists() and os.path.samefile(output, input):
-            raise ValueError(f"output must be another file than the input, got {output} for both.")
-        self._output, self._file = output, sys.stdout
-        self._name = output or "standard output"
-        if output:
-            output.open("a", encoding="utf-8").close()
-        else:
-            cast(io.TextIOWrapper, sys.stdout).reconfigure(encoding="utf-8", newline="\n")
-
-    def __enter__(self) -> "Written":
-        return self
-
-    def write(self, lines: Iterable[str]) -> None:
-        """Writes lines, down to the file."""
-        if self._output and self._file is sys.stdout:
-            self._file = self._output.open("w", encoding="utf-8", newline="\n")
-        with naming(self._name):
-            self._file.writelines(f"{one_line(line)}\n" for line in lines)
-            self._file.flush()
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.write([])  # of nothing, an empty file
-        if self._file is not sys.stdout:
-            with naming(self._name):
-                self._file.close()
 
 
 class Share:
@@ -269,7 +208,7 @@ def classify(options: Classify) -> None:
 
     from lmx.classifier import Classifier
     from lmx.data.files import comes_slowly, in_blocks
-    from lmx.scoring.classification import prediction_lines
+    from lmx.scoring.predictions import prediction_lines
 
     check_streams(options.input, options.output)
     classifier = Classifier.load(options.run, ensemble=options.ensemble)
@@ -303,7 +242,8 @@ def iterate_texts(options: Classify, *, position: Callable[[int], None]) -> Iter
         ValueError: what only tables have is asked of lines.
     """
     from lmx.data.files import read_lines
-    from lmx.data.labelled import FIELD_LIMIT, iterate_labelled
+    from lmx.data.labelled import iterate_labelled
+    from lmx.data.tables import FIELD_LIMIT
 
     path = options.input
     suffix = None if path is None else Path(path.name.removesuffix(".gz")).suffix
@@ -359,8 +299,8 @@ def compare(options: Compare) -> None:
 
 def average(options: Average) -> None:
     """Runs `lmx average`."""
-    from lmx.checkpoint import average_files
-    from lmx.run import differences
+    from lmx.differences import differences
+    from lmx.parameters import average_files
     from lmx.saved import read_record
 
     runs = {path: read_record(path / "config.json") for path in options.inputs if (path / "config.json").is_file()}

@@ -5,7 +5,8 @@ new tokens into slots of the cache and lets each look at the slots its mask allo
 alone: the W beams of a sentence are W query positions, each sees its own ancestors, and no cache is ever reordered.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -36,6 +37,24 @@ def power_penalty(alpha: float) -> LengthPenalty:
 def gnmt_penalty(alpha: float) -> LengthPenalty:
     """Divides log-probabilities by ((5 + length) / 6)^alpha (Wu et al. 2016, equation 14; Vaswani's 0.6)."""
     return lambda length: ((5.0 + length.astype(jnp.float32)) / 6.0) ** alpha
+
+
+def average_steps(started: Sequence[tuple[DecodeStep, Any]]) -> tuple[DecodeStep, Any]:
+    """Returns `(step, cache)` of an ensemble: its logits are the logarithms of the mean of its members' probabilities.
+
+    Args:
+        started: `(step, cache)` of each; one alone is returned as it is.
+    """
+    if len(started) == 1:
+        return started[0]
+    steps, caches = zip(*started, strict=True)
+
+    def step(tokens: Int[Array, "B W"], cache: tuple, *place: Any) -> tuple[Float[Array, "B W V"], tuple]:
+        found = [each(tokens, part, *place) for each, part in zip(steps, cache, strict=True)]
+        logs = jnp.stack([jax.nn.log_softmax(logits) for logits, _ in found])
+        return jax.nn.logsumexp(logs, axis=0) - math.log(len(found)), tuple(part for _, part in found)
+
+    return step, caches
 
 
 def greedy_search(

@@ -343,3 +343,9 @@ def describe_precision(
         return f"float32 compute, {parameters}"
     way_out = "" if whole else " (JAX_DEFAULT_MATMUL_PRECISION=float32 for more)"
     return f"float32 compute with products of matrices in {products}{way_out}, {parameters}"
+
+
+def peak_flops(kind: str, dtype: str) -> float | None:
+    """Returns the dense peak in FLOP/s, for MFU, of what jax calls this kind of device; float32 runs are not rated."""
+    known = device_of_kind(kind)
+    return known.bfloat16 if known is not None and dtype == "bfloat16" else None

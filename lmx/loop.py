@@ -1,27 +1,41 @@
-"""The training loop: steps, means of metrics, validations, checkpoints, progress, and the wish to stop.
+"""Training as something to loop over: steps, checkpoints, progress, and the wish to stop; the loop is the script's.
 
-What a step is, what a validation measures and when one is due arrive as functions; where things are written, the run
-knows. The order of events is a function of the step alone, so that a run that was killed repeats it to the bit.
+    with training:
+        for update in training:
+            if update.due:
+                training.validate(lambda: measure(training.params))
+
+Between these lines an experiment does what it wants. What a step is, the placed learner knows; where things are
+written, the run. The order of events is a function of the step alone, so that a run that was killed repeats it to the
+bit.
 """
 
 import signal
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
-from lmx.checkpoint import Checkpoints
-from lmx.data.batches import Rows, prefetch
+from lmx.config import SelectionConfig
+from lmx.console import duration, progress_bar
+from lmx.data.buckets import Rows
+from lmx.data.prefetch import prefetch
+from lmx.definition import Params
+from lmx.devices import peak_flops
 from lmx.hosts import largest, meet
-from lmx.run import EXIT_STOPPED, Run, duration, progress_bar, seconds_since_start
-from lmx.sharding import connect, place_batch, rows_on
-from lmx.training import Step, TrainState
+from lmx.learner import Placed
+from lmx.meter import Meter, mean_of_seeds, readable_mean
+from lmx.process import EXIT_STOPPED, seconds_since_start
+from lmx.run import Run
+from lmx.sharding import connect, rows_on
+from lmx.training import TrainState, newest_rate
 
-SKIPPED_LIMIT = 10
 AGREE_EVERY = 8  # steps after which several hosts ask each other whether one was told to stop: a wait each time
+
+# What a validation gives: the value that should fall, and what is written and printed; numbers, or arrays [S] of seeds.
+Measured = tuple[float | np.ndarray, Mapping[str, float | np.ndarray]]
 
 
 class _Interrupted(BaseException):
@@ -33,142 +47,119 @@ class Batches(Protocol):
     """Training data: batch k is a pure function of k."""
 
     def batch(self, k: int, rows: Rows | None = None) -> Mapping[str, np.ndarray]:
-        """Makes batch k, arrays [A, B, ...]; of B, the rows that this host holds."""
+        """Makes batch k: arrays [A, B, ...], of seeds [S, A, B, ...]; of B, the rows that this host holds."""
         ...
 
     def tokens(self, k: int) -> int:
         """Returns the tokens of batch k on all hosts, without padding: what speed is counted in."""
         ...
 
-
-def steps_to_profile(text: str) -> tuple[int, int]:
-    """Returns (FROM, TO) of "FROM:TO": the steps after FROM up to TO.
-
-    Raises:
-        ValueError: it is not such a range.
-    """
-    first, colon, last = text.partition(":")
-    if not (colon and first.isdecimal() and last.isdecimal() and int(first) < int(last)):
-        raise ValueError(f"profile must be FROM:TO, two steps with FROM below TO, got profile={text!r}.")
-    return int(first), int(last)
+    def epochs_before(self, k: int) -> float:
+        """Returns how many epochs lie before batch k, for the metrics."""
+        ...
 
 
-def train(
-    run: Run,
-    step: Step,
-    state: TrainState,
-    *,
-    batches: Batches,
-    mesh: Mesh,
-    last: int,
-    checkpoints: Checkpoints,
-    log_every: int,
-    save_every: int | None = None,
-    is_due: Callable[[int], bool],
-    validate: Callable[[int, TrainState], tuple[float | np.ndarray, Mapping[str, float | np.ndarray]]],
-    patience: int | None = None,
-    keep_best: Callable[[TrainState, np.ndarray], TrainState] | None = None,
-    rows_axis: int = 1,
-    facts: Callable[[int, TrainState], Mapping[str, float]],
-    flops: Callable[[tuple[int, ...]], tuple[float, float]],
-    peak: float | None = None,
-    profile: tuple[int, int] | None = None,
-) -> TrainState:
-    """Trains from the state's step to step `last`, or until validations no longer improve, and returns the last state.
-
-    Args:
-        step: compiled; `(state, batch) -> (state, metrics)`.
-        save_every: checkpoints after so many steps, beside those after each validation.
-        is_due: whether a validation follows this many steps.
-        validate: `(step, state) -> (what should fall, what is written and printed)`; numbers, or arrays [S] of seeds.
-        patience: so many validations in a row without a lower value end the training, of several seeds each by itself.
-        keep_best: `(state, which have never been as low) -> state`, called after a validation that was better.
-        rows_axis: which axis of a batch's arrays its rows are: 1, or 2 behind the axis of seeds.
-        facts: `(step, state after it)`, such as epoch and learning rate; they stand in its lines of metrics.
-        flops: of a step with a batch of this shape, with full attention and with the causal half.
-        peak: FLOP/s of all devices together, where it is known; gives MFU.
-        profile: writes a trace of the steps after the first number up to the second into `profile/`.
-
-    Raises:
-        ValueError: save_every or patience is no number of steps or validations.
-        FloatingPointError: ten steps in a row were not finite.
-        SystemExit: SIGTERM or SIGINT asked to stop, and all is saved; status 75.
-        CheckpointNotSaved: the last checkpoint could not be.
-    """
-    if save_every is not None and save_every < 1:
-        raise ValueError(f"save_every must be at least 1, or None to save at validations, got save_every={save_every}.")
-    if patience is not None and patience < 1:
-        raise ValueError(f"patience must be at least 1, or None to train to the end, got patience={patience}.")
-    first = int(state.step)
-    due = run.memory.validation_due  # left out when the run was stopped
-    if not due and (run.memory.stopped_early or first >= last):
-        return state
-
-    def make(k: int) -> Mapping[str, np.ndarray]:
-        return batches.batch(k) if jax.process_count() == 1 else batches.batch(k, lambda rows: rows_on(mesh, rows))
-
-    def judged(number: int, state: TrainState) -> TrainState:
-        better = loop.validate(number, lambda: validate(number, state), **facts(number, state))
-        return keep_best(state, better) if keep_best is not None and better.any() else state
-
-    meet()  # one host may have restored its part of the state long before another
-    connect(mesh)
-    with (
-        _Loop(run, first=first, last=last, patience=patience) as loop,
-        prefetch(make, first, last, depth=4) as stream,
-    ):
-        if due:
-            state = judged(first, state)
-        ended = run.memory.stopped_early or loop.agree_to_stop(due)
-        for number, made in enumerate(() if ended else stream, start=first + 1):
-            if profile is not None:
-                loop.profile(number, *profile)
-            batch = place_batch(made, mesh, rows_axis=rows_axis)
-            shape = next(iter(batch.values())).shape
-            state, metrics = loop.run_step(lambda: step(state, batch), shape=shape)  # noqa: B023
-            loop.step_started(number, metrics, tokens=batches.tokens(number - 1), flops=flops(shape))
-            due = is_due(number)
-            if due or number % log_every == 0 or number == last:
-                loop.log(number, waited=stream.waited, peak=peak, **facts(number, state))
-            if due:
-                state = judged(number, state)
-            stopping = loop.agree_to_stop(due or number == last or number % AGREE_EVERY == 0)
-            if due or stopping or number == last or (save_every is not None and number % save_every == 0):
-                loop.flush(waited=stream.waited)
-                run.save(checkpoints, state)
-                loop.restart_clock()
-                # Asked before, or by one process while saving: this step is saved.
-                if stopping or loop.agree_to_stop(False) or run.memory.stopped_early:
-                    break
-        checkpoints.wait()
-        run.add_start(compile_seconds=loop.compile_seconds)
-    return state
-
-
-class _Loop:
-    """What surrounds the steps of a training.
+class Update(NamedTuple):
+    """An update that was made.
 
     Attributes:
-        stopping: the name of the signal that all hosts stop for, or None.
-        compile_seconds: spent on the first step of each batch shape.
+        number: from 1.
+        due: whether a validation is.
     """
 
-    def __init__(self, run: Run, *, first: int, last: int, patience: int | None):
-        self._run, self._first, self._last, self._patience = run, first, last, patience
-        self.stopping: str | None = None
-        self._asked = 0  # the number of the signal that this process got
-        self._shapes: set[tuple[int, ...]] = set()
-        self.compile_seconds = 0.0
-        self._pending: tuple[Mapping[str, jax.Array], int, int] | None = None
-        self._began = self._line_began = time.perf_counter()
-        self._waited = 0.0
-        self._profiling = False
-        self._validating = False
-        self._bar = progress_bar("training", total=last, console=run.console)
-        self._handlers: dict[int, Any] = {}
+    number: int
+    due: bool
 
-    def __enter__(self) -> "_Loop":
+
+def every(updates: int, batches: Any = None, *, last: int) -> Callable[[int], bool]:
+    """Returns when a validation is due: after so many updates, with 0 at the end of each epoch, and after the last.
+
+    Args:
+        batches: whose epochs these are, see `lmx.data.batches.TokenBatches`.
+    """
+
+    def due(number: int) -> bool:
+        if updates:
+            return number % updates == 0 or number == last
+        return batches.first_batch(batches.epoch_of(number)) == number or number == last
+
+    return due
+
+
+class Training:
+    """The training of a run, from where it is to its end: a context, and in it an iterable of updates.
+
+    A state is restored from the run's newest checkpoint, or born. Where a finished model is there and no checkpoint,
+    nothing is trained: `params` are the model's, and there are no updates.
+
+    Args:
+        last: the last step.
+        seeds: of the initial values: of those that train together, or one.
+        selection: when it is validated and ends early, and which parameters `end` gives.
+        due: whether a validation follows this many steps; None for `every` of the selection.
+
+    Attributes:
+        state: the newest; None where nothing is trained.
+        serves: whether nothing is trained.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        placed: Placed,
+        batches: Batches,
+        *,
+        last: int,
+        seeds: Sequence[int],
+        selection: SelectionConfig,
+        due: Callable[[int], bool] | None = None,
+    ):
+        selection.check()
+        run.options.check()
+        self.run, self.placed, self._batches, self._last = run, placed, batches, last
+        self._due = due or every(selection.validate_every, batches, last=last)
+        self._selection = selection
+        self.serves = run.serves
+        if self.serves:
+            run.console.print(
+                f"{run.directory} has a finished model and no checkpoints: it is used as it is, nothing is trained"
+            )
+            self.state, self._params = None, placed.load(run.directory)
+            return
+        number = selection.average
+        self._checkpoints = run.open_checkpoints(
+            keep_last=number if selection.average_of == "last" else 1,
+            keep_best=number if selection.average_of == "best" and not selection.keeps_best else 0,
+            keep_every=run.options.keep_every,
+        )
+        # There is room for one state.
+        state = run.resume(self._checkpoints, placed.like)
+        self.state: TrainState | None = placed.born(seeds) if state is placed.like else state
+        self._first = int(self.state.step)
+        self._longer = not run.memory.stopped_early and self._first < last
+        if self._longer and (run.directory / "model.safetensors").is_file():
+            run.console.print(
+                f"model and scores in {run.directory} are of its earlier end until this training has ended"
+            )
+        self.compile_seconds = 0.0  # of the first step of each batch shape
+        self._shapes: set[tuple[int, ...]] = set()
+        self._asked = 0  # the number of the signal that this process got
+        self._stopping = ""  # the name of the signal that all hosts stop for
+        self._validating = self._profiling = False
+        self._handlers: dict[int, Any] = {}
+        self._updates: Generator[Update, None, None] | None = None
+
+    @property
+    def params(self) -> Params:
+        """The parameters that validation and test use: the newest, or their exponential average where one is kept."""
+        if self.state is None:
+            return self._params
+        return self.state.params if self.state.average is None else self.state.average
+
+    def __enter__(self) -> "Training":
         """Takes the signals and shows the progress bar on a terminal."""
+        if self.serves:
+            return self
 
         def ask_to_stop(number: int, _: Any) -> None:
             if self._asked:  # a second one is not waited for
@@ -178,112 +169,93 @@ class _Loop:
                 raise _Interrupted
 
         self._handlers = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._bar = progress_bar("training", total=self._last, console=self.run.console)
         self._show = self._bar.__enter__()
         self._show(self._first)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Gives the signals back; a loop that was asked to stop, and has saved, ends the process."""
+        """Gives the signals back; a training that was asked to stop, and has saved, ends the process."""
+        if self.serves:
+            return
+        if self._updates is not None:
+            self._updates.close()
         if self._profiling:
             self._end_profile()
         self._bar.__exit__(None, None, None)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        if kind is None and self.agree_to_stop(True):
-            self._run.console.print(f"stopped by {self.stopping} and saved; the same command continues")
+        if kind is None and self._agree_to_stop(True):
+            self.run.console.print(f"stopped by {self._stopping} and saved; the same command continues")
             raise SystemExit(EXIT_STOPPED)
 
-    def agree_to_stop(self, now: bool) -> bool:
-        """Returns whether to save and stop after this step; several hosts decide it together, and only `now`."""
-        if jax.process_count() == 1:
-            asked = self._asked  # read once: what stops has been saved
-        else:
-            asked = largest(self._asked) if now else 0
-        if asked:
-            self.stopping = signal.Signals(asked).name
-        return bool(asked)
+    def __iter__(self) -> Iterator[Update]:
+        """Makes the updates, one each turn, and saves after what the script does with it.
 
-    def run_step(
-        self, step: Callable[[], tuple[TrainState, dict[str, jax.Array]]], *, shape: tuple[int, ...]
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
-        """Starts a step; the first one of each batch shape compiles, and is waited for and timed."""
-        if shape in self._shapes:
-            return step()
-        began = time.perf_counter()
-        result = jax.block_until_ready(step())
-        self.compile_seconds += time.perf_counter() - began
-        if not self._shapes:
-            self._run.console.print(f"first step done {seconds_since_start():.1f} s after the start of the process")
-        self._shapes.add(shape)
-        return result
-
-    def step_started(
-        self, step: int, metrics: Mapping[str, jax.Array], *, tokens: int, flops: tuple[float, float]
-    ) -> None:
-        """Takes the metrics of a step that was started; they are read when the next one is, so that none waits.
-
-        Args:
-            tokens: real ones, without padding.
-            flops: of the step, with full attention and with the causal half.
+        An update before the first one is a validation that was left out when the run was stopped.
 
         Raises:
-            FloatingPointError: ten steps in a row were skipped.
+            FloatingPointError: ten steps in a row were not finite.
+            CheckpointNotSaved: the last checkpoint could not be.
         """
-        self._read_pending()
-        self._pending = metrics, tokens, step
-        self._spend(flops=flops[0], flops_causal=flops[1])
-        self._show(step)
+        if self.serves:
+            return iter(())
+        self._updates = self._make_updates()
+        return self._updates
 
-    def flush(self, *, waited: float) -> None:
-        """Brings into the run's memory all that belongs to the next line so far, so that a checkpoint has it."""
-        self._read_pending()
-        now = time.perf_counter()
-        self._spend(seconds=now - self._line_began, waited=waited - self._waited)
-        self._line_began, self._waited = now, waited
-
-    def log(self, step: int, *, waited: float, peak: float | None, **facts: int | float) -> None:
-        """Writes one line of metrics, means since the line before, to metrics.jsonl and to the console.
-
-        Args:
-            waited: seconds for data since the loop began.
-        """
-        self.flush(waited=waited)
-        memory = self._run.memory
-        sums, memory.sums = memory.sums, {}
-        spent, memory.spent = memory.spent, {}
-        seconds = spent["seconds"]
-        memory.seconds += seconds
-        if not sums:
+    def _make_updates(self) -> Generator[Update, None, None]:
+        run, placed, batches, last = self.run, self.placed, self._batches, self._last
+        mesh, options = placed.mesh, run.options
+        due = run.memory.validation_due  # left out when the run was stopped
+        if not due and (run.memory.stopped_early or self._first >= last):
             return
-        weight = sums.pop("weight")
-        counted = weight > 0  # a seed may have skipped all of these steps
-        means = {name: value / np.where(counted, weight, 1.0) for name, value in sums.items()}
-        line = {"step": step, **facts, **_mean_of_seeds(means, counted)}
-        line |= {"tokens": int(spent["tokens"]), "skipped": memory.skipped, "seconds": memory.seconds}
-        line |= {"tokens_per_second": spent["tokens"] / seconds, "data_wait": spent["waited"] / seconds}
-        mfu = ""
-        if peak is not None:
-            line |= {"mfu": spent["flops"] / seconds / peak, "mfu_causal": spent["flops_causal"] / seconds / peak}
-            mfu = f"  MFU {line['mfu']:.1%} (causal {line['mfu_causal']:.1%})"
-        self._run.write_metrics("train", line)
-        self._run.console.print(
-            f"step {step:>{len(f'{self._last:,}')},} of {self._last:,}  loss {line['loss']:.4f}  "
-            f"{line['tokens_per_second']:,.0f} tokens/s  waiting for data {line['data_wait']:.1%}{mfu}  "
-            f"{self._time_left(step)} left"
-        )
 
-    def validate(
-        self,
-        step: int,
-        measure: Callable[[], tuple[float | np.ndarray, Mapping[str, float | np.ndarray]]],
-        **facts: int | float,
-    ) -> np.ndarray:
+        def make(k: int) -> Mapping[str, np.ndarray]:
+            return batches.batch(k) if jax.process_count() == 1 else batches.batch(k, lambda rows: rows_on(mesh, rows))
+
+        meet()  # one host may have restored its part of the state long before another
+        connect(mesh)
+        peak = peak_flops(jax.devices()[0].device_kind, placed.learner.dtype)
+        self._meter = meter = Meter(
+            run,
+            first=self._first,
+            last=last,
+            peak=peak and peak * jax.device_count(),
+            patience=self._selection.patience,
+        )
+        with prefetch(make, self._first, last, depth=4) as stream:
+            if due:
+                yield Update(self._first, True)
+            ended = run.memory.stopped_early or self._agree_to_stop(due)
+            for number, made in enumerate(() if ended else stream, start=self._first + 1):
+                self._profile(number)
+                metrics, flops = self._run_step(placed.place_batch(made))
+                meter.step_started(number, metrics, tokens=batches.tokens(number - 1), flops=flops)
+                self._show(number)
+                due = self._due(number)
+                if due or number % options.log_every == 0 or number == last:
+                    meter.log(number, waited=stream.waited, **self._facts())
+                yield Update(number, due)
+                stopping = self._agree_to_stop(due or number == last or number % AGREE_EVERY == 0)
+                wanted = options.save_every is not None and number % options.save_every == 0
+                if due or stopping or number == last or wanted:
+                    meter.flush(waited=stream.waited)
+                    assert self.state is not None
+                    run.save(self._checkpoints, self.state)
+                    meter.restart_clock()
+                    # Asked before, or by one process while saving: this step is saved.
+                    if stopping or self._agree_to_stop(False) or run.memory.stopped_early:
+                        break
+            self._checkpoints.wait()
+            run.add_start(compile_seconds=self.compile_seconds)
+
+    def validate(self, measure: Callable[[], Measured]) -> np.ndarray:
         """Validates, remembers, writes and prints it; its time is not training's. Returns which seeds did best so far.
 
         A signal ends a validation under way, which may take minutes: it is left for the start of the continued run.
         Several processes cannot leave it each at a place of its own, and finish it.
         """
-        memory = self._run.memory
+        memory = self.run.memory
         memory.validation_due = True
         began = time.perf_counter()
         try:
@@ -296,106 +268,115 @@ class _Loop:
                 self._validating = False
         except _Interrupted:
             return np.zeros(0, bool)
+        assert self.state is not None
         memory.validation_due = False
-        better = self._run.judge(step, value, patience=self._patience)
-        written = {"step": step, **facts, **_mean_of_seeds(line), "seconds": time.perf_counter() - began}
-        self._run.write_metrics("validation", written)
-        scores = "  ".join(f"{name} {_readable(value)}" for name, value in line.items())
-        self._run.console.print(f"validation after {step:,} updates: {scores}  {self._news(better)}")
-        self.restart_clock()
+        step = int(self.state.step)
+        better = memory.judge(step, value, patience=self._selection.patience)
+        written = {"step": step, **self._facts(), **mean_of_seeds(line), "seconds": time.perf_counter() - began}
+        self.run.write_metrics("validation", written)
+        scores = "  ".join(f"{name} {readable_mean(value)}" for name, value in line.items())
+        self.run.console.print(f"validation after {step:,} updates: {scores}  {self._news(better)}")
+        if self.placed.learner.keeps_best and better.any():
+            one = self.placed.learner.num_seeds is None
+            self.state = self.placed.keep_best(self.state, better[0] if one else better)
+        self._meter.restart_clock()
         return better
 
+    def end(self) -> tuple[Params, str]:
+        """Returns the parameters that are kept, and in words how they came about.
+
+        Raises:
+            DamagedCheckpoint: one of the checkpoints to average cannot be read.
+        """
+        run, learner, selection = self.run, self.placed.learner, self._selection
+        if self.state is None:
+            return self._params, "the model that was there"
+        if self._longer:
+            run.forget_results()  # of an earlier end of this run, when it was to be shorter; the model is replaced
+        memory = run.memory
+        best = ", ".join(f"{step:,}" for step in memory.best_step)
+        run.console.print(
+            f"training ended {'early' if memory.stopped_early else 'as planned'} after {int(self.state.step):,} "
+            f"updates and {duration(memory.seconds)}; best in validation at {best}"
+        )
+        steps = self._checkpoints.steps()
+        saved = [step for step in steps if step in memory.losses]
+        if selection.average_of == "best":
+            saved.sort(key=memory.losses.__getitem__, reverse=True)
+        chosen = saved[-selection.average :]
+        params = self.params
+        made = f"the {selection.average_of} checkpoint"
+        if learner.keeps_best:
+            params, made = self.state.best, "the best step by validation"
+        elif learner.average_decay is not None:
+            made = "exponential average"
+        elif chosen not in ([], [int(self.state.step)]):
+            self.state = params = None  # the checkpoints take its place
+            params = self._checkpoints.average(chosen, self.placed.like)
+        self._checkpoints.close()
+        self.state, self._params = None, params
+        if not learner.keeps_best and learner.average_decay is None and len(chosen) > 1:
+            made = f"mean of the {selection.average_of} {len(chosen)}"
+        return params, made
+
+    def _facts(self) -> dict[str, float]:
+        """Returns what stands in every line of metrics."""
+        assert self.state is not None
+        rate = newest_rate(self.placed.learner.schedule, self.state)
+        return {"epoch": self._batches.epochs_before(int(self.state.step)), "learning_rate": rate}
+
     def _news(self, better: np.ndarray) -> str:
-        waited = self._run.memory.waited
+        waited = self.run.memory.waited
         if len(better) == 1:
             return "best so far" if better[0] else f"{waited[0]} since the best"
         return f"best so far for {better.sum()} of {len(better)} seeds, {min(waited)} to {max(waited)} since the best"
 
-    def restart_clock(self) -> None:
-        """Leaves out of the next line's time what was done since the last, such as a validation."""
-        self._line_began = time.perf_counter()
+    def _agree_to_stop(self, now: bool) -> bool:
+        """Returns whether to save and stop after this step; several hosts decide it together, and only `now`."""
+        if jax.process_count() == 1:
+            asked = self._asked  # read once: what stops has been saved
+        else:
+            asked = largest(self._asked) if now else 0
+        if asked:
+            self._stopping = signal.Signals(asked).name
+        return bool(asked)
 
-    def profile(self, step: int, first: int, last: int) -> None:
+    def _run_step(self, batch: Mapping[str, jax.Array]) -> tuple[dict[str, jax.Array], tuple[float, float]]:
+        """Starts a step; the first one of each batch shape compiles, and is waited for and timed.
+
+        Returns its metrics, and its FLOPs with full attention and with the causal half.
+        """
+        shape = next(iter(batch.values())).shape
+        learner, assigned = self.placed.learner, self.state
+        assert assigned is not None
+        flops = (0.0, 0.0) if learner.flops is None else learner.flops(shape[-3:])  # type: ignore[arg-type]
+        seeds = learner.num_seeds or 1
+        if shape in self._shapes:
+            self.state, metrics = self.placed.step(assigned, batch)
+        else:
+            began = time.perf_counter()
+            self.state, metrics = jax.block_until_ready(self.placed.step(assigned, batch))
+            self.compile_seconds += time.perf_counter() - began
+            if not self._shapes:
+                self.run.console.print(f"first step done {seconds_since_start():.1f} s after the start of the process")
+            self._shapes.add(shape)
+        return metrics, (seeds * flops[0], seeds * flops[1])
+
+    def _profile(self, step: int) -> None:
         """Before step `step` starts: begins or ends the trace of the steps after `first` up to `last`."""
-        if step == max(first, self._first) + 1 and step <= last and self._run.writes:
-            jax.profiler.start_trace(str(self._run.directory / "profile"))
+        wanted = self.run.options.steps_to_profile()
+        if wanted is None:
+            return
+        first, last = wanted
+        if step == max(first, self._first) + 1 and step <= last and self.run.writes:
+            jax.profiler.start_trace(str(self.run.directory / "profile"))
             self._profiling = True
         if step == last + 1 and self._profiling:
             self._end_profile()
 
     def _end_profile(self) -> None:
-        if self._pending is not None:
-            jax.block_until_ready(self._pending[0])
+        if self._meter.pending is not None:
+            jax.block_until_ready(self._meter.pending[0])
         jax.profiler.stop_trace()
         self._profiling = False
-        self._run.console.print(f"profile: {self._run.directory / 'profile'} (open it with xprof or TensorBoard)")
-
-    def _spend(self, **amounts: int | float) -> None:
-        spent = self._run.memory.spent
-        for name, amount in amounts.items():
-            spent[name] = spent.get(name, 0.0) + float(amount)
-
-    def _read_pending(self) -> None:
-        """Adds the metrics of the newest step to the next line; a skipped step is reported instead."""
-        if self._pending is None:
-            return
-        (metrics, tokens, step), self._pending = self._pending, None
-        values = {name: np.asarray(value, np.float64) for name, value in jax.device_get(dict(metrics)).items()}
-        memory = self._run.memory
-        self._spend(tokens=tokens)
-        skipped = values.pop("skipped")
-        # What a seed does that has ended, while others go on, is of no account.
-        counting = skipped[~self._ended(skipped.size)] if skipped.ndim else skipped
-        in_a_row = int(counting.max(initial=0))
-        if in_a_row:
-            memory.skipped += int(np.count_nonzero(counting))
-            seeds = f" of {np.count_nonzero(counting)} of {skipped.size} seeds" if skipped.ndim else ""
-            self._run.console.print(
-                f"step {step:,}: loss or gradient{seeds} is not finite; the step is skipped ({in_a_row} in a row)"
-            )
-            if in_a_row >= SKIPPED_LIMIT:
-                raise FloatingPointError(
-                    f"loss and gradient must be finite, got {in_a_row} steps in a row that are not, to step {step:,}. "
-                    "Lower the learning rate, warm up longer, or clip the gradient norm lower, in a new run."
-                )
-        if skipped.all():
-            return
-        weight = np.where(skipped, 0.0, values.pop("weight"))
-        sums = memory.sums
-        for name, value in {"weight": np.ones_like(weight), **values}.items():
-            sums[name] = sums.get(name, 0.0) + np.where(skipped, 0.0, value) * weight
-
-    def _ended(self, num_seeds: int) -> np.ndarray:
-        """Returns which seeds have reached their patience; without a validation so far, none has."""
-        waited = np.asarray(self._run.memory.waited or [0] * num_seeds)
-        return waited >= (self._patience or np.inf)
-
-    def _time_left(self, step: int) -> str:
-        pace = (time.perf_counter() - self._began) / max(step - self._first, 1)
-        return duration(pace * (self._last - step))
-
-
-def _mean_of_seeds(values: Mapping[str, float | np.ndarray], counted: Any = True) -> dict[str, Any]:
-    """Returns numbers as they are; of arrays [S] the mean, and of several seeds under "seeds" each one's.
-
-    Args:
-        counted: which seeds have a value; None stands in the place of the others'.
-    """
-    arrays = {name: np.asarray(value) for name, value in values.items()}
-    line: dict[str, Any] = {name: float(array.mean(where=counted)) for name, array in arrays.items()}
-    seeds = {
-        name: [
-            value if there else None
-            for value, there in zip(array.tolist(), np.broadcast_to(counted, array.shape), strict=True)
-        ]
-        for name, array in arrays.items()
-        if array.size > 1
-    }
-    return line | ({"seeds": seeds} if seeds else {})
-
-
-def _readable(value: float | np.ndarray) -> str:
-    """Returns a number with four decimals; of several seeds their mean, with its standard deviation."""
-    if np.ndim(value) == 0:
-        return f"{value:.4f}"
-    return f"{np.mean(value):.4f}" + (f" +- {np.std(value, ddof=1):.4f}" if np.size(value) > 1 else "")
+        self.run.console.print(f"profile: {self.run.directory / 'profile'} (open it with xprof or TensorBoard)")

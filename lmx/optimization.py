@@ -18,10 +18,14 @@ class OptimizerConfig:
     """How parameters are updated.
 
     Attributes:
+        schedule: how the learning rate goes on after the warm-up; linear and cosine fall until the end of training.
         peak: highest learning rate.
         warmup: updates until it is reached.
-        weight_decay: decoupled; biases and the scales of norms are left out.
+        beta2: decay of Adam's average of squared gradients.
+        epsilon: what Adam adds to the root of that average.
+        weight_decay: decoupled weight decay; biases and the scales of norms are left out.
         clip_norm: longest gradient; None does not clip.
+        average_decay: decay of an exponential average of the parameters, which validation and test use; None has none.
     """
 
     schedule: Literal["inverse-sqrt", "noam", "linear", "cosine", "constant"] = "inverse-sqrt"
@@ -31,6 +35,7 @@ class OptimizerConfig:
     epsilon: float = 1e-8
     weight_decay: float = 0.0
     clip_norm: float | None = None
+    average_decay: float | None = None
 
     @property
     def depends_on_end(self) -> bool:

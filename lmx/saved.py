@@ -10,15 +10,41 @@ import json
 import os
 import tempfile
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from lmx.errors import naming
 from lmx.text import Tokenizer, load_tokenizer
 
 Record = TypeVar("Record")
 
 OTHER_VERSION = "It may be of another version of lmx (versions.json beside it says which), or edited by hand."
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file atomically."""
+    write_lines(path, [json.dumps(value, indent=1, ensure_ascii=False)])
+
+
+def write_jsonl(path: Path, values: list[Any]) -> None:
+    """Writes a file of JSON lines atomically."""
+    write_lines(path, (json.dumps(value, ensure_ascii=False) for value in values))
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Writes a file of lines atomically.
+
+    Raises:
+        OSError: it cannot be written; names it, also where the disk is full.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with naming(path):
+            partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -153,6 +179,27 @@ def find_tokenizers(run_directory: Path) -> dict[str, Path]:
     found = {path.stem: path for path in run_directory.iterdir() if path.suffix in (".model", ".vocab", ".bytes")}
     found.pop("partial", None)  # of a process that was killed while it wrote
     return found
+
+
+def seed_files(run_directory: Path) -> list[Path]:
+    """Returns the parameter files of a run's seeds, by their numbers.
+
+    Raises:
+        FileNotFoundError: it has one seed only.
+    """
+    files = sorted((run_directory / "seeds").glob("*.safetensors"), key=lambda path: (len(path.stem), path.stem))
+    if not files:
+        raise FileNotFoundError(
+            f"{run_directory} must hold several seeds for an ensemble (seeds/1.safetensors, ...): it has one. "
+            "Load it without ensemble."
+        )
+    return files
+
+
+def tokenizer_of(run_directory: Path) -> Tokenizer | None:
+    """Returns the tokenizer of a run that has one for all of its text, or None where there is none yet."""
+    found = find_tokenizers(run_directory) if run_directory.is_dir() else {}
+    return load_tokenizer(found["tokenizer"]) if "tokenizer" in found else None
 
 
 def check_vocabulary(path: Path | None, run_directory: Path) -> bool:

@@ -7,21 +7,26 @@ to `lmx.scoring`. No tokenizer holds a language, a length limit or a random stat
 The four special ids are the same in every tokenizer that lmx makes: padding 0, beginning 1, end 2, unknown 3.
 """
 
-import functools
 import io
-import random
-import re
-from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, SupportsIndex, runtime_checkable
+from typing import Literal, Protocol, SupportsIndex, runtime_checkable
 
-import numpy as np
 import sentencepiece
 
-PAD_ID, BOS_ID, EOS_ID, UNK_ID = 0, 1, 2, 3
-SPECIAL_PIECES = ("<pad>", "<s>", "</s>", "<unk>")
+from lmx.lines import undo_bpe, words_in
+from lmx.training_text import (
+    BOS_ID,
+    EOS_ID,
+    PAD_ID,
+    SPECIAL_PIECES,
+    UNK_ID,
+    draw_texts,
+    handed_over,
+    training_error,
+    without_control_words,
+)
 
 
 @runtime_checkable
@@ -74,14 +79,6 @@ class Tokenizer(Protocol):
     def save(self, path: Path) -> Path:
         """Writes all that `load_tokenizer` needs to one file, and returns its path."""
         ...
-
-
-class VocabularyTooLarge(ValueError):
-    """A vocabulary is asked for that the text cannot fill; it fills `most`."""
-
-    def __init__(self, message: str, *, most: int):
-        super().__init__(message)
-        self.most = most
 
 
 class SentencePieceTokenizer:
@@ -175,7 +172,7 @@ class SentencePieceTokenizer:
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=map(_without_control_words(rule), _handed_over(lines)),
+                sentence_iterator=map(without_control_words(rule), handed_over(lines)),
                 model_writer=model,
                 vocab_size=vocab_size,
                 model_type=model_type,
@@ -194,7 +191,7 @@ class SentencePieceTokenizer:
                 minloglevel=2,
             )
         except RuntimeError as error:
-            raise _training_error(error, vocab_size=vocab_size) from error
+            raise training_error(error, vocab_size=vocab_size) from error
         return cls(model.getvalue())
 
     def encode(self, text: str) -> list[int]:
@@ -214,53 +211,6 @@ class SentencePieceTokenizer:
         path = _with_suffix(path, self.suffix)
         path.write_bytes(self._model)
         return path
-
-
-def draw_texts(texts: Iterable[str], number: int | None, *, seed: int) -> list[str]:
-    """Returns so many texts drawn at random, each as likely, in their order; all if there are no more, or with None.
-
-    One pass that holds what it has drawn so far (Vitter 1985, algorithm R): the texts may be many more than fit.
-    """
-    if number is None:
-        return list(texts)
-    # Of Random, only `random` is promised to give the same numbers in every Python.
-    chance = random.Random(seed).random
-    drawn, positions = [], array("q")
-    for position, text in enumerate(texts):
-        if position < number:
-            drawn.append(text)
-            positions.append(position)
-        elif (place := int(chance() * (position + 1))) < number:
-            drawn[place], positions[place] = text, position
-    return [drawn[place] for place in sorted(range(len(drawn)), key=positions.__getitem__)]
-
-
-def _handed_over(texts: list[str]) -> Iterator[str]:
-    """Yields texts and lets go of each: the library has its own copy."""
-    for place, text in enumerate(texts):
-        texts[place] = ""
-        yield text
-
-
-def _without_control_words(rule: str) -> Callable[[str], str]:
-    """Returns what breaks up `<s>` and its kin in a text that a vocabulary is learned from.
-
-    The library takes them out of what it learns from, though in a text they are text: their characters would have no
-    piece. A space behind the bracket lets them have one, and keeps the whole from being a piece.
-    """
-    normalizer = sentencepiece.SentencePieceNormalizer(rule_name=rule)
-
-    def broken_up(text: str) -> str:
-        if _BRACKET.search(text) and _CONTROL_WORD.search(normalizer.normalize(text)):
-            return _BRACKET.sub(r"\g<0> ", text)
-        return text
-
-    return broken_up
-
-
-# With its forms of other widths, which become it.
-_BRACKET = re.compile("[<\ufe64\uff1c]")
-_CONTROL_WORD = re.compile("|".join(SPECIAL_PIECES))
 
 
 class PretokenizedTokenizer:
@@ -293,7 +243,7 @@ class PretokenizedTokenizer:
         Raises:
             ValueError: no word occurs `min_count` times.
         """
-        counts = Counter(word for text in texts for word in _words(text))
+        counts = Counter(word for text in texts for word in words_in(text))
         for piece in SPECIAL_PIECES:
             del counts[piece]
         words = sorted(word for word, count in counts.items() if count >= min_count)
@@ -321,7 +271,7 @@ class PretokenizedTokenizer:
                 raise ValueError(f"{path}:{number} must be {piece!r}, got {line!r}.")
         seen: dict[str, int] = {}
         for number, line in enumerate(lines, start=1):
-            if _words(line) != [line]:
+            if words_in(line) != [line]:
                 raise ValueError(f"{path}:{number} must be one word without white space, got {line!r}.")
             if (first := seen.setdefault(line, number)) != number:
                 raise ValueError(f"{path}:{number} must be a new word, got {line!r} again (first on line {first}).")
@@ -331,7 +281,7 @@ class PretokenizedTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Returns the ids of a line of text, without `bos_id` and `eos_id`."""
-        return [self._ids.get(word, UNK_ID) for word in _words(text)]
+        return [self._ids.get(word, UNK_ID) for word in words_in(text)]
 
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
         """Returns the words joined by spaces, the `@@` marks of byte-pair encoding undone."""
@@ -401,79 +351,6 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     raise ValueError(f"a tokenizer file must end in .model, .vocab or .bytes, got path={path}.")
 
 
-def one_line(text: str) -> str:
-    """Returns a text that every reader takes for one line: each line end inside is a space.
-
-    A model can write them: bytes spell any character, and a vocabulary may keep them. They are what `str.splitlines`
-    splits at, more than most readers do.
-    """
-    return _LINE_END.sub(" ", text)
-
-
-def undo_bpe(text: str) -> str:
-    """Returns tokenised text with the `@@` marks of byte-pair encoding undone: "un@@ known" is "unknown"."""
-    return (text + " ").replace("@@ ", "").rstrip(" ")
-
-
-class Word(NamedTuple):
-    """A word of a text.
-
-    Attributes:
-        text: as people read it.
-        span: its characters in the text, with the white space before it; the spans of a text are all of it, but for
-            white space at its end.
-        num_pieces: how many ids of the encoded text are this word's.
-    """
-
-    text: str
-    span: str
-    num_pieces: int
-
-
-def split_words(text: str, tokenizer: Tokenizer) -> list[Word]:
-    """Returns the words of a text between ASCII white space; words that `@@` marks join are one.
-
-    The ids of a word are those by which the text up to its end is longer than the text before it: exact where no piece
-    reaches over white space, as in every tokenizer that lmx makes.
-    """
-    ends = [match.end() for match in _WORD.finditer(text)]
-    if isinstance(tokenizer, PretokenizedTokenizer):
-        ends = [end for end in ends if end == ends[-1] or not text.endswith("@@", 0, end)]
-    spans = [text[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
-    counts = [len(tokenizer.encode(span)) for span in spans]
-    if sum(counts) != len(tokenizer.encode("".join(spans))):  # a piece reaches over white space
-        totals = [len(tokenizer.encode(text[:end])) for end in ends]
-        counts = np.diff(np.maximum.accumulate([0, *totals])).tolist()
-    return [Word(undo_bpe(" ".join(_words(span))), span, count) for span, count in zip(spans, counts, strict=True)]
-
-
-def detokenize_moses(text: str, *, language: str) -> str:
-    """Returns running text from Moses tokens: spaces before punctuation go, `&apos;` and its kin become characters.
-
-    Tokenising loses where spaces were, so this is a guess by rules; undo `@@` marks first. It needs the extra `moses`.
-    """
-    return _moses_detokenizer(language).detokenize(_words(text), unescape=True)
-
-
-@functools.lru_cache(maxsize=8)
-def _moses_detokenizer(language: str) -> Any:
-    try:
-        import sacremoses
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "detokenize_moses needs the package sacremoses: pip install 'lmx[moses]'.", name="sacremoses"
-        ) from error
-    return sacremoses.MosesDetokenizer(lang=language)
-
-
-def _words(text: str) -> list[str]:
-    return _WORD.findall(text)
-
-
-_WORD = re.compile(r"[^ \t\n\r\v\f]+")
-_LINE_END = re.compile("\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
-
-
 def _content(tokenizer: Tokenizer, ids: Iterable[SupportsIndex]) -> list[int]:
     content = []
     for index in map(int, ids):
@@ -501,16 +378,3 @@ def _with_suffix(path: str | Path, suffix: str) -> Path:
         raise ValueError(f"the file of this kind of tokenizer must end in {suffix}, got path={path}.")
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
-
-
-def _training_error(error: RuntimeError, *, vocab_size: int) -> Exception:
-    """Turns the library's two ways to refuse a vocabulary size into one line; passes anything else on."""
-    if found := re.search(r"Vocabulary size too high .*?<= (\d+)", str(error)):
-        message = f"vocab_size must be at most {found[1]} for this text, got vocab_size={vocab_size}."
-        return VocabularyTooLarge(message, most=int(found[1]))
-    if found := re.search(r"Vocabulary size is smaller than required_chars\. \d+ vs (\d+)", str(error)):
-        return ValueError(
-            f"vocab_size must be at least {found[1]} to hold each character of this text, got vocab_size={vocab_size}. "
-            "A lower character_coverage needs less."
-        )
-    return ValueError(f"SentencePiece could not learn a vocabulary: {error}")

@@ -1,7 +1,7 @@
 """The training state and the step: a pure function `(state, batch) -> (state, metrics)`.
 
-No model class is known here: the loss arrives as a function of parameters. Whatever loops, logs, saves or stops
-lives in `lmx.run` and in the experiments.
+No model class is known here: the loss arrives as a function of parameters. Where it lives
+on a mesh is the matter of `lmx.learner`; whatever logs, saves or stops is that of `lmx.loop`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -152,12 +152,13 @@ def over_seeds(step: Step) -> Step:
 
 
 def keep_best(state: TrainState, better: Bool[Array, "*S"]) -> TrainState:
-    """Returns the state with its parameters as the best so far, of the seeds for which they are."""
+    """Returns the state with its parameters, or their average, as the best so far, of the seeds for which they are."""
 
     def choose(new: jax.Array, old: jax.Array) -> jax.Array:
         return jnp.where(jnp.expand_dims(better, range(better.ndim, new.ndim)), new, old)
 
-    return state._replace(best=jax.tree.map(choose, state.params, state.best))
+    newest = state.params if state.average is None else state.average
+    return state._replace(best=jax.tree.map(choose, newest, state.best))
 
 
 def _accumulate(loss: Loss, params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[dict[str, jax.Array], Params]:

@@ -13,17 +13,18 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Int
 
-from lmx.checkpoint import Params, load_params
-from lmx.decoding import Hypotheses, beam_search, gnmt_penalty, greedy_search, power_penalty
+from lmx.decoding import Hypotheses, average_steps, beam_search, gnmt_penalty, greedy_search, power_penalty
+from lmx.definition import Definition, define, member, stack
+from lmx.lines import one_line
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from lmx.nn.layers import padded_vocabulary
-from lmx.saved import find_tokenizers, read_config, read_field, read_fields, save_tokenizer
+from lmx.parameters import Params, load_params
+from lmx.saved import find_tokenizers, read_config, read_field, read_fields, save_tokenizer, seed_files
 from lmx.sharding import DECODING_RULES, batch_shards, place_rows, replicated, rows_on, use_mesh
-from lmx.text import Tokenizer, load_tokenizer, one_line
+from lmx.text import Tokenizer, load_tokenizer
 
 # Source lengths are rounded up to these, so that few programs are compiled; beyond the last, to its multiples.
 LENGTHS = (8, 16, 32, 64, 128)
@@ -86,7 +87,8 @@ class Translator:
     """Translates lines of text with one model.
 
     Args:
-        params: the model's parameters, as `nnx.to_pure_dict` gives them.
+        params: the model's parameters, as `nnx.to_pure_dict` gives them; with a leading axis, those of several models,
+            which translate together: each word is chosen by the mean of their probabilities.
         max_source_length: longer sources are cut to so many tokens, the end token included; `cut` counts them.
         mesh: where the parameters live, if on several devices: its devices search together, and every host calls
             alike and gets all translations.
@@ -111,16 +113,20 @@ class Translator:
         self.source_tokenizer, self.target_tokenizer = source_tokenizer, target_tokenizer
         self.max_source_length = max_source_length or config.max_length
         self.cut = self.limited = 0
-        self._definition = nnx.graphdef(nnx.eval_shape(lambda: Seq2Seq(config, rngs=nnx.Rngs(0))))
+        self._definition = _define(config)
+        self.members = self._count_members(params)
         self._mesh = mesh if mesh is not None and mesh.size > 1 else None
         self._search = jax.jit(self._make_search(), static_argnames="max_length", out_shardings=self._whole())
 
     @staticmethod
-    def load(run_directory: Path, *, search: Search | None = None) -> "Translator":
+    def load(run_directory: Path, *, search: Search | None = None, ensemble: bool = False) -> "Translator":
         """Returns the translator of a finished run, from the files in its directory alone.
 
+        Args:
+            ensemble: all seeds of the run together, instead of the one that did best in validation.
+
         Raises:
-            FileNotFoundError: the directory is not a run's, or its training has not ended.
+            FileNotFoundError: the directory is not a run's, its training has not ended, or it has one seed only.
             ValueError: the run is of another kind.
         """
         saved = read_config(run_directory, family="seq2seq", purpose="translates")
@@ -128,8 +134,11 @@ class Translator:
         config = read_fields(Seq2SeqConfig, saved["model"], path=path, field="model")
         max_source_length = read_field(saved, "config", "max_length", kind=int, path=path)
         search = search or read_search(run_directory)
-        shapes = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: Seq2Seq(config, rngs=nnx.Rngs(0))), nnx.Param))
-        params = jax.tree.map(jnp.asarray, load_params(run_directory / "model.safetensors", shapes))
+        shapes = _define(config).shapes
+        if ensemble:
+            params = stack([load_params(file, shapes) for file in seed_files(run_directory)])
+        else:
+            params = jax.tree.map(jnp.asarray, load_params(run_directory / "model.safetensors", shapes))
         source_tokenizer, target_tokenizer = load_tokenizers(run_directory)
         return Translator(
             config,
@@ -143,8 +152,14 @@ class Translator:
     def with_params(self, params: Params) -> "Translator":
         """Returns a translator with other parameters that shares all that is compiled."""
         other = object.__new__(Translator)
-        other.__dict__.update(self.__dict__, params=params, cut=0, limited=0)
+        other.__dict__.update(self.__dict__, params=params, cut=0, limited=0, members=self._count_members(params))
         return other
+
+    def alone(self) -> "list[Translator]":
+        """Returns the translators of the members, each for itself; of one model, this."""
+        if self.members is None:
+            return [self]
+        return [self.with_params(member(self.params, index)) for index in range(self.members)]
 
     def translate(
         self, lines: Sequence[str], *, progress: Callable[[int], None] = lambda done: None
@@ -180,7 +195,8 @@ class Translator:
     def attention(self, line: str, translation: Translation) -> dict[str, Any]:
         """Returns the attention of the decoder to the source, for a translation this model made.
 
-        The result holds `source` and `target` pieces and `weights`, [N, H, T, S].
+        Of several models, it is the first one's. The result holds `source` and `target` pieces, and `weights`
+        [N, H, T, S].
         """
         ids = self._ended(self.source_tokenizer.encode(line))
         source = np.asarray([ids], np.int32)
@@ -189,14 +205,15 @@ class Translator:
         decoder_input = np.asarray([[self.target_tokenizer.bos_id, *words]], np.int32)
 
         def look(params: Params, source: Int[Array, "B S"], decoder_input: Int[Array, "B T"]) -> jax.Array:
-            model = nnx.merge(self._definition, params)
+            model = self._definition.merge(params)
             with self._on_mesh(rows=False):
                 memory, _ = model.encode(source)
                 return model.decode(memory, source, decoder_input, with_attention=True)[1]["memory"][:, 0]
 
         if self._mesh is not None:
             look = jax.jit(look, out_shardings=self._whole())
-        weights = look(self.params, jnp.asarray(source), jnp.asarray(decoder_input))
+        params = self.params if self.members is None else member(self.params, 0)
+        weights = look(params, jnp.asarray(source), jnp.asarray(decoder_input))
         return {
             "source": self.source_tokenizer.pieces(ids),
             "target": self.target_tokenizer.pieces([*words, end]),
@@ -210,9 +227,12 @@ class Translator:
         shortest = search.min_length
 
         def run(params: Params, source: Int[Array, "B S"], *, max_length: int) -> Hypotheses:
-            model = nnx.merge(self._definition, params)
+            number = self._count_members(params)
+            each = [params] if number is None else [member(params, index) for index in range(number)]
             with self._on_mesh():
-                step, cache = model.start_decoding(source, slots=max_length * search.beam_size)
+                slots = max_length * search.beam_size
+                started = [self._definition.merge(one).start_decoding(source, slots=slots) for one in each]
+                step, cache = average_steps(started)
                 active = (source != pad_id).any(-1)
                 if search.beam_size == 1:
                     tokens = greedy_search(
@@ -231,6 +251,11 @@ class Translator:
                 )
 
         return run
+
+    def _count_members(self, params: Params) -> int | None:
+        """Returns how many models these are the parameters of, or None where they have no axis of members."""
+        leaf, shape = jax.tree.leaves(params)[0], jax.tree.leaves(self._definition.shapes)[0]
+        return None if leaf.ndim == shape.ndim else leaf.shape[0]
 
     def _on_mesh(self, *, rows: bool = True) -> contextlib.AbstractContextManager[None]:
         """Returns what to trace under: the mesh, if there is one, with the rows split over it or not."""
@@ -274,7 +299,7 @@ class Translator:
         kv_width = config.width * (config.num_kv_heads or config.num_heads) // config.num_heads
         slots = length + beams * self._max_target_length(length)
         cache = 2 * config.num_decoder_layers * slots * kv_width * jnp.dtype(config.dtype).itemsize
-        return logits + cache + 2 * 4 * config.num_heads * length**2
+        return (self.members or 1) * (logits + cache + 2 * 4 * config.num_heads * length**2)
 
     def _max_target_length(self, source_length: int) -> int:
         return min(int(source_length * self.search.max_ratio) + self.search.max_extra, self.config.max_length)
@@ -318,6 +343,10 @@ def load_tokenizers(run_directory: Path) -> tuple[Tokenizer, Tokenizer]:
     if {"source", "target"} <= found.keys():
         return load_tokenizer(found["source"]), load_tokenizer(found["target"])
     raise FileNotFoundError(f"{run_directory} must hold a tokenizer (tokenizer.model, or source.* and target.*).")
+
+
+def _define(config: Seq2SeqConfig) -> Definition:
+    return define(lambda rngs: Seq2Seq(config, rngs=rngs))
 
 
 def _round_up(length: int, longest: int | None) -> int:

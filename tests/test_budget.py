@@ -1,24 +1,15 @@
 """What a config says of its batches meets the mesh: tokens of a device, lengths that divide, also when continuing."""
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import jax
 import pytest
 
-from lmx.experiment import check_lengths, check_shapes, settle_tokens, tokens_on_device
+from lmx.config import BatchConfig
+from lmx.experiment import tokens_on_device
+from lmx.learner import check_shapes
 from lmx.sharding import MeshConfig, make_mesh, token_shards
-
-
-@dataclass(frozen=True)
-class Config:
-    """The fields that batches are made by."""
-
-    mesh: MeshConfig = field(default_factory=MeshConfig)
-    tokens_per_batch: int = 4096
-    tokens_per_device: int | None = None
-    length_multiple: int = 1
-    accumulation: int = 1
 
 
 def mesh_of(**sizes: int) -> jax.sharding.Mesh:
@@ -37,38 +28,39 @@ def mesh_of(**sizes: int) -> jax.sharding.Mesh:
     ],
 )
 def test_the_budget_of_a_device_times_those_that_share_a_batch_is_the_budget_of_the_batch(sizes, shares, tmp_path):
-    config = Config(mesh=MeshConfig(**sizes), tokens_per_device=300)
-    settled = settle_tokens(config, run=tmp_path / "new", devices=16)
+    config, mesh = BatchConfig(tokens_per_device=300), MeshConfig(**sizes)
+    settled = config.settled(mesh, run=tmp_path / "new", devices=16)
     assert settled == replace(config, tokens_per_batch=300 * shares)
-    assert settle_tokens(replace(config, tokens_per_device=None), run=tmp_path, devices=3).tokens_per_batch == 4096
+    assert BatchConfig().settled(mesh, run=tmp_path, devices=3).tokens_per_batch == 4096
 
 
 def test_a_run_that_was_begun_keeps_its_batches_on_other_devices(tmp_path):
-    config = Config(tokens_per_device=300)
-    begun = settle_tokens(config, run=tmp_path, devices=4)
+    config, mesh = BatchConfig(tokens_per_device=300), MeshConfig()
+    begun = config.settled(mesh, run=tmp_path, devices=4)
     saved = {"tokens_per_batch": begun.tokens_per_batch, "tokens_per_device": 300}
     (tmp_path / "config.json").write_text(json.dumps({"config": saved}))
-    assert settle_tokens(config, run=tmp_path, devices=16) == begun
+    assert config.settled(mesh, run=tmp_path, devices=16) == begun
     # Another number is another config, which the run refuses by the list of what differs.
-    assert settle_tokens(replace(config, tokens_per_device=200), run=tmp_path, devices=16).tokens_per_batch == 3200
+    assert replace(config, tokens_per_device=200).settled(mesh, run=tmp_path, devices=16).tokens_per_batch == 3200
     for damaged in ("{", "[]", '{"config": 3}', '{"config": {}}'):
         (tmp_path / "config.json").write_text(damaged)
-        assert settle_tokens(config, run=tmp_path, devices=16).tokens_per_batch == 4800
+        assert config.settled(mesh, run=tmp_path, devices=16).tokens_per_batch == 4800
 
 
 @pytest.mark.parametrize(
-    ("config", "message"),
+    ("tokens", "mesh", "message"),
     [
-        (Config(tokens_per_device=0), r"^tokens_per_device must be at least 1, got tokens_per_device=0\.$"),
+        (0, MeshConfig(), r"^tokens_per_device must be at least 1, got tokens_per_device=0\.$"),
         (
-            Config(tokens_per_device=9, mesh=MeshConfig(fsdp=3)),
+            9,
+            MeshConfig(fsdp=3),
             r"^mesh sizes must multiply to devices=16, got data=-1, ",
         ),
     ],
 )
-def test_a_budget_that_means_nothing_is_an_error(config, message, tmp_path):
+def test_a_budget_that_means_nothing_is_an_error(tokens, mesh, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        settle_tokens(config, run=tmp_path, devices=16)
+        BatchConfig(tokens_per_device=tokens).settled(mesh, run=tmp_path, devices=16)
 
 
 @pytest.mark.parametrize(
@@ -82,12 +74,12 @@ def test_a_budget_that_means_nothing_is_an_error(config, message, tmp_path):
 )
 def test_lengths_that_do_not_divide_are_errors(multiple, max_length, sequence, message):
     with pytest.raises(ValueError, match=message):
-        check_lengths(Config(length_multiple=multiple), max_length=max_length, sequence=sequence)
+        BatchConfig(length_multiple=multiple).check_lengths(max_length=max_length, sequence=sequence)
 
 
 def test_lengths_that_divide_over_fewer_devices_too_are_none():
     for sequence in (1, 2, 4, 8):
-        check_lengths(Config(length_multiple=8), max_length=48, sequence=sequence)
+        BatchConfig(length_multiple=8).check_lengths(max_length=48, sequence=sequence)
 
 
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")

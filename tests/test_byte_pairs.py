@@ -2,7 +2,7 @@
 
 import pytest
 
-from lmx.text import undo_bpe
+from lmx.lines import undo_bpe
 
 
 @pytest.mark.parametrize(

@@ -16,18 +16,9 @@ import optax
 import pytest
 from safetensors.numpy import load_file
 
-from lmx.checkpoint import (
-    CHECKSUMS,
-    CheckpointNotSaved,
-    Checkpoints,
-    DamagedCheckpoint,
-    _checksum,
-    _damage,
-    average_files,
-    kept,
-    load_params,
-    save_params,
-)
+from lmx.checkpoint import CheckpointNotSaved, Checkpoints, DamagedCheckpoint, kept
+from lmx.checksums import CHECKSUMS, checksum_of, damage_of
+from lmx.parameters import average_files, load_params, save_params
 from lmx.sharding import MeshConfig, make_mesh, named_sharding, replicated
 from lmx.training import TrainState, create_state
 
@@ -554,7 +545,7 @@ def test_a_checksum_is_of_the_whole_file(tmp_path, size):
     whole = np.random.default_rng(size).integers(0, 256, size, np.uint8).tobytes()
     path = tmp_path / "file"
     path.write_bytes(whole)
-    assert _checksum(path) == zlib.crc32(whole)
+    assert checksum_of(path) == zlib.crc32(whole)
 
 
 def test_a_file_changed_in_its_first_or_its_last_megabyte_is_damaged(tmp_path):
@@ -563,7 +554,7 @@ def test_a_file_changed_in_its_first_or_its_last_megabyte_is_damaged(tmp_path):
     file.parent.mkdir()
     file.write_bytes(whole)
     (tmp_path / "checksums.json").write_text(json.dumps({"state/block": [len(whole), zlib.crc32(whole)]}))
-    assert _damage(tmp_path) is None
+    assert damage_of(tmp_path) is None
     for place in (0, 2**20, len(whole) - 1):
         file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-        assert _damage(tmp_path) == "state/block is not as it was written"
+        assert damage_of(tmp_path) == "state/block is not as it was written"

@@ -19,8 +19,11 @@ import pytest
 from flax import nnx
 
 from lmx.classifier import Classifier
-from lmx.data.labels import Labels
+from lmx.data.labels import Labels, balanced_weights
+from lmx.data.sets import SetsConfig
+from lmx.run import TESTED
 from lmx.sharding import make_mesh
+from lmx.text import SentencePieceTokenizer
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "experiments" / "classification.py"
@@ -140,7 +143,7 @@ def sums_of(config, *, kind="single", outputs=3, weights=None, **model):
         "weights": np.array([1, 0.5, 1, 0], np.float32),
         "labels": labels[kind],
     }
-    shapes = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: parts.build_model(nnx.Rngs(0))), nnx.Param))
+    shapes = nnx.to_pure_dict(nnx.state(parts.model.network, nnx.Param))
     params = jax.tree.map(lambda leaf: generator.normal(scale=0.3, size=leaf.shape).astype(leaf.dtype), shapes)
     found = jax.jit(parts.loss, compiler_options={UNOPTIMISED: 0})(params, batch, None)
     return {name: float(value) for name, value in found.items()}
@@ -151,7 +154,7 @@ def test_every_preset_builds(preset):
     config = classification.PRESETS[preset][1]
     model = dataclasses.replace(config.model, vocab_size=130, num_outputs=5, num_types=2)
     parts = classification.build(config, model, kind="single", updates=1000)
-    network = nnx.eval_shape(lambda: parts.build_model(nnx.Rngs(0)))
+    network = parts.model.network
     params = nnx.to_pure_dict(nnx.state(network, nnx.Param))
     shape = jax.ShapeDtypeStruct
     batch = {name: shape((8, 6), "int32") for name in ("tokens", "types")}
@@ -190,8 +193,7 @@ def test_word_dropout_leaves_padding_and_special_words_alone(monkeypatch):
         raise InterruptedError  # what comes after the words is not looked at
 
     monkeypatch.setattr(classification.EncoderClassifier, "__call__", watched)
-    shapes = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: parts.build_model(nnx.Rngs(0))), nnx.Param))
-    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), parts.model.shapes)
     batch = {"tokens": jnp.asarray(tokens), "types": jnp.zeros_like(tokens)}
     batch |= {"labels": jnp.zeros(8, jnp.int32), "weights": jnp.ones(8)}
     with pytest.raises(InterruptedError):
@@ -226,15 +228,15 @@ def test_other_kinds_of_labels_and_pairs_have_a_loss():
 def test_balanced_weights_let_every_class_count_the_same():
     labels = Labels(kind="single", names=("a", "b", "c"))
     targets = np.array([0, 0, 0, 0, 1, 1, 2, 2], np.int32)
-    weights = classification.balanced_weights(targets, labels)
+    weights = balanced_weights(targets, labels)
     assert (weights * np.bincount(targets)).tolist() == pytest.approx([8 / 3] * 3)
     assert weights[targets].sum() == pytest.approx(len(targets))
     with pytest.raises(ValueError, match="class_weights must be none for real numbers"):
-        classification.balanced_weights(np.zeros(2, np.float32), Labels(kind="regression"))
+        balanced_weights(np.zeros(2, np.float32), Labels(kind="regression"))
 
 
 def test_the_embedded_sentences_have_splits_of_their_own():
-    data = classification.load_data(classification.PRESETS["stdlib"][1], fold=None)
+    data = classification.PRESETS["stdlib"][1].sets.load()
     assert min(len(data.train), len(data.dev), len(data.test)) > 100
     assert not set(data.train.texts) & set(data.test.texts)
 
@@ -245,8 +247,7 @@ def test_sentences_are_held_out_with_their_phrases(tmp_path):
         words = [f"w{number}-{place}" for place in range(6)]
         label = "good" if number % 2 else "bad"
         rows += [(" ".join(words[start:]), label) for start in (0, 2, 4)]
-    config = classification.Config(train=str(write_table(tmp_path / "train.csv", rows)), dev_of="wholes")
-    data = classification.load_data(config, fold=None)
+    data = SetsConfig(train=str(write_table(tmp_path / "train.csv", rows)), dev_of="wholes").load()
     assert len(data.dev) == 4
     assert {len(text.split()) for text in data.dev.texts} == {6}
     assert len(data.train) == 36 * 3
@@ -262,11 +263,12 @@ def test_sentences_are_held_out_of_a_share_of_train_alone(flags, command, capsys
 
 
 def test_another_reading_of_the_test_set_changes_what_it_says():
-    config = classification.PRESETS["ag-news"][1]
-    reading = classification.for_test(config)
+    sets = classification.PRESETS["ag-news"][1].sets
+    reading = sets.reading_of_test
     assert (reading.label_column, reading.first_label) == ("class", 1)
-    assert reading.label_names == config.reading.label_names
-    assert classification.for_test(classification.PRESETS["sst2"][1]) == classification.PRESETS["sst2"][1].reading
+    assert reading.label_names == sets.reading.label_names
+    sets = classification.PRESETS["sst2"][1].sets
+    assert sets.reading_of_test == sets.reading
 
 
 # A training from files to a report.
@@ -388,7 +390,7 @@ def test_a_finished_run_takes_another_test_set(finished, data, folder, command, 
     # Scores of a test set that is the run's no longer are gone.
     command("own", *data[:4], *MAKE_IT_TINY, "--seeds", "2", "--run", run)
     assert (run / "model.safetensors").is_file()
-    assert [name for name in classification.TESTED if (run / name).exists()] == []
+    assert [name for name in TESTED if (run / name).exists()] == []
 
 
 def test_a_run_of_another_config_is_refused_in_one_line(finished, data, command, capsys):
@@ -527,7 +529,7 @@ GOOD = ("soup is good,food\n" * 30 + "a loud song,music\n" * 30).splitlines()
         ({}, "--epochs 1 --dev-share 0.9 --optimization.schedule constant", "epochs must be enough for an update"),
         ({}, "--model.num-outputs 7", "model.num_outputs must be the data's 2"),
         ({}, "--log-every 0", "log_every must be at least 1, got log_every=0"),
-        ({}, "--patience 0", "patience must be at least 1, got patience=0"),
+        ({}, "--patience 0", "patience must be at least 1, or None to train to the end, got patience=0"),
         ({}, "--seeds 0", "seeds must be at least 1, got seeds=0"),
         ({}, "--max-length 2", "max_length must be at least 3"),
         ({}, "--stride 31", "stride must be from 1 to the 30 tokens of a window"),
@@ -647,21 +649,21 @@ def test_a_stopped_run_of_two_seeds_ends_bitwise_as_one_never_stopped(data, tmp_
 
 def test_what_the_config_says_of_the_vocabulary_reaches_it_once(tmp_path, monkeypatch):
     asked = []
-    real = classification.SentencePieceTokenizer.train
+    real = SentencePieceTokenizer.train
     learn = lambda texts, **settings: asked.append(settings) or real(texts, **settings)  # noqa: E731
-    monkeypatch.setattr(classification.SentencePieceTokenizer, "train", learn)
+    monkeypatch.setattr(SentencePieceTokenizer, "train", learn)
     path = tmp_path / "train.csv"
     path.write_text("text,label\n" + "".join(f"the {thing} sat,{thing}\n" for thing in ("cat", "dog") * 20))
     flags = ["--max-texts", "30", "--character-coverage", "0.99", "--vocab-size", "25", "--run", str(tmp_path / "r")]
     _, config = classification.command_line(["own", "--train", str(path), *flags])
-    run = classification.Run(config.run, {})
+    run = classification.Run(config.run.run, {})
     cache = classification.text_cache(str(tmp_path / "cache"))
     for _ in range(2):
-        data = classification.load_data(config, fold=None, cache=cache)
-        found = classification.load_or_make_tokenizer(run, config, data.train, cache)
+        data = config.sets.load(cache=cache)
+        found = classification.make_tokenizer(run, config.pieces, data.train, cache)
         assert found.vocab_size == 25
     assert asked == [{"vocab_size": 25, "lowercase": False, "max_texts": 30, "character_coverage": 0.99}]
-    held = classification.load_data(config, fold=None)
+    held = config.sets.load()
     assert list(data.train.texts) == list(held.train.texts)
     assert list(data.dev.texts) == list(held.dev.texts)
     assert (data.labels, list(data.train.labels)) == (held.labels, list(held.train.labels))

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lmx.checkpoint import save_params
-from lmx.classifier import Classifier, Prediction, seed_files
+from lmx.classifier import Classifier, Prediction
 from lmx.data.labels import Labels
 from lmx.models.encoder import ClassifierConfig, EncoderClassifier
-from lmx.saved import save_tokenizer
+from lmx.parameters import save_params
+from lmx.saved import save_tokenizer, seed_files
 from lmx.sharding import MeshConfig, make_mesh, replicated
 from lmx.text import PretokenizedTokenizer
 

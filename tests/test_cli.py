@@ -17,12 +17,12 @@ import tyro
 from flax import nnx
 
 from lmx import cli
-from lmx.checkpoint import load_params, save_params
 from lmx.classifier import Classifier
 from lmx.cli import main
 from lmx.data.labels import Labels
 from lmx.models.encoder import ClassifierConfig, EncoderClassifier
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
+from lmx.parameters import load_params, save_params
 from lmx.saved import save_tokenizer
 from lmx.text import PretokenizedTokenizer
 from lmx.translator import Translation, Translator

@@ -77,10 +77,10 @@ def test_an_unexpected_failure_inside_of_the_package_keeps_its_traceback(monkeyp
 
 def test_a_broken_loss_in_a_copied_script_shows_its_file_and_line(tmp_path):
     text = (ROOT / "experiments" / "classification.py").read_text(encoding="utf-8")
-    broken = "first, second, third = outputs, batch\n        sums = label_loss("
-    assert text.count("sums = label_loss(") == 1
+    broken = "first, second, third = outputs, batch\n        return label_loss("
+    assert text.count("return label_loss(") == 1
     copied = tmp_path / "mine.py"
-    copied.write_text(text.replace("sums = label_loss(", broken), encoding="utf-8")
+    copied.write_text(text.replace("return label_loss(", broken), encoding="utf-8")
     (tmp_path / "train.csv").write_text("text,label\n" + "a good one,yes\nno such thing,no\n" * 20, encoding="utf-8")
     command = [sys.executable, str(copied), "own", "--train", "train.csv", "--run", "run", "--tokenizer", "bytes"]
     command += "--model.width 16 --model.feedforward-width 16 --model.num-heads 2 --model.num-layers 1".split()

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from lmx.experiment import settle
+from lmx.lock import release_lock
+from lmx.sharding import MeshConfig, make_mesh
+from lmx.text import SentencePieceTokenizer
 from lmx.translator import Translation
 
 ROOT = Path(__file__).parents[1]
@@ -93,7 +98,7 @@ def test_every_preset_builds(preset):
     config = translation.PRESETS[preset][1]
     model = translation.replace(config.model, source_vocab_size=130, target_vocab_size=130)
     parts = translation.build(config, model)
-    network = nnx.eval_shape(lambda: parts.build_model(nnx.Rngs(0)))
+    network = parts.model.network
     params = nnx.to_pure_dict(nnx.state(network, nnx.Param))
     batch = {name: jax.ShapeDtypeStruct((8, 6), "int32") for name in ("source", "decoder_input", "target")}
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -189,20 +194,45 @@ def test_validation_test_and_export_use_the_exponential_average(finished, averag
     pairs = translation.load_pairs(data[data.index("--validation") + 1], config, split="validation")
     encoded = translation.encode_pairs(pairs, translator.source_tokenizer, translator.target_tokenizer)
     parts = translation.build(config, translator.config)
-    mesh = translation.make_mesh(translation.MeshConfig(), devices=jax.devices()[:1])
-    found = translation.evaluate(
-        translation.compile_eval_step(parts.loss, mesh=mesh),
-        translator.params,
-        encoded,
-        mesh=mesh,
-        buckets=(40,),
-        tokens_per_batch=1600,
-        rows_multiple=8,
-        length_multiple=1,
-    )
+    mesh = make_mesh(MeshConfig(), devices=jax.devices()[:1])
+    batches = translation.BatchConfig(tokens_per_batch=1600).once(encoded, mesh, buckets=(40,))
+    found = translation.mean_loss(translation.place(parts, mesh), translator.params, batches)
     assert found["nll"] == pytest.approx(validated_too[-1]["nll"], rel=1e-4)
     scores = json.loads((averaged / "scores.json").read_text())
     assert "exponential average" in scores["rows"][0]["made"]
+
+
+def test_seeds_train_in_one_step_and_are_tested_alone_and_together(data, tmp_path):
+    flags = [*MAKE_IT_TINY, *"--seeds 2 --updates 6 --validate-every 3 --bleu-every 1 --average-of best".split()]
+    flags += [*"--average 1 --num-buckets 1 --search.beam-size 1".split(), "--run", tmp_path / "run"]
+    run = tmp_path / "run"
+    run_script("multi30k-raw", *data, *flags, cwd=tmp_path)
+    scores = json.loads((run / "scores.json").read_text())
+    mean, ensemble, *_ = scores["rows"]
+    assert mean["name"] == "multi30k-raw test BLEU"
+    assert mean["made"].startswith("mean of 2 seeds, standard deviation ")
+    assert (ensemble["name"], ensemble["made"][:25]) == (
+        "multi30k-raw test, ensemble, BLEU",
+        "2 seeds translate togethe",
+    )
+    assert [each["seed"] for each in scores["seeds"]] == [1, 2]
+    assert mean["score"] == pytest.approx(np.mean([each["test"] for each in scores["seeds"]]))
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in (each for each in lines if each["kind"] == "validation"):
+        assert {len(line["seeds"][name]) for name in ("loss", "nll", "perplexity", "bleu")} == {2}
+        assert line["seeds"]["loss"][0] != line["seeds"]["loss"][1]
+    losses = [line["seeds"]["loss"] for line in lines if line["kind"] == "validation"]
+    assert [each["dev"] for each in scores["seeds"]] == pytest.approx(np.min(losses, axis=0), rel=1e-6)
+    kept = next(each["seed"] for each in scores["seeds"] if each["kept"])
+    assert (run / "model.safetensors").read_bytes() == (run / "seeds" / f"{kept}.safetensors").read_bytes()
+    assert (run / "seeds" / "1.safetensors").read_bytes() != (run / "seeds" / "2.safetensors").read_bytes()
+    # Without its checkpoints the run serves, and says the same.
+    shutil.rmtree(run / "checkpoints")
+    printed = run_script("multi30k-raw", *data, *flags, cwd=tmp_path).stdout
+    assert "it is used as it is, nothing is trained" in printed
+    again = json.loads((run / "scores.json").read_text())
+    assert [row["score"] for row in again["rows"]] == [row["score"] for row in scores["rows"]]
+    assert [each["best_step"] for each in again["seeds"]] == [each["best_step"] for each in scores["seeds"]]
 
 
 def tiny_parts(**optimization):
@@ -212,7 +242,7 @@ def tiny_parts(**optimization):
     sizes = {"width": 16, "feedforward_width": 24, "num_heads": 2, "num_encoder_layers": 1, "num_decoder_layers": 1}
     model = translation.replace(config.model, source_vocab_size=130, target_vocab_size=130, unroll=1, **sizes)
     parts = translation.build(config, model)
-    params = nnx.to_pure_dict(nnx.state(parts.build_model(nnx.Rngs(0)), nnx.Param))
+    params = nnx.to_pure_dict(nnx.state(parts.model.build(nnx.Rngs(0)), nnx.Param))
     words = np.random.default_rng(0).integers(4, 130, size=(3, 8, 6))
     return parts, params, dict(zip(("source", "decoder_input", "target"), words.astype(np.int32), strict=True))
 
@@ -221,12 +251,12 @@ def test_bleu_splits_words_as_the_target_language_wants():
     lines = ["一只猫找到这个树，真的。", "一只狗看见这个房子。"]
     found = [Translation(line, (), 0.0) for line in lines]
     for settings, tokenize, value in (
-        ({"target_language": "zh"}, "zh", 100),
-        ({"target_language": "zh", "tokenize": "char"}, "char", 100),
-        ({}, "13a", 0),
+        ({"language": "zh"}, "zh", 100),
+        ({"language": "zh", "tokenize": "char"}, "char", 100),
+        ({"language": "de"}, "13a", 0),
     ):
-        config = translation.replace(translation.Config(), **settings)
-        bleu, other = translation.all_scores(config, found, lines)
+        language = settings.pop("language")
+        bleu, other = translation.ScoringConfig(**settings).all_scores(found, lines, language=language)
         assert (bleu.score, other.score) == (pytest.approx(value), pytest.approx(100))
         assert f"|tok:{tokenize}|" in bleu.signature
 
@@ -347,19 +377,36 @@ def test_a_mesh_that_does_not_divide_the_rows_is_told_before_training(data, tmp_
 needs_eight = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
 
 
-def prepared(data, tmp_path, *flags: str):
-    arguments = ["multi30k-raw", *data, *MAKE_IT_TINY, "--run", str(tmp_path / "run"), *flags]
-    preset, config = translation.command_line(arguments)
-    config = translation.settle_tokens(config, run=config.run, devices=jax.device_count())
-    return translation.prepare(preset, config, agreed={}), config
+class Began(Exception):
+    """What the script trains."""
+
+
+@pytest.fixture
+def prepared(data, tmp_path, monkeypatch):
+    """Returns placed learner, batches and config of what the script would train, in a directory it has opened."""
+
+    def training(run, placed, batches, **_):
+        raise Began(placed, batches)
+
+    monkeypatch.setattr(translation, "Training", training)
+
+    def begin(*flags: str):
+        arguments = ["multi30k-raw", *data, *MAKE_IT_TINY, "--run", str(tmp_path / "run"), *flags]
+        preset, config = translation.command_line(arguments)
+        config = settle(config)
+        with pytest.raises(Began) as began:
+            translation.main(preset, config)
+        release_lock(tmp_path / "run")
+        return *began.value.args, config
+
+    return begin
 
 
 @needs_eight
-def test_a_run_continues_with_the_same_batches_on_another_mesh_and_sequence(data, tmp_path):
+def test_a_run_continues_with_the_same_batches_on_another_mesh_and_sequence(prepared):
     flags = ["--length-multiple", "4", "--tokens-per-device", "40"]
-    begun, config = prepared(data, tmp_path, *flags)
-    assert config.tokens_per_batch == 8 * 40
-    begun.run.open()
+    _, begun, config = prepared(*flags)
+    assert config.batch.tokens_per_batch == 8 * 40
     assert len(begun.buckets) == 2
     assert all(length % 4 == 0 for length in begun.buckets)
     for mesh in (
@@ -367,12 +414,12 @@ def test_a_run_continues_with_the_same_batches_on_another_mesh_and_sequence(data
         "--mesh.data 2 --mesh.tensor 2 --mesh.sequence 2",
         "--mesh.fsdp 4 --mesh.tensor 2",
     ):
-        found, config = prepared(data, tmp_path, *flags, *mesh.split())
-        assert config.tokens_per_batch == 8 * 40
-        assert found.mesh.shape["sequence"] == int(mesh.split()[-1]) or "sequence" not in mesh
-        assert found.batches.shapes == begun.batches.shapes
+        placed, batches, config = prepared(*flags, *mesh.split())
+        assert config.batch.tokens_per_batch == 8 * 40
+        assert placed.mesh.shape["sequence"] == int(mesh.split()[-1]) or "sequence" not in mesh
+        assert batches.shapes == begun.shapes
         for k in range(30):
-            np.testing.assert_array_equal(found.batches.indices(k), begun.batches.indices(k))
+            np.testing.assert_array_equal(batches.indices(k), begun.indices(k))
 
 
 @needs_eight
@@ -385,11 +432,11 @@ def test_a_run_continues_with_the_same_batches_on_another_mesh_and_sequence(data
         ("--tokens-per-device None", "config.tokens_per_device=40 there and None here"),
     ],
 )
-def test_what_would_change_the_batches_of_a_begun_run_is_refused(flags, message, data, tmp_path):
+def test_what_would_change_the_batches_of_a_begun_run_is_refused(flags, message, prepared):
     begun = ["--length-multiple", "4", "--tokens-per-device", "40"]
-    prepared(data, tmp_path, *begun)[0].run.open()
+    prepared(*begun)
     with pytest.raises(ValueError, match=re.escape(message)):
-        prepared(data, tmp_path, *begun, *flags.split())
+        prepared(*begun, *flags.split())
 
 
 def test_an_unknown_field_names_the_nearest(tmp_path):
@@ -408,19 +455,19 @@ def test_help_lists_presets_and_fields(tmp_path):
 
 def test_what_the_config_says_of_the_vocabulary_reaches_it_once(data, tmp_path, monkeypatch):
     asked = []
-    real = translation.SentencePieceTokenizer.train
+    real = SentencePieceTokenizer.train
     learn = lambda texts, **settings: asked.append(settings) or real(texts, **settings)  # noqa: E731
-    monkeypatch.setattr(translation.SentencePieceTokenizer, "train", learn)
+    monkeypatch.setattr(SentencePieceTokenizer, "train", learn)
     flags = ["--max-texts", "100", "--character-coverage", "0.99", "--vocab-size", "60", "--run", str(tmp_path / "r")]
     _, config = translation.command_line(["multi30k-raw", *data, *flags])
-    run = translation.Run(config.run, {})
+    run = translation.Run(config.run.run, {})
     cache = translation.text_cache(str(tmp_path / "cache"))
     pairs = translation.training_pairs(config)
-    found = [translation.load_or_make_tokenizers(run, config, pairs, cache)[0] for _ in range(2)]
+    found = [translation.make_tokenizers(run, config, pairs, cache)[0] for _ in range(2)]
     assert asked == [{"vocab_size": 60, "max_texts": 100, "character_coverage": 0.99}]
     assert found[0].pieces(range(60)) == found[1].pieces(range(60))
     other = translation.replace(config, joint=False, model=translation.replace(config.model, tied_embeddings="target"))
-    sides = translation.load_or_make_tokenizers(run, other, pairs, cache)
+    sides = translation.make_tokenizers(run, other, pairs, cache)
     assert len(asked) == 3
     assert sides[0].pieces(range(60)) != sides[1].pieces(range(60))
 

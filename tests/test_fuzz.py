@@ -22,9 +22,10 @@ from lmx.data.labelled import read_labelled
 from lmx.data.labels import Labels
 from lmx.data.parallel import read_pairs
 from lmx.errors import is_users
+from lmx.lines import one_line
 from lmx.models.seq2seq import Seq2SeqConfig
 from lmx.saved import read_config, read_fields
-from lmx.text import ByteTokenizer, PretokenizedTokenizer, SentencePieceTokenizer, load_tokenizer, one_line
+from lmx.text import ByteTokenizer, PretokenizedTokenizer, SentencePieceTokenizer, load_tokenizer
 
 FEW, MANY = 40, int(os.environ.get("LMX_FUZZ", "600"))
 

@@ -102,8 +102,15 @@ def is_dataclass(node: ast.AST) -> bool:
     return isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(d) for d in node.decorator_list)
 
 
+def checks_alone(node: ast.ClassDef) -> Iterator[int]:
+    """Yields the lines of a class where a field is declared or checked, which is no use of it."""
+    for part in node.body:
+        if not isinstance(part, ast.FunctionDef) or part.name in ("__post_init__", "check"):
+            yield from range(part.lineno, part.end_lineno + 1)
+
+
 def unread_fields(trees: dict[Path, ast.Module]) -> list[str]:
-    """The fields of `...Config` dataclasses that nobody reads by name outside the class itself."""
+    """The fields of `...Config` dataclasses, and of other choices, that nobody reads by name but to check them."""
     readers: dict[str, set[tuple[Path, int]]] = {}
     for path, tree in trees.items():
         for node in ast.walk(tree):
@@ -112,8 +119,8 @@ def unread_fields(trees: dict[Path, ast.Module]) -> list[str]:
     unread = []
     for path, tree in trees.items():
         for node in ast.walk(tree):
-            if is_dataclass(node) and node.name.endswith("Config"):
-                inside = {(path, line) for line in range(node.lineno, node.end_lineno + 1)}
+            if is_dataclass(node) and (node.name.endswith("Config") or node.name in ("Search", "Optimization")):
+                inside = {(path, line) for line in checks_alone(node)}
                 fields = [field.target.id for field in node.body if isinstance(field, ast.AnnAssign)]
                 unread += [f"{node.name}.{name}" for name in fields if not readers.get(name, set()) - inside]
     return unread
@@ -135,6 +142,54 @@ def test_configs_are_frozen_and_keyword_only():
                 decorators = " ".join(ast.unparse(decorator) for decorator in node.decorator_list)
                 assert "frozen=True" in decorators, f"{place(path, node)} {node.name} must be frozen"
                 assert "kw_only=True" in decorators, f"{place(path, node)} {node.name} must be keyword-only"
+
+
+# Sizes
+
+LONGEST_FILE, MOST_PARAMETERS = 400, 8
+LONGER_FILES = {
+    "lmx/data/phrasebook/words.py",  # a table of words
+    "lmx/sharding.py",
+}
+# Where each is a plain number of one thing, and functions of an earlier day.
+MANY_PARAMETERS = {
+    "lmx/classifier.py Classifier",
+    "lmx/data/labelled.py iterate_labelled",
+    "lmx/data/labelled.py read_labelled",
+    "lmx/decoding.py beam_search",
+    "lmx/nn/attention.py MultiHeadAttention",
+    "lmx/nn/kernels.py _dense",
+}
+
+
+def test_no_file_is_long():
+    lengths = {path.relative_to(ROOT).as_posix(): len(path.read_text(encoding="utf-8").splitlines()) for path in TREES}
+    long = {name for name, length in lengths.items() if name.startswith("lmx/") and length > LONGEST_FILE}
+    assert long == LONGER_FILES
+    assert lengths["experiments/translation.py"] <= 400
+    assert lengths["experiments/classification.py"] <= 500
+
+
+def test_no_function_has_many_parameters():
+    found = set()
+    for path, tree in TREES.items():
+        if not path.is_relative_to(ROOT / "lmx"):
+            continue
+        owners = {
+            method: node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for method in node.body
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                names = {each.arg for each in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)}
+                if len(names - {"self", "cls"}) > MOST_PARAMETERS:
+                    found.add(f"{path.relative_to(ROOT).as_posix()} {owners.get(node, node.name)}")
+    assert found == MANY_PARAMETERS
+
+
+def test_the_loop_is_the_scripts_own():
+    for name in ("translation", "classification"):
+        loops = [node for node in ast.walk(TREES[ROOT / "experiments" / f"{name}.py"]) if isinstance(node, ast.For)]
+        assert any(ast.unparse(node.iter) == "training" for node in loops), f"{name}.py must loop over its training"
 
 
 # Files

@@ -180,7 +180,7 @@ def test_translation_presets_train_validate_and_decode_on_a_gpu(preset, gpu):  #
     config = translation.PRESETS[preset][1]
     model = replace(config.model, source_vocab_size=260, target_vocab_size=260, dtype="bfloat16")
     parts = translation.build(config, model)
-    params = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: parts.build_model(nnx.Rngs(0))), nnx.Param))
+    params = nnx.to_pure_dict(nnx.state(parts.model.network, nnx.Param))
     shape = jax.ShapeDtypeStruct((1, 8, 13), jnp.int32)
     batch = {"source": shape, "decoder_input": shape, "target": shape}
     from lmx.training import create_state
@@ -200,7 +200,7 @@ def test_classification_presets_train_and_label_on_a_gpu(preset, gpu):  # noqa: 
     config = classification.PRESETS[preset][1]
     model = replace(config.model, vocab_size=300, num_outputs=3, dtype="bfloat16")
     parts = classification.build(config, model, kind="single", updates=100_000, replacement=3)
-    params = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: parts.build_model(nnx.Rngs(0))), nnx.Param))
+    params = nnx.to_pure_dict(nnx.state(parts.model.network, nnx.Param))
     tokens, of_rows = jax.ShapeDtypeStruct((8, 13), jnp.int32), jax.ShapeDtypeStruct((8,), jnp.float32)
     rows = {"tokens": tokens, "types": tokens, "weights": of_rows, "labels": jax.ShapeDtypeStruct((8,), jnp.int32)}
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -210,22 +210,20 @@ def test_classification_presets_train_and_label_on_a_gpu(preset, gpu):  # noqa: 
 
 
 def test_training_classifiers_names_what_keeps_it_from_the_fused_kernel():
-    config = classification.PRESETS["own"][1]
-    dropping = replace(config, optimization=replace(config.optimization, word_dropout=0.1))
+    model = classification.PRESETS["own"][1].model
     one, many = mesh_of({}), mesh_of({"data": 2})
+    holes = "word dropout leaves padding between words"
     choose = classification.training_kernel
-    assert choose(dropping, one, drops_to_padding=False) == ("auto", None)
-    assert choose(dropping, one, drops_to_padding=True) == ("xla", "word dropout leaves padding between words")
-    kept = replace(dropping, optimization=replace(dropping.optimization, word_dropout=0.0))
-    assert choose(kept, one, drops_to_padding=True) == ("auto", None)
-    kernel, reason = choose(dropping, many, drops_to_padding=False)
-    assert kernel == "xla"
+    assert choose(model, one, stacked=True) == (model, None)
+    assert choose(model, one, stacked=True, holes=holes) == (replace(model, kernel="xla"), holes)
+    assert choose(model, many, stacked=False) == (model, None)
+    chosen, reason = choose(model, many, stacked=True)
+    assert chosen.kernel == "xla"
     assert reason.startswith("seeds share a step by vmap")
-    asked = replace(dropping, model=replace(dropping.model, kernel="cudnn"))
     with pytest.raises(
         ValueError, match=r"^model\.kernel must be auto or xla, got kernel=cudnn: word dropout leaves pad"
     ):
-        choose(asked, one, drops_to_padding=True)
+        choose(replace(model, kernel="cudnn"), one, stacked=True, holes=holes)
 
 
 def test_words_dropped_to_padding_are_not_seen(gpu):  # noqa: F811
@@ -238,6 +236,6 @@ def test_words_dropped_to_padding_are_not_seen(gpu):  # noqa: F811
     key = jax.eval_shape(lambda: jax.random.key(0))
     for replacement, calls in ((model.pad_id, 0), (3, 1)):
         parts = classification.build(config, model, kind="single", updates=100_000, replacement=replacement)
-        params = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: parts.build_model(nnx.Rngs(0))), nnx.Param))  # noqa: B023
+        params = nnx.to_pure_dict(nnx.state(parts.model.network, nnx.Param))
         assert fused_calls(parts.loss, params, rows, key) == calls
         assert fused_calls(lambda params, rows: parts.loss(params, rows, None), params, rows) == 1  # noqa: B023

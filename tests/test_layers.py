@@ -14,34 +14,42 @@ ROOT = Path(__file__).parents[1]
 
 # The higher imports the lower. A name stands for a module or for all of a folder; the longest that fits counts.
 LEVELS = {
-    9: ("lmx.cli", "experiments", "benchmarks"),
-    8: ("lmx.loop", "lmx.experiment", "lmx.report", "lmx.interop"),
-    7: ("lmx.run", "lmx.plan"),
-    6: ("lmx.translator", "lmx.classifier", "lmx.generator", "lmx.scoring.tested"),
-    5: ("lmx.training", "lmx.decoding", "lmx.checkpoint", "lmx.saved", "lmx.data", "lmx.scoring"),
-    4: ("lmx.models",),
+    10: ("lmx.cli", "experiments", "benchmarks"),
+    9: ("lmx.streams", "lmx.loop", "lmx.experiment", "lmx.planning", "lmx.evaluation"),
+    8: ("lmx.fitting", "lmx.meter", "lmx.report", "lmx.interop"),
+    7: ("lmx.run", "lmx.plan", "lmx.classifier"),
+    6: ("lmx.config", "lmx.learner", "lmx.translator", "lmx.explanation", "lmx.generator", "lmx.scoring.tested"),
+    5: ("lmx.training", "lmx.decoding", "lmx.checkpoint", "lmx.saved", "lmx.data", "lmx.scoring", "lmx.memory"),
+    4: ("lmx.models", "lmx.parameters"),
     3: ("lmx.nn.transformer",),
-    2: ("lmx.nn.attention", "lmx.nn.feedforward"),
-    1: ("lmx.nn.kernels", "lmx.nn.layers", "lmx.nn.positions", "lmx.losses", "lmx.collectives"),
+    2: ("lmx.nn.attention", "lmx.nn.feedforward", "lmx.process", "lmx.checksums", "lmx.words"),
+    1: (
+        *("lmx.nn.kernels", "lmx.nn.layers", "lmx.nn.positions", "lmx.losses", "lmx.collectives"),
+        *("lmx.console", "lmx.reasons", "lmx.text"),
+    ),
     0: (
         "lmx.nn.dropout",
         "lmx.nn.initializers",
         "lmx.nn.masks",
         "lmx.compilation",
         "lmx.costs",
+        "lmx.definition",
         "lmx.devices",
+        "lmx.differences",
         "lmx.errors",
         "lmx.hosts",
         "lmx.lock",
         "lmx.optimization",
         "lmx.programs",
-        "lmx.text",
+        "lmx.lines",
+        "lmx.training_text",
         "lmx.sharding",
+        "lmx.versions",
     ),
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names}
 # Folders whose files may share a file of the same folder.
-SHARING = ("lmx.data", "lmx.scoring", "lmx.report", "lmx.plan", "lmx.interop", "benchmarks")
+SHARING = ("lmx.data", "lmx.evaluation", "lmx.scoring", "lmx.report", "lmx.plan", "lmx.interop", "benchmarks")
 # Folders that are entered by their own name: __init__.py is a module like any other, above the files it imports.
 DOORS = {"lmx.report", "lmx.plan"}
 # Imported where they are used: extras, and what is slow to load and not always needed.
@@ -180,7 +188,7 @@ def test_only_sharding_builds_meshes_and_partition_specs():
 
 def test_data_and_text_are_numpy_only():
     for module, tree in MODULES.items():
-        if module == "lmx.text" or module.startswith("lmx.data"):
+        if module in ("lmx.text", "lmx.training_text", "lmx.words", "lmx.lines") or module.startswith("lmx.data"):
             roots = {name.partition(".")[0] for name in imports_of(tree)}
             assert not roots & {"jax", "flax", "optax"}, f"{module} must not import {roots & {'jax', 'flax', 'optax'}}"
 

@@ -15,8 +15,12 @@ import orbax.checkpoint
 import pytest
 
 from lmx.checkpoint import CheckpointNotSaved
-from lmx.loop import SKIPPED_LIMIT, steps_to_profile, train
-from lmx.run import EXIT_STOPPED, Run
+from lmx.config import RunConfig, SelectionConfig
+from lmx.learner import Learner, Placed
+from lmx.loop import Training
+from lmx.meter import SKIPPED_LIMIT
+from lmx.process import EXIT_STOPPED
+from lmx.run import Run
 from lmx.sharding import MeshConfig, make_mesh
 from lmx.training import TrainState, create_state
 
@@ -32,6 +36,9 @@ class Batches:
 
     def tokens(self, k: int) -> int:
         return 5
+
+    def epochs_before(self, k: int) -> float:
+        return k / 8
 
 
 def mesh() -> jax.sharding.Mesh:
@@ -62,6 +69,8 @@ def count(
     due: tuple[int, ...] = (),
     validations: dict[int, float] | None = None,
     measured: str = "loss",
+    last: int = LAST,
+    patience: int | None = None,
     **options,
 ) -> TrainState:
     """Runs the loop with a step that adds batch k to the one parameter and reports the loss it is told to.
@@ -80,11 +89,15 @@ def count(
         skipped = 0 if math.isfinite(loss) else int(state.skipped) + 1
         metrics = {"loss": jnp.float32(loss), "weight": jnp.float32(weights.get(number, 1.0))}
         state = state._replace(
-            step=state.step + 1, params={"sum": state.params["sum"] + number}, skipped=jnp.int32(skipped)
+            step=state.step + 1,
+            applied=state.step + 1,
+            params={"sum": state.params["sum"] + number},
+            skipped=jnp.int32(skipped),
         )
         return state, metrics | {"skipped": jnp.int32(skipped)}
 
-    def validate(number: int, _: TrainState) -> tuple[float, dict]:
+    def measure() -> tuple[float, dict]:
+        number = int(training.state.step)
         if number in interrupted:
             os.kill(os.getpid(), number_of_signal)
             time.sleep(0.01)
@@ -92,24 +105,23 @@ def count(
         return validations[number], {measured: validations[number]}
 
     start = create_state({"sum": jnp.zeros(())}, optax.sgd(0.1), seed=1)
-    checkpoints = run.open_checkpoints(keep_last=2)
-    arguments = {"last": LAST, "log_every": 100, "patience": None} | options
+    run.options = RunConfig(**{"log_every": 100} | options)
+    learner = Learner(None, None, None, schedule=lambda count: (count + 1) / 8, flops=lambda shape: (3.0, 2.0))
+    placed = Placed(
+        learner, mesh(), {}, start, start, step, evaluate=None, keep_best=None, born=lambda seeds: start._replace()
+    )
+    selection = SelectionConfig(patience=patience, average=2)
+    training = Training(
+        run, placed, Batches(), last=last, seeds=[1], selection=selection, due=lambda number: number in due
+    )
     try:
-        return train(
-            run,
-            step,
-            run.resume(checkpoints, start),
-            batches=Batches(),
-            mesh=mesh(),
-            checkpoints=checkpoints,
-            is_due=lambda number: number in due,
-            validate=validate,
-            facts=lambda number, state: {"learning_rate": number / 8},
-            flops=lambda shape: (3.0, 2.0),
-            **arguments,
-        )
+        with training:
+            for update in training:
+                if update.due:
+                    training.validate(measure)
+        return training.state
     finally:
-        checkpoints.close()
+        training._checkpoints.close()
 
 
 def lines_of(run: Run) -> list[dict]:
@@ -133,8 +145,9 @@ def test_a_line_is_the_mean_over_tokens_since_the_line_before(run, capsys):
     assert printed.count("first step done") == 1
 
 
-def test_mfu_has_both_conventions_where_the_peak_is_known(run):
-    count(run, log_every=2, last=2, peak=1e3)
+def test_mfu_has_both_conventions_where_the_peak_is_known(run, monkeypatch):
+    monkeypatch.setattr("lmx.loop.peak_flops", lambda kind, dtype: 1e3 / jax.device_count())
+    count(run, log_every=2, last=2)
     (line,) = lines_of(run)
     assert line["mfu"] * line["seconds"] == pytest.approx(2 * 3.0 / 1e3, rel=1e-4)
     assert line["mfu_causal"] == pytest.approx(line["mfu"] * 2 / 3, rel=1e-4)
@@ -179,7 +192,8 @@ def test_the_time_of_a_validation_is_not_trainings(run, monkeypatch):
             late[0] += 500  # seconds, as the loop's clock has it
             return super().__getitem__(step)
 
-    monkeypatch.setattr("lmx.loop.time", SimpleNamespace(perf_counter=lambda: clock() + late[0]))
+    for module in ("loop", "meter"):
+        monkeypatch.setattr(f"lmx.{module}.time", SimpleNamespace(perf_counter=lambda: clock() + late[0]))
     count(run, due=(2, 4, 6), validations=Numbers({2: 3.0, 4: 2.5, 6: 2.75}), log_every=3)
     validations = [line for line in lines_of(run) if line["kind"] == "validation"]
     assert all(line["seconds"] >= 500 for line in validations)
@@ -318,16 +332,16 @@ def test_a_wrong_save_every_is_an_error(run):
 
 
 def test_a_profile_holds_the_steps_asked_for(run, capsys):
-    count(run, profile=(2, 4), last=6)
+    count(run, profile="2:4", last=6)
     assert "profile: " in capsys.readouterr().out
     assert list((run.directory / "profile").rglob("*.xplane.pb"))
 
 
 def test_a_range_of_steps_is_from_and_to():
-    assert steps_to_profile("100:110") == (100, 110)
+    assert RunConfig(profile="100:110").steps_to_profile() == (100, 110)
     for text in ("100", "110:100", "5:5", "a:b", "-1:3", ":"):
         with pytest.raises(ValueError, match=r"^profile must be FROM:TO, two steps with FROM below TO, got profile='"):
-            steps_to_profile(text)
+            RunConfig(profile=text).check()
 
 
 @pytest.mark.parametrize("name", ["[/ham]", "[ham]", ":x:"])
@@ -340,9 +354,9 @@ def test_a_run_continued_within_the_range_traces_what_is_left_of_it(run, monkeyp
     events = []
     monkeypatch.setattr(jax.profiler, "start_trace", lambda path: events.append("begins"))
     monkeypatch.setattr(jax.profiler, "stop_trace", lambda: events.append("ends"))
-    count(run, last=3, profile=(4, 6))
+    count(run, last=3, profile="4:6")
     assert events == []
-    count(opened(run.directory), last=5, profile=(2, 4))
+    count(opened(run.directory), last=5, profile="2:4")
     assert events == ["begins", "ends"]
 
 

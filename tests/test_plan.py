@@ -9,13 +9,16 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
 from lmx import plan as plan_package
 from lmx.collectives import Collective
+from lmx.definition import define
 from lmx.devices import DEVICES, describe_precision, device_of_kind, find_device
 from lmx.experiment import start_facts
+from lmx.learner import Learner, place
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from lmx.nn.dropout import dropout
 from lmx.nn.layers import Embedding, LayerNorm, Linear
@@ -314,18 +317,25 @@ def test_precision_says_what_matrices_are_multiplied_in(platform, compute_capabi
     assert describe_precision("bfloat16", **device) == "bfloat16 compute, float32 parameters"
 
 
+class OneBatch:
+    """What a start tells of batches."""
+
+    shapes, padding_share, optimum, batches_per_epoch = ((1, 8, 4),), 0.0, 0.0, 2.0
+
+
 def test_the_start_says_the_precision_of_the_device(monkeypatch):
     class Ampere:
         device_kind, compute_capability = "NVIDIA A100-SXM4-40GB", "8.0"
 
     model = Seq2SeqConfig(source_vocab_size=20, target_vocab_size=20, width=16, num_heads=2, feedforward_width=8)
-    network = nnx.eval_shape(lambda: Seq2Seq(model, rngs=nnx.Rngs(0)))
+    definition = define(lambda rngs: Seq2Seq(model, rngs=rngs))
     mesh = make_mesh(MeshConfig(), devices=jax.devices()[:1])
-    assert start_facts(model, network, mesh)["precision"] == "float32 compute, float32 parameters"
+    placed = place(Learner(definition, lambda *_: {}, optax.sgd(0.1), optax.constant_schedule(0.1)), mesh)
+    assert start_facts(model, placed, OneBatch)["precision"] == "float32 compute, float32 parameters"
     monkeypatch.setattr("lmx.experiment.attention_facts", lambda *_: {})  # asks the device for more
     monkeypatch.setattr(jax, "devices", lambda *_: [Ampere()])
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert "in TF32" in start_facts(model, network, mesh)["precision"]
+    assert "in TF32" in start_facts(model, placed, OneBatch)["precision"]
 
 
 # The command line.

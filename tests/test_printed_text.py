@@ -1,19 +1,21 @@
 """What is printed is what a user wrote: brackets are no markup and colons no emoji, wherever a user's words occur."""
 
 import ast
-import importlib.util
 import io
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from lmx.experiment import print_scores, text_cache
-from lmx.run import Run, console, progress_bar
+from lmx.console import console, progress_bar
+from lmx.evaluation.classification import show_scores
+from lmx.evaluation.tables import print_record
+from lmx.experiment import text_cache
+from lmx.run import Run
 from lmx.scoring.classification import score_outputs
+from lmx.scoring.records import Record, Row
 
 ROOT = Path(__file__).parents[1]
 NAMES = ["[/ham]", "[ham]", ":x:", "[b]a[/b]", "lr[a]=3"]
@@ -27,7 +29,7 @@ def run(tmp_path) -> Run:
 @pytest.mark.parametrize("name", NAMES)
 def test_facts_of_a_start_are_printed_as_they_are(run, capsys, name):
     run.directory.mkdir()
-    run.print_start({"labels": f"single: {name}", "data": [name, name]})
+    run.print_start(labels=f"single: {name}", data=[name, name])
     assert capsys.readouterr().out.splitlines()[:2] == [
         f"  labels             single: {name}",
         f"  data               {name} {name}",
@@ -36,7 +38,7 @@ def test_facts_of_a_start_are_printed_as_they_are(run, capsys, name):
 
 def test_a_label_with_line_ends_is_one_line(run, capsys):
     run.directory.mkdir()
-    run.print_start({"labels": "single: a\nb, c\r\u2028, \x1b[1mÄ", "data": ["a\nb", "c"]})
+    run.print_start(labels="single: a\nb, c\r\u2028, \x1b[1mÄ", data=["a\nb", "c"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == r"  labels             single: a\nb, c\r\u2028, \x1b[1mÄ"
     assert lines[1] == r"  data               a\nb c"
@@ -45,10 +47,12 @@ def test_a_label_with_line_ends_is_one_line(run, capsys):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_scores_are_printed_as_they_are(run, capsys, name):
-    row = {"name": name, "score": 12.345, "interval": None, "made": f"made {name}", "signature": f"signed {name}"}
-    row |= {"published": 1.0, "published_made": f"published {name}"}
-    saved = {"rows": [row], "baselines": [{"name": f"base {name}", "score": 2.0}]}
-    print_scores(run, saved, title=f"title {name}", baselines_are=f"are {name}", notes=[f"note {name}"])
+    row = Row(
+        name=name, score=12.345, interval=None, made=f"made {name}", signature=f"signed {name}",
+        published=1.0, published_made=f"published {name}",
+    )  # fmt: skip
+    record = Record(test="test", rows=(row,), baselines={f"base {name}": 2.0})
+    print_record(run, record, title=f"title {name}", baselines_are=f"are {name}", notes=[f"note {name}"])
     printed = capsys.readouterr().out
     for text in ("made", "signed", "published", "base", "title", "are", "note"):
         assert f"{text} {name}" in printed
@@ -71,7 +75,8 @@ def test_where_no_terminal_is_long_cells_and_lines_are_not_broken(run, file, mon
     row |= {"signature": signature, "published": 1.0, "published_made": "published " * 30 + "there"}
     saved = {"rows": [row], "baselines": [{"name": "base", "score": 2.0}]}
     note = "a note " * 40 + "ends"
-    print_scores(run, saved, title="title " * 30 + "ends", baselines_are="are " * 60 + "ends", notes=[note])
+    record = Record.from_json({"test": "own", **saved})
+    print_record(run, record, title="title " * 30 + "ends", baselines_are="are " * 60 + "ends", notes=[note])
     lines = file.getvalue().splitlines()
     for text in (signature, row["made"], row["name"], row["published_made"], note, "title " * 30, "are " * 60 + "ends"):
         assert sum(text in line for line in lines) >= 1, text
@@ -89,20 +94,13 @@ def test_a_terminal_has_its_columns(file, monkeypatch):
 
 
 def test_the_table_of_classes_has_their_names(run, capsys):
-    spec = importlib.util.spec_from_file_location("printed_classification", ROOT / "experiments" / "classification.py")
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = script
-    spec.loader.exec_module(script)
     outputs = np.eye(len(NAMES))
     targets = np.arange(len(NAMES), dtype=np.int32)
     scores = score_outputs(targets, outputs, kind="single", names=tuple(NAMES), num_resamples=0)
     metric = scores.metrics[0]
-    row = {"name": metric.name, "score": 100.0, "interval": None, "made": "here", "signature": scores.signature}
-    saved = {"test": "own [/test]", "texts": 5, "scores": scores.as_record()}
-    saved |= {"rows": [row | {"published": None, "published_made": ""}]}
-    script.show_scores(run, saved)
+    row = Row(name=metric.name, score=100.0, interval=None, made="here", signature=scores.signature)
+    record = Record(test="own [/test]", rows=(row,)).with_others(texts=5, scores=scores.as_record())
+    show_scores(run, record)
     printed = capsys.readouterr().out
     assert [line.split()[0] for line in printed.splitlines()[1 : 1 + len(NAMES)]] == NAMES
     assert "own [/test]: 5 texts" in printed

@@ -18,7 +18,7 @@ from lmx.report.classes import (
     marked_words,
     reliability_diagram,
 )
-from lmx.report.classification import MAX_EXPLANATIONS, MAX_LETTERS, MAX_MISTAKES, MAX_PIECES
+from lmx.report.reasons import MAX_EXPLANATIONS, MAX_LETTERS, MAX_MISTAKES, MAX_PIECES
 
 TREC = ["ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM"]
 SENTENCES = (

@@ -19,28 +19,20 @@ import pytest
 from jax.experimental import compilation_cache
 from rich.console import Console
 
-from lmx.checkpoint import Checkpoints, average_files, save_params
-from lmx.cli import Written
-from lmx.devices import DEVICES, Device
+from lmx.checkpoint import Checkpoints
+from lmx.config import RunConfig
+from lmx.console import console, duration, progress_bar
+from lmx.devices import DEVICES, Device, peak_flops
 from lmx.errors import InputError
+from lmx.memory import Memory
+from lmx.parameters import average_files, save_params
+from lmx.process import EXIT_STOPPED, make_deterministic, one_line_errors, stop_on_signals
 from lmx.report import write_report
-from lmx.run import (
-    EXIT_STOPPED,
-    Memory,
-    Run,
-    console,
-    duration,
-    make_deterministic,
-    one_line_errors,
-    peak_flops,
-    progress_bar,
-    stop_on_signals,
-    versions,
-    write_json,
-    write_jsonl,
-    write_lines,
-)
+from lmx.run import Run
+from lmx.saved import write_json, write_jsonl, write_lines
+from lmx.streams import Written
 from lmx.training import TrainState, create_state
+from lmx.versions import versions
 
 FACTS = {
     "experiment": "translation",
@@ -91,7 +83,8 @@ def lines_of(run: Run) -> list[dict]:
 
 def test_a_run_directory_says_what_it_is(tmp_path):
     run = Run(tmp_path / "runs" / "new", FACTS)
-    run.open(model={"width": 24})
+    run.compare({}, model={"width": 24})
+    run.open()
     assert json.loads((run.directory / "config.json").read_text()) == {**FACTS, "model": {"width": 24}}
     saved = json.loads((run.directory / "versions.json").read_text())
     assert saved == versions()
@@ -146,7 +139,7 @@ def test_a_field_that_an_earlier_version_had_not_is_what_was_done_then(tmp_path,
     assert printed.endswith(
         "lacks fields of this version; they are what was done then: length_multiple=1, search.min_length=0\n"
     )
-    run.open(compile_cache="off")
+    run.open()
     assert json.loads((tmp_path / "run" / "config.json").read_text())["config"] == later["config"]
     Run(tmp_path / "run", later, absent=absent)
     assert not capsys.readouterr().out
@@ -184,7 +177,7 @@ MADE_OF = {"labels": ["neg", "pos"], "training data": "1f", "test data": "2a"}
 def test_a_run_refuses_what_it_was_not_made_of(changes, message, tmp_path):
     run = Run(tmp_path / "run", FACTS)
     run.compare(MADE_OF, model={"width": 24})
-    run.open(model={"width": 24})
+    run.open()
     before = {path: path.read_bytes() for path in run.directory.iterdir() if path.is_file()}
     again = Run(run.directory, FACTS)
     with pytest.raises(ValueError, match=message):
@@ -220,7 +213,9 @@ def test_a_run_from_before_fingerprints_is_taken_as_it_is_but_for_its_labels(tmp
 
 def test_a_model_of_an_earlier_version_may_lack_a_field_and_have_another_kernel(tmp_path):
     opened(tmp_path / "run")
-    Run(tmp_path / "run", FACTS).open(compile_cache="off", model={"width": 24, "kernel": "xla"})
+    run = Run(tmp_path / "run", FACTS)
+    run.compare({}, model={"width": 24, "kernel": "xla"})
+    run.open()
     run = Run(tmp_path / "run", FACTS)
     run.compare({}, model={"width": 24, "kernel": "auto", "embedding_init": "gpt2"})
     with pytest.raises(ValueError, match=r"must be a run of the same model, got model\.width=24 there and 32 here"):
@@ -241,10 +236,10 @@ def test_what_belongs_together_is_written_together(tmp_path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.raises(OSError, match="No space left"):
-        run.open(write=fail)
+        run.open(fail)
     assert not (run.directory / "config.json").exists()
     again = Run(tmp_path / "run", FACTS)  # what is left is no obstacle
-    again.open(write=write)
+    again.open(write)
     assert (run.directory / "labels.json").read_text() == "new"
     assert not list(run.directory.glob("*.partial"))
 
@@ -259,15 +254,18 @@ def test_a_run_that_another_process_has_begun_meanwhile_is_not_overwritten(tmp_p
 
 def test_a_finished_model_without_checkpoints_serves(tmp_path):
     run = opened(tmp_path / "run")
-    assert not run.serves(length="config.updates")
+    run.settle(length="updates")
+    assert not run.serves
     (run.directory / "model.safetensors").touch()
     (run.directory / "checkpoints" / "30.damaged").mkdir(parents=True)
-    assert run.serves(length="config.updates")
+    run.settle(length="updates")
+    assert run.serves
     longer = Run(run.directory, facts(updates=50), free=("updates",))
     with pytest.raises(ValueError, match=r"must have checkpoints to train on from.* Leave --updates as it was"):
-        longer.serves(length="config.updates")
+        longer.settle(length="updates")
     (run.directory / "checkpoints" / "30").mkdir()
-    assert not longer.serves(length="config.updates")
+    longer.settle(length="updates")
+    assert not longer.serves
 
 
 def test_a_directory_of_other_files_is_not_taken(tmp_path):
@@ -282,14 +280,14 @@ def test_a_directory_of_other_files_is_not_taken(tmp_path):
 def test_a_training_ends_when_all_its_seeds_have(tmp_path):
     run = opened(tmp_path / "run")
     for step, values, ended in ((1, (1.0, 1.0), False), (2, (2.0, 0.5), False), (3, (2.0, 0.4), False)):
-        better = run.judge(step, np.array(values), patience=2)
+        better = run.memory.judge(step, np.array(values), patience=2)
         assert better.tolist() == [step == 1, True]
         assert run.memory.stopped_early == ended
     assert run.memory.waited == [2, 0]
     # A seed that has ended gets no better: its patience was over.
-    assert run.judge(4, np.array([0.1, 0.6]), patience=2).tolist() == [False, False]
+    assert run.memory.judge(4, np.array([0.1, 0.6]), patience=2).tolist() == [False, False]
     assert (run.memory.best[0], run.memory.stopped_early) == (1.0, False)
-    run.judge(5, np.array([0.1, 0.6]), patience=2)
+    run.memory.judge(5, np.array([0.1, 0.6]), patience=2)
     assert run.memory.stopped_early
 
 
@@ -322,7 +320,7 @@ def test_a_resumed_run_remembers_and_writes_again_what_was_not_saved(tmp_path):
     checkpoints = first.open_checkpoints(keep_last=1)
     assert first.resume(checkpoints, state(0)).step == 0
     first.write_metrics("train", {"step": 10, "loss": 1.23456789012})
-    first.judge(10, 3.0, patience=None)
+    first.memory.judge(10, 3.0, patience=None)
     first.memory.spent["tokens"] = 2.0**40
     first.save(checkpoints, state(10))
     checkpoints.close()
@@ -411,8 +409,8 @@ def test_a_start_that_was_killed_while_it_wrote_its_config_is_no_obstacle(tmp_pa
 
 def test_a_run_says_where_its_compiled_programs_are(tmp_path, capsys):
     found = Run(tmp_path / "run", FACTS)
-    found.open(compile_cache="user")
-    found.print_start({"vocabulary": 24})
+    found.open()
+    found.print_start(vocabulary=24)
     folder = jax.config.jax_compilation_cache_dir
     assert Path(folder).is_relative_to(os.environ["XDG_CACHE_HOME"])
     assert f"compiled programs  {folder}" in capsys.readouterr().out
@@ -461,7 +459,7 @@ def test_a_log_that_a_full_disk_does_not_take_ends_nothing(tmp_path):
 def test_patience_counts_validations_without_a_better_one(run):
     seen = []
     for step, loss in enumerate((3.0, 2.0, 2.0, 1.5, math.nan, 1.6, 1.7), start=1):
-        run.judge(step, loss, patience=3)
+        run.memory.judge(step, loss, patience=3)
         seen.append((*run.memory.best_step, *run.memory.waited, run.memory.stopped_early))
     assert seen == [
         (1, 0, False),
@@ -478,14 +476,14 @@ def test_patience_counts_validations_without_a_better_one(run):
 
 def test_without_patience_no_run_stops_early(run):
     for step in range(50):
-        run.judge(step, float(step), patience=None)
+        run.memory.judge(step, float(step), patience=None)
     assert run.memory.waited == [49]
     assert not run.memory.stopped_early
 
 
 def test_each_seed_has_its_best_and_its_patience(run):
     values = {10: (3.0, 3.0), 20: (4.0, 2.0), 30: (4.0, 2.5), 40: (1.0, 1.0), 50: (0.5, 1.5), 60: (0.5, 1.5)}
-    better = {step: run.judge(step, np.asarray(row), patience=2).tolist() for step, row in values.items()}
+    better = {step: run.memory.judge(step, np.asarray(row), patience=2).tolist() for step, row in values.items()}
     # The first seed ended at 30: what it does later, while the others go on, is not looked at.
     assert better == {
         10: [True] * 2,
@@ -538,9 +536,10 @@ def test_progress_is_shown_on_a_terminal_and_nowhere_else():
         assert ("translating" in file.getvalue() and "3/4" in file.getvalue()) == terminal
 
 
-def test_what_is_printed_at_the_start_is_kept(run, capsys):
+def test_what_is_printed_at_the_start_is_kept(tmp_path, capsys):
+    run = opened(tmp_path / "run", options=RunConfig(compile_cache="run"))
     start = {"parameters": 63_100_000, "padding_share": 0.12345678, "shapes": [[64, 8], [32, 16]], "mesh": "data=1"}
-    run.print_start(start)
+    run.print_start(**start)
     folder = str(run.directory / "compiled")
     assert json.loads((run.directory / "start.json").read_text()) == {**start, "compiled_programs": folder}
     assert capsys.readouterr().out.splitlines() == [
@@ -565,11 +564,11 @@ def test_files_are_whole_or_not_there(tmp_path):
 
 def test_only_bfloat16_on_known_devices_has_a_peak(monkeypatch):
     device = jax.devices("cpu")[0]
-    assert peak_flops(device, "bfloat16") is None
+    assert peak_flops(device.device_kind, "bfloat16") is None
     known = Device(name="test", kind=f"^{device.device_kind}$", memory=1e9, bfloat16=5e12, float32=1e12)
     monkeypatch.setitem(DEVICES, "test", known)
-    assert peak_flops(device, "bfloat16") == 5e12
-    assert peak_flops(device, "float32") is None
+    assert peak_flops(device.device_kind, "bfloat16") == 5e12
+    assert peak_flops(device.device_kind, "float32") is None
 
 
 # Mistakes.
@@ -588,7 +587,7 @@ def test_a_users_mistake_is_one_line_and_exit_status_2(error, line, capsys, monk
     monkeypatch.delenv("LMX_TRACEBACK", raising=False)
     with pytest.raises(type(error)), one_line_errors():
         raise error  # of this file, which is nobody's input
-    monkeypatch.setattr("lmx.run.is_users", lambda error: True)
+    monkeypatch.setattr("lmx.process.is_users", lambda error: True)
     with pytest.raises(SystemExit) as ended, one_line_errors():
         raise error
     assert ended.value.code == 2
@@ -699,7 +698,7 @@ def test_a_host_that_does_not_write_reads_and_is_silent(run, tmp_path, monkeypat
     assert int(other.resume(checkpoints, state(0)).step) == 3
     checkpoints.close()
     assert other.memory.losses == {3: 2.0}
-    other.print_start({"devices": 2})
+    other.print_start(devices=2)
     other.write_metrics("train", {"step": 4, "loss": 1.0})
     other.add_start(compile_seconds=1.0)
     other.forget(("config.json",))
@@ -709,7 +708,7 @@ def test_a_host_that_does_not_write_reads_and_is_silent(run, tmp_path, monkeypat
 
 
 def test_an_error_names_the_host_where_there_are_several(monkeypatch, capsys):
-    monkeypatch.setattr("lmx.run.label", lambda: "host 3: ")
+    monkeypatch.setattr("lmx.process.label", lambda: "host 3: ")
     with pytest.raises(SystemExit), one_line_errors():
         raise InputError("width must be 8.")
     assert capsys.readouterr().err == "host 3: error: width must be 8.\n"
@@ -724,7 +723,7 @@ def test_deterministic_adds_to_the_flags_that_are_there(monkeypatch):
 COUNT_FAULTS = """
 import resource
 import jax, jax.numpy as jnp
-from lmx.run import keep_freed_memory
+from lmx.process import keep_freed_memory
 
 assert keep_freed_memory()
 
@@ -747,7 +746,7 @@ print(*counts)
 COUNT_BEFORE = """
 import gc
 import jax, numpy as np
-from lmx.run import keep_freed_memory
+from lmx.process import keep_freed_memory
 
 def resident():
     with open("/proc/self/statm") as file:

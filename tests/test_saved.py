@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lmx.checkpoint import average_files, load_params, save_params
 from lmx.data.labels import Labels
 from lmx.models.encoder import ClassifierConfig
 from lmx.models.seq2seq import Seq2SeqConfig
+from lmx.parameters import average_files, load_params, save_params
 from lmx.saved import read_config, read_field, read_fields, read_record
 from lmx.translator import Search, read_search
 

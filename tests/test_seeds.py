@@ -11,9 +11,12 @@ import optax
 import pytest
 from flax import nnx
 
+from lmx.config import RunConfig, SelectionConfig
 from lmx.data.batches import SeedBatches, TokenBatches
 from lmx.data.parallel import Pairs, encode_pairs
-from lmx.loop import train
+from lmx.definition import define
+from lmx.learner import Learner, place
+from lmx.loop import Training
 from lmx.nn.dropout import dropout
 from lmx.nn.layers import Linear
 from lmx.run import Run
@@ -21,10 +24,7 @@ from lmx.sharding import MeshConfig, make_mesh
 from lmx.text import PretokenizedTokenizer
 from lmx.training import (
     TrainState,
-    abstract_state,
     born,
-    compile_step,
-    keep_best,
     make_train_step,
     over_seeds,
     state_shardings,
@@ -61,18 +61,40 @@ class Batches:
     def tokens(self, k: int) -> int:
         return 10 * len(self.seeds)
 
+    def epochs_before(self, k: int) -> float:
+        return 0.0
 
-def run_seeds(run: Run, seeds: tuple[int, ...], *, mesh=None, bad=None, stop_at=None, patience=2) -> TrainState:
+
+def training_of(run: Run, seeds: tuple[int, ...], *, mesh=None, bad=None, average_decay=None, **selection) -> Training:
+    """Returns a training of seeds that is validated after each third of 12 updates."""
     mesh = mesh or make_mesh(MeshConfig(), devices=jax.devices()[:1])
-    network = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
-    shardings = state_shardings(network, OPTIMIZER, mesh=mesh, best=True, seeds=True)
-    checkpoints = run.open_checkpoints(keep_last=1)
-    like = abstract_state(network, OPTIMIZER, shardings=shardings, num_seeds=len(seeds))
-    state = run.resume(checkpoints, like)
-    if state is like:
-        state = born(build, OPTIMIZER, shardings=shardings, seed=seeds)
+    chosen = SelectionConfig(**({"average_of": "best"} | selection))
+    learner = Learner(
+        define(build),
+        loss,
+        OPTIMIZER,
+        lambda count: 1e-2,
+        average_decay=average_decay,
+        keeps_best=chosen.keeps_best,
+        num_seeds=len(seeds),
+    )
+    run.options = RunConfig(log_every=4)
+    return Training(
+        run,
+        place(learner, mesh),
+        Batches(seeds, bad),
+        last=LAST,
+        seeds=seeds,
+        selection=chosen,
+        due=lambda step: step % 3 == 0,
+    )
 
-    def validate(step: int, state: TrainState):
+
+def run_seeds(run: Run, seeds: tuple[int, ...], *, stop_at=None, patience=2, **options) -> TrainState:
+    training = training_of(run, seeds, patience=patience, **options)
+
+    def measure():
+        step = int(training.state.step)
         if step == stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
         # A number that goes down and up again, at another time for each seed.
@@ -80,25 +102,13 @@ def run_seeds(run: Run, seeds: tuple[int, ...], *, mesh=None, bad=None, stop_at=
         return values, {"loss": values}
 
     try:
-        return train(
-            run,
-            compile_step(over_seeds(make_train_step(loss, OPTIMIZER)), mesh=mesh, shardings=shardings),
-            state,
-            batches=Batches(seeds, bad),
-            mesh=mesh,
-            last=LAST,
-            checkpoints=checkpoints,
-            log_every=4,
-            is_due=lambda step: step % 3 == 0,
-            validate=validate,
-            patience=patience,
-            keep_best=jax.jit(keep_best, donate_argnums=0),
-            rows_axis=2,
-            facts=lambda step, state: {},
-            flops=lambda shape: (1.0, 1.0),
-        )
+        with training:
+            for update in training:
+                if update.due:
+                    training.validate(measure)
+        return training.state
     finally:
-        checkpoints.close()
+        training._checkpoints.close()
 
 
 def opened(directory) -> Run:
@@ -226,3 +236,46 @@ def test_batches_of_seeds_share_their_shapes_and_hold_what_each_has_alone():
     assert batches.batch(0, slice(0, 4))["source"].shape[:3] == (2, 1, 4)
     with pytest.raises(ValueError, match=r"seeds must be one or more that differ, got seeds=\(1, 1\)"):
         SeedBatches(encoded, seeds=(1, 1), **settings)
+
+
+def trained(training: Training, params: dict[int, dict]) -> tuple[dict, str]:
+    """Trains with a loss that falls and rises, notes the parameters of each validation, and returns what is kept."""
+    with training:
+        for update in training:
+            if update.due:
+                params[update.number] = jax.device_get(training.params)
+                values = np.abs(update.number - 7.0) + np.arange(len(SEEDS)) / 10
+                training.validate(lambda: (values, {"loss": values}))  # noqa: B023
+    return training.end()
+
+
+@pytest.mark.parametrize(("of", "steps"), [("last", (9, 12)), ("best", (6, 9))])
+def test_the_mean_of_checkpoints_is_of_each_seed(of, steps, tmp_path):
+    params: dict[int, dict] = {}
+    training = training_of(opened(tmp_path / "run"), SEEDS, average=2, average_of=of)
+    found, made = trained(training, params)
+    assert made == f"mean of the {of} 2"
+    expected = np.mean([params[step]["weight"] for step in steps], axis=0)
+    assert expected.shape[0] == len(SEEDS)
+    np.testing.assert_allclose(found["weight"], expected, rtol=1e-6)
+
+
+def test_the_best_exponential_average_of_each_seed_is_kept(tmp_path):
+    params: dict[int, dict] = {}
+    training = training_of(opened(tmp_path / "run"), SEEDS, average_decay=0.9)
+    found, made = trained(training, params)
+    assert made == "the best step by validation"
+    np.testing.assert_array_equal(found["weight"], params[6]["weight"])
+    assert (params[6]["weight"] != params[9]["weight"]).any()
+
+
+def test_checkpoints_of_seeds_stay_when_asked_for(tmp_path):
+    run = opened(tmp_path / "run")
+    training = training_of(run, SEEDS)
+    run.options = RunConfig(keep_every=3)
+    training = Training(
+        run, training.placed, Batches(SEEDS), last=LAST, seeds=SEEDS, selection=SelectionConfig(average_of="best"),
+        due=lambda step: step % 3 == 0,
+    )  # fmt: skip
+    trained(training, {})
+    assert sorted(int(path.name) for path in (run.directory / "checkpoints").iterdir()) == [3, 6, 9, 12]

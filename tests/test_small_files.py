@@ -12,11 +12,12 @@ import jax
 import numpy as np
 import pytest
 
+from lmx.config import BatchConfig
 from lmx.data.fitting import Sizes
-from lmx.experiment import fit_batches, fit_warmup
+from lmx.fitting import fit_batches, fit_warmup
 from lmx.optimization import OptimizerConfig
 from lmx.run import Run
-from lmx.sharding import MeshConfig, make_mesh
+from lmx.sharding import make_mesh
 
 ROOT = Path(__file__).parents[1]
 SMALL = "--model.width 16 --model.feedforward-width 16 --model.num-heads 2".split()
@@ -96,44 +97,45 @@ def test_a_translator_learns_from_a_few_pairs(count, run_of, tmp_path):
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
-    tokens_per_batch: int = 1024
-    tokens_per_device: int | None = None
-    accumulation: int = 1
-    num_buckets: int = 1
-    rows_multiple: int = 8
-    length_multiple: int = 1
-    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+class Options:
+    """The part of an experiment's config that has a warm-up."""
+
+    optimization: OptimizerConfig
 
 
-def sizes_of(directory: Path, config: Asked, *, count: int = 60) -> Sizes:
+def asked(**sizes: int) -> BatchConfig:
+    return BatchConfig(**({"tokens_per_batch": 1024, "num_buckets": 1} | sizes))
+
+
+def sizes_of(directory: Path, config: BatchConfig, *, count: int = 60) -> Sizes:
     run = Run(directory, {"config": {}})
-    return fit_batches(run, config, usual=Asked(), lengths=np.full(count, 10))
+    return fit_batches(run, config, usual=asked(), lengths=np.full(count, 10)).sizes
 
 
 def test_a_size_that_was_asked_for_is_kept_where_a_pass_fills_it(tmp_path, capsys):
-    assert sizes_of(tmp_path, Asked(tokens_per_batch=500)).tokens_per_batch == 500
+    assert sizes_of(tmp_path, asked(tokens_per_batch=500)).tokens_per_batch == 500
     assert not capsys.readouterr().out
-    assert sizes_of(tmp_path, Asked(tokens_per_batch=700)).tokens_per_batch == 600
+    assert sizes_of(tmp_path, asked(tokens_per_batch=700)).tokens_per_batch == 600
     assert "600 and not --tokens-per-batch 700: there are 60 rows" in capsys.readouterr().out
-    assert sizes_of(tmp_path, Asked()).tokens_per_batch == 80
+    assert sizes_of(tmp_path, asked()).tokens_per_batch == 80
     capsys.readouterr()
-    sizes_of(tmp_path, Asked(tokens_per_device=1024))
+    sizes_of(tmp_path, asked(tokens_per_device=1024))
     assert "600 and not --tokens-per-device 1,024: there are" in capsys.readouterr().out
 
 
 def test_a_run_keeps_the_sizes_that_it_began_with(tmp_path):
     run = Run(tmp_path / "run", {"config": {}})
-    run.open(compile_cache="off", sizes={"tokens_per_batch": 160, "accumulation": 1, "num_buckets": 1})
-    assert sizes_of(tmp_path / "run", Asked()).tokens_per_batch == 160
-    Run(tmp_path / "old", {"config": {}}).open(compile_cache="off")  # of a version that took what the config says
-    assert sizes_of(tmp_path / "old", Asked()).tokens_per_batch == 1024
+    run.decided["sizes"] = {"tokens_per_batch": 160, "accumulation": 1, "num_buckets": 1}
+    run.open()
+    assert sizes_of(tmp_path / "run", asked()).tokens_per_batch == 160
+    Run(tmp_path / "old", {"config": {}}).open()  # of a version that took what the config says
+    assert sizes_of(tmp_path / "old", asked()).tokens_per_batch == 1024
 
 
 def test_one_update_has_no_warmup(tmp_path, capsys):
-    options = OptimizerConfig(schedule="linear", warmup=30)
+    usual, other = (Options(optimization=OptimizerConfig(schedule="linear", warmup=each)) for each in (30, 20))
     run = Run(tmp_path / "run", {"config": {}})
-    fitted = fit_warmup(run, options, usual=30, updates=1)
+    fitted = fit_warmup(run, usual, usual, updates=1).optimization
     assert (fitted.schedule, fitted.warmup) == ("constant", 0)
     assert "without a warm-up" in capsys.readouterr().out
-    assert fit_warmup(run, options, usual=20, updates=1) == options  # 30 was asked for
+    assert fit_warmup(run, usual, other, updates=1) == usual  # 30 was asked for

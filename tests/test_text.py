@@ -6,19 +6,10 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from lmx.text import (
-    SPECIAL_PIECES,
-    ByteTokenizer,
-    PretokenizedTokenizer,
-    SentencePieceTokenizer,
-    Tokenizer,
-    _without_control_words,
-    detokenize_moses,
-    draw_texts,
-    load_tokenizer,
-    one_line,
-    split_words,
-)
+from lmx.lines import one_line
+from lmx.text import ByteTokenizer, PretokenizedTokenizer, SentencePieceTokenizer, Tokenizer, load_tokenizer
+from lmx.training_text import SPECIAL_PIECES, draw_texts, without_control_words
+from lmx.words import detokenize_moses, split_words
 
 TEXTS = [f"the {colour} {thing} is {place} the house" for colour in ("red", "green", "blue", "grey")
          for thing in ("cat", "dog", "bird", "mouse", "horse") for place in ("in", "near", "behind")]  # fmt: skip
@@ -184,11 +175,11 @@ def test_control_words_come_back_whatever_their_case() -> None:
 
 
 def test_only_control_words_are_broken_up() -> None:
-    broken_up = _without_control_words("nmt_nfkc")
+    broken_up = without_control_words("nmt_nfkc")
     for text in ("<b> bold </b>", "1 < 2", "<UNK>", "unk> <", ""):
         assert broken_up(text) == text
     assert broken_up("a <b> <s>") == "a < b> < s>"
-    assert _without_control_words("nmt_nfkc_cf")("<UNK>") == "< UNK>"
+    assert without_control_words("nmt_nfkc_cf")("<UNK>") == "< UNK>"
 
 
 @pytest.mark.parametrize("model_type", ["bpe", "unigram"])

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lmx.checkpoint import save_params
 from lmx.cli import main
 from lmx.decoding import Hypotheses
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
+from lmx.parameters import save_params
 from lmx.sharding import MeshConfig, make_mesh, replicated
 from lmx.text import ByteTokenizer, PretokenizedTokenizer
 from lmx.translator import TOKEN_BYTES, Search, Translation, Translator, load_tokenizers, save_tokenizers

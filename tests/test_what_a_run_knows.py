@@ -250,8 +250,9 @@ def test_what_only_reports_ends_no_run(run_of, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise ValueError("empty vocabulary; perhaps the documents only contain stop words")
 
-    for name in ("tfidf_predictions", "list_mistakes", "choose_to_explain", "write_report"):
-        monkeypatch.setattr(classification, name, fail)
+    for name in ("tfidf_predictions", "list_mistakes", "choose_to_explain"):
+        monkeypatch.setattr(f"lmx.evaluation.classification.{name}", fail)
+    monkeypatch.setattr("lmx.experiment.write_report", fail)
     flags = [flag for flag in CLASSIFIER if flag != "--no-baseline"]
     printed = run_of(classification, *flags, "--train", train, "--test", test, "--run", tmp_path / "run")
     for what in ("the linear model is", "the list of mistakes is", "explanations are", "the report is"):

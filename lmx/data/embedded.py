@@ -4,7 +4,8 @@ Here live the names under which embedded data is found; the phrasebook itself is
 Python's library are `lmx.data.standard_library`.
 """
 
-from lmx.data.phrasebook import CONSTRUCTIONS, DEFAULT_SIZES, Phrase, phrasebook
+from lmx.data.phrasebook.constructions import CONSTRUCTIONS
+from lmx.data.phrasebook.phrases import DEFAULT_SIZES, Phrase, phrasebook
 from lmx.data.standard_library import AREAS, standard_library
 
 __all__ = ["AREAS", "CONSTRUCTIONS", "DEFAULT_SIZES", "Phrase", "phrasebook", "standard_library"]

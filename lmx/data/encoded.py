@@ -21,16 +21,8 @@ from lmx.data.files import existing_file, in_blocks, is_read_once
 from lmx.data.hub import read_hub
 from lmx.data.labelled import Examples, hash_text, is_blank, iterate_labelled, sides_of
 from lmx.data.labels import Labels
-from lmx.data.parallel import (
-    EncodedPairs,
-    FilterReport,
-    Pairs,
-    check_padding,
-    files_of_pairs,
-    iterate_pairs,
-    judge_lengths,
-    read_pairs,
-)
+from lmx.data.pair_files import files_of_pairs, iterate_pairs
+from lmx.data.parallel import EncodedPairs, FilterReport, Pairs, check_padding, judge_lengths, read_pairs
 from lmx.data.ragged import Strings, ended_rows, select_rows
 from lmx.data.texts import EncodedExamples, encoded_examples, lay_out
 from lmx.errors import naming

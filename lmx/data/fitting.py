@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
-from lmx.data.batches import choose_buckets, rows_of_bucket
+from lmx.data.buckets import choose_buckets, rows_of_bucket
 
 # Updates that a pass has at least, where nobody has asked for the size of a batch: fewer teach a small file nothing.
 UPDATES_OF_A_PASS = 8

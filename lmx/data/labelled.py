@@ -1,12 +1,12 @@
 """Texts with labels: reads them from CSV, TSV, JSON lines, plain lines or the hub.
 
 Here a text is one string or a pair of them, and a label is what stands in the data, as text. Which labels there are and
-what numbers they become is `lmx.data.labels`'s; texts as ids, with truncation and windows, are `lmx.data.texts`'s.
+what numbers they become is `lmx.data.labels`'s; how files become records is `lmx.data.tables`'s; texts as ids, with
+truncation and windows, are `lmx.data.texts`'s.
 """
 
-import csv
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,19 +14,25 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Int, Int64, UInt64
 
-from lmx.data.files import carriage_return, check_name_unpacked, check_unicode, parse_json, read_lines
-from lmx.data.hub import read_hub
+from lmx.data.files import check_name_unpacked, check_unicode
 from lmx.data.ragged import Strings
+from lmx.data.tables import (
+    FIELD_LIMIT,
+    Record,
+    hub_records,
+    json_records,
+    place_of,
+    quoted_names,
+    sides_of_record,
+    table_records,
+    text_records,
+)
+from lmx.errors import InputError
 
 Text = str | tuple[str, str]
 Label = str | tuple[str, ...]
 Form = Literal["csv", "tsv", "jsonl", "text"]
-
-# Characters of one field of a table. Python's own limit, 131,072, is less than a long document; a quote that was left
-# open makes the rest of the file one field, which this stops.
-FIELD_LIMIT = 1 << 24
 _FORM_OF: dict[str, Form] = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".txt": "text"}
-_JOIN = "+"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +81,7 @@ class Examples:
 
     def place(self, index: int) -> str:
         """Returns where a text stands, for messages."""
-        return _place(self.origin, int(self.lines[index]))
+        return place_of(self.origin, int(self.lines[index]))
 
     def select(self, indices: Int[np.ndarray, " chosen"] | Sequence[int]) -> "Examples":
         """Returns the texts at some positions, with their labels and lines."""
@@ -192,9 +198,9 @@ def iterate_labelled(
             raise ValueError(f"{name} must be given for tables alone, got {name}={value!r} for {location}.")
     names: Sequence[str] | None = None
     if is_hub:
-        records, names = _hub_records(location, text_columns=text_columns, label_column=label_column)
+        records, names = hub_records(location, text_columns=text_columns, label_column=label_column)
     elif form in ("csv", "tsv"):
-        records = _table_records(
+        records = table_records(
             location,
             columns=columns,
             known={*(text_columns or ()), *([] if label_column is None else [label_column])},
@@ -204,9 +210,9 @@ def iterate_labelled(
             field_limit=field_limit,
         )
     elif form == "jsonl":
-        records = _json_records(location, encoding=encoding)
+        records = json_records(location, encoding=encoding)
     elif form == "text":
-        records = _text_records(location, label_column=label_column, encoding=encoding)
+        records = text_records(location, label_column=label_column, encoding=encoding)
     else:
         check_name_unpacked(location)
         raise ValueError(
@@ -233,6 +239,18 @@ def count_shared(examples: Examples, others: Examples) -> int:
     return int(np.isin(found[1], found[0]).sum())
 
 
+def check_alike(learned: Examples, *others: Examples | None) -> None:
+    """Checks that all sets have pairs, or all single texts.
+
+    Raises:
+        InputError: they do not.
+    """
+    for split in others:
+        if split is not None and split.are_pairs != learned.are_pairs:
+            kinds = [f"{'pairs' if each.are_pairs else 'single texts'} in {each.origin}" for each in (learned, split)]
+            raise InputError(f"all sets must hold pairs or all single texts, got {kinds[0]} and {kinds[1]}.")
+
+
 def hash_text(text: Text) -> int:
     """Returns 64 bits that tell a text from others."""
     data = "\0".join(sides_of(text)).encode("utf-8", "surrogatepass")
@@ -246,169 +264,6 @@ def is_blank(text: Text) -> bool:
 
 def _select(values: Sequence[Any], indices: Int64[np.ndarray, " chosen"]) -> Sequence[Any]:
     return values.select(indices) if isinstance(values, Strings) else [values[index] for index in indices.tolist()]
-
-
-Record = tuple[int, dict[str, Any]]
-
-
-def _table_records(
-    path: str,
-    *,
-    columns: Sequence[str] | None,
-    known: Collection[str],
-    delimiter: str,
-    quoting: bool,
-    encoding: str,
-    field_limit: int,
-) -> Iterator[Record]:
-    """Yields the rows of a table.
-
-    Args:
-        known: names of columns that the caller asks for; without any, one that is alone must have the usual name.
-    """
-    if len(delimiter) != 1:
-        raise ValueError(f"delimiter must be one character, got delimiter={delimiter!r}.")
-    rows = _quoted_rows if quoting else _plain_rows
-    names = None if columns is None else list(columns)
-    first = True
-    for number, cells in rows(path, delimiter=delimiter, encoding=encoding, field_limit=field_limit):
-        if cells in ([], [""]):
-            if names is None or len(names) != 1:
-                continue
-            cells = [""]
-        if first:
-            first = False
-            stripped = [cell.strip() for cell in cells]
-            if names is None:
-                # Spreadsheets leave nameless columns at the end.
-                if twice := [name for position, name in enumerate(stripped) if name and name in stripped[:position]]:
-                    raise ValueError(f"{path}:{number} must name each column once, got {twice[0]!r} twice.")
-                names = stripped
-                if len(names) == 1 and names[0] not in known:
-                    _check_column(names[0], known=known, delimiter=delimiter, place=f"{path}:{number}")
-            if names == stripped:
-                continue
-        assert names is not None
-        # One column may hold its own name as a text.
-        if len(names) > 1 and [cell.removeprefix("\ufeff").strip() for cell in cells] == names:
-            raise ValueError(
-                f"{path}:{number} must be a row of data, got the header again ({_names(names)}): files that were "
-                "joined have one each."
-            )
-        if len(cells) != len(names):
-            if any("\r" in cell for cell in cells):
-                raise ValueError(carriage_return(f"{path}:{number}"))
-            way_out = "is in quotes" if quoting else "cannot be written without quoting"
-            raise ValueError(
-                f"{path}:{number} must have {len(names)} fields ({_names(names)}), got {len(cells)}. A field that "
-                f"holds {delimiter!r} {way_out}."
-            )
-        yield number, dict(zip(names, cells, strict=True))
-
-
-def _check_column(name: str, *, known: Collection[str], delimiter: str, place: str) -> None:
-    """Raises ValueError if what names the one column of a table is not its name as far as can be seen."""
-    others = [sign for sign in ";\t,|" if sign != delimiter and sign in name]
-    if others:
-        raise ValueError(
-            f"{place} must be columns with {delimiter!r} between, got one column named {name!r:.60}. Is the delimiter "
-            f"{others[0]!r}? Say --delimiter {others[0]!r}. Where this is a text already, name its column: --columns "
-            "text."
-        )
-    if name != "text" and not known:
-        raise ValueError(
-            f"{place} must name the one column text, got {name!r:.60}. Where that is its name, say it by "
-            "--text-columns; where it is a text already, name its column: --columns text."
-        )
-
-
-def _quoted_rows(path: str, *, delimiter: str, encoding: str, field_limit: int) -> Iterator[tuple[int, list[str]]]:
-    """Yields the line on which each row begins, and its fields."""
-    lines = (line + "\n" for line in read_lines(path, encoding=encoding, way_out=_OTHER_ENCODING))
-    # Not strict, the reader would take an open quote at the end of a file for a field.
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    number = 1
-    while True:
-        # Python's limit is one number for the whole process: it has its own value whenever others may read.
-        before = csv.field_size_limit(field_limit)
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            raise _quoting_error(error, place=f"{path}:{number}", field_limit=field_limit) from error
-        finally:
-            csv.field_size_limit(before)
-        if cells is None:
-            return
-        yield number, cells
-        number = reader.line_num + 1
-
-
-def _quoting_error(error: csv.Error, *, place: str, field_limit: int) -> ValueError:
-    if "field limit" in str(error):
-        return _field_error(place, field_limit=field_limit)
-    if "new-line character" in str(error):
-        return ValueError(carriage_return(place))
-    return ValueError(
-        f"{place} must be a row whose quotes are closed and, inside a field, written twice, got: {error}. Say "
-        "--quoting False where quotes are characters like any other."
-    )
-
-
-def _plain_rows(path: str, *, delimiter: str, encoding: str, field_limit: int) -> Iterator[tuple[int, list[str]]]:
-    for number, line in enumerate(read_lines(path, encoding=encoding, way_out=_OTHER_ENCODING), start=1):
-        cells = line.split(delimiter)
-        if len(line) > field_limit and max(map(len, cells)) > field_limit:
-            raise _field_error(f"{path}:{number}", field_limit=field_limit)
-        yield number, cells
-
-
-def _field_error(place: str, *, field_limit: int) -> ValueError:
-    return ValueError(
-        f"{place} must have fields of at most {field_limit:,} characters, got a longer one. An open quote makes one "
-        "field of all that follows; where the text is that long, raise --field-limit."
-    )
-
-
-def _json_records(path: str, *, encoding: str) -> Iterator[Record]:
-    for number, line in enumerate(read_lines(path, encoding=encoding, way_out=_OTHER_ENCODING), start=1):
-        if line.strip():
-            record = parse_json(line, place=f"{path}:{number}")
-            if not isinstance(record, dict):
-                raise ValueError(f"{path}:{number} must be a record with named fields, got {record!r:.60}.")
-            yield number, record
-
-
-def _text_records(path: str, *, label_column: str | None, encoding: str) -> Iterator[Record]:
-    for number, line in enumerate(read_lines(path, encoding=encoding, way_out=_OTHER_ENCODING), start=1):
-        if label_column is None:
-            yield number, {"text": line}
-        elif line.strip(" \t"):
-            label, _, text = line.strip(" \t").replace("\t", " ").partition(" ")
-            yield number, {label_column: label, "text": text}
-
-
-def _hub_records(
-    location: str, *, text_columns: Sequence[str] | None, label_column: str | None
-) -> tuple[Iterator[Record], list[str] | None]:
-    """Returns the records and the names of the classes, where the dataset has numbers with names."""
-    dataset = read_hub(location)
-    sides = _sides_of(
-        dataset.column_names, text_columns=text_columns, label_column=label_column, place=location, way_out=""
-    )
-    wanted = {column for side in sides for column in side} | ({label_column} if label_column else set())
-    # Only the columns in use: a dataset may have pictures or sound beside them.
-    dataset = dataset.select_columns([name for name in dataset.column_names if name in wanted])
-    feature = dataset.features[label_column] if label_column else None
-    names = getattr(getattr(feature, "feature", feature), "names", None)
-
-    def records() -> Iterator[Record]:
-        number = 0
-        for batch in dataset.iter(batch_size=1000):
-            for cells in zip(*batch.values(), strict=True):
-                number += 1
-                yield number, dict(zip(batch, cells, strict=True))
-
-    return records(), names
 
 
 def _examples(
@@ -426,9 +281,9 @@ def _examples(
     is_hub = origin.startswith("hub:")
     way_out = "" if is_hub else " Where a table's first row is data, name its columns with columns (--columns)."
     for number, record in records:
-        place = _place(origin, number)
+        place = place_of(origin, number)
         if not sides:
-            sides = _sides_of(
+            sides = sides_of_record(
                 list(record),
                 text_columns=text_columns,
                 label_column=label_column,
@@ -447,36 +302,10 @@ def _examples(
         raise ValueError(f"{origin} must hold at least one text, got nothing.")
 
 
-def _sides_of(
-    names: Sequence[str], *, text_columns: Sequence[str] | None, label_column: str | None, place: str, way_out: str
-) -> tuple[tuple[str, ...], ...]:
-    """Returns the columns of each side of a text: one side, or two of a pair."""
-    if label_column is not None and label_column not in names:
-        raise ValueError(
-            f"{place} must have a column {label_column!r}, got {_names(names)}. Name the one with the labels by "
-            f"--label-column; texts without labels are for --predict.{way_out}"
-        )
-    if text_columns is None:
-        others = [name for name in names if name != label_column]
-        chosen = ["text"] if "text" in others else others
-        if len(chosen) != 1:
-            raise ValueError(
-                f"{place} must have a column 'text' or a single one beside the label, got {_names(names)}. Name one "
-                f"column of texts, or two of pairs, by --text-columns.{way_out}"
-            )
-        return ((chosen[0],),)
-    # A name may hold the sign that joins names.
-    sides = tuple((column,) if column in names else tuple(column.split(_JOIN)) for column in text_columns)
-    for column in (column for side in sides for column in side):
-        if column not in names:
-            raise ValueError(f"{place} must have a column {column!r}, got {_names(names)}.{way_out}")
-    return sides
-
-
 def _text_of(record: dict[str, Any], name: str, *, place: str) -> str:
     """Takes a text out of a record; null counts as empty."""
     if name not in record:
-        raise ValueError(f"{place} must have a field {name!r}, got {_names(record)}.")
+        raise ValueError(f"{place} must have a field {name!r}, got {quoted_names(record)}.")
     text = record[name]
     if text is None:
         return ""
@@ -489,7 +318,7 @@ def _label_of(
     record: dict[str, Any], name: str, *, separator: str | None, class_names: Sequence[str] | None, place: str
 ) -> Label:
     if name not in record:
-        raise ValueError(f"{place} must have a field {name!r}, got {_names(record)}.")
+        raise ValueError(f"{place} must have a field {name!r}, got {quoted_names(record)}.")
     value = record[name]
     if isinstance(value, list | tuple):
         return tuple(dict.fromkeys(_label_name(one, class_names=class_names, place=place) for one in value))
@@ -517,17 +346,6 @@ def _label_name(value: Any, *, class_names: Sequence[str] | None, place: str) ->
     return check_unicode(value, place=f"{place}, in a label,").strip()
 
 
-_OTHER_ENCODING = "Say the encoding of the file, such as --encoding latin-1, or convert it with iconv."
-
-
 def sides_of(text: Text) -> tuple[str, ...]:
     """Returns the one string of a text, or the two of a pair."""
     return (text,) if isinstance(text, str) else text
-
-
-def _place(origin: str, number: int) -> str:
-    return f"{origin} row {number}" if origin.startswith("hub:") else f"{origin}:{number}"
-
-
-def _names(names: Iterable[str]) -> str:
-    return ", ".join(f"{name!r:.40}" for name in names) or "none"

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Float, Float32, Int32
 
 from lmx.data.labelled import Examples, Label
+from lmx.errors import InputError
 
 Kind = Literal["single", "multi", "regression"]
 # Numbers of classes, rows of zeros and ones, or real numbers, by the kind.
@@ -106,6 +107,10 @@ class Labels:
         except ValueError as error:
             raise ValueError(f"{path} must hold the labels of its run: {error} Bring it back from a copy.") from error
 
+    def save(self, folder: Path) -> None:
+        """Writes labels.json, which `from_file` reads."""
+        (folder / "labels.json").write_text(self.to_json(), encoding="utf-8")
+
     def to_json(self) -> str:
         """Returns one line for the run's folder."""
         return json.dumps(asdict(self), ensure_ascii=False) + "\n"
@@ -187,3 +192,20 @@ def _real(label: str, *, place: str) -> float:
     if not _is_number(label):
         raise ValueError(f"{place} must have a real number as its label, got {label!r:.60}.")
     return float(label)
+
+
+def balanced_weights(targets: Targets, labels: Labels) -> Float[np.ndarray, " C"]:
+    """Returns for each class the texts there would be if all were as common, over those there are.
+
+    Of several labels a text: the texts without a label over those that have it.
+
+    Raises:
+        InputError: the labels are no classes.
+    """
+    if labels.kind == "regression":
+        raise InputError("optimization.class_weights must be none for real numbers, got class_weights=balanced.")
+    if labels.kind == "multi":
+        counts = targets.sum(0)
+        return ((len(targets) - counts) / np.maximum(counts, 1)).astype(np.float32)
+    counts = np.bincount(targets, minlength=len(labels.names))
+    return (counts.sum() / (len(labels.names) * np.maximum(counts, 1))).astype(np.float32)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int, Int64
 
-from lmx.data.batches import permutation
+from lmx.data.buckets import permutation
 from lmx.data.labelled import Text
 from lmx.data.labels import Targets
 

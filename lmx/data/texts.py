@@ -56,6 +56,12 @@ class EncodedExamples:
         return len(self.indices)
 
     @property
+    def identity(self) -> tuple[Any, ...]:
+        """What tells these rows and their labels from others."""
+        rows = (self.tokens, self.offsets) if self.digest is None else ([self.digest],)
+        return rows if self.targets is None else (*rows, self.targets)
+
+    @property
     def lengths(self) -> Int64[np.ndarray, " rows"]:
         """Tokens of each row, special ones counted."""
         return np.diff(self.offsets)
@@ -286,3 +292,16 @@ def average_rows(
     sums = np.zeros((num_texts, *outputs.shape[1:]))
     np.add.at(sums, index[index >= 0], outputs[index >= 0])
     return (sums / counts.reshape(-1, *[1] * (outputs.ndim - 1))).astype(outputs.dtype)
+
+
+def described(examples: Examples, encoded: EncodedExamples) -> str:
+    """Returns how many texts there are, from where, and what was cut or is empty."""
+    parts = [f"{examples.origin}: {len(examples):,}"]
+    if len(encoded) > encoded.num_texts:
+        parts.append(f"in {len(encoded):,} windows")
+    if encoded.num_truncated:
+        share = encoded.num_truncated / encoded.num_texts
+        parts.append(f"{encoded.num_truncated:,} ({share:.1%}) cut to the longest length")
+    if examples.empty:
+        parts.append(f"{examples.empty:,} without words")
+    return ", ".join(parts)

@@ -6,6 +6,7 @@ Lives here: what is the same for every classification experiment once outputs ar
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,16 +15,11 @@ from jaxtyping import Float, Int
 
 from lmx.data.labelled import Examples, read_labelled
 from lmx.data.labels import Labels, Targets
-from lmx.scoring.classification import (
-    Comparison,
-    Metric,
-    Scores,
-    compare_predictions,
-    prediction_loss,
-    score_outputs,
-    spreads_of,
-    written_label,
-)
+from lmx.scoring.classification import prediction_loss, score_outputs
+from lmx.scoring.measures import Comparison, Metric, Scores, Spread, spreads_of
+from lmx.scoring.paired import compare_predictions
+from lmx.scoring.predictions import written_label
+from lmx.scoring.records import Record, Row
 
 MOST_MISTAKES = 50
 
@@ -50,15 +46,12 @@ def score_seeds(
     return {"loss": loss, scored[0].name: np.array([metric.score for metric in scored])}
 
 
-def record_scores(
-    tested: Tested, *, name: str, chosen: str, published: float | None, published_made: str
-) -> dict[str, Any]:
-    """Returns what scores.json has: of each seed, of their mean, of the ensemble, and of the linear model, in percent.
+def record_scores(tested: Tested, *, name: str, chosen: str) -> Record:
+    """Returns what scores.json has: of the mean of seeds, of the ensemble, and of the linear model, in percent.
 
     Args:
         name: of the test set, which the rows begin with.
         chosen: how the step of each seed was chosen, for the table.
-        published, published_made: the score to compare the first row with, and how it was made.
     """
     labels, number = tested.labels, len(tested.outputs)
     alone = [_score(tested.targets, each, labels, num_resamples=0) for each in tested.outputs]
@@ -72,41 +65,36 @@ def record_scores(
     made = f"mean of the outputs of {number} seeds; {chosen}" if number > 1 else f"one seed; {chosen}"
     prefix = f"{name}, ensemble," if number > 1 else name
     rows += [_row(f"{prefix} {metric.name}", metric, together, made) for metric in together.metrics]
-    rows[0] |= {"published": published, "published_made": published_made}
-    saved: dict[str, Any] = {
-        "test": name,
-        "texts": len(tested.examples),
-        "kind": labels.kind,
-        "rows": rows,
-        "spread": [dataclasses.asdict(spread) for spread in spreads],
-        "seeds": [each.metrics[0].score for each in alone],
-        "scores": together.as_record(),
-        "names": list(labels.names),
-    }
-    if tested.baseline is not None:
-        saved |= _compare_with_baseline(tested, tested.baseline, ours=rows[0]["score"])
-    return saved
+    record = Record(test=name, rows=tuple(rows)).with_others(
+        texts=len(tested.examples),
+        kind=labels.kind,
+        spread=[dataclasses.asdict(spread) for spread in spreads],
+        scores=together.as_record(),
+        names=list(labels.names),
+    )
+    if tested.baseline is None:
+        return record
+    accuracy, verdict = _compare_with_baseline(tested, tested.baseline, ours=rows[0].score)
+    return dataclasses.replace(record, baselines={"TF-IDF, linear": accuracy}).with_others(verdict=verdict)
+
+
+def main_scores(tested: Tested) -> list[float]:
+    """Returns the first score of each seed."""
+    return [_score(tested.targets, each, tested.labels, num_resamples=0).metrics[0].score for each in tested.outputs]
 
 
 def _score(targets: Targets, outputs: np.ndarray, labels: Labels, **settings: Any) -> Scores:
     return score_outputs(targets, outputs, kind=labels.kind, names=labels.names, **settings)
 
 
-def _row(name: str, metric: Metric, scores: Scores, made: str) -> dict[str, Any]:
+def _row(name: str, metric: Metric, scores: Scores, made: str) -> Row:
     """Returns a row of scores.json, in percent; a squared error is as it is."""
     unit = 1 if "squared error" in metric.name else 100
-    return {
-        "name": name,
-        "score": unit * metric.score,
-        "interval": None if metric.interval is None else [unit * bound for bound in metric.interval],
-        "signature": scores.signature,
-        "made": made,
-        "published": None,
-        "published_made": "",
-    }
+    interval = None if metric.interval is None else [unit * bound for bound in metric.interval]
+    return Row(name=name, score=unit * metric.score, interval=interval, signature=scores.signature, made=made)
 
 
-def _compare_with_baseline(tested: Tested, baseline: Int[np.ndarray, " texts"], *, ours: float) -> dict[str, Any]:
+def _compare_with_baseline(tested: Tested, baseline: Int[np.ndarray, " texts"], *, ours: float) -> tuple[float, str]:
     """Returns the linear model's accuracy, and in a sentence who is better and whether that could be chance.
 
     The test for chance is of single predictions: of several seeds, of those of their ensemble.
@@ -124,7 +112,7 @@ def _compare_with_baseline(tested: Tested, baseline: Int[np.ndarray, " texts"], 
     verdict += f" (p = {paired.p_value:.4f}, {paired.test})."
     if above.endswith("below"):
         verdict += " It loses: for these texts the linear model is the better choice."
-    return {"baselines": [{"name": "TF-IDF, linear", "score": accuracy}], "verdict": verdict}
+    return accuracy, verdict
 
 
 def _above(difference: float) -> str:
@@ -132,6 +120,38 @@ def _above(difference: float) -> str:
     if round(difference, 2) == 0:
         return "level with"
     return f"{abs(difference):.2f} points {'above' if difference > 0 else 'below'}"
+
+
+def join_folds(tested: Sequence[Tested]) -> Tested:
+    """Returns the test of all folds as one, the texts in the order of their file."""
+    first = tested[0]
+    examples = Examples(
+        texts=[text for each in tested for text in each.examples.texts],
+        labels=None,
+        origin=first.examples.origin,
+        lines=np.concatenate([each.examples.lines for each in tested]),
+    )
+    order = np.argsort(examples.lines, kind="stable")
+    linear = [each.baseline for each in tested if each.baseline is not None]
+    return Tested(
+        examples.select(order),
+        first.labels,
+        np.concatenate([each.targets for each in tested])[order],
+        np.concatenate([each.outputs for each in tested], axis=1)[:, order],
+        np.concatenate(linear)[order] if len(linear) == len(tested) else None,
+    )
+
+
+def spread_of_folds(tested: Sequence[Tested]) -> tuple[Spread, ...]:
+    """Returns mean and standard deviation over folds, of the metrics that all have."""
+    of_folds = [_score(each.targets, each.outputs.mean(0), each.labels, num_resamples=0) for each in tested]
+    # A test set without one of two classes has no area under the curve.
+    shared = set.intersection(*({metric.name for metric in each.metrics} for each in of_folds))
+
+    def with_shared(scores: Scores) -> Scores:
+        return dataclasses.replace(scores, metrics=tuple(one for one in scores.metrics if one.name in shared))
+
+    return spreads_of([with_shared(each) for each in of_folds])
 
 
 def list_mistakes(tested: Tested) -> list[dict[str, Any]]:

@@ -8,16 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lmx.data.batches import (
-    Batch,
-    TokenBatches,
-    choose_buckets,
-    evaluation_batches,
-    padding_share,
-    prefetch,
-    rows_of_bucket,
-)
+from lmx.data.batches import TokenBatches, evaluation_batches
+from lmx.data.buckets import Batch, choose_buckets, padding_share, rows_of_bucket
 from lmx.data.parallel import EncodedPairs
+from lmx.data.prefetch import prefetch
 
 PAD, BOS, EOS = 0, 1, 2
 

@@ -8,7 +8,8 @@ import datasets
 import numpy as np
 import pytest
 
-from lmx.data.batches import TokenBatches, choose_buckets
+from lmx.data.batches import TokenBatches
+from lmx.data.buckets import choose_buckets
 from lmx.data.cache import Cache
 from lmx.data.encoded import (
     Corpus,
@@ -107,7 +108,7 @@ def test_a_second_start_reads_no_text(cache: Cache, tmp_path: Path, monkeypatch)
     # Written long ago: a file that has just been written is hashed again.
     monkeypatch.setattr("lmx.data.cache.SETTLED_NS", -(10**18))
     first, _ = keep(location, cache)
-    monkeypatch.setattr("lmx.data.parallel.read_lines", lambda *_, **__: pytest.fail("text is read"))
+    monkeypatch.setattr("lmx.data.pair_files.read_lines", lambda *_, **__: pytest.fail("text is read"))
     monkeypatch.setattr("lmx.data.cache._digest", lambda *_: pytest.fail("text is hashed"))
     assert keep(location, cache)[0].digest == first.digest
 
@@ -233,7 +234,7 @@ def test_what_can_be_read_once_is_held(tmp_path: Path) -> None:
 def test_a_dataset_that_is_in_no_file_is_told_by_its_rows(cache: Cache, monkeypatch) -> None:
     rows = {"en": ["ab c", "def"], "de": ["c", "g hij"]}
     monkeypatch.setattr("lmx.data.encoded.read_hub", lambda _: datasets.Dataset.from_dict(rows))
-    monkeypatch.setattr("lmx.data.parallel.read_hub", lambda _: datasets.Dataset.from_dict(rows))
+    monkeypatch.setattr("lmx.data.pair_files.read_hub", lambda _: datasets.Dataset.from_dict(rows))
     found = [keep("hub:a:train", cache, max_ratio=None)[0].digest for _ in range(2)]
     assert found[0] == found[1]
     rows["de"][1] = "g"
@@ -284,7 +285,7 @@ def test_a_second_start_reads_no_table(cache: Cache, tmp_path: Path, monkeypatch
     path = tmp_path / "train.csv"
     path.write_text("text,label\nab c,x\ndef,y\n")
     expected = list(keep_labelled(str(path), cache=cache).texts)
-    monkeypatch.setattr("lmx.data.labelled.read_lines", lambda *_, **__: pytest.fail("text is read"))
+    monkeypatch.setattr("lmx.data.tables.read_lines", lambda *_, **__: pytest.fail("text is read"))
     assert list(keep_labelled(str(path), cache=cache).texts) == expected
     monkeypatch.undo()
     path.write_text("text,label\nab c,x\n,y\n\ud800".encode("utf-8", "surrogatepass").decode("utf-8", "replace"))

@@ -8,7 +8,8 @@ import datasets
 import numpy as np
 import pytest
 
-from lmx.data.labelled import FIELD_LIMIT, Examples, count_shared, iterate_labelled, read_labelled
+from lmx.data.labelled import Examples, count_shared, iterate_labelled, read_labelled
+from lmx.data.tables import FIELD_LIMIT
 
 TEXTS = ["a fine film", 'he said "no", twice', "dull"]
 LABELS = ["pos", "neg", "neg"]

@@ -12,8 +12,9 @@ import pytest
 import sacrebleu
 
 from lmx.data import embedded
-from lmx.data.phrasebook import CONSTRUCTIONS, DEFAULT_SIZES, Phrase, lexicon, phrasebook
-from lmx.data.phrasebook_grammar import (
+from lmx.data.phrasebook.clauses import SOMEWHERE, Clause, around, write_english, write_german
+from lmx.data.phrasebook.constructions import CONSTRUCTIONS
+from lmx.data.phrasebook.grammar import (
     ACCUSATIVE,
     DATIVE,
     FEMININE,
@@ -23,22 +24,18 @@ from lmx.data.phrasebook_grammar import (
     NEUTER,
     NOMINATIVE,
     PRONOUNS,
-    SOMEWHERE,
     WHO,
     Adjective,
     Adverb,
-    Clause,
     Name,
     Noun,
     NounPhrase,
     Verb,
-    around,
     conjugate,
     conjugate_english,
     regular_participle,
-    write_english,
-    write_german,
 )
+from lmx.data.phrasebook.phrases import DEFAULT_SIZES, Phrase, lexicon, phrasebook
 from lmx.scoring.baselines import dictionary_translations, nearest_translations
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +46,7 @@ def in_a_fresh_process(expression: str, **environment: str):
 
     In this process every call is type-checked, and the training split is written by a million small ones.
     """
-    imports = "import json; from dataclasses import asdict; from lmx.data.phrasebook import phrasebook"
+    imports = "import json; from dataclasses import asdict; from lmx.data.phrasebook.phrases import phrasebook"
     code = f"{imports}; print(json.dumps({expression}))"
     result = subprocess.run(
         [sys.executable, "-c", code],

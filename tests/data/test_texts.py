@@ -3,7 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
-from lmx.data.batches import TokenBatches, choose_buckets, evaluation_batches, padding_share
+from lmx.data.batches import TokenBatches, evaluation_batches
+from lmx.data.buckets import choose_buckets, padding_share
 from lmx.data.labelled import Examples, Text
 from lmx.data.labels import Labels
 from lmx.data.texts import EncodedExamples, average_rows, encode_examples
@@ -152,7 +153,7 @@ def test_texts_to_predict_have_no_labels_and_several_labels_a_row() -> None:
 
 def test_a_text_longer_than_the_buckets_names_the_way_out() -> None:
     message = (
-        r"the longest text of test, .* got buckets=\(10,\)\. Encode the texts with max_length=10 or add a bucket\."
+        r"the longest text of test, .* got buckets=\(10,\)\. Encode the texts with --max-length 10 or add a bucket\."
     )
     with pytest.raises(ValueError, match=message):
         TokenBatches(corpus(), buckets=(10,), tokens_per_batch=200)

@@ -13,19 +13,16 @@ from lmx.data.labelled import read_labelled
 from lmx.data.labels import Labels
 from lmx.scoring import resampling
 from lmx.scoring.classification import (
-    Metric,
-    Scores,
-    compare_predictions,
     ensemble,
-    prediction_lines,
     prediction_loss,
     score_multi,
     score_outputs,
     score_regression,
     score_single,
-    spreads_of,
-    written_label,
 )
+from lmx.scoring.measures import Metric, Scores, spreads_of
+from lmx.scoring.paired import compare_predictions
+from lmx.scoring.predictions import prediction_lines, written_label
 from lmx.scoring.resampling import (
     measure_auroc,
     measure_calibration,

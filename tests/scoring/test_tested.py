@@ -7,12 +7,14 @@ import pytest
 
 from lmx.data.labelled import Examples
 from lmx.data.labels import Labels
-from lmx.scoring.classification import prediction_lines
+from lmx.scoring.predictions import prediction_lines
+from lmx.scoring.records import Record, scores_of_seeds
 from lmx.scoring.tested import Tested as Outcome  # pytest would take its own name for a class of tests
 from lmx.scoring.tested import (
     choose_to_explain,
     compare_runs,
     list_mistakes,
+    main_scores,
     record_scores,
     reference_lines,
     score_seeds,
@@ -20,12 +22,14 @@ from lmx.scoring.tested import (
 )
 
 NAMES = ("food", "music", "sport")
-CHOSEN = {
-    "name": "own test",
-    "chosen": "best step by development score",
-    "published": 91.2,
-    "published_made": "a paper",
-}
+
+
+def saved_of(tested: Outcome) -> dict:
+    """Returns what scores.json would hold."""
+    record = record_scores(tested, name="own test", chosen="best step by development score")
+    saved = record.compared_with(91.2, "a paper").to_json()
+    assert Record.from_json(json.loads(json.dumps(saved))).to_json() == json.loads(json.dumps(saved))
+    return saved
 
 
 def examples(count: int) -> Examples:
@@ -60,7 +64,7 @@ def regression() -> Outcome:
 
 
 def test_rows_are_of_the_mean_of_seeds_and_then_of_their_ensemble():
-    saved = record_scores(single(), **CHOSEN)
+    saved = saved_of(single())
     accuracies = [6 / 7, 4 / 7]
     first = saved["rows"][0]
     assert first["name"] == "own test accuracy"
@@ -73,7 +77,7 @@ def test_rows_are_of_the_mean_of_seeds_and_then_of_their_ensemble():
     ensemble = next(row for row in saved["rows"] if row["name"] == "own test, ensemble, accuracy")
     assert ensemble["score"] == pytest.approx(100 * 5 / 7)
     assert ensemble["interval"][0] <= ensemble["score"] <= ensemble["interval"][1]
-    assert saved["seeds"] == pytest.approx(accuracies)
+    assert main_scores(single()) == pytest.approx(accuracies)
     assert saved["texts"] == 7
     assert saved["names"] == list(NAMES)
     json.dumps(saved)
@@ -81,7 +85,7 @@ def test_rows_are_of_the_mean_of_seeds_and_then_of_their_ensemble():
 
 def test_one_seed_is_no_ensemble_and_has_no_spread():
     tested = single(baseline=False)
-    saved = record_scores(tested._replace(outputs=tested.outputs[:1]), **CHOSEN)
+    saved = saved_of(tested._replace(outputs=tested.outputs[:1]))
     assert saved["spread"] == []
     assert not any("ensemble" in row["name"] for row in saved["rows"])
     assert saved["rows"][0]["made"] == "one seed; best step by development score"
@@ -91,16 +95,16 @@ def test_one_seed_is_no_ensemble_and_has_no_spread():
 
 def test_the_verdict_says_who_is_better_and_when_the_transformer_loses():
     tested = single()
-    saved = record_scores(tested, **CHOSEN)
+    saved = saved_of(tested)
     assert saved["baselines"] == [{"name": "TF-IDF, linear", "score": pytest.approx(100 * 5 / 7)}]
     # Both have 10 of 14 and 5 of 7 right.
     assert saved["verdict"].startswith(
         "The Transformer is level with the linear model on TF-IDF (71.43); the ensemble of its seeds is"
     )
-    better = record_scores(tested._replace(outputs=tested.outputs[:1]), **CHOSEN)["verdict"]
+    better = saved_of(tested._replace(outputs=tested.outputs[:1]))["verdict"]
     assert "is 14.29 points above the linear model" in better
     assert "It loses" not in better
-    worse = record_scores(tested._replace(outputs=tested.outputs[1:]), **CHOSEN)["verdict"]
+    worse = saved_of(tested._replace(outputs=tested.outputs[1:]))["verdict"]
     assert "is 14.29 points below the linear model" in worse
     assert worse.endswith("It loses: for these texts the linear model is the better choice.")
     # Three texts are right in one of the two alone, one to two: as likely as not.
@@ -108,7 +112,7 @@ def test_the_verdict_says_who_is_better_and_when_the_transformer_loses():
 
 
 def test_squared_errors_are_not_in_percent():
-    saved = record_scores(regression(), **CHOSEN)
+    saved = saved_of(regression())
     rows = {row["name"]: row["score"] for row in saved["rows"]}
     errors = [np.mean([0, 2.5**2, 1, 0.25]), np.mean([0, 1.5**2, 1, 0.25])]
     (of_seeds,) = (value for name, value in rows.items() if "squared error" in name and "ensemble" not in name)
@@ -190,6 +194,14 @@ def test_two_runs_are_compared_by_the_scores_they_had_whatever_their_labels_are_
         lines = prediction_lines(each.mean(0), kind=kind, names=names)
         for file, content in (("predictions.tsv", lines), ("references.tsv", reference_lines(outcome))):
             (tmp_path / name / file).write_text("".join(f"{line}\n" for line in content))
-        scores.append(record_scores(outcome, **CHOSEN)["rows"][0]["score"] / 100)
+        scores.append(saved_of(outcome)["rows"][0]["score"] / 100)
     first, *_ = compare_runs(tmp_path / "first", tmp_path / "second")
     assert (first.baseline, first.system) == (pytest.approx(scores[0]), pytest.approx(scores[1]))
+
+
+def test_of_seeds_the_one_with_the_lowest_validation_is_kept():
+    found = scores_of_seeds((3, 4, 5), (0.7, 0.8, 0.9), best=(-0.5, -0.75, -0.25), best_step=(20, 0, 10), sign=-1)
+    assert [each.kept for each in found] == [False, True, False]
+    assert [each.dev for each in found] == [0.5, 0.75, 0.25]
+    assert [each.best_step for each in found] == [20, None, 10]
+    assert [(each.seed, each.test) for each in found] == [(3, 0.7), (4, 0.8), (5, 0.9)]

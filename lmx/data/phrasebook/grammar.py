@@ -1,7 +1,7 @@
 """The grammar of the phrasebook: how English and German words are inflected and put in order.
 
 Here live the forms of nouns, adjectives and verbs, noun phrases, and the clause with its two writers. The words
-themselves are in `lmx.data.phrasebook_words`; what is said with them is drawn in `lmx.data.phrasebook`.
+themselves are in `lmx.data.phrasebook.words`; what is said with them is drawn in `lmx.data.phrasebook`.
 
 German order, between the verb's two brackets: pronouns, dative, time, definite accusative, nicht, manner, place. The
 finite verb is second in a statement, first in a question, last in a subordinate clause; prefix, infinitive or
@@ -96,9 +96,8 @@ _EIN = (("", "e", "", "e"), ("en", "e", "", "e"), ("em", "er", "em", "en"), ("es
 _WEAK = (("e", "e", "e", "en"), ("en", "e", "e", "en"), ("en",) * 4, ("en",) * 4)
 _MIXED = (("er", "e", "es", "en"), ("en", "e", "es", "en"), ("en",) * 4, ("en",) * 4)
 _STRONG = (("er", "e", "es", "e"), ("en", "e", "es", "e"), ("em", "er", "em", "en"), ("en", "er", "en", "er"))
-
 # preposition + determiner, fused as German does it.
-_FUSED = {
+FUSED = {
     "in dem": "im",
     "an dem": "am",
     "zu dem": "zum",
@@ -108,7 +107,6 @@ _FUSED = {
     "in das": "ins",
     "an das": "ans",
 }
-
 POSSESSIVES = {"my": "mein", "your": "dein", "his": "sein", "her": "ihr", "our": "unser", "their": "ihr"}
 _DIESER_WORDS = {
     "this": "dies",
@@ -131,8 +129,8 @@ NUMERALS = {
     "ten": "zehn",
 }
 _VAGUE = frozenset(["", "a", "many", "some", *NUMERALS])
-_HABEN = ("habe", "hast", "hat", "haben")
-_SEIN = ("bin", "bist", "ist", "sind")
+HABEN = ("habe", "hast", "hat", "haben")
+SEIN = ("bin", "bist", "ist", "sind")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +156,6 @@ MODALS = (
     Modal("would like to", ("möchte", "möchtest", "möchte", "möchten"), "would not"),
     Modal("will", ("werde", "wirst", "wird", "werden"), "will not"),
 )
-
-
 _INSEPARABLE = ("be", "ent", "er", "ge", "ver", "zer", "emp")
 
 
@@ -349,197 +345,3 @@ PRONOUNS = (
 )
 WHO = Pronoun(("who", "who"), ("wer", "wen", "wem"), THIRD, "who")
 Nominal = NounPhrase | Name | Pronoun
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Clauses
-
-
-@dataclass(slots=True, eq=False)
-class PrepositionalPhrase:
-    """A prepositional phrase, already in its case."""
-
-    english: str
-    german: str
-    lemma: str
-
-
-SOMEWHERE = (
-    PrepositionalPhrase("at home", "zu Hause", "home"),
-    PrepositionalPhrase("here", "hier", "here"),
-    PrepositionalPhrase("there", "dort", "there"),
-    PrepositionalPhrase("outside", "draußen", "outside"),
-)
-
-
-@dataclass(slots=True, eq=False)
-class Clause:
-    """What a clause says; `english` and `german` put it in order.
-
-    `tense` is "present", "past" (simple past), "perfect" (present perfect) or "modal". `late` stands where `nicht`
-    stands.
-    """
-
-    subject: Nominal
-    verb: Verb | None  # None is to be
-    tense: str = "present"
-    modal: Modal | None = None
-    negated: bool = False
-    accusative: Nominal | None = None
-    dative: Nominal | None = None
-    complement: PrepositionalPhrase | None = None
-    time: Adverb | None = None
-    frequency: Adverb | None = None
-    late: Adverb | None = None
-    manner: Adverb | None = None
-    place: PrepositionalPhrase | None = None
-    companion: PrepositionalPhrase | None = None
-    predicate: tuple[str, str] | None = None
-    combination: str = ""
-
-
-def _english_verb(clause: Clause, support: bool) -> tuple[str, str]:
-    """Returns the auxiliary (with not, if negated) and the rest of the verb; questions want the `support` of do."""
-    person, verb, negation = clause.subject.person, clause.verb, " not" if clause.negated else ""
-    third = person == THIRD
-    if verb is None:
-        form = ("am", "are", "is", "are")[person]
-        if clause.tense == "past":
-            form = ("was", "were", "was", "were")[person]
-        return form + negation, ""
-    base = verb.english[0]
-    if clause.tense == "modal":
-        modal = clause.modal
-        assert modal is not None
-        if not modal.lexical:
-            first, _, rest = modal.english.partition(" ")
-            rest = f"{rest} {base}".strip()
-            return modal.negative_english if clause.negated else first, rest
-        if support or clause.negated:
-            return ("does" if third else "do") + negation, f"{modal.english} {base}"
-        first, rest = modal.english.split(" ")
-        first = {"have": "has", "want": "wants"}[first] if third else first
-        return "", f"{first} {rest} {base}"
-    if clause.tense == "perfect":
-        return ("has" if third else "have") + negation, verb.english[3]
-    if clause.tense == "past":
-        return ("did" + negation, base) if support or clause.negated else ("", verb.english[2])
-    if support or clause.negated:
-        return ("does" if third else "do") + negation, base
-    return "", verb.english[1] if third else base
-
-
-def _english_rest(clause: Clause, main: str) -> list[str]:
-    """Returns everything from the main verb on: complements, then manner, place and time."""
-    parts = [main] if main else []
-    verb = clause.verb
-    accusative = clause.accusative.english(True) if clause.accusative else ""
-    dative = clause.dative.english(True) if clause.dative else ""
-    if verb is not None:
-        if verb.receiver_behind:
-            parts += [accusative, verb.particle, dative]
-        elif verb.movable and clause.accusative is not None and clause.accusative.is_pronoun:
-            parts += [accusative, verb.particle]
-        else:
-            parts += [verb.particle, dative, accusative]
-    if clause.predicate is not None:
-        parts.append(clause.predicate[0])
-    for item in (clause.complement, clause.manner, clause.place, clause.companion, clause.time):
-        if item is not None:
-            parts.append(item.english)
-    return [part for part in parts if part]
-
-
-def write_english(clause: Clause, order: str = "statement", front: str = "") -> str:
-    """Returns the English words: `order` is "statement" or "question", `front` is put first."""
-    auxiliary, main = _english_verb(clause, order == "question")
-    adverb = clause.frequency or clause.late
-    adverbs = [adverb.english] if adverb is not None and adverb.english != "yet" else []
-    subject = clause.subject.english()
-    tail = _english_rest(clause, main)
-    if adverb is not None and adverb.english == "yet":
-        tail.append("yet")
-    head = [auxiliary, subject] if order == "question" else [subject, auxiliary]
-    return " ".join(part for part in [front, *head, *adverbs, *tail] if part)
-
-
-def write_german(clause: Clause, order: str = "statement", front: str = "") -> str:
-    """Returns the German words: `order` is "statement" (verb second), "question" (`front`, verb, subject), "final"."""
-    verb, person = clause.verb, clause.subject.person
-    if verb is None:
-        finite, right = (("war", "warst", "war", "waren") if clause.tense == "past" else _SEIN)[person], ""
-    elif clause.tense == "modal":
-        modal = clause.modal
-        assert modal is not None
-        forms = modal.negative_german if clause.negated and modal.negative_german else modal.german
-        finite, right = forms[person], verb.prefix + verb.infinitive
-    elif clause.tense == "present":
-        finite, right = verb.present[person], verb.prefix
-    else:
-        finite, right = (_SEIN if verb.sein else _HABEN)[person], verb.participle
-    middle = _middle_field(clause)
-    subject = clause.subject.german(NOMINATIVE)
-    if order == "final":
-        joined = right + finite if verb is not None and clause.tense == "present" else f"{right} {finite}".strip()
-        parts = [front, subject, *middle, joined]
-    elif order == "question":
-        parts = [front, finite, subject, *middle, right]
-    else:
-        parts = [subject, finite, *middle, right]
-    return " ".join(part for part in parts if part)
-
-
-def _middle_field(clause: Clause) -> list[str]:
-    """Returns what stands between the verb's two brackets, without the subject.
-
-    Pronouns, dative, time, definite accusative, nicht, indefinite accusative, manner, prepositional object, place;
-    some places stand before the accusative. A negated indefinite accusative takes kein instead of nicht.
-    """
-    accusative, dative = clause.accusative, clause.dative
-    parts: list[str] = []
-    if accusative is not None and accusative.is_pronoun:
-        parts.append(accusative.german(ACCUSATIVE))
-    if dative is not None:
-        parts.append(dative.german(DATIVE))
-    for adverb in (clause.time, clause.frequency):
-        if adverb is not None:
-            parts.append(adverb.german)
-    settings = [phrase.german for phrase in (clause.companion, clause.place) if phrase is not None]
-    if _setting_goes_first(clause):
-        parts += settings
-        settings = []
-    late = [clause.late.german] if clause.late is not None else []
-    if accusative is not None and not accusative.is_pronoun and accusative.indefinite:
-        parts += [*late, accusative.german(ACCUSATIVE, clause.negated)]
-    else:
-        if accusative is not None and not accusative.is_pronoun:
-            parts.append(accusative.german(ACCUSATIVE))
-        parts += [*late, *(["nicht"] if clause.negated else [])]
-    if clause.manner is not None:
-        parts.append(clause.manner.german)
-    if clause.complement is not None:
-        parts.append(clause.complement.german)
-    parts += settings
-    if clause.predicate is not None:
-        parts.append(clause.predicate[1])
-    return parts
-
-
-def _setting_goes_first(clause: Clause) -> bool:
-    """Whether the place stands before the object: what is new comes late, and hier, dort and the like come early.
-
-    Where something is put (with the accusative) belongs to the verb and stays at the end.
-    """
-    item = clause.accusative
-    if item is None or clause.verb is None or "surface" in clause.verb.marks:
-        return False
-    return clause.place in SOMEWHERE or (isinstance(item, NounPhrase) and item.vague)
-
-
-def around(english: str, german: str, case: int, inner: Nominal) -> PrepositionalPhrase:
-    """Returns preposition and noun phrase; German fuses some prepositions with the definite article."""
-    text = f"{german} {inner.german(case)}"
-    if isinstance(inner, NounPhrase) and inner.determiner == "the":
-        first, article, rest = text.split(" ", 2)
-        text = f"{_FUSED.get(f'{first} {article}', f'{first} {article}')} {rest}"
-    return PrepositionalPhrase(f"{english} {inner.english(True)}".strip(), text, inner.lemma)

@@ -1,0 +1,83 @@
+"""How files of texts with labels are read, as one record: what an experiment's config and its test set can choose."""
+
+import functools
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lmx.data.cache import Cache
+from lmx.data.encoded import keep_labelled
+from lmx.data.labelled import Examples, Form, read_labelled
+from lmx.data.tables import FIELD_LIMIT
+from lmx.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How files are read; `lmx.data.labelled.read_labelled` says more.
+
+    Attributes:
+        text_columns: the column of texts, or the two of pairs; `title+description` joins columns. None takes `text`,
+            or the only one beside the label.
+        joiner: what stands between joined columns.
+        label_column: the column of labels.
+        label_separator: what stands between the labels of one text; None where each text has one.
+        columns: names of a table's columns, where its first row is data already.
+        form: what the files are, where their ending does not say it; text is a label, a space and a text a line.
+        delimiter: what stands between the fields of a table; None for a comma in .csv and a tab in .tsv.
+        quoting: whether quotes enclose fields of a table; None for yes in .csv and no in .tsv.
+        encoding: encoding of the files.
+        field_limit: most characters of a table's field; None for 16,777,216.
+        label_names: names of the classes, in their order, where the files have numbers.
+        first_label: the number of the class that label_names names first.
+    """
+
+    text_columns: tuple[str, ...] | None = None
+    joiner: str = " "
+    label_column: str = "label"
+    label_separator: str | None = None
+    columns: tuple[str, ...] | None = None
+    form: Form | None = None
+    delimiter: str | None = None
+    quoting: bool | None = None
+    encoding: str = "utf-8"
+    field_limit: int | None = None
+    label_names: tuple[str, ...] | None = None
+    first_label: int = 0
+
+    def changed_by(self, other: "Reading") -> "Reading":
+        """Returns this with what the other one says differently from what is usual."""
+        usual = Reading()
+        return replace(self, **{name: value for name, value in vars(other).items() if value != getattr(usual, name)})
+
+    def read(self, location: str, *, labelled: bool = True, cache: Cache | None = None) -> Examples:
+        """Reads texts, once where there is a cache; numbers of classes become their names.
+
+        Raises:
+            FileNotFoundError: a file or dataset is not there.
+            ValueError: the data is not what this says; names the file and the line.
+        """
+        options: dict[str, Any] = vars(self) | {"field_limit": self.field_limit or FIELD_LIMIT}
+        for name in ("label_names", "first_label"):
+            del options[name]
+        if not labelled:
+            options["label_column"] = None
+        read = read_labelled if cache is None else functools.partial(keep_labelled, cache=cache)
+        return self._named(read(location, **options))
+
+    def _named(self, examples: Examples) -> Examples:
+        """Returns the texts with the names of their classes."""
+        if self.label_names is None or examples.labels is None:
+            return examples
+        names = {str(number): name for number, name in enumerate(self.label_names, start=self.first_label)}
+        for index, label in enumerate(examples.labels):
+            for one in (label,) if isinstance(label, str) else label:
+                if one not in names:
+                    raise InputError(
+                        f"{examples.place(index)} must have a label from {self.first_label} to "
+                        f"{self.first_label + len(names) - 1}, which label_names names, got {one!r:.60}. "
+                        "Where labels are names already, say --label-names None."
+                    )
+        named = [
+            names[label] if isinstance(label, str) else tuple(names[one] for one in label) for label in examples.labels
+        ]
+        return replace(examples, labels=named)

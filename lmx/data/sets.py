@@ -1,0 +1,185 @@
+"""The sets of a classification: texts to learn from, to choose the best step on, and to report on.
+
+Where sets are read from and what is held out where one is not given is one record, part of an experiment's config.
+"""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal, NamedTuple
+
+import tyro
+
+from lmx.data.cache import Cache
+from lmx.data.encoded import keep_examples
+from lmx.data.labelled import Examples, check_alike, count_shared
+from lmx.data.labels import Kind, Labels
+from lmx.data.reading import Reading
+from lmx.data.splits import folds, split_wholes, stratified_split
+from lmx.data.standard_library import standard_library
+from lmx.data.texts import EncodedExamples, described, encode_examples
+from lmx.errors import InputError
+from lmx.text import Tokenizer
+
+# Fields that earlier versions had not, and what does as they did.
+READ_LATER = {
+    f"{reading}.{name}": None
+    for reading in ("reading", "test_reading")
+    for name in ("delimiter", "quoting", "field_limit")
+}
+STDLIB = "stdlib"  # as a location: sentences of the running Python's library, which have splits of their own
+
+
+class Sets(NamedTuple):
+    """The texts of a run, where there are any, and what their labels are."""
+
+    train: Examples
+    dev: Examples
+    test: Examples | None
+    to_label: Examples | None
+    labels: Labels
+
+    def encode(self, tokenizer: Tokenizer, *, max_length: int, stride: int | None, cache: Cache) -> "EncodedSets":
+        """Returns the texts as rows of ids; those to learn from and to choose on are kept in the cache."""
+        rows: dict[str, Any] = {"max_length": max_length, "stride": stride}
+        kept = {"cache": cache, "labels": self.labels, **rows}
+        test = to_label = None
+        if self.test is not None:
+            test = encode_examples(self.test, tokenizer, labels=self.labels, **rows)
+        if self.to_label is not None:
+            to_label = encode_examples(self.to_label, tokenizer, **rows)
+        train, dev = (keep_examples(each, tokenizer, **kept) for each in (self.train, self.dev))
+        return EncodedSets(train, dev, test, to_label)
+
+    def facts(self, encoded: "EncodedSets") -> dict[str, str]:
+        """Returns what a run says of its texts at its start."""
+        tested = "none"
+        if self.test is not None and encoded.test is not None:
+            shared = count_shared(self.train, self.test)
+            tested = f"{described(self.test, encoded.test)}, {shared:,} of them letter for letter in training"
+        return {
+            "training_texts": described(self.train, encoded.train),
+            "development_texts": described(self.dev, encoded.dev),
+            "test_texts": tested,
+            "labels": f"{self.labels.kind}" + (f": {', '.join(self.labels.names)}" if self.labels.names else ""),
+        }
+
+
+class EncodedSets(NamedTuple):
+    """The texts of a run as rows of ids."""
+
+    train: EncodedExamples
+    dev: EncodedExamples
+    test: EncodedExamples | None
+    to_label: EncodedExamples | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetsConfig:
+    """Which texts an experiment learns from, and which it is tested on.
+
+    Attributes:
+        train: texts with labels to learn from: a .csv, .tsv, .jsonl or .txt, plain or .gz, `hub:ID:SPLIT`, or `stdlib`.
+        validation: texts with labels that choose the best step; None holds out a share of train.
+        test: texts with labels that the finished model is scored on; None scores nothing.
+        predict: texts without labels, which the finished model labels into labelled.tsv.
+        reading: how all files are read.
+        test_reading: what differs for the files of test and predict; the rest is as without the prefix.
+        kind: what the labels are; None takes `multi` where texts have several, else `single`, and never `regression`.
+        dev_share: share of train that is held out, where no validation set is given.
+        dev_of: what is held out of train: any texts, or wholes, which are in no other text, and then all their parts
+            leave training too that no other whole has; for sets that hold phrases beside their sentences.
+        split_seed: seed of what is held out of train, and of the folds.
+        folds: parts of train, each the test set of a run that learns from the others; takes the place of a test set.
+    """
+
+    train: str = STDLIB
+    validation: str | None = None
+    test: str | None = None
+    predict: str | None = None
+    reading: Annotated[Reading, tyro.conf.arg(name="")] = field(default_factory=Reading)
+    test_reading: Reading = field(default_factory=Reading)
+    kind: Kind | None = None
+    dev_share: float = 0.1
+    dev_of: Literal["texts", "wholes"] = "texts"
+    split_seed: int = 0
+    folds: int | None = None
+
+    def check(self) -> None:
+        """Checks what one field alone does not show; not in `__post_init__`, whose errors tyro prints as a box.
+
+        Raises:
+            InputError: sets that must differ do not, or exclude each other.
+        """
+        given = {name: getattr(self, name) for name in ("train", "validation", "test")}
+        for (name, location), (other, same) in itertools.combinations(given.items(), 2):
+            if location == same and location not in (None, STDLIB):
+                raise InputError(
+                    f"{other} must be another set than {name}, got {same} for both. What chooses the best step has no "
+                    "part in learning, and what is reported none in either; leave validation out to hold out a share "
+                    "of train."
+                )
+        if self.dev_of == "wholes" and (self.validation is not None or self.train == STDLIB or self.folds is not None):
+            raise InputError(
+                "dev_of must be texts unless a share of train is held out and there are no folds, got dev_of=wholes "
+                f"with train={self.train}, validation={self.validation} and folds={self.folds}."
+            )
+        if self.folds is not None and (self.test is not None or self.folds < 2):
+            raise InputError(
+                f"folds must be at least 2, and take the place of a test set, got folds={self.folds} and "
+                f"test={self.test}. Say --test None for a preset that has one."
+            )
+
+    @property
+    def reading_of_test(self) -> Reading:
+        """How the files of test and predict are read: as all files, but for what `test_reading` says."""
+        return self.reading.changed_by(self.test_reading)
+
+    def say_fewer_texts(self, found: Sets, *, report: Callable[[str], None]) -> None:
+        """Says where a development set is larger than its share."""
+        if self.validation is None and round(self.dev_share * (len(found.train) + len(found.dev))) == 0:
+            report(f"the development set takes a text and not --dev-share {self.dev_share:g}: that is none")
+
+    def load(self, *, fold: int | None = None, cache: Cache | None = None) -> Sets:
+        """Finds all texts and makes the splits that are not given; the test set has no part in any choice.
+
+        Args:
+            fold: which fold is the test set, from 1.
+            cache: where training texts are kept.
+
+        Raises:
+            FileNotFoundError: a file or dataset is not there.
+            ValueError: the data is not what this says; names the file and the line.
+        """
+        if self.train == STDLIB and fold is None:
+            own = {"validation": self.validation or STDLIB, "test": self.test or STDLIB}
+            if own != {"validation": self.validation, "test": self.test}:
+                return replace(self, **own).load(cache=cache)
+        learned = _read(self.train, self.reading, split="train", cache=cache)
+        labels = Labels.of(learned, kind=self.kind)
+        test = to_label = None
+        if fold is not None and self.folds is not None:
+            kept, held_out = folds(labels.encode(learned), num_folds=self.folds, seed=self.split_seed)[fold - 1]
+            learned, test = learned.select(kept), learned.select(held_out)
+        elif self.test is not None:
+            test = _read(self.test, self.reading_of_test, split="test")
+        if self.validation is not None:
+            dev = _read(self.validation, self.reading, split="validation")
+        else:
+            targets = labels.encode(learned)
+            settings: dict[str, Any] = {"share": self.dev_share, "seed": self.split_seed}
+            if self.dev_of == "wholes":
+                kept, held_out = split_wholes(learned.texts, targets, **settings)
+            else:
+                kept, held_out = stratified_split(targets, **settings)
+            learned, dev = learned.select(kept), learned.select(held_out)
+        if self.predict is not None:
+            to_label = self.reading_of_test.read(self.predict, labelled=False)
+        check_alike(learned, dev, test, to_label)
+        return Sets(learned, dev, test, to_label, labels)
+
+
+def _read(
+    location: str, reading: Reading, *, split: Literal["train", "validation", "test"], cache: Cache | None = None
+) -> Examples:
+    return standard_library(split) if location == STDLIB else reading.read(location, cache=cache)

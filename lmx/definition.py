@@ -1,0 +1,45 @@
+"""A model without its numbers: how it is built, what it looks like, and how parameters make it whole."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from flax import nnx
+
+Params = Any  # nested dicts of arrays, as `nnx.to_pure_dict` gives them
+
+
+class Definition(NamedTuple):
+    """A model that holds no array; made by `define`.
+
+    Attributes:
+        build: makes the model with initial values.
+        network: the model of shapes.
+        graph: its structure, as Flax NNX has it.
+        shapes: of its parameters.
+    """
+
+    build: Callable[[nnx.Rngs], Any]
+    network: Any
+    graph: Any
+    shapes: Params
+
+    def merge(self, params: Params) -> Any:
+        """Returns the model with these parameters."""
+        return nnx.merge(self.graph, params)
+
+
+def define(build: Callable[[nnx.Rngs], nnx.Module]) -> Definition:
+    """Returns the definition of the model that `build` makes; nothing is allocated."""
+    network = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+    return Definition(build, network, nnx.graphdef(network), nnx.to_pure_dict(nnx.state(network, nnx.Param)))
+
+
+def stack(members: list[Params]) -> Params:
+    """Returns parameters of several members as one tree, every array with an axis of members first."""
+    return jax.tree.map(lambda *arrays: jax.numpy.stack(arrays), *members)
+
+
+def member(params: Params, index: int) -> Params:
+    """Returns the parameters of one member of several."""
+    return jax.tree.map(lambda array: array[index], params)

@@ -1,0 +1,182 @@
+"""The test of a finished classifier: outputs, their scores, the linear model, predictions, mistakes, explanations.
+
+What is measured is `lmx.scoring`'s. A test set is encoded already, so that texts and whatever else a classifier reads
+are examined on one path.
+"""
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from rich.table import Table
+
+from lmx.classifier import Classifier
+from lmx.config import Published
+from lmx.console import on_one_line, progress_bar
+from lmx.data.labelled import Examples
+from lmx.data.texts import EncodedExamples, described
+from lmx.evaluation.tables import print_record
+from lmx.run import Run
+from lmx.saved import write_json, write_jsonl, write_lines
+from lmx.scoring.baselines import tfidf_predictions
+from lmx.scoring.predictions import prediction_lines
+from lmx.scoring.records import Record, scores_of_seeds
+from lmx.scoring.tested import (
+    Tested,
+    choose_to_explain,
+    join_folds,
+    list_mistakes,
+    main_scores,
+    record_scores,
+    reference_lines,
+    spread_of_folds,
+    true_label,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExamConfig:
+    """How a finished classifier is judged.
+
+    Attributes:
+        select: what chooses the best step on the development set: the main score, or the loss.
+        baseline: also trains a linear model on TF-IDF, where each text has one label.
+        explain: test texts of which the words that moved the decision are looked for.
+        attention: also writes the attention maps of these texts.
+    """
+
+    select: Literal["score", "loss"] = "score"
+    baseline: bool = True
+    explain: int = 6
+    attention: bool = False
+
+    def judge(self, line: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Returns what should fall, of a loss and a score of each seed (`lmx.scoring.tested.score_seeds`)."""
+        loss, score = line.values()
+        return loss if self.select == "loss" else -score
+
+
+class Exam(NamedTuple):
+    """What a finished classifier is tested on, and how.
+
+    Attributes:
+        name: of the test set; the rows begin with it.
+        learned: what the linear model learns from.
+        made: how the parameters came about; None for each seed's best step.
+    """
+
+    name: str
+    examples: Examples
+    encoded: EncodedExamples
+    learned: Examples
+    how: ExamConfig
+    published: Published
+    made: str | None
+
+    @property
+    def chosen(self) -> str:
+        """How the parameters were chosen, for the table."""
+        return self.made or f"best step by development {self.how.select}"
+
+
+def examine_classifier(run: Run, classifier: Classifier, exam: Exam, *, seeds: Sequence[int]) -> Tested:
+    """Labels the test set once, scores it, and writes predictions, scores, mistakes and explanations."""
+    encoded, labels = exam.encoded, classifier.labels
+    began = time.perf_counter()
+    with progress_bar("labelling the test set", total=encoded.num_texts, console=run.console) as show:
+        outputs = classifier.outputs(encoded, progress=show)
+    seconds = time.perf_counter() - began
+    baseline = None
+    if exam.how.baseline and labels.kind == "single" and exam.learned.labels is not None:
+        with run.only_reporting("the linear model is"):
+            learned = [str(label) for label in exam.learned.labels]
+            found = tfidf_predictions(exam.learned.texts, learned, exam.examples.texts)
+            baseline = labels.encode(replace(exam.examples, labels=found))
+    tested = Tested(exam.examples, labels, labels.encode(exam.examples), outputs, baseline)
+    record = record_scores(tested, name=exam.name, chosen=exam.chosen)
+    best = {"best": run.memory.best, "best_step": run.memory.best_step}
+    record = replace(
+        record.compared_with(**vars(exam.published)),
+        seeds=scores_of_seeds(seeds, main_scores(tested), **best, sign=1 if exam.how.select == "loss" else -1),
+    ).with_others(seconds=seconds, truncated=encoded.num_truncated, select=exam.how.select)
+    write_results(run, record, tested)
+    with run.only_reporting("explanations are"):
+        _explain(run, classifier, tested, exam)
+    show_scores(run, record)
+    return tested
+
+
+def examine_folds(run: Run, tested: Sequence[Tested], *, name: str, chosen: str, published: Published) -> None:
+    """Scores all folds as one test set, each text by the run it was not in, and writes what a test leaves."""
+    together = join_folds(tested)
+    spreads = spread_of_folds(tested)
+    record = record_scores(together, name=name, chosen=chosen).compared_with(**vars(published))
+    told = [dataclasses.asdict(spread) for spread in spreads]
+    record = record.with_others(spread=told, spread_over="folds", seconds=0.0, seeds=[])
+    write_results(run, record, together)
+    show_scores(run, record)
+    for spread in spreads[:1]:
+        run.console.print(f"over folds: {spread}")
+
+
+def _explain(run: Run, classifier: Classifier, tested: Tested, exam: Exam) -> None:
+    """Writes which words moved some decisions, and where the model looked."""
+    texts = tested.examples.texts
+    explanations, maps = [], []
+    for index in choose_to_explain(tested, exam.how.explain):
+        record = classifier.explain(texts[index])
+        explanations.append(record | {"label": true_label(tested, index)})
+        if exam.how.attention:
+            found = classifier.attention(texts[index])
+            weights = np.round(found["weights"].astype(float), 3).tolist()
+            maps.append({"text": record["text"], "pieces": found["pieces"], "weights": weights})
+    if run.writes:
+        write_json(run.directory / "explanations.json", explanations)
+        write_json(run.directory / "attention.json", maps)
+
+
+def write_results(run: Run, record: Record, tested: Tested) -> None:
+    """Writes scores, predictions by name, and the most confident mistakes."""
+    if not run.writes:
+        return
+    labels, outputs = tested.labels, tested.outputs.mean(0)
+    lines = prediction_lines(outputs, kind=labels.kind, names=labels.names)
+    for name, found in (("predictions.tsv", lines), ("references.tsv", reference_lines(tested))):
+        write_lines(run.directory / name, found)
+    write_json(run.directory / "scores.json", record.to_json())
+    with run.only_reporting("the list of mistakes is"):
+        write_jsonl(run.directory / "mistakes.jsonl", list_mistakes(tested))
+
+
+def show_scores(run: Run, record: Record) -> None:
+    """Prints the table of scores, and of the classes."""
+    others: Any = record.others
+    classes = others["scores"]["classes"]
+    if classes:
+        table = Table(box=None)
+        for column in ("class", "precision", "recall", "F1", "texts"):
+            table.add_column(column, justify="left" if column == "class" else "right")
+        for row in classes:
+            shares = (f"{100 * row[name]:.1f}" for name in ("precision", "recall", "f1"))
+            table.add_row(on_one_line(row["name"]), *shares, f"{row['support']:,}")
+        run.console.print(table)
+    print_record(
+        run,
+        record,
+        title=f"{record.test}: {others['texts']:,} texts",
+        baselines_are="a linear model, trained on the same texts",
+        notes=[others["verdict"]] if "verdict" in others else [],
+    )
+
+
+def label_texts(run: Run, classifier: Classifier, examples: Examples, encoded: EncodedExamples) -> None:
+    """Labels texts that have no labels, into `labelled.tsv` of the run."""
+    outputs = classifier.outputs(encoded).mean(0)
+    lines = prediction_lines(outputs, kind=classifier.labels.kind, names=classifier.labels.names)
+    path = run.directory / "labelled.tsv"
+    if run.writes:
+        write_lines(path, lines)
+    run.console.print(f"texts labelled in {path}: {described(examples, encoded)}")

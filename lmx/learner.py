@@ -1,0 +1,189 @@
+"""What learns, and where: model, loss and optimizer as one record, and the same on a mesh, compiled.
+
+`Learner` is pure: an experiment's `build` makes it of its config. `place` decides once where every array lives, what a
+state looks like, and compiles the steps, so that no two functions must agree on flags. Several seeds that train
+together are one placed learner, whose arrays begin with an axis of seeds.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from lmx.definition import Definition, Params
+from lmx.parameters import load_placed
+from lmx.sharding import (
+    DEFAULT_RULES,
+    GradientSum,
+    Rules,
+    named_sharding,
+    place_batch,
+    place_rows,
+    replicated,
+    use_mesh,
+)
+from lmx.training import (
+    Batch,
+    Loss,
+    TrainState,
+    abstract_state,
+    born,
+    compile_step,
+    keep_best,
+    make_eval_step,
+    make_train_step,
+    over_seeds,
+    state_shardings,
+)
+
+Shape = tuple[int, int, int]
+
+
+class Learner(NamedTuple):
+    """A model, what it should do, and how it comes to: pure, and all that training, planning and tests need.
+
+    Attributes:
+        loss: see `lmx.training.Loss`.
+        schedule: the learning rate that the optimizer takes, for the metrics.
+        flops: of a step on micro-batches of shape (A, B, L): with full attention, and with the causal half of it.
+        dtype: the type that the model computes in.
+        average_decay: of an exponential average of the parameters, which validation and test use; None has none.
+        keeps_best: the parameters that did best in a validation are kept beside the newest.
+        num_seeds: seeds that train together, each array with their axis; None for one without that axis.
+        gradient_sum: the type in which devices add up their gradients.
+    """
+
+    model: Definition
+    loss: Loss
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    flops: Callable[[Shape], tuple[float, float]] | None = None
+    dtype: str = "float32"
+    average_decay: float | None = None
+    keeps_best: bool = False
+    num_seeds: int | None = None
+    gradient_sum: GradientSum = "float32"
+
+
+class Placed(NamedTuple):
+    """A learner on a mesh; made by `place`.
+
+    Attributes:
+        shardings: where each array of the state lives.
+        like: the state as shapes that know where they live.
+        step: `(state, batch) -> (state, metrics)`, the state donated.
+        evaluate: `(params, batch) -> sums` of the loss; of several seeds, arrays [S].
+        keep_best: `(state, which are better) -> state`.
+        born: the state before the first update, of a seed, or of those that train together.
+    """
+
+    learner: Learner
+    mesh: Mesh
+    rules: Rules
+    shardings: TrainState
+    like: TrainState
+    step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+    evaluate: Callable[[Params, Batch], dict[str, jax.Array]]
+    keep_best: Callable[[TrainState, np.ndarray], TrainState]
+    born: Callable[[Sequence[int]], TrainState]
+
+    def place_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        """Returns the rows that this host made of a training batch as a part of the whole on the mesh."""
+        return place_batch(batch, self.mesh, rows_axis=1 if self.learner.num_seeds is None else 2)
+
+    def load(self, run_directory: Path) -> Params:
+        """Returns the parameters of a finished run, of all its seeds, where the mesh has them."""
+        seeds = self.learner.num_seeds
+        files = [run_directory / "model.safetensors"]
+        if seeds is not None and seeds > 1:
+            files = sorted(
+                (run_directory / "seeds").glob("*.safetensors"), key=lambda path: (len(path.stem), path.stem)
+            )
+        return load_placed(files, self.like.params, stacked=seeds is not None)
+
+
+def place(
+    learner: Learner, mesh: Mesh, *, rules: Rules = DEFAULT_RULES, shapes: Sequence[Shape] | None = None
+) -> Placed:
+    """Returns a learner on a mesh: where its state lives, and its steps, which compile when they are first called.
+
+    Args:
+        shapes: (A, B, L) of the batches it will get.
+
+    Raises:
+        ValueError: batches of these shapes do not divide over the mesh.
+    """
+    check_shapes(shapes or (), mesh, rules=rules)
+    model, seeds = learner.model, learner.num_seeds
+    shardings = state_shardings(
+        model.network,
+        learner.optimizer,
+        mesh=mesh,
+        rules=rules,
+        average=learner.average_decay is not None,
+        best=learner.keeps_best,
+        seeds=seeds is not None,
+    )
+    step = make_train_step(learner.loss, learner.optimizer, average_decay=learner.average_decay)
+    evaluate = make_eval_step(learner.loss)
+
+    def evaluate_on_mesh(params: Params, batch: Batch) -> dict[str, jax.Array]:
+        with use_mesh(mesh, rules=rules):
+            if seeds is None:
+                return evaluate(params, batch)
+            return jax.lax.map(lambda one: evaluate(one, batch), params)  # the memory of one
+
+    return Placed(
+        learner=learner,
+        mesh=mesh,
+        rules=rules,
+        shardings=shardings,
+        like=abstract_state(model.network, learner.optimizer, shardings=shardings, num_seeds=seeds),
+        step=compile_step(
+            step if seeds is None else over_seeds(step),
+            mesh=mesh,
+            shardings=shardings,
+            rules=rules,
+            gradient_sum=learner.gradient_sum,
+        ),
+        evaluate=jax.jit(evaluate_on_mesh, out_shardings=replicated(mesh)),
+        keep_best=jax.jit(keep_best, donate_argnums=0, out_shardings=shardings),
+        born=lambda numbers: born(
+            model.build, learner.optimizer, shardings=shardings, seed=numbers[0] if seeds is None else numbers
+        ),
+    )
+
+
+def check_shapes(shapes: Sequence[Shape], mesh: Mesh, *, rules: Rules = DEFAULT_RULES) -> None:
+    """Checks that batches (A, B, L) divide over a mesh.
+
+    Raises:
+        ValueError: one does not.
+    """
+    for _, rows, length in shapes:
+        try:
+            named_sharding(mesh, ("batch", "length"), (rows, length), rules=rules)
+        except ValueError as error:
+            raise ValueError(
+                f"{error} Rows are a multiple of rows_multiple and lengths of length_multiple; both belong to the "
+                "batches and are set where a run begins."
+            ) from error
+
+
+def mean_loss(placed: Placed, params: Params, batches: Iterable[Mapping[str, np.ndarray]]) -> dict[str, Any]:
+    """Returns the means over all batches of what the loss sums up, divided by the weight; of several seeds, arrays.
+
+    Args:
+        batches: of shape [B, ...], of each the rows that this host has.
+    """
+    sums: dict[str, Any] = {}
+    for batch in batches:
+        for name, value in jax.device_get(placed.evaluate(params, place_rows(batch, placed.mesh))).items():
+            sums[name] = sums.get(name, 0.0) + np.asarray(value, np.float64)
+    weight = sums.pop("weight")
+    means = {name: value / weight for name, value in sums.items()}
+    return means if placed.learner.num_seeds is not None else {name: float(value) for name, value in means.items()}

@@ -1,0 +1,188 @@
+"""Parameters alone as safetensors: written, read, averaged; the names are the paths of the arrays joined by "."."""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from lmx.errors import naming
+from lmx.reasons import reason_of
+
+Params = Any  # nested dicts of arrays
+
+
+def differences_of_shapes(
+    saved: Mapping[str, str], model: Mapping[str, str], where: str, *, than: str = "in the model"
+) -> str:
+    """Returns the first five names that two sides have in different shapes, or that one lacks; parameters first."""
+    found = [
+        f"{name}: {saved.get(name, 'absent')} {where}, {model.get(name, 'absent')} {than}"
+        for name in sorted(saved.keys() | model.keys(), key=lambda name: (not name.startswith("params."), name))
+        if saved.get(name) != model.get(name)
+    ]
+    return "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
+
+
+def save_params(path: Path, params: Params) -> None:
+    """Writes parameters to one safetensors file, atomically."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    # Of an array in another order safetensors writes the bytes as they lie, which is another array.
+    flat = {".".join(names): np.asarray(array, order="C") for names, array in _flatten(params)}
+    partial = path.with_name(path.name + ".partial")
+    _check_folder(path)
+    try:
+        save_file(flat, partial)
+    except SafetensorError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(f"{path} must be written, got {reason_of(error)}. Make room or choose another place.") from error
+    # safetensors lets only the owner read; a model is shared as any other file of the run.
+    umask = os.umask(0)
+    os.umask(umask)
+    partial.chmod(0o666 & ~umask)
+    os.replace(partial, path)
+
+
+def _check_folder(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path} must be in a folder that is there, got no {path.parent}. Make it first.")
+
+
+def load_params(path: Path, like: Params | None = None) -> Params:
+    """Reads parameters, for a model whose parameters have the shapes of `like` if it is given.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, or names or shapes differ from the model's; the message lists the first few.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} must exist: it is written when training ends.")
+    try:
+        saved = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} must be a safetensors file, got {error}.") from error
+    if like is None:
+        return _unflatten(saved)
+    shapes = {".".join(names): str(array.shape) for names, array in _flatten(like)}
+    if differences := differences_of_shapes(
+        {name: str(array.shape) for name, array in saved.items()}, shapes, "in the file"
+    ):
+        raise ValueError(f"{path} must fit the model, got {differences}.")
+    return _unflatten(saved)
+
+
+def load_placed(paths: Sequence[Path], like: Params, *, stacked: bool = False) -> Params:
+    """Reads parameters to where a mesh has them.
+
+    Args:
+        paths: one file, or with `stacked` one for each index of the first axis of all arrays.
+        like: shapes with shardings.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        ValueError: a file is damaged, or of another model.
+    """
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[stacked:], leaf.dtype), like)
+    files = [dict(_flatten(load_params(path, shapes))) for path in paths]
+
+    def placed(leaf: Any, *names: str) -> Any:
+        if isinstance(leaf, Mapping):
+            return {name: placed(part, *names, str(name)) for name, part in leaf.items()}
+        arrays = [file[names] for file in files]
+        array = np.asarray(np.stack(arrays) if stacked else arrays[0], leaf.dtype)
+        return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: array[index])
+
+    return placed(like)
+
+
+def average_files(paths: Sequence[Path], output: Path) -> None:
+    """Writes the mean of safetensors files with the same names and shapes.
+
+    Raises:
+        FileNotFoundError: one is not there.
+        ValueError: they do not hold the same arrays, or there are none.
+    """
+    if not paths:
+        raise ValueError("at least one file must be given to average, got 0.")
+    shapes = [_stored_shapes(path) for path in paths]
+    for path, found in zip(paths, shapes, strict=True):
+        here, first = ({name: str(shape) for name, shape in each.items()} for each in (found, shapes[0]))
+        if differences := differences_of_shapes(here, first, "in the file", than="in the first"):
+            raise ValueError(f"{path} must hold the arrays of {paths[0]}, got {differences}.")
+    _write_floats(output, shapes[0], (_mean_of(paths, name) for name in shapes[0]))
+
+
+def _stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of a safetensors file's arrays, which are not read."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} must exist: it is written when training ends.")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} must be a safetensors file, got {error}.") from error
+
+
+def _mean_of(paths: Sequence[Path], name: str) -> np.ndarray:
+    """Returns the mean of one array over files, of which none is held."""
+    from safetensors import safe_open
+
+    total = None
+    for path in paths:
+        with safe_open(path, framework="numpy") as file:
+            array = np.asarray(file.get_tensor(name), np.float32)
+        total = array if total is None else np.add(total, array, out=total)
+    assert total is not None
+    return np.divide(total, np.float32(len(paths)), out=total)
+
+
+def _write_floats(path: Path, shapes: Mapping[str, tuple[int, ...]], arrays: Iterable[np.ndarray]) -> None:
+    """Writes float32 arrays to a safetensors file, atomically, each made when its turn comes.
+
+    The package's own `save_file` wants all of them at once, and copies them.
+    """
+    header: dict[str, Any] = {}
+    end = 0
+    for name, shape in shapes.items():
+        begin, end = end, end + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    partial = path.with_name(path.name + ".partial")
+    _check_folder(path)
+    try:
+        with naming(path), partial.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for array in arrays:
+                file.write(np.ascontiguousarray(array, dtype="<f4").data)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _flatten(params: Params, *prefix: str) -> list[tuple[tuple[str, ...], Any]]:
+    if not isinstance(params, Mapping):
+        return [(prefix, params)]
+    return [item for name, part in params.items() for item in _flatten(part, *prefix, str(name))]
+
+
+def _unflatten(flat: Mapping[str, np.ndarray]) -> Params:
+    params: dict[str, Any] = {}
+    for name, array in flat.items():
+        *path, leaf = name.split(".")
+        part = params
+        for key in path:
+            part = part.setdefault(key, {})
+        part[leaf] = array
+    return params

@@ -1,0 +1,98 @@
+"""The plan of an experiment: what its training will need, printed before it starts."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lmx.learner import Learner
+from lmx.plan import double_fsdp, halve_rows, make_plan
+from lmx.plan.command import use_virtual_devices
+from lmx.plan.figures import Job, Proposal
+from lmx.plan.tables import render
+from lmx.saved import find_tokenizers
+from lmx.sharding import count_devices
+from lmx.text import ByteTokenizer, load_tokenizer
+
+
+def planned_sizes(config: Any, *fields: str) -> tuple[dict[str, int], str]:
+    """Returns the vocabulary's size as far as it is known without reading text, and where it is from, for plans.
+
+    Args:
+        config: of the experiment.
+        fields: of the model's config, one for each vocabulary it can have; where a run has fewer, they share the first.
+    """
+    given = [getattr(config.model, name) for name in fields]
+    if all(given):
+        what = "a vocabulary of" if len(fields) == 1 else "vocabularies of"
+        return dict(
+            zip(fields, given, strict=True)
+        ), f"{what} {' and '.join(f'{n:,}' for n in given)} as the config says"
+    directory, pieces = config.run.run, config.pieces
+    found = list(find_tokenizers(directory).values()) if directory.is_dir() else []
+    if found:
+        sizes = [load_tokenizer(path).vocab_size for path in sorted(found)] * len(fields)
+        return dict(zip(fields, sizes, strict=False)), f"the vocabulary of {directory}, {sizes[0]:,}"
+    size = pieces.vocab_size
+    flags = [f"model.{name}".replace("_", "-") for name in fields]
+    asked = " and ".join(f"--{flag}" for flag in flags)
+    origin = f"a vocabulary of {size:,} is assumed ({asked})"
+    if pieces.vocabulary is not None:
+        size = load_tokenizer(pieces.vocabulary).vocab_size
+        origin = f"the vocabulary of {pieces.vocabulary.name}, {size:,}"
+    elif getattr(pieces, "tokenizer", "") == "bytes":
+        size, origin = ByteTokenizer().vocab_size, "bytes"
+    return dict.fromkeys(fields, size), origin
+
+
+def print_plan(
+    learner_of: Callable[..., Learner],
+    about: str,
+    shapes: Callable[[int], Mapping[str, tuple[int, ...]]],
+    *,
+    device: str,
+    config: Any,
+) -> None:
+    """Prints what a training will need, and where it does not fit, which change would make it fit.
+
+    Args:
+        learner_of: the learner of one seed, given changes of the model's config by name.
+        about: the first line.
+        shapes: of a batch whose rows have a length.
+        device: by its name.
+        config: of the experiment, see `settle`.
+    """
+    batch, mesh = config.batch, config.run.mesh
+    longest, usual = config.max_length, max(config.max_length // 4, 1)
+    number = count_devices(mesh)
+    use_virtual_devices(2 * number)  # as many again, to see what twice as many would do
+
+    def job_of(**changes: Any) -> Job:
+        learner = learner_of(**changes)
+        return Job(
+            build=learner.model.build,
+            loss=learner.loss,
+            optimizer=learner.optimizer,
+            mesh=mesh,
+            batch=shapes(longest),
+            typical=shapes(usual),
+            dtype=learner.dtype,
+            average=learner.average_decay is not None or learner.keeps_best,  # the best take as much
+            gradient_sum=learner.gradient_sum,
+        )
+
+    job = job_of()
+    tokens = f"--tokens-per-batch {batch.tokens_per_batch // 2}"
+    of_twice = ""
+    if batch.tokens_per_device is not None:
+        tokens = f"--tokens-per-device {max(batch.tokens_per_device // 2, 1)}"
+        of_twice = f" {tokens}"  # the same batch on twice the devices
+    proposals: list[Proposal] = [
+        ("--model.remat dots", lambda: job_of(remat="dots")),
+        ("--model.remat full", lambda: job_of(remat="full")),
+        (f"--mesh.fsdp {2 * mesh.fsdp}{of_twice}, on {2 * number} devices", lambda: double_fsdp(job)),
+        (f"{tokens} --accumulation {2 * batch.accumulation}", lambda: halve_rows(job)),
+        ("--model.dtype bfloat16", lambda: job_of(dtype="bfloat16")),
+    ]
+    if config.seeds > 1:  # they share the mesh
+        about += f" Of one seed; {config.seeds} need {config.seeds} times as much."
+    print(f"{about}\nBatches: the longest that the config allows, {longest} tokens, and as usual {usual}.\n")
+    print(render(make_plan(job, device, changes=proposals)), end="")

@@ -1,0 +1,113 @@
+"""This process: its memory, its signals, its age, and how it ends when a user can mend what is wrong."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from lmx.console import console
+from lmx.errors import is_users
+from lmx.hosts import label
+
+EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped on a signal, to be started again by the same command
+
+_IMPORTED = time.perf_counter()
+
+
+def keep_freed_memory() -> bool:
+    """Tells glibc to keep freed memory for the next step instead of handing it back; returns whether it was told.
+
+    A step on the CPU takes and frees hundreds of megabytes; handed back, they are mapped and zeroed anew page by page
+    at every step, which costs about a tenth of the time. What comes before the first program, such as reading text,
+    hands its memory back as ever; and what has been freed when a program has been compiled, which takes a hundred
+    megabytes, is handed back then.
+
+    Call it before jax starts its threads. Two arenas, because with one the compiler's threads wait for each other; and
+    on a CPU the calling thread runs the step itself, because the arena of another thread maps every large buffer anew,
+    whatever it is told. Who has set GLIBC_TUNABLES has decided otherwise.
+    """
+    if not sys.platform.startswith("linux") or "GLIBC_TUNABLES" in os.environ:
+        return False
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    # malloc.h: M_ARENA_MAX (-8), and later M_MMAP_MAX (-4), M_TRIM_THRESHOLD (-1, where -1 is never), M_TOP_PAD (-2).
+    later = ((-4, 0), (-1, -1), (-2, 256 * 2**20))
+    kept = False
+    libc = ctypes.CDLL(None)
+    if not (hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim")):  # another C library
+        return False
+
+    def compiled(event: str, duration_secs: float, **_: Any) -> None:
+        nonlocal kept
+        if event != "/jax/core/compile/backend_compile_duration":
+            return
+        if not kept:
+            kept = all(libc.mallopt(name, value) == 1 for name, value in later)
+        if duration_secs > 0.2:  # a small program is not worth the pages that the next step maps anew
+            libc.malloc_trim(0)
+
+    jax.monitoring.register_event_duration_secs_listener(compiled)
+    return libc.mallopt(-8, 2) == 1  # 1 says that it was set
+
+
+def make_deterministic() -> None:
+    """Makes a GPU give the same bits for the same program, at the cost of some speed; call it before jax starts.
+
+    The CPU does so anyway, and nothing changes there.
+    """
+    flag = "--xla_gpu_deterministic_ops=true"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+
+
+def seconds_since_start() -> float:
+    """Returns the age of this process in seconds; where the system does not tell, of this module's import."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        return float(Path("/proc/uptime").read_text().split()[0]) - ticks / os.sysconf("SC_CLK_TCK")
+    return time.perf_counter() - _IMPORTED
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[None]:
+    """Ends the process on SIGTERM or SIGINT with a line and the status that asks for a restart.
+
+    For what comes before and after the training loop, where nothing has to be saved; the loop has its own way.
+    """
+
+    def stop(number: int, _: Any) -> None:
+        console.print(f"stopped by {signal.Signals(number).name}; the same command continues")
+        raise SystemExit(EXIT_STOPPED)
+
+    handlers = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turns what a user can mend into one line on standard error and exit status 2; the rest keeps its traceback.
+
+    Which is which, `lmx.errors` says. With LMX_TRACEBACK set, all keep theirs.
+    """
+    try:
+        yield
+    except BrokenPipeError:  # the reader has enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
+        if os.environ.get("LMX_TRACEBACK") or not is_users(error):
+            raise
+        print(f"{label()}error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("stopped.", file=sys.stderr)
+        raise SystemExit(130) from None
