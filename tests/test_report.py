@@ -13,6 +13,7 @@ import pytest
 from lmx.report import write_report
 from lmx.report.charts import MAX_POINTS, Bar, Line, _thin, _ticks, bar_chart, heatmap, line_chart
 from lmx.report.page import facts, number, plain, section, table, text
+from lmx.report.sections import placing_facts
 from lmx.report.translation import mark_differences
 
 CONFIG = {
@@ -450,3 +451,11 @@ def test_bad_files_are_named_with_their_line(run, tmp_path_factory):
             write_report(run)
         path.write_text(kept)
     assert not (run / "report.html").exists()
+
+
+def test_the_speed_in_the_middle_is_shown():
+    """The first line of a training is slow, for it compiles: a mean would be another number."""
+    lines = [
+        {"kind": "train", "step": step, "tokens_per_second": speed} for step, speed in ((1, 10), (2, 400), (3, 500))
+    ]
+    assert dict(placing_facts({}, {}, lines))["tokens a second, median"] == "400"

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -233,6 +234,22 @@ def test_greedy_has_no_scores(translator, greedy):
     assert all(translation.ids[-1] == TARGET.eos_id and translation.score == 0 for translation in found)
     assert str(greedy.search) == "greedy"
     assert str(translator.search) == "beam 2, gnmt length penalty 0.6"
+
+
+def test_only_those_are_limited_that_end_at_the_longest_length(greedy, monkeypatch):
+    other = greedy.with_params(parameters())
+
+    def search(params, source, *, max_length):
+        """Ends the translations of a batch at the longest length, one before it, and at once."""
+        tokens = np.full((source.shape[0], 1, max_length), 5, np.int32)
+        for row, length in enumerate((max_length, max_length - 1, 1)):
+            tokens[row, 0, length - 1] = TARGET.eos_id
+        return SimpleNamespace(tokens=tokens, scores=np.zeros(tokens.shape[:2], np.float32))
+
+    monkeypatch.setattr(other, "_search", search)
+    found = other.translate(make_lines(3, 3, 3))
+    assert [len(translation.ids) for translation in found] == [11, 10, 1]
+    assert other.limited == 1
 
 
 def test_translations_that_do_not_end_are_ended(greedy):

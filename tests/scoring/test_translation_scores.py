@@ -104,6 +104,7 @@ def test_tokenised_text_gets_bleu_alone_and_compound_split_if_asked():
 def test_compounds_are_split_as_the_published_scripts_do():
     assert split_compounds("a well-known house - and semi-") == "a well ##AT##-##AT## known house - and semi-"
     assert split_compounds("state-of-the-art") == ("state ##AT##-##AT## of ##AT##-##AT## the ##AT##-##AT## art")
+    assert split_compounds("50-%-ige (a)-b") == "50 ##AT##-##AT## %-ige (a) ##AT##-##AT## b"
     assert split_compounds("a-b-c") == "a ##AT##-##AT## b-c"
 
 
