@@ -11,12 +11,15 @@ from functools import cache
 from itertools import takewhile
 from pathlib import Path
 from types import ModuleType
+from typing import get_type_hints
 
 import pytest
 import tyro
 import yaml
 
 from lmx.cli import COMMANDS
+from lmx.config import INLINE
+from lmx.data.buckets import rows_of_bucket
 from lmx.plan.command import split_arguments
 
 ROOT = Path(__file__).parents[1]
@@ -211,12 +214,10 @@ def check_batch(command: list[str], *, devices: int) -> None:
     """Checks that so many devices get batches that divide over them, and enough tokens each."""
     script = load_script(ROOT / "experiments" / "translation.py")
     _, config = script.command_line(command[command.index("experiments/translation.py") + 1 :])
-    config = script.settle_tokens(config, run=ROOT / "absent", devices=devices)
-    assert config.rows_multiple % devices == 0
+    batch = config.batch.settled(config.run.mesh, run=ROOT / "absent", devices=devices)
+    assert batch.rows_multiple % devices == 0
     for length in (16, config.max_length // 2, config.max_length):
-        rows = script.rows_of_bucket(
-            length, tokens_per_batch=config.tokens_per_batch, rows_multiple=config.rows_multiple
-        )
+        rows = rows_of_bucket(length, tokens_per_batch=batch.tokens_per_batch, rows_multiple=batch.rows_multiple)
         assert rows * length / devices > 3500
 
 
@@ -241,10 +242,13 @@ def test_flags_that_pages_name_exist(page: Path):
 def flags_of(config: object, prefix: str = "") -> set[str]:
     """The flags of a config: `tokens-per-batch`, `mesh.data`."""
     found = set()
+    hints = get_type_hints(type(config), include_extras=True)
     for each in dataclasses.fields(config):
         name = f"{prefix}{each.name.replace('_', '-')}"
         value = getattr(config, each.name)
-        found |= flags_of(value, f"{name}.") if dataclasses.is_dataclass(value) else {name}
+        inline = INLINE in getattr(hints[each.name], "__metadata__", ())
+        nested = dataclasses.is_dataclass(value)
+        found |= flags_of(value, prefix if inline else f"{name}.") if nested else {name}
     return found
 
 
