@@ -157,8 +157,6 @@ def begin(
     told = {"experiment": experiment, "preset": preset, "family": family, "config": config_as_json(config), **facts}
     records = (RunConfig, Published)
     free = (*(each.name for record in records for each in dataclasses.fields(record)), *config.free)
-    kept = options.run if ends_with is not None else options.run / "fold-1"
-    free += ("vocabulary",) if check_vocabulary(config.pieces.vocabulary, kept) else ()
     if ends_with is not None and not config.optimization.depends_on_end:
         free += (ends_with,)
     with agreement() as agreed:
@@ -167,6 +165,8 @@ def begin(
         if sequence == -1:
             sequence = resolve_mesh(options.mesh, jax.device_count()).sequence
         config.batch.check_lengths(max_length=config.max_length, sequence=sequence)
+        kept = options.run if ends_with is not None else options.run / "fold-1"
+        free += ("vocabulary",) if check_vocabulary(config.pieces.vocabulary, kept) else ()
         run = Run(
             options.run, told, free=free, absent=functools.partial(done_before, own=config.absent), options=options
         )

@@ -270,8 +270,8 @@ def begin(run_of, monkeypatch) -> Callable[..., None]:
     """Begins a run, or goes on with one, and stops when its directory is written, before anything is trained."""
     opened = Run.open
 
-    def stop(run: Run, **options) -> None:
-        opened(run, **options)
+    def stop(run: Run, *writes) -> None:
+        opened(run, *writes)
         if run.begun["family"] != "folds":
             raise SystemExit(75)
 
