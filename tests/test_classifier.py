@@ -187,7 +187,7 @@ def test_batches_have_few_shapes_and_keep_within_their_tokens():
     classifier.outputs(classifier.encode(make_texts(3)))
     assert shapes == [(8, 8)]
     with pytest.raises(
-        ValueError, match=r"^rows must have at most 20 tokens, got 31\. Encode the texts with max_length=20"
+        ValueError, match=r"^rows must have at most 20 tokens, got 31\. Encode the texts with --max-length 20"
     ):
         classifier.outputs(
             make_classifier(max_length=31, config=dataclasses.replace(CONFIG, max_length=40)).encode(make_texts(29))

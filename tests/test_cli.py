@@ -295,7 +295,9 @@ def test_a_pipe_sees_lines_as_they_come(translating, blocks, tmp_path, monkeypat
 def test_the_memory_of_decoding_is_a_flag(translating, lmx, blocks, monkeypatch):
     asked = []
     real = Translator.load
-    monkeypatch.setattr(Translator, "load", lambda run, *, search: asked.append(search) or real(run, search=search))
+    monkeypatch.setattr(
+        Translator, "load", lambda run, *, search, ensemble: asked.append(search) or real(run, search=search)
+    )
     lmx("translate", translating, "--batch-tokens", "64", given=b"red\n")
     assert asked[0].batch_tokens == 64
     assert asked[0].beam_size == 1  # as the run was scored

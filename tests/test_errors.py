@@ -91,6 +91,7 @@ def test_a_broken_loss_in_a_copied_script_shows_its_file_and_line(tmp_path):
     assert f'mine.py", line {line}, in loss' in done.stderr
     # A user's mistake in the same script is a line.
     command[command.index("train.csv")] = "nowhere.csv"
+    command[command.index("run")] = "other"
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert done.stderr.startswith("error: nowhere.csv must exist")

@@ -634,7 +634,7 @@ def write_standard_output(path):
         lambda path: write_lines(path, ["a line"]),
         lambda path: average_files([path.with_name("old.safetensors")], path),
         lambda path: save_params(path, {"table": np.zeros((2, 3), np.float32)}),
-        lambda path: Run(path, facts()).open(write=lambda folder: (folder / "labels").write_text("a line")),
+        lambda path: Run(path, facts()).open(lambda folder: (folder / "labels").write_text("a line")),
         lambda path: Run(path, facts()).open(),
         write_standard_output,
         lambda path: write_report(path),

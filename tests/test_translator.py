@@ -187,7 +187,7 @@ def test_batches_have_few_shapes_and_keep_within_their_tokens():
 
     tested = Translator(
         dataclasses.replace(CONFIG, max_length=200),
-        {},
+        parameters(),
         source_tokenizer=SOURCE,
         target_tokenizer=TARGET,
         search=Search(batch_tokens=1024, max_ratio=1.5, max_extra=6),
@@ -218,7 +218,7 @@ def test_sources_are_padded_to_no_more_than_learned_positions_reach(positions, p
         return Hypotheses(np.full((len(source), 1, 1), TARGET.eos_id), np.zeros((len(source), 1)))
 
     config = dataclasses.replace(CONFIG, max_length=100, positions=positions)
-    tested = Translator(config, {}, source_tokenizer=SOURCE, target_tokenizer=TARGET, search=Search())
+    tested = Translator(config, parameters(), source_tokenizer=SOURCE, target_tokenizer=TARGET, search=Search())
     tested._search = search
     tested.translate(make_lines(70, 3))
     assert shapes == [8, padded]
