@@ -351,6 +351,14 @@ CONFIGS = {
         "num_kv_heads": 2,
         "use_bias": False,
     },
+    "pre-norm, alibi, grouped heads": {
+        "seed": 4,
+        "sharpness": 3.0,
+        "positions": "alibi",
+        "norm_position": "pre",
+        "num_kv_heads": 2,
+    },
+    "pre-norm, t5": {"seed": 5, "sharpness": 3.0, "positions": "t5", "norm_position": "pre"},
     "pre-norm, learned, one table": {
         "seed": 0,
         "sharpness": 3.0,
@@ -384,7 +392,7 @@ class Model:
             if "weight" in names:
                 normal *= sharpness * config.width**-0.5
             elif "table" in names:
-                normal *= config.width**-0.5 * (4 if output in names else 1)
+                normal *= 1 if leaf.shape[0] == 32 else config.width**-0.5 * (4 if output in names else 1)
             else:  # biases, scales
                 normal = 0.1 * normal + ("scale" in names)
             return jnp.asarray(normal, leaf.dtype)

@@ -346,6 +346,41 @@ def test_the_fused_kernel_is_told_the_same_as_the_other(parts, queries, keys, gp
     assert_close(found, expected)
 
 
+@pytest.mark.parametrize("parts", [{}, {"padded": True}, {"causal": True}])
+@pytest.mark.parametrize(("queries", "keys"), [(11, 11), (12, 17)])
+def test_the_fused_kernel_takes_a_bias_where_it_is_asked_for(parts, queries, keys, gpu):  # noqa: F811
+    arrays = inputs_of(queries, keys, 2, jnp.bfloat16)
+    bias = jnp.asarray(vectors(1, 4, queries, keys, seed=7))
+    sees, target = of_rows(structure(queries, keys, **parts), 2 * B), vectors(2 * B, queries, 4, WIDTH, seed=6)
+
+    def run(kernel):
+        def of_bias(bias, *arrays):
+            of_block = lambda rows: bias if rows is None else bias[:, :, rows]  # noqa: E731
+            attended = [attend(*arrays, sees=sees.with_bias(x), kernel=kernel) for x in (bias, of_block)]
+            return sum((x.astype(jnp.float32) * target).sum() for x in attended), attended
+
+        return jax.grad(of_bias, (0, 1, 2, 3), has_aux=True)
+
+    assert fused_calls(run("cudnn"), bias, *arrays) == 2
+    assert fused_calls(run("auto"), bias, *arrays) == 0
+    assert calls_for_cuda(run("cudnn"), bias, *arrays) == 4
+    found, expected = (jax.jit(run(kernel))(bias, *arrays) for kernel in ("cudnn", "xla"))
+    assert_close(found, expected, atol=0.15)
+
+
+def test_a_bias_names_its_obstacles():
+    bias = jax.ShapeDtypeStruct((1, 4, T, S), jnp.float32)
+    assert choose_kernel("auto", Sees(bias=bias), **FITTING) == KernelChoice("xla", "a bias is added to the scores")
+    assert choose_kernel("cudnn", Sees(causal=True, bias=bias), **FITTING) == KernelChoice("cudnn", "asked for")
+    own = jax.ShapeDtypeStruct((B, 4, T, S), jnp.float32)
+    for sees, reason in (
+        (Sees(bias=own), "each row has a bias of its own"),
+        (Sees(causal=True, window=3, bias=bias), "a bias is added to the scores of a window"),
+    ):
+        with pytest.raises(ValueError, match=rf'^kernel="cudnn" cannot be used here: {reason}\. Say'):
+            choose_kernel("cudnn", sees, **FITTING)
+
+
 @pytest.mark.parametrize(
     ("sizes", "parts"),
     [

@@ -140,7 +140,7 @@ def test_learned_positions_are_rows_of_a_table():
 
 def test_alibi_is_the_papers_penalty():
     # Section 3: -m (i - j) is added, and "for 8 heads, the slopes are the geometric sequence 1/2, 1/4, ..., 1/256".
-    bias = np.asarray(Alibi(8).bias(np.array([[5, 9]]), np.array([[0, 5, 7, 9]])))
+    bias = np.asarray(Alibi(8).bias(jnp.array([[5, 9]]), jnp.array([[0, 5, 7, 9]])))
     assert bias.shape == (1, 8, 2, 4)
     for h, (t, i), (s, j) in itertools.product(range(8), enumerate((5, 9)), enumerate((0, 5, 7, 9))):
         assert bias[0, h, t, s] == -(2.0 ** -(h + 1)) * abs(i - j)
@@ -184,7 +184,8 @@ def test_relative_biases_are_the_papers_buckets(is_causal):
     for t, query in enumerate(queries[0]):
         expected = [table[bucket_by_formula(int(key - query), is_causal=is_causal)] for key in keys[0]]
         np.testing.assert_array_equal(bias[0, :, t], np.array(expected).T)
-    assert {*buckets(is_causal).tolist()} == set(range(32))
+    # A key behind the query is at least one place away: bucket 16, ahead by nothing, is mesh-tensorflow's too.
+    assert {*buckets(is_causal).tolist()} == set(range(32)) - (set() if is_causal else {16})
 
 
 def test_a_relative_bias_is_drawn_as_its_paper_has_it_and_is_split_by_heads():
@@ -196,7 +197,7 @@ def test_a_relative_bias_is_drawn_as_its_paper_has_it_and_is_split_by_heads():
 # What holds for each of them.
 
 KINDS = typing.get_args(PositionName)
-D, H, G, N, V, L = 24, 6, 3, 2, 31, 10
+D, H, G, N, V, L = 24, 6, 2, 3, 31, 10
 
 
 def decoder_config(kind: str, **changes) -> DecoderConfig:
@@ -214,7 +215,7 @@ def decoder(kind: str) -> tuple[nnx.GraphDef, typing.Any]:
     return definition, jax.tree.map(lambda x: jnp.asarray(generator.normal(0, 0.5, x.shape), x.dtype), state)
 
 
-TOKENS = np.random.default_rng(3).integers(1, V, (2, L)).astype(np.int32)
+TOKENS = jnp.asarray(np.random.default_rng(3).integers(1, V, (2, L)), jnp.int32)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -274,8 +275,8 @@ def test_blocks_of_queries_make_their_own_bias(kind, packed, monkeypatch):
     definition, state = decoder(kind)
     given = {}
     if packed:
-        given["segments"] = np.repeat([[1] * 6 + [2] * 4], 2, axis=0).astype(np.int32)
-        given["positions"] = np.repeat([[*range(6), *range(4)]], 2, axis=0).astype(np.int32)
+        given["segments"] = jnp.asarray([[1] * 6 + [2] * 4] * 2, jnp.int32)
+        given["positions"] = jnp.asarray([[*range(6), *range(4)]] * 2, jnp.int32)
 
     def gradient(state):
         loss = lambda state: (nnx.merge(definition, state)(TOKENS, **given)[0] ** 2).mean()  # noqa: E731
@@ -294,7 +295,7 @@ def test_blocks_of_queries_make_their_own_bias(kind, packed, monkeypatch):
 
 
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
-@pytest.mark.parametrize("sizes", [{"tensor": 3}, {"sequence": 2}, {"data": 2, "tensor": 3}], ids=str)
+@pytest.mark.parametrize("sizes", [{"tensor": 2}, {"sequence": 2, "tensor": 2}], ids=str)
 @pytest.mark.parametrize("kind", ["alibi", "t5"])
 def test_devices_share_heads_and_queries_of_a_bias(kind, sizes):
     definition, state = decoder(kind)

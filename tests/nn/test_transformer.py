@@ -16,6 +16,7 @@ from lmx.nn.attention import MultiHeadAttention
 from lmx.nn.feedforward import FeedForward
 from lmx.nn.layers import LayerNorm, Linear
 from lmx.nn.masks import Sees
+from lmx.nn.positions.alibi import Alibi
 from lmx.nn.positions.rotary import RotaryPositions
 from lmx.nn.positions.sinusoidal import SinusoidalPositions, sinusoidal
 from lmx.nn.transformer import Block, Memory, Stack, TransformerConfig
@@ -213,8 +214,10 @@ def test_the_future_does_not_matter(decoder, expected):
     np.testing.assert_allclose(np.asarray(run(decoder, x, **inputs()))[:, :3], expected[:, :3], atol=1e-5)
 
 
-def test_extending_a_cache_equals_running_the_whole(decoder, expected):
+@pytest.mark.parametrize("encoding", [None, RotaryPositions(base=100.0), Alibi(H)], ids=["none", "rotary", "alibi"])
+def test_extending_a_cache_equals_running_the_whole(decoder, encoding):
     slots, memory = T + 3, inputs()["memory"]
+    expected = run(decoder, vectors(B, T, D), **inputs(), encoding=encoding)
 
     @jax.jit
     def start(decoder, memory):
@@ -227,6 +230,9 @@ def test_extending_a_cache_equals_running_the_whole(decoder, expected):
             decoder.unstack(),
             x,
             caches,
+            encoding=encoding,
+            positions=places[None],
+            slots=jnp.arange(slots)[None],
             offset=offset,
             mask=(jnp.arange(slots) <= places[:, None])[None, None],
             memory_mask=memory.sees.mask(1, S),
