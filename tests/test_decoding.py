@@ -352,13 +352,13 @@ CONFIGS = {
         "use_bias": False,
     },
     "pre-norm, alibi, grouped heads": {
-        "seed": 4,
+        "seed": 6,
         "sharpness": 3.0,
         "positions": "alibi",
         "norm_position": "pre",
         "num_kv_heads": 2,
     },
-    "pre-norm, t5": {"seed": 5, "sharpness": 3.0, "positions": "t5", "norm_position": "pre"},
+    "pre-norm, t5": {"seed": 17, "sharpness": 3.0, "positions": "t5", "norm_position": "pre"},
     "pre-norm, learned, one table": {
         "seed": 0,
         "sharpness": 3.0,
