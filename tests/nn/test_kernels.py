@@ -65,10 +65,11 @@ def test_attend_and_its_gradients_equal_jax():
     def loss(attention, query, key, value, bias):
         return jnp.sum(attention(query, key, value, bias=bias) * target)
 
+    ours = lambda *arrays, bias: attend(*arrays, sees=sees.with_bias(bias))  # noqa: E731
     theirs = functools.partial(jax.nn.dot_product_attention, is_causal=True, key_value_seq_lengths=sees.key_lengths)
     ours, theirs = (
         jax.jit(jax.value_and_grad(functools.partial(loss, attention), argnums=(0, 1, 2, 3)))(*heads(), bias)
-        for attention in (functools.partial(attend, sees=sees), theirs)
+        for attention in (ours, theirs)
     )
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-5, rtol=1e-5), ours, theirs)
 

@@ -20,15 +20,29 @@ class Sizes(Protocol):
     """What encodings are built from: the fields of a model's config."""
 
     @property
-    def positions(self) -> PositionName: ...
+    def positions(self) -> PositionName:
+        """The name of the encoding."""
+        ...
+
     @property
-    def width(self) -> int: ...
+    def width(self) -> int:
+        """Of the model."""
+        ...
+
     @property
-    def num_heads(self) -> int: ...
+    def num_heads(self) -> int:
+        """Of the queries."""
+        ...
+
     @property
-    def max_length(self) -> int: ...
+    def max_length(self) -> int:
+        """How many positions there are, where they are counted."""
+        ...
+
     @property
-    def rotary_base(self) -> float: ...
+    def rotary_base(self) -> float:
+        """See `rotary.rotary`."""
+        ...
 
 
 def make_positions(config: Sizes, *, is_causal: bool, rngs: nnx.Rngs) -> PositionalEncoding:
