@@ -6,14 +6,14 @@ Nothing here knows a model, a parameter or a kernel; masks combine with `&`.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 # The places of some queries in their row, None for all -> what is added to their scores, [#B, #H, T, S].
-MakeBias = Callable[[jax.Array | None], jax.Array]
+MakeBias = Callable[[jax.Array | None], jax.Array | None]
 
 # What masks put in the place of scores and logits. Finite: a row that may see nothing averages instead of giving NaN.
 MASKED = -1e30
@@ -51,7 +51,7 @@ class Sees:
         if window is not None and window < 1:
             raise ValueError(f"window must be at least 1 (a position sees itself), got window={window}.")
         self.causal, self.key_lengths, self.segments, self.window = causal, key_lengths, segments, window
-        self.bias = bias
+        self.bias: Any = bias
 
     def __repr__(self) -> str:
         parts = ((name, getattr(self, name)) for name in self.__slots__)
@@ -83,7 +83,7 @@ class Sees:
             rows: the places of the queries, where they are some of all.
         """
         if callable(self.bias):
-            return self.bias(rows)
+            return cast(MakeBias, self.bias)(rows)
         return self.bias if self.bias is None or rows is None else self.bias[:, :, rows]
 
     def mask(

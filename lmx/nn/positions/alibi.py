@@ -33,4 +33,4 @@ class Alibi(PositionalEncoding):
     def bias(self, queries: Int[Array, "#B T"], keys: Int[Array, "#B S"]) -> Float[Array, "#B H T S"]:
         """Returns the penalty of each query, key and head."""
         distances = jnp.abs(queries[:, None, :, None] - keys[:, None, None, :]).astype(jnp.float32)
-        return -slopes(self.num_heads)[:, None, None] * distances
+        return -jnp.asarray(slopes(self.num_heads))[:, None, None] * distances
