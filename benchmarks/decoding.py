@@ -111,11 +111,9 @@ def lmx_side(shape: Shape) -> tuple[Callable[[int, int], Call], dict[str, Any]]:
         def search(params: Any, source: jax.Array) -> jax.Array:
             step, cache = nnx.merge(definition, params).start_decoding(source, slots=shape.length * beam)
 
-            def step_to_length(
-                tokens: Any, cache: Any, offset: Any, positions: Any, mask: Any
-            ) -> tuple[jax.Array, Any]:
-                logits, cache = step(tokens, cache, offset, positions, mask)
-                is_early = (positions < shape.length - 1)[..., None]
+            def step_to_length(tokens: Any, cache: Any, offset: Any, *place: Any) -> tuple[jax.Array, Any]:
+                logits, cache = step(tokens, cache, offset, *place)
+                is_early = (place[0] < shape.length - 1)[..., None]
                 return jnp.where(is_early & (jnp.arange(logits.shape[-1]) == END), -1e9, logits), cache
 
             return beam_search(

@@ -23,6 +23,7 @@ from lmx.data.texts import EncodedExamples, average_rows, encode_examples
 from lmx.definition import define
 from lmx.explanation import activated, explain, make_integrate
 from lmx.models.encoder import ClassifierConfig, EncoderClassifier
+from lmx.nn.positions.make import longest
 from lmx.parameters import Params, load_params
 from lmx.saved import find_tokenizers, read_config, read_field, read_fields, seed_files
 from lmx.sharding import DECODING_RULES, batch_shards, place_rows, replicated, rows_on, use_mesh
@@ -347,7 +348,5 @@ def _check_parts(config: ClassifierConfig, *, tokenizer: Tokenizer, labels: Labe
             f"the model must read the ids of the tokenizer, got vocab_size={config.vocab_size} and "
             f"pad_id={config.pad_id}, and {tokenizer.vocab_size} and {tokenizer.pad_id} of the tokenizer."
         )
-    if config.positions == "learned" and max_length > config.max_length:
-        raise ValueError(
-            f"max_length must be at most the {config.max_length} positions of the model, got max_length={max_length}."
-        )
+    if (most := longest(config)) is not None and max_length > most:
+        raise ValueError(f"max_length must be at most the {most} positions of the model, got max_length={max_length}.")

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-# (tokens [B W], cache, offset, positions [B W], mask [B 1 W slots]) -> (logits [B W V], cache)
+# (tokens [B W], cache, offset, positions [B W], mask [B 1 W slots], places [slots]) -> (logits [B W V], cache). The
+# places are the positions of the tokens in the slots: those of other beams hold tokens too.
 DecodeStep = Callable[..., tuple[jax.Array, Any]]
 # length of a hypothesis, its end token included -> what its log-probability is divided by
 LengthPenalty = Callable[[jax.Array], jax.Array]
@@ -85,7 +86,7 @@ def greedy_search(
         time, last, tokens, ended, cache = state
         mask = jnp.broadcast_to(jnp.arange(max_length) <= time, (batch, 1, 1, max_length))
         positions = jnp.broadcast_to(time, (batch, 1))
-        logits, cache = step(last[:, None], cache, time, positions, mask)
+        logits, cache = step(last[:, None], cache, time, positions, mask, jnp.arange(max_length))
         forbidden = _Forbidden((pad_id, bos_id), early_id, time < min_length)
         values, words, _ = _choices(logits[:, 0], 1, forbidden=forbidden)
         word = jnp.take_along_axis(words, values.argmax(-1, keepdims=True), axis=-1)[:, 0]
@@ -141,7 +142,8 @@ def beam_search(
         own = ancestors[..., None] == jnp.arange(width)  # [B, W, T, W]: slot (t, w) is an ancestor
         mask = (own & (slots <= time)[:, None]).reshape(batch, 1, width, max_length * width)
         positions = jnp.broadcast_to(time, (batch, width))
-        logits, cache = step(state.last, state.cache, time * width, positions, mask)
+        places = jnp.arange(max_length * width) // width
+        logits, cache = step(state.last, state.cache, time * width, positions, mask, places)
 
         # The best 2W of each beam, then of the sentence.
         forbidden = _Forbidden((pad_id, bos_id), early_id, time < min_length)

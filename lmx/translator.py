@@ -21,6 +21,7 @@ from lmx.definition import Definition, define, member, stack
 from lmx.lines import one_line
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from lmx.nn.layers import padded_vocabulary
+from lmx.nn.positions.make import longest
 from lmx.parameters import Params, load_params
 from lmx.saved import find_tokenizers, read_config, read_field, read_fields, save_tokenizer, seed_files
 from lmx.sharding import DECODING_RULES, batch_shards, place_rows, replicated, rows_on, use_mesh
@@ -277,8 +278,8 @@ class Translator:
 
     def _groups(self, sources: list[list[int]]) -> list[tuple[int, list[int]]]:
         """Returns (padded length, indices) of each batch; lines without a token but the end are in none."""
-        longest = self.config.max_length if self.config.positions == "learned" else None  # there are no more positions
-        padded = {index: _round_up(len(ids), longest) for index, ids in enumerate(sources) if len(ids) > 1}
+        most = longest(self.config)
+        padded = {index: _round_up(len(ids), most) for index, ids in enumerate(sources) if len(ids) > 1}
         groups = []
         for length in sorted(set(padded.values())):
             members = sorted((i for i in padded if padded[i] == length), key=lambda i: (len(sources[i]), i))

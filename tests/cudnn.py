@@ -17,11 +17,13 @@ from lmx.nn import kernels
 from lmx.nn.kernels import Accelerator
 
 
-def attend(query, key, value, query_lengths, key_lengths, *, scale, mask_type, window):
+def attend(query, key, value, bias, query_lengths, key_lengths, *, scale, mask_type, window):
     """Returns output [B T H K] and logarithms of the normalisers [B H T], as the kernel's documentation has them."""
     groups, (target, source) = query.shape[2] // key.shape[2], (query.shape[1], key.shape[1])
     key, value = (jnp.repeat(x, groups, axis=2).astype(jnp.float32) for x in (key, value))
     scores = scale * jnp.einsum("BTHK,BSHK->BHTS", query.astype(jnp.float32), key)
+    if bias.size:
+        scores = scores + bias.astype(jnp.float32)
     distance = jnp.arange(target)[:, None] - jnp.arange(source)
     seen = jnp.ones((1, 1, target, source), bool)
     if "CAUSAL" in mask_type.name:
@@ -36,10 +38,9 @@ def attend(query, key, value, query_lengths, key_lengths, *, scale, mask_type, w
 
 
 def _forward(query, key, value, bias, query_lengths, key_lengths, *rest, is_training, **params):
-    assert bias.size == 0
     settings = {name: params[name] for name in ("scale", "mask_type")}
     out, normalisers = attend(
-        query, key, value, query_lengths, key_lengths, window=params["sliding_window_length"], **settings
+        query, key, value, bias, query_lengths, key_lengths, window=params["sliding_window_length"], **settings
     )
     out = out.astype(query.dtype)
     return [out, normalisers] if is_training else [out]
@@ -49,11 +50,12 @@ def _backward(query, key, value, bias, query_lengths, key_lengths, *rest, **para
     gradient = rest[-1]
     settings = {name: params[name] for name in ("scale", "mask_type")}
 
-    def out(query, key, value):
+    def out(query, key, value, bias):
         window = params["sliding_window_length"]
-        return attend(query, key, value, query_lengths, key_lengths, window=window, **settings)[0]
+        return attend(query, key, value, bias, query_lengths, key_lengths, window=window, **settings)[0]
 
-    return list(jax.vjp(out, query, key, value)[1](gradient.astype(jnp.float32)))
+    gradients = jax.vjp(out, query, key, value, bias)[1](gradient.astype(jnp.float32))
+    return list(gradients[: 4 if bias.size else 3])
 
 
 @pytest.fixture

@@ -78,11 +78,12 @@ def search_table(logits, active, divisors, *, beam_size: int | None, max_length:
     rows, size, vocab_size = logits.shape
     powers = jnp.asarray([pow(vocab_size, place, size) for place in range(max_length)])
 
-    def step(tokens, cache, offset, positions, mask):
+    def step(tokens, cache, offset, positions, mask, places):
+        assert places.shape == mask.shape[-1:]
         jax.debug.callback(turns.append, positions[0, 0])
         write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=offset, axis=1)
-        words, places = cache = write(cache[0], tokens), write(cache[1], positions)
-        seen = jnp.where(mask[:, 0], (words * powers[places])[:, None], 0)
+        words, held = cache = write(cache[0], tokens), write(cache[1], positions)
+        seen = jnp.where(mask[:, 0], (words * powers[held])[:, None], 0)
         return logits[jnp.arange(rows)[:, None], seen.sum(-1) % size], cache
 
     cache = (jnp.zeros((rows, (beam_size or 1) * max_length), jnp.int32),) * 2
@@ -255,7 +256,8 @@ def test_beam_1_is_greedy():
 def search_ending(times, active, *, beam_size: int | None):
     """Searches where rows end at these times (from 0) in every beam and whatever the words before."""
 
-    def step(tokens, cache, offset, positions, mask):
+    def step(tokens, cache, offset, positions, mask, places):
+        assert places.shape == mask.shape[-1:]
         jax.debug.callback(turns.append, positions[0, 0])
         vocabulary = jnp.arange(8)
         ends = jnp.where(positions >= times[:, None], 9.0, -9.0)
@@ -349,6 +351,14 @@ CONFIGS = {
         "num_kv_heads": 2,
         "use_bias": False,
     },
+    "pre-norm, alibi, grouped heads": {
+        "seed": 6,
+        "sharpness": 3.0,
+        "positions": "alibi",
+        "norm_position": "pre",
+        "num_kv_heads": 2,
+    },
+    "pre-norm, t5": {"seed": 17, "sharpness": 3.0, "positions": "t5", "norm_position": "pre"},
     "pre-norm, learned, one table": {
         "seed": 0,
         "sharpness": 3.0,
@@ -382,7 +392,7 @@ class Model:
             if "weight" in names:
                 normal *= sharpness * config.width**-0.5
             elif "table" in names:
-                normal *= config.width**-0.5 * (4 if output in names else 1)
+                normal *= 1 if leaf.shape[0] == 32 else config.width**-0.5 * (4 if output in names else 1)
             else:  # biases, scales
                 normal = 0.1 * normal + ("scale" in names)
             return jnp.asarray(normal, leaf.dtype)

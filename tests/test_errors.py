@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from lmx.errors import InputError, is_users
-from lmx.nn.positions import sinusoidal
+from lmx.nn.positions.sinusoidal import sinusoidal
 from lmx.saved import read_record
 from lmx.training import create_state, make_train_step
 

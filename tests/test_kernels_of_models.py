@@ -116,6 +116,25 @@ def test_a_kernel_that_is_asked_for_is_taken(kernel, calls, gpu):  # noqa: F811
     assert fused_calls(gradient, *arguments) == calls
 
 
+@pytest.mark.parametrize("family", ["encoder", "decoder", "seq2seq"])
+def test_a_model_with_biases_takes_the_fused_kernel_where_it_is_asked_to(family, gpu):  # noqa: F811
+    options = {"dtype": "bfloat16", "sizes": {}, "positions": "t5"}
+    gradient, arguments, model, config, mesh = gradient_of(family, **options)
+    reason, fused = "a bias is added to the scores", {"memory: fused, and it applies"} if family == "seq2seq" else set()
+    facts = attention_facts(config, model, mesh)
+    if family == "seq2seq":
+        assert facts["attention_kernel"] == "encoder: xla, decoder: xla, memory: cudnn"
+    else:
+        assert facts == {"attention_kernel": "xla", "attention_reason": reason}
+    assert reason in facts["attention_reason"]
+    assert all(text in facts["attention_reason"] for text in fused)
+    assert fused_calls(gradient, *arguments) == len(fused)
+    gradient, arguments, model, config, mesh = gradient_of(family, **options, kernel="cudnn")
+    assert attention_facts(config, model, mesh) == {"attention_kernel": "cudnn", "attention_reason": "asked for"}
+    assert fused_calls(gradient, *arguments) == ATTENTIONS[family]
+    assert calls_for_cuda(gradient, *arguments) == 2 * ATTENTIONS[family]
+
+
 @pytest.mark.parametrize("length", [11, 12])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_family_is_lowered_for_cuda(family, length, gpu):  # noqa: F811

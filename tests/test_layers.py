@@ -49,7 +49,16 @@ LEVELS = {
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names}
 # Folders whose files may share a file of the same folder.
-SHARING = ("lmx.data", "lmx.evaluation", "lmx.scoring", "lmx.report", "lmx.plan", "lmx.interop", "benchmarks")
+SHARING = (
+    "lmx.nn.positions",
+    "lmx.data",
+    "lmx.evaluation",
+    "lmx.scoring",
+    "lmx.report",
+    "lmx.plan",
+    "lmx.interop",
+    "benchmarks",
+)
 # Folders that are entered by their own name: __init__.py is a module like any other, above the files it imports.
 DOORS = {"lmx.report", "lmx.plan"}
 # Imported where they are used: extras, and what is slow to load and not always needed.

@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, Int, Key
 from lmx.nn.dropout import dropout
 from lmx.nn.layers import OUTPUT_DEVIATION, Embedding, output_logits
 from lmx.nn.masks import Sees
-from lmx.nn.transformer import NormPosition, TransformerConfig, embed, make_positions, make_stack
+from lmx.nn.positions.make import PositionName, make_positions
+from lmx.nn.transformer import NormPosition, TransformerConfig, attended, embed, make_stack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class DecoderConfig(TransformerConfig):
     norm: Literal["layer", "rms"] = "rms"
     norm_position: NormPosition = "pre"
     activation: Literal["relu", "gelu", "gated-gelu", "gated-silu"] = "gated-silu"
-    positions: Literal["sinusoidal", "learned", "rotary"] = "rotary"
+    positions: PositionName = "rotary"
     scaled_embeddings: bool = False
     use_bias: bool = False
     dropout_rate: float = 0.0
@@ -52,7 +53,7 @@ class Decoder(nnx.Module):
         # The table that ends the model, tied or not, is drawn as GPT-2's is.
         self.embedding = embedding(OUTPUT_DEVIATION if config.tied_embeddings else None)
         self.output_embedding = None if config.tied_embeddings else embedding(OUTPUT_DEVIATION)
-        self.positions = make_positions(config, rngs=rngs)
+        self.positions = make_positions(config, is_causal=True, rngs=rngs)
         self.stack = make_stack(config, config.num_layers, rngs=rngs)
 
     def __call__(
@@ -72,15 +73,22 @@ class Decoder(nnx.Module):
         """
         embed_key, stack_key = (None, None) if key is None else jax.random.split(key)
         with jax.named_scope("embed"):
-            x = embed(self.config, tokens, self.embedding, self.positions, positions=positions)
+            x = embed(self.config, self.embedding(tokens), self.positions, positions=positions)
             x = dropout(x, self.config.dropout_rate, embed_key)
         sees = Sees(causal=True, segments=None if segments is None else (segments, segments))
         with jax.named_scope("decoder"):
-            return self.stack(x, sees=sees, positions=positions, key=stack_key, with_attention=with_attention)
+            return self.stack(
+                x,
+                sees=sees,
+                encoding=self.positions,
+                positions=positions,
+                key=stack_key,
+                with_attention=with_attention,
+            )
 
     def attentions(self) -> dict[str, Sees]:
         """Returns the structure of each kind of attention in this model, of rows that are not packed."""
-        return {"decoder": Sees(causal=True)}
+        return {"decoder": attended(Sees(causal=True), self.positions)}
 
     def output_table(self) -> Float[Array, "*G V D"]:
         """Returns the vectors whose products with the states are the logits; rows past the vocabulary are padding."""

@@ -15,7 +15,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from lmx.nn.dropout import dropout
 from lmx.nn.layers import OUTPUT_DEVIATION, Embedding, Linear, output_logits
 from lmx.nn.masks import MASKED, Sees, lengths_of
-from lmx.nn.transformer import TransformerConfig, add_positions, make_norm, make_positions, make_stack
+from lmx.nn.positions.make import PositionName, make_positions
+from lmx.nn.transformer import TransformerConfig, attended, embed, make_norm, make_stack
 from lmx.sharding import constrain
 
 Pooling = Literal["first", "mean", "attention"]
@@ -36,7 +37,7 @@ class EncoderConfig(TransformerConfig):
     num_types: int = 0
     embedding_norm: bool = True
     activation: Literal["relu", "gelu", "gated-gelu", "gated-silu"] = "gelu"
-    positions: Literal["sinusoidal", "learned", "rotary"] = "learned"
+    positions: PositionName = "learned"
     scaled_embeddings: bool = False
     attention_dropout_rate: float = 0.1
     max_length: int = 512
@@ -49,7 +50,7 @@ class Encoder(nnx.Module):
         self.config = config
         dtype = jnp.dtype(config.dtype)
         self.embedding = Embedding(config.vocab_size, config.width, dtype=dtype, rngs=rngs)
-        self.positions = make_positions(config, rngs=rngs)
+        self.positions = make_positions(config, is_causal=False, rngs=rngs)
         self.types = Embedding(config.num_types, config.width, dtype=dtype, rngs=rngs) if config.num_types else None
         self.embedding_norm = make_norm(config) if config.embedding_norm else None
         self.stack = make_stack(config, config.num_layers, rngs=rngs)
@@ -106,7 +107,7 @@ class Encoder(nnx.Module):
             raise ValueError("types must not be given to a model without types, got num_types=0 in its config.")
         embed_key, stack_key = (None, None) if key is None else jax.random.split(key)
         with jax.named_scope("embed"):
-            x = add_positions(self.config, vectors, self.positions, positions=positions)
+            x = embed(self.config, vectors, self.positions, positions=positions)
             if self.types is not None:
                 x = x + self.types(jnp.zeros_like(tokens) if types is None else types)
             if self.embedding_norm is not None:
@@ -117,11 +118,18 @@ class Encoder(nnx.Module):
         else:
             sees = Sees(segments=(segments, segments))
         with jax.named_scope("encoder"):
-            return self.stack(x, sees=sees, positions=positions, key=stack_key, with_attention=with_attention)
+            return self.stack(
+                x,
+                sees=sees,
+                encoding=self.positions,
+                positions=positions,
+                key=stack_key,
+                with_attention=with_attention,
+            )
 
     def attentions(self) -> dict[str, Sees]:
         """Returns the structure of each kind of attention in this model, of rows that are not packed."""
-        return {"encoder": Sees(key_lengths=jax.ShapeDtypeStruct((1,), jnp.int32))}
+        return {"encoder": attended(Sees(key_lengths=jax.ShapeDtypeStruct((1,), jnp.int32)), self.positions)}
 
     def output_table(self) -> Float[Array, "*G V D"]:
         """Returns the word vectors, which masked words are predicted with; rows past the vocabulary are padding."""

@@ -17,8 +17,9 @@ from lmx.nn.attention import share
 from lmx.nn.dropout import dropout
 from lmx.nn.layers import OUTPUT_DEVIATION, Embedding, output_logits
 from lmx.nn.masks import Sees, lengths_of
-from lmx.nn.positions import LearnedPositions
-from lmx.nn.transformer import BlockCache, Memory, TransformerConfig, embed, make_positions, make_stack
+from lmx.nn.positions.encoding import PositionalEncoding
+from lmx.nn.positions.make import make_positions
+from lmx.nn.transformer import BlockCache, Memory, TransformerConfig, attended, embed, make_stack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +66,8 @@ class Seq2Seq(nnx.Module):
         self.source_embedding = embedding(config.source_vocab_size) if config.tied_embeddings != "all" else None
         output = lambda: embedding(config.target_vocab_size, deviation=OUTPUT_DEVIATION)  # noqa: E731
         self.output_embedding = output() if config.tied_embeddings == "none" else None
-        self.source_positions = make_positions(config, rngs=rngs)
-        self.target_positions = make_positions(config, rngs=rngs)
+        self.source_positions = make_positions(config, is_causal=False, rngs=rngs)
+        self.target_positions = make_positions(config, is_causal=True, rngs=rngs)
         self.encoder = make_stack(config, config.num_encoder_layers, rngs=rngs)
         self.decoder = make_stack(config, config.num_decoder_layers, has_memory=True, rngs=rngs)
 
@@ -90,7 +91,14 @@ class Seq2Seq(nnx.Module):
         with jax.named_scope("encoder"):
             x = self._embed(source, embedding, self.source_positions, positions=positions, key=embed_key)
             sees = self._seen_of(source) if segments is None else Sees(segments=(segments, segments))
-            return self.encoder(x, sees=sees, positions=positions, key=stack_key, with_attention=with_attention)
+            return self.encoder(
+                x,
+                sees=sees,
+                encoding=self.source_positions,
+                positions=positions,
+                key=stack_key,
+                with_attention=with_attention,
+            )
 
     def decode(
         self,
@@ -128,6 +136,7 @@ class Seq2Seq(nnx.Module):
                 x,
                 sees=sees,
                 memory=Memory(share(memory), sees_memory),
+                encoding=self.target_positions,
                 positions=positions,
                 key=stack_key,
                 with_attention=with_attention,
@@ -146,8 +155,9 @@ class Seq2Seq(nnx.Module):
     ) -> tuple[Callable[..., tuple[Float[Array, "B W V"], list[BlockCache]]], list[BlockCache]]:
         """Encodes the source and returns `(step, cache)` for decoding with room for `slots` target tokens.
 
-        `step(tokens [B W], cache, offset, positions [B W], mask [B 1 W slots]) -> (logits [B W V], cache)` writes W
-        tokens at slots offset..offset+W and lets each see the slots its mask allows.
+        `step(tokens [B W], cache, offset, positions [B W], mask [B 1 W slots], places [slots])
+        -> (logits [B W V], cache)` writes W tokens at slots offset..offset+W and lets each see the slots its mask
+        allows; `places` are the positions of the tokens in all slots.
         """
         memory, _ = self.encode(source)
         sees = self._seen_of(source)
@@ -162,10 +172,19 @@ class Seq2Seq(nnx.Module):
             offset: Int[Array, ""],
             positions: Int[Array, "B W"],
             mask: Bool[Array, "B 1 W L"],
+            places: Int[Array, " L"],
         ) -> tuple[Float[Array, "B W V"], list[BlockCache]]:
             x = self._embed(tokens, self.target_embedding, self.target_positions, positions=positions, key=None)
             x, cache = self.decoder.extend(
-                blocks, x, cache, offset=offset, mask=mask, memory_mask=memory_mask, positions=positions
+                blocks,
+                x,
+                cache,
+                encoding=self.target_positions,
+                positions=positions,
+                slots=places[None],
+                offset=offset,
+                mask=mask,
+                memory_mask=memory_mask,
             )
             return self.logits(x), cache
 
@@ -174,7 +193,11 @@ class Seq2Seq(nnx.Module):
     def attentions(self) -> dict[str, Sees]:
         """Returns the structure of each kind of attention in this model, of rows that are not packed."""
         padded = Sees(key_lengths=jax.ShapeDtypeStruct((1,), jnp.int32))
-        return {"encoder": padded, "decoder": Sees(causal=True), "memory": padded}
+        return {
+            "encoder": attended(padded, self.source_positions),
+            "decoder": attended(Sees(causal=True), self.target_positions),
+            "memory": padded,
+        }
 
     def _seen_of(self, source: jax.Array) -> Sees:
         return Sees(key_lengths=lengths_of(source, pad_id=self.config.pad_id))
@@ -183,13 +206,13 @@ class Seq2Seq(nnx.Module):
         self,
         tokens: jax.Array,
         embedding: Embedding,
-        learned: LearnedPositions | None,
+        encoding: PositionalEncoding,
         *,
         positions: jax.Array | None,
         key: jax.Array | None,
     ) -> jax.Array:
         with jax.named_scope("embed"):
-            x = embed(self.config, tokens, embedding, learned, positions=positions)
+            x = embed(self.config, embedding(tokens), encoding, positions=positions)
             return dropout(x, self.config.dropout_rate, key)
 
 

@@ -1,9 +1,11 @@
 """Multi-head attention, and the keys and values that decoding keeps.
 
-What may be seen comes as a structure (`lmx.nn.masks.Sees`); which kernel attends is `lmx.nn.kernels`'s. Keys and values
-that are kept between calls (`KeyValues`) are plain arrays that the caller passes in and gets back.
+What may be seen, and with which bias, comes as a structure (`lmx.nn.masks.Sees`); which kernel attends is
+`lmx.nn.kernels`'s; how queries and keys turn with their positions, the caller says (`Rotate`). Keys and values that are
+kept between calls (`KeyValues`) are plain arrays that the caller passes in and gets back.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -15,8 +17,10 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from lmx.nn.kernels import EVERYTHING, KernelName, attend
 from lmx.nn.layers import Linear, joint_product, weight_product
 from lmx.nn.masks import MASKED, Sees
-from lmx.nn.positions import rotary
 from lmx.sharding import constrain, parts
+
+# Turns queries or keys [B, T, H, K] by their positions.
+Rotate = Callable[[jax.Array], jax.Array]
 
 
 class KeyValues(NamedTuple):
@@ -52,6 +56,7 @@ def attend_cached(
     cached: CachedKeyValues,
     *,
     mask: Bool[Array, "#B #H #T S"] | None = None,
+    bias: Float[Array, "#B #H T S"] | None = None,
 ) -> Float[Array, "B T H K"]:
     """Returns what `attend` does, for few queries over a cache; always by XLA's kernel.
 
@@ -65,6 +70,8 @@ def attend_cached(
     grouped = grouped.transpose(0, 2, 3, 1, 4).reshape(batch, groups, heads // groups * target, width)
     scores = jax.lax.dot_general(grouped, cached.key, (((3,), (2,)), batched), preferred_element_type=jnp.float32)
     scores = scores.reshape(batch, heads, target, slots)
+    if bias is not None:
+        scores = scores + bias.astype(jnp.float32)
     if mask is not None:
         scores = jnp.where(mask, scores, MASKED)
     weights = jax.nn.softmax(scores, axis=-1).astype(cached.value.dtype).reshape(batch, groups, -1, slots)
@@ -92,7 +99,6 @@ class MultiHeadAttention(nnx.Module):
     Args:
         num_kv_heads: heads of the keys and values; each serves num_heads / num_kv_heads query heads
             (Ainslie et al. 2023). None means num_heads.
-        rotary_base: rotates queries and keys by their positions with this base; None: no rotation.
         dropout_rate: on the attention weights.
 
     Raises:
@@ -106,7 +112,6 @@ class MultiHeadAttention(nnx.Module):
         *,
         num_kv_heads: int | None = None,
         use_bias: bool = True,
-        rotary_base: float | None = None,
         dropout_rate: float = 0.0,
         kernel: KernelName = "auto",
         dtype: DTypeLike = jnp.float32,
@@ -127,15 +132,14 @@ class MultiHeadAttention(nnx.Module):
         self.key = Linear((width,), kv_heads, axes=into_kv, use_bias=use_bias, dtype=dtype, rngs=rngs)
         self.value = Linear((width,), kv_heads, axes=into_kv, use_bias=use_bias, dtype=dtype, rngs=rngs)
         self.out = Linear(heads, (width,), axes=("heads", None, "embed"), use_bias=use_bias, dtype=dtype, rngs=rngs)
-        self.rotary_base = rotary_base
         self.dropout_rate = dropout_rate
         self.kernel: KernelName = kernel
 
-    def queries(self, x: Float[Array, "B T D"], *, positions: Int[Array, "#B T"] | None) -> Float[Array, "B T H K"]:
-        """Maps x to the queries of each head, rotated where the layer rotates."""
-        return self._lay_out_queries(self.query(x), positions)
+    def queries(self, x: Float[Array, "B T D"]) -> Float[Array, "B T H K"]:
+        """Maps x to the queries of each head."""
+        return self._lay_out_queries(self.query(x), None)
 
-    def keys_values(self, x: Float[Array, "*P B S D"], *, positions: Int[Array, "#B S"] | None) -> KeyValues:
+    def keys_values(self, x: Float[Array, "*P B S D"]) -> KeyValues:
         """Maps x to keys and values: what decoding keeps of it. Over a split sequence, each device gets all of them.
 
         Args:
@@ -143,14 +147,18 @@ class MultiHeadAttention(nnx.Module):
         """
         maps = self._maps if x.ndim == 3 else self._maps_of_copies
         key, value = maps(x, self.key, self.value)
-        return self._lay_out_keys_values(key, value, positions)
+        return self._lay_out_keys_values(key, value, None)
 
     def project(
-        self, x: Float[Array, "B T D"], *, positions: Int[Array, "#B T"] | None
+        self, x: Float[Array, "B T D"], *, rotate: Rotate | None = None
     ) -> tuple[Float[Array, "B T H K"], KeyValues]:
-        """Maps x to its queries and its keys and values: what a sequence needs to attend to itself."""
+        """Maps x to its queries and its keys and values: what a sequence needs to attend to itself.
+
+        Args:
+            rotate: turns queries and keys by their positions.
+        """
         query, key, value = self._maps(x, self.query, self.key, self.value)
-        return self._lay_out_queries(query, positions), self._lay_out_keys_values(key, value, positions)
+        return self._lay_out_queries(query, rotate), self._lay_out_keys_values(key, value, rotate)
 
     def __call__(
         self,
@@ -158,7 +166,6 @@ class MultiHeadAttention(nnx.Module):
         keys_values: KeyValues,
         *,
         sees: Sees = EVERYTHING,
-        bias: Float[Array, "#B #H T S"] | None = None,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "B T D"]:
         """Attends with queries to keys and values, of the same or of another sequence, and maps the heads out."""
@@ -166,7 +173,6 @@ class MultiHeadAttention(nnx.Module):
             queries,
             *keys_values,
             sees=sees,
-            bias=bias,
             kernel=self.kernel,
             dropout_rate=self.dropout_rate,
             dropout_key=key,
@@ -179,9 +185,10 @@ class MultiHeadAttention(nnx.Module):
         cached: CachedKeyValues,
         *,
         mask: Bool[Array, "#B #H #T S"] | None = None,
+        bias: Float[Array, "#B #H T S"] | None = None,
     ) -> Float[Array, "B T D"]:
-        """Attends to keys and values kept by decoding; what a call does, without dropout and bias."""
-        return self.out(attend_cached(queries, cached, mask=mask))
+        """Attends to keys and values kept by decoding; what a call does, without dropout."""
+        return self.out(attend_cached(queries, cached, mask=mask, bias=bias))
 
     def _maps(self, x: jax.Array, *linears: Linear) -> list[jax.Array]:
         if parts("kv_heads") == 1:
@@ -205,16 +212,9 @@ class MultiHeadAttention(nnx.Module):
 
         return [product(linear) for linear in linears]
 
-    def _lay_out_queries(self, query: jax.Array, positions: jax.Array | None) -> jax.Array:
-        return constrain(self._rotate(query, positions), "batch", "length", "heads", None)
+    def _lay_out_queries(self, query: jax.Array, rotate: Rotate | None) -> jax.Array:
+        return constrain(query if rotate is None else rotate(query), "batch", "length", "heads", None)
 
-    def _lay_out_keys_values(self, key: jax.Array, value: jax.Array, positions: jax.Array | None) -> KeyValues:
+    def _lay_out_keys_values(self, key: jax.Array, value: jax.Array, rotate: Rotate | None) -> KeyValues:
         whole = ("batch", None, "kv_heads", None)
-        return KeyValues(constrain(self._rotate(key, positions), *whole), constrain(value, *whole))
-
-    def _rotate(self, x: jax.Array, positions: jax.Array | None) -> jax.Array:
-        if self.rotary_base is None:
-            return x
-        if positions is None:
-            positions = jnp.arange(x.shape[1])[None]
-        return rotary(x, positions, base=self.rotary_base)
+        return KeyValues(constrain(key if rotate is None else rotate(key), *whole), constrain(value, *whole))

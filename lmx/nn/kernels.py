@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from lmx.nn.dropout import dropout
-from lmx.nn.masks import MASKED, Sees
+from lmx.nn.masks import MASKED, MakeBias, Sees
 from lmx.sharding import constrain, parts
 
 KernelName = Literal["auto", "xla", "cudnn"]
@@ -57,17 +57,17 @@ def choose_kernel(
     *,
     dtype: DTypeLike,
     head_width: int,
-    has_bias: bool = False,
     dropout_rate: float = 0.0,
     on: Accelerator | None = None,
 ) -> KernelChoice:
     """Returns the kernel that `attend` uses for such arguments on the mesh in force, with the reason.
 
     cuDNN's kernel knows causal rows, padding at the end of the keys, and windows of causal rows; rows of odd length are
-    padded by one position for it.
+    padded by one position for it. It knows a bias that is the same for all rows, and is given the whole of it in the
+    compute type; so only where it is asked for.
 
     Args:
-        kernel: "auto" takes cuDNN's fused kernel where it applies and XLA's otherwise.
+        kernel: "auto" takes cuDNN's fused kernel where it applies, and no bias is added, and XLA's otherwise.
         sees: its arrays may be shapes.
         on: None means the devices of this process.
 
@@ -87,8 +87,13 @@ def choose_kernel(
         obstacles.append(f"the head width is {head_width}, not a multiple of 8 up to {widest}")
     if dropout_rate:
         obstacles.append("attention weights are dropped out")
-    if has_bias:
+    if sees.bias is not None and kernel == "auto":
         obstacles.append("a bias is added to the scores")
+    elif sees.bias is not None:
+        if sees.window is not None:
+            obstacles.append("a bias is added to the scores of a window")
+        if not callable(sees.bias) and sees.bias.shape[0] != 1:
+            obstacles.append("each row has a bias of its own")
     if sees.segments is not None:
         obstacles.append("rows are packed")
     if sees.window is not None and not sees.causal:
@@ -114,12 +119,39 @@ def queries_per_block(num_queries: int, num_keys: int) -> int | None:
     return max(64, min(num_queries, BLOCK_SCORES // num_keys // 64 * 64))
 
 
+def block_of(num_queries: int, num_keys: int) -> int | None:
+    """Returns `queries_per_block` of the queries that one device has, on the mesh in force."""
+    return queries_per_block(num_queries // parts("length"), num_keys)
+
+
+def biased(sees: Sees, make: MakeBias, *, num_queries: int, num_keys: int) -> Sees:
+    """Returns a structure with a bias that layers share.
+
+    It is made once for all of them. Of long rows, which XLA's kernel goes through in blocks, each block of each layer
+    makes its own: the whole would take what blocks save.
+
+    Args:
+        make: also says whether there is a bias: it returns None where there is none.
+    """
+
+    def made(rows: jax.Array | None) -> jax.Array | None:
+        bias = make(rows)
+        if bias is None:
+            return None
+        batch, heads = (name if size > 1 else None for name, size in zip(("batch", "heads"), bias.shape, strict=False))
+        return constrain(bias, batch, heads, "length", None)
+
+    if jax.eval_shape(lambda: make(None)) is None:
+        return sees
+    in_blocks = block_of(num_queries, num_keys) is not None
+    return sees.with_bias(made if in_blocks else made(None))
+
+
 def attention_weights(
     query: Float[Array, "B T H K"],
     key: Float[Array, "B S G K"],
     *,
     sees: Sees = EVERYTHING,
-    bias: Float[Array, "#B #H T S"] | None = None,
     rows: Int[Array, " T"] | None = None,
 ) -> Float[Array, "B H T S"]:
     """Returns softmax(q k / sqrt(K) + bias) over the keys that may be seen, in float32.
@@ -135,7 +167,7 @@ def attention_weights(
     grouped = query.reshape(batch, target, groups, heads // groups, width)
     scores = jnp.einsum("BTGRK,BSGK->BGRTS", grouped * width**-0.5, key, preferred_element_type=jnp.float32)
     scores = scores.reshape(batch, heads, target, source)
-    if bias is not None:
+    if (bias := sees.bias_of(rows)) is not None:
         scores = scores + bias.astype(jnp.float32)
     if (mask := sees.mask(target, source, rows=rows)) is not None:
         scores = jnp.where(mask, scores, MASKED)
@@ -148,7 +180,6 @@ def attend(
     value: Float[Array, "B S G K"],
     *,
     sees: Sees = EVERYTHING,
-    bias: Float[Array, "#B #H T S"] | None = None,
     kernel: KernelName = "auto",
     dropout_rate: float = 0.0,
     dropout_key: Key[Array, ""] | None = None,
@@ -168,13 +199,11 @@ def attend(
             f"num_heads must be a multiple of num_kv_heads, got num_heads={heads} and num_kv_heads={key.shape[2]}."
         )
     rate = dropout_rate if dropout_key is not None else 0.0
-    choice = choose_kernel(
-        kernel, sees, dtype=query.dtype, head_width=width, has_bias=bias is not None, dropout_rate=rate
-    )
+    choice = choose_kernel(kernel, sees, dtype=query.dtype, head_width=width, dropout_rate=rate)
     if choice.name == "cudnn":
         return _fused(query, key, value, sees=sees)
-    settings = {"sees": sees, "bias": bias, "rate": rate, "key_of_dropout": dropout_key}
-    block = queries_per_block(query.shape[1] // parts("length"), key.shape[1])
+    settings = {"sees": sees, "rate": rate, "key_of_dropout": dropout_key}
+    block = block_of(query.shape[1], key.shape[1])
     if block is None:
         return _dense(query, key, value, **settings)
     return _by_blocks(query, key, value, block=block, **settings)
@@ -186,7 +215,6 @@ def _dense(
     value: jax.Array,
     *,
     sees: Sees,
-    bias: jax.Array | None,
     rate: float,
     key_of_dropout: jax.Array | None,
     rows: jax.Array | None = None,
@@ -199,16 +227,14 @@ def _dense(
     """
     batch, target, heads, width = query.shape
     source, groups = key.shape[1:3]
-    weights = attention_weights(query, key, sees=sees, bias=bias, rows=rows)
+    weights = attention_weights(query, key, sees=sees, rows=rows)
     placed = None if rows is None or length is None else (2, rows, length)
     weights = dropout(weights, rate, key_of_dropout, rows=placed).astype(value.dtype)
     weights = weights.reshape(batch, groups, heads // groups, target, source)
     return jnp.einsum("BGRTS,BSGK->BTGRK", weights, value).reshape(batch, target, heads, width)
 
 
-def _by_blocks(
-    query: jax.Array, key: jax.Array, value: jax.Array, *, block: int, bias: jax.Array | None, **settings
-) -> jax.Array:
+def _by_blocks(query: jax.Array, key: jax.Array, value: jax.Array, *, block: int, **settings) -> jax.Array:
     """Attends a block of queries at a time, each made again in the backward pass; equal to `_dense`.
 
     Where the mesh splits the queries, each block holds some of every device.
@@ -229,8 +255,7 @@ def _by_blocks(
     def one(queries: jax.Array, rows: jax.Array) -> jax.Array:
         queries = queries.reshape(batch, devices * block, *head)
         queries = constrain(queries, "batch", "length", "heads", None)
-        of_rows = None if bias is None else bias[:, :, rows]
-        attended = _dense(queries, key, value, bias=of_rows, rows=rows, length=target, **settings)
+        attended = _dense(queries, key, value, rows=rows, length=target, **settings)
         return attended.reshape(batch, devices, block, *head)
 
     _, attended = jax.lax.scan(lambda _, item: (None, one(*item)), None, (blocks, places))
@@ -244,6 +269,7 @@ def _fused(query: jax.Array, key: jax.Array, value: jax.Array, *, sees: Sees) ->
     In training jax refuses odd lengths: one position is added to them, which no query sees and no one reads. A row
     without a key looks at its first, where XLA's kernel takes the mean of all: cuDNN would divide by zero.
     """
+    bias = sees.bias_of()
     target, source = query.shape[1], key.shape[1]
     lengths = sees.key_lengths
     if source % 2:
@@ -252,6 +278,10 @@ def _fused(query: jax.Array, key: jax.Array, value: jax.Array, *, sees: Sees) ->
             lengths = jnp.full(query.shape[0], source, jnp.int32)
     if target % 2:
         query = _one_more(query)
+    if bias is not None:
+        odd = ((0, 0), (0, 0), (0, target % 2), (0, source % 2))
+        bias = jnp.broadcast_to(bias, (1, query.shape[2], target, source))
+        bias = constrain(jnp.pad(bias.astype(query.dtype), odd), None, "heads", None, None)
     query = constrain(query, "batch", "length", "heads", None)
     key, value = (constrain(x, "batch", None, "kv_heads", None) for x in (key, value))
     # jax's rules for vmap want lengths and gradients that are batched where the queries are. A choice by the queries
@@ -266,6 +296,7 @@ def _fused(query: jax.Array, key: jax.Array, value: jax.Array, *, sees: Sees) ->
         query,
         key,
         value,
+        bias=bias,
         is_causal=sees.causal,
         query_seq_lengths=of_queries,
         key_value_seq_lengths=lengths,

@@ -5,11 +5,15 @@ names the sentence a token belongs to; 0 is padding. An unpacked batch is the sp
 Nothing here knows a model, a parameter or a kernel; masks combine with `&`.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
+
+# The places of some queries in their row, None for all -> what is added to their scores, [#B, #H, T, S].
+MakeBias = Callable[[jax.Array | None], jax.Array | None]
 
 # What masks put in the place of scores and logits. Finite: a row that may see nothing averages instead of giving NaN.
 MASKED = -1e30
@@ -17,7 +21,7 @@ MASKED = -1e30
 
 @jax.tree_util.register_pytree_node_class
 class Sees:
-    """What each query may look at, told as a structure: a kernel takes from it what it understands.
+    """What each query may look at, and with which bias: a structure, from which a kernel takes what it understands.
 
     All that is given must hold. Nothing given lets every query look at every key. Positions are counted from the first
     query and the first key, so that query t and key t stand at the same place.
@@ -27,12 +31,13 @@ class Sees:
         key_lengths: [B]; only so many keys of a row exist, those at its front.
         segments: of the queries [B, T] and of the keys [B, S]; each query sees its own segment, and nobody padding (0).
         window: a query sees the places nearer than this on either side, its own included; 1 is itself alone.
+        bias: [#B, #H, T, S], added to the scores; or what makes it of some queries, where it should never be whole.
 
     Raises:
         ValueError: the window is below 1.
     """
 
-    __slots__ = ("causal", "key_lengths", "segments", "window")
+    __slots__ = ("bias", "causal", "key_lengths", "segments", "window")
 
     def __init__(
         self,
@@ -41,27 +46,45 @@ class Sees:
         key_lengths: Int[Array, " B"] | Any | None = None,
         segments: tuple[Int[Array, "B T"] | Any, Int[Array, "B S"] | Any] | None = None,
         window: int | None = None,
+        bias: Float[Array, "#B #H T S"] | MakeBias | Any | None = None,
     ):
         if window is not None and window < 1:
             raise ValueError(f"window must be at least 1 (a position sees itself), got window={window}.")
         self.causal, self.key_lengths, self.segments, self.window = causal, key_lengths, segments, window
+        self.bias: Any = bias
 
     def __repr__(self) -> str:
         parts = ((name, getattr(self, name)) for name in self.__slots__)
         given = {name: value for name, value in parts if value is not None and value is not False}
         return f"Sees({', '.join(f'{name}={value!r}' for name, value in given.items())})"
 
-    def tree_flatten(self) -> tuple[tuple[Any, Any], tuple[bool, int | None]]:
+    def tree_flatten(self) -> tuple[tuple[Any, Any, Any], tuple[bool, int | None]]:
         """Returns the arrays, and what is no array: a program is compiled for it."""
-        return (self.key_lengths, self.segments), (self.causal, self.window)
+        return (self.key_lengths, self.segments, self.bias), (self.causal, self.window)
 
     @classmethod
-    def tree_unflatten(cls, fixed: tuple[bool, int | None], arrays: tuple[Any, Any]) -> "Sees":
+    def tree_unflatten(cls, fixed: tuple[bool, int | None], arrays: tuple[Any, Any, Any]) -> "Sees":
         """Returns the structure of these parts."""
         made = object.__new__(cls)
         made.causal, made.window = fixed
-        made.key_lengths, made.segments = arrays
+        made.key_lengths, made.segments, made.bias = arrays
         return made
+
+    def with_bias(self, bias: Float[Array, "#B #H T S"] | MakeBias | Any | None) -> "Sees":
+        """Returns the same structure with another bias."""
+        return Sees(
+            causal=self.causal, key_lengths=self.key_lengths, segments=self.segments, window=self.window, bias=bias
+        )
+
+    def bias_of(self, rows: Int[Array, " T"] | None = None) -> Float[Array, "#B #H T S"] | None:
+        """Returns what is added to the scores, or None.
+
+        Args:
+            rows: the places of the queries, where they are some of all.
+        """
+        if callable(self.bias):
+            return cast(MakeBias, self.bias)(rows)
+        return self.bias if self.bias is None or rows is None else self.bias[:, :, rows]
 
     def mask(
         self, num_queries: int, num_keys: int, *, rows: Int[Array, " T"] | None = None

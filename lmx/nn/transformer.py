@@ -6,6 +6,7 @@ scan: compile time does not grow with depth, and a checkpoint does not depend on
 `make_stack` and `embed` build from a `TransformerConfig`; tables and output layers belong to the models.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -15,13 +16,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from lmx.nn.attention import CachedKeyValues, KeyValues, MultiHeadAttention
+from lmx.nn.attention import CachedKeyValues, KeyValues, MultiHeadAttention, Rotate
 from lmx.nn.dropout import dropout
 from lmx.nn.feedforward import FeedForward, GatedFeedForward
-from lmx.nn.kernels import KernelName, attention_weights
-from lmx.nn.layers import Embedding, LayerNorm, RMSNorm
+from lmx.nn.kernels import KernelName, attention_weights, biased
+from lmx.nn.layers import LayerNorm, RMSNorm
 from lmx.nn.masks import Sees
-from lmx.nn.positions import LearnedPositions, sinusoidal
+from lmx.nn.positions.encoding import PositionalEncoding
+from lmx.nn.positions.make import PositionName
 from lmx.sharding import constrain, is_gathered
 
 NormPosition = Literal["pre", "post"]
@@ -52,7 +54,7 @@ class TransformerConfig:
     norm: Literal["layer", "rms"] = "layer"
     norm_position: NormPosition = "post"
     activation: Literal["relu", "gelu", "gated-gelu", "gated-silu"] = "relu"
-    positions: Literal["sinusoidal", "learned", "rotary"] = "sinusoidal"
+    positions: PositionName = "sinusoidal"
     rotary_base: float = 10000.0
     scaled_embeddings: bool = True
     use_bias: bool = True
@@ -117,12 +119,14 @@ class Block(nnx.Module):
         *,
         sees: Sees,
         memory: Memory | None = None,
-        positions: Int[Array, "#B T"] | None = None,
-        bias: Float[Array, "#B #H T T"] | None = None,
+        rotate: Rotate | None = None,
         key: Key[Array, ""] | None = None,
         with_attention: bool = False,
     ) -> tuple[Float[Array, "B T D"], dict[str, jax.Array]]:
         """Returns the block's output, and its attention maps by name when asked ("self", "memory").
+
+        Args:
+            rotate: turns queries and keys of self-attention by their positions.
 
         Raises:
             ValueError: the block attends to a memory, and none is given.
@@ -131,14 +135,13 @@ class Block(nnx.Module):
         maps: dict[str, jax.Array] = {}
 
         def attend_self(y: jax.Array) -> jax.Array:
-            queries, past = self.attention.project(y, positions=positions)
+            queries, past = self.attention.project(y, rotate=rotate)
             if with_attention:
-                maps["self"] = attention_weights(queries, past.key, sees=sees, bias=bias)
-            return self.attention(queries, past, sees=sees, bias=bias, key=keys[0])
+                maps["self"] = attention_weights(queries, past.key, sees=sees)
+            return self.attention(queries, past, sees=sees, key=keys[0])
 
         def attend_memory(y: jax.Array, attention: MultiHeadAttention, memory: Memory) -> jax.Array:
-            queries = attention.queries(y, positions=None)
-            keys_values = attention.keys_values(memory.states, positions=None)
+            queries, keys_values = attention.queries(y), attention.keys_values(memory.states)
             if with_attention:
                 maps["memory"] = attention_weights(queries, keys_values.key, sees=memory.sees)
             return attention(queries, keys_values, sees=memory.sees, key=keys[2])
@@ -161,7 +164,7 @@ class Block(nnx.Module):
         empty = jnp.zeros((batch, slots, groups, head_width), attention.key.dtype)
         mapped = None
         if memory is not None and self.memory_attention is not None:
-            mapped = CachedKeyValues.of(self.memory_attention.keys_values(memory.states, positions=None))
+            mapped = CachedKeyValues.of(self.memory_attention.keys_values(memory.states))
         return BlockCache(CachedKeyValues.of(KeyValues(empty, empty)), mapped)
 
     def extend(
@@ -172,7 +175,8 @@ class Block(nnx.Module):
         offset: Int[Array, ""],
         mask: Bool[Array, "#B #H #T S"],
         memory_mask: Bool[Array, "#B 1 #T M"] | None = None,
-        positions: Int[Array, "#B T"] | None = None,
+        bias: Float[Array, "#B #H T S"] | None = None,
+        rotate: Rotate | None = None,
     ) -> tuple[Float[Array, "B T D"], BlockCache]:
         """Runs T new positions that look at the cached ones: writes their keys and values at `offset`, then attends.
 
@@ -183,12 +187,12 @@ class Block(nnx.Module):
 
         def attend_self(y: jax.Array) -> jax.Array:
             nonlocal past
-            queries, new = self.attention.project(y, positions=positions)
+            queries, new = self.attention.project(y, rotate=rotate)
             past = past.write(new, offset=offset)
-            return self.attention.attend_cached(queries, past, mask=mask)
+            return self.attention.attend_cached(queries, past, mask=mask, bias=bias)
 
         def attend_memory(y: jax.Array, attention: MultiHeadAttention, cached: CachedKeyValues) -> jax.Array:
-            return attention.attend_cached(attention.queries(y, positions=None), cached, mask=memory_mask)
+            return attention.attend_cached(attention.queries(y), cached, mask=memory_mask)
 
         x = self._sublayer(x, attend_self, self.attention_norm, key=None)
         if (attention := self.memory_attention) is not None and (cached := cache.memory) is not None:
@@ -254,9 +258,23 @@ class Stack(nnx.Module):
         self.unroll = unroll
 
     def __call__(
-        self, x: Float[Array, "B T D"], *, key: Key[Array, ""] | None = None, **inputs
+        self,
+        x: Float[Array, "B T D"],
+        *,
+        encoding: PositionalEncoding | None = None,
+        positions: Int[Array, "#B T"] | None = None,
+        key: Key[Array, ""] | None = None,
+        **inputs,
     ) -> tuple[Float[Array, "B T D"], dict[str, Float[Array, "N B H T _"]]]:
-        """Runs all blocks on x with the same `inputs` (see `Block.__call__`); attention maps come stacked by layer."""
+        """Runs all blocks on x with the same `inputs` (see `Block.__call__`); attention maps come stacked by layer.
+
+        Args:
+            encoding: asked how self-attention knows where tokens stand; None does not tell it.
+            positions: of the tokens; None means from 0.
+        """
+        if encoding is not None:
+            inputs["rotate"] = functools.partial(encoding.rotate, positions=positions)
+            inputs["sees"] = _with_bias(inputs["sees"], encoding, positions, length=x.shape[1])
         definition, state = nnx.split(self.blocks)
         keys = None if key is None else jax.random.split(key, self.num_layers)
 
@@ -283,9 +301,34 @@ class Stack(nnx.Module):
         return x if self.final_norm is None else self.final_norm(x)
 
     def extend(
-        self, blocks: list[Block], x: Float[Array, "B T D"], caches: list[BlockCache], **inputs
+        self,
+        blocks: list[Block],
+        x: Float[Array, "B T D"],
+        caches: list[BlockCache],
+        *,
+        encoding: PositionalEncoding | None = None,
+        positions: Int[Array, "#B T"] | None = None,
+        slots: Int[Array, "#B S"] | None = None,
+        **inputs,
     ) -> tuple[Float[Array, "B T D"], list[BlockCache]]:
-        """Runs T new positions through unstacked blocks (see `Block.extend`)."""
+        """Runs T new positions through unstacked blocks (see `Block.extend`).
+
+        Args:
+            encoding: see `__call__`; it needs both of the following.
+            positions: of the new tokens.
+            slots: the position of the token in each slot of the cache, the new tokens' own included; of a slot that no
+                token sees, any.
+
+        Raises:
+            ValueError: an encoding is not told where all stand.
+        """
+        if encoding is not None:
+            if positions is None or slots is None:
+                raise ValueError(
+                    f"positions and slots must be given with an encoding, got positions={positions} and slots={slots}."
+                )
+            inputs["rotate"] = functools.partial(encoding.rotate, positions=positions)
+            inputs["bias"] = encoding.bias(positions, slots)
         extended = []
         for block, cache in zip(blocks, caches, strict=True):
             x, cache = block.extend(x, cache, **inputs)
@@ -297,6 +340,23 @@ def _laid_out(x: jax.Array) -> jax.Array:
     return constrain(x, "batch", "length", "embed")
 
 
+def _with_bias(sees: Sees, encoding: PositionalEncoding, positions: jax.Array | None, *, length: int) -> Sees:
+    """Returns what is seen with the bias of an encoding, if it has one."""
+    places = jnp.arange(length)[None] if positions is None else positions
+
+    def make(rows: jax.Array | None) -> jax.Array | None:
+        return encoding.bias(places if rows is None else places[:, rows], places)
+
+    return biased(sees, make, num_queries=length, num_keys=length)
+
+
+def attended(sees: Sees, encoding: PositionalEncoding) -> Sees:
+    """Returns the structure of a stack's self-attention with the shape of the encoding's bias: what kernels ask for."""
+    definition, state = nnx.split(encoding)
+    place = jnp.zeros((1, 1), jnp.int32)
+    return sees.with_bias(jax.eval_shape(lambda state: nnx.merge(definition, state).bias(place, place), state))
+
+
 def make_norm(config: TransformerConfig) -> nnx.Module:
     """Returns one norm of the kind the config names."""
     return LayerNorm(config.width) if config.norm == "layer" else RMSNorm(config.width)
@@ -306,13 +366,12 @@ def make_stack(config: TransformerConfig, num_layers: int, *, has_memory: bool =
     """Builds a stack of the blocks the config names; with `has_memory` each attends to a memory too."""
     dtype = jnp.dtype(config.dtype)
 
-    def attention(rngs: nnx.Rngs, *, rotary: bool) -> MultiHeadAttention:
+    def attention(rngs: nnx.Rngs) -> MultiHeadAttention:
         return MultiHeadAttention(
             config.width,
             config.num_heads,
             num_kv_heads=config.num_kv_heads,
             use_bias=config.use_bias,
-            rotary_base=config.rotary_base if rotary else None,
             dropout_rate=config.attention_dropout_rate,
             kernel=config.kernel,
             dtype=dtype,
@@ -323,7 +382,7 @@ def make_stack(config: TransformerConfig, num_layers: int, *, has_memory: bool =
         kind = GatedFeedForward if config.activation.startswith("gated-") else FeedForward
         functions = {"relu": jax.nn.relu, "gelu": jax.nn.gelu, "silu": jax.nn.silu}
         return Block(
-            attention(rngs, rotary=config.positions == "rotary"),
+            attention(rngs),
             kind(
                 config.width,
                 config.feedforward_width,
@@ -333,7 +392,7 @@ def make_stack(config: TransformerConfig, num_layers: int, *, has_memory: bool =
                 dtype=dtype,
                 rngs=rngs,
             ),
-            memory_attention=attention(rngs, rotary=False) if has_memory else None,
+            memory_attention=attention(rngs) if has_memory else None,
             make_norm=lambda: make_norm(config),
             norm_position=config.norm_position,
             dropout_rate=config.dropout_rate,
@@ -343,57 +402,21 @@ def make_stack(config: TransformerConfig, num_layers: int, *, has_memory: bool =
     return Stack(make_block, num_layers, final_norm=final_norm, remat=config.remat, unroll=config.unroll, rngs=rngs)
 
 
-def make_positions(config: TransformerConfig, *, rngs: nnx.Rngs) -> LearnedPositions | None:
-    """Returns the table of learned positions, or None where positions are of another kind."""
-    return LearnedPositions(config.max_length, config.width, rngs=rngs) if config.positions == "learned" else None
-
-
 def embed(
     config: TransformerConfig,
-    tokens: Int[Array, "B T"],
-    embedding: Embedding,
-    learned: LearnedPositions | None,
-    *,
-    positions: Int[Array, "#B T"] | None = None,
-) -> Float[Array, "B T D"]:
-    """Returns the embedded tokens with their positions added, before dropout.
-
-    Raises:
-        ValueError: the tokens are more than learned positions reach.
-    """
-    return add_positions(config, embedding(tokens), learned, positions=positions)
-
-
-def add_positions(
-    config: TransformerConfig,
     x: Float[Array, "B T D"],
-    learned: LearnedPositions | None,
+    encoding: PositionalEncoding,
     *,
     positions: Int[Array, "#B T"] | None = None,
 ) -> Float[Array, "B T D"]:
-    """Returns the vectors of tokens, scaled where the config scales them, with their positions added.
+    """Returns the vectors of tokens, scaled where the config scales them, with their positions added; before dropout.
 
     Raises:
-        ValueError: the tokens are more than learned positions reach.
+        ValueError: the tokens are more than the encoding has positions for.
     """
     if config.scaled_embeddings:
         x = x * config.width**0.5
-    length = x.shape[1]
-    if config.positions == "sinusoidal":
-        # Of an explicit position, only decoding and packing ask: the table is then cut to what they can name.
-        if positions is None:
-            x = x + sinusoidal(length, config.width).astype(x.dtype)
-        else:
-            x = x + sinusoidal(config.max_length, config.width)[positions].astype(x.dtype)
-    elif learned is not None:
-        if positions is None and length > config.max_length:
-            raise ValueError(
-                f"length must be at most max_length={config.max_length} with learned positions, got length={length}."
-            )
-        # Added in float32, so that the gradients of a position's rows are.
-        added = learned(jnp.arange(length)[None] if positions is None else positions)
-        x = (x.astype(jnp.float32) + added).astype(x.dtype)
-    return _laid_out(x)
+    return _laid_out(encoding.add(x, positions))
 
 
 def _split(key: jax.Array | None, number: int) -> list[jax.Array | None]:

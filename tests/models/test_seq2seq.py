@@ -9,7 +9,7 @@ from flax import nnx
 
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from lmx.nn.layers import count_parameters
-from lmx.nn.positions import sinusoidal
+from lmx.nn.positions.sinusoidal import sinusoidal
 from lmx.sharding import DEFAULT_RULES
 
 B, S, T = 3, 9, 7
@@ -135,7 +135,7 @@ def test_cached_steps_equal_decoding_the_whole(model, states):
         for first, last in ((0, 1), (1, T)):  # one position, then several at once
             places = jnp.broadcast_to(jnp.arange(first, last), (B, last - first))
             mask = (jnp.arange(slots) <= places[:, :, None])[:, None]
-            found, cache = step(target[:, first:last], cache, jnp.asarray(first), places, mask)
+            found, cache = step(target[:, first:last], cache, jnp.asarray(first), places, mask, jnp.arange(slots))
             logits.append(found)
         return jnp.concatenate(logits, 1)
 
@@ -153,14 +153,14 @@ def test_beams_in_one_cache_are_sentences_of_their_own(tied):
     @jax.jit
     def run_beams(model, source, beams):
         step, cache = model.start_decoding(source, slots=slots)
-        mask = jnp.arange(slots) <= jnp.arange(3)[:, None]
-        _, cache = step(beams[:1, :3], cache, jnp.asarray(0), jnp.arange(3)[None], mask[None, None])
+        mask, places = jnp.arange(slots) <= jnp.arange(3)[:, None], jnp.array([0, 1, 2, 3, 3, 4, 4])
+        _, cache = step(beams[:1, :3], cache, jnp.asarray(0), jnp.arange(3)[None], mask[None, None], places)
         seen, logits = jnp.array([[1, 1, 1, 0, 0, 0, 0]] * 2, bool), []
         for place in (3, 4):
             offset = 3 + 2 * (place - 3)
             seen = seen.at[jnp.arange(2), offset + jnp.arange(2)].set(True)
             found, cache = step(
-                beams[None, :2, place], cache, jnp.asarray(offset), jnp.full((1, 2), place), seen[None, None]
+                beams[None, :2, place], cache, jnp.asarray(offset), jnp.full((1, 2), place), seen[None, None], places
             )
             logits.append(found[0])
         return jnp.stack(logits, 1)

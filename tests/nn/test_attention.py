@@ -7,6 +7,7 @@ from flax import nnx
 from lmx.nn.attention import CachedKeyValues, KeyValues, MultiHeadAttention, attend_cached, share
 from lmx.nn.kernels import attend, attention_weights
 from lmx.nn.masks import Sees
+from lmx.nn.positions.rotary import RotaryPositions
 from lmx.sharding import MeshConfig, make_mesh, use_mesh
 from tests.nn.by_hand import B, G, H, K, S, T, by_hand, heads, vectors
 
@@ -18,9 +19,11 @@ jitted_attend = jax.jit(attend)
 jitted_weights = jax.jit(attention_weights)
 
 
+@pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("groups", [H, G])
-def test_attending_to_a_cache_equals_attending_to_what_it_keeps(groups):
-    sees = Sees(causal=True, key_lengths=np.array([S, 3], np.int32))
+def test_attending_to_a_cache_equals_attending_to_what_it_keeps(groups, biased):
+    bias = jnp.asarray(vectors(1, H, T, S, seed=5)) if biased else None
+    sees = Sees(bias=bias, causal=True, key_lengths=np.array([S, 3], np.int32))
 
     @jax.jit
     def through_a_cache(query, key, value):
@@ -28,24 +31,22 @@ def test_attending_to_a_cache_equals_attending_to_what_it_keeps(groups):
         cached = CachedKeyValues.of(KeyValues(empty, empty))
         for first, last in ((0, 2), (2, S)):
             cached = cached.write(KeyValues(key[:, first:last], value[:, first:last]), offset=jnp.asarray(first))
-        return attend_cached(query, cached, mask=sees.mask(T, S))
+        return attend_cached(query, cached, mask=sees.mask(T, S), bias=bias)
 
     np.testing.assert_allclose(through_a_cache(*heads(groups)), jitted_attend(*heads(groups), sees=sees), atol=1e-6)
 
 
 # The layer.
 
-call = jax.jit(
-    lambda layer, x, memory, **inputs: layer(
-        layer.queries(x, positions=None), layer.keys_values(memory, positions=None), **inputs
-    )
-)
+call = jax.jit(lambda layer, x, memory, **inputs: layer(layer.queries(x), layer.keys_values(memory), **inputs))
 call_weights = jax.jit(
-    lambda layer, x, memory, sees: attention_weights(
-        layer.queries(x, positions=None), layer.keys_values(memory, positions=None).key, sees=sees
-    )
+    lambda layer, x, memory, sees: attention_weights(layer.queries(x), layer.keys_values(memory).key, sees=sees)
 )
-call_placed = jax.jit(lambda layer, x, positions: layer(*layer.project(x, positions=positions)))
+
+
+@jax.jit
+def call_placed(layer, x, positions):
+    return layer(*layer.project(x, rotate=lambda y: RotaryPositions().rotate(y, positions)))
 
 
 def filled(**settings) -> MultiHeadAttention:
@@ -72,19 +73,20 @@ def test_the_layer_maps_into_heads_attends_and_maps_out(settings):
 
 
 def test_rotation_makes_attention_a_matter_of_distance():
-    layer, still = filled(rotary_base=10000.0), filled()
+    layer, still = filled(), jax.jit(lambda layer, x: layer(*layer.project(x)))
     x, steps = vectors(B, T, D), np.arange(T)[None]
     counted = np.asarray(call_placed(layer, x, steps))
     np.testing.assert_allclose(call_placed(layer, x, None), counted, atol=1e-6)
     np.testing.assert_allclose(call_placed(layer, x, 40 + steps), counted, atol=1e-4)
     assert np.abs(np.asarray(call_placed(layer, x, 3 * steps)) - counted).max() > 0.01
-    assert np.abs(np.asarray(call_placed(still, x, steps)) - counted).max() > 0.01
+    assert np.abs(np.asarray(still(layer, x)) - counted).max() > 0.01
 
 
 def test_without_rotation_attention_does_not_know_the_order():
     layer, x, order = filled(), vectors(B, T, D), np.array([3, 1, 4, 0, 2])
-    attended = np.asarray(call_placed(layer, x, np.arange(T)[None]))
-    np.testing.assert_allclose(call_placed(layer, x[:, order], np.arange(T)[None]), attended[:, order], atol=1e-5)
+    call_still = jax.jit(lambda layer, x: layer(*layer.project(x)))
+    attended = np.asarray(call_still(layer, x))
+    np.testing.assert_allclose(call_still(layer, x[:, order]), attended[:, order], atol=1e-5)
 
 
 def test_the_layer_drops_out_weights_only_with_a_key():
@@ -148,8 +150,8 @@ def test_a_memory_has_its_heads_in_their_order_where_devices_split_them(devices,
     target = vectors(B, T, D, seed=6)
 
     def attended(memory, layer, x, copies):
-        keys_values = layer.keys_values(copies(memory), positions=None)
-        y = layer(layer.queries(x, positions=None), keys_values)
+        keys_values = layer.keys_values(copies(memory))
+        y = layer(layer.queries(x), keys_values)
         return (y * target).sum(), (keys_values, y)
 
     @jax.jit

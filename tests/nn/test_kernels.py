@@ -55,7 +55,7 @@ def test_attend_equals_a_loop_over_single_queries(groups, bias_shape):
     bias = None if bias_shape is None else vectors(*bias_shape, seed=5)
     sees = structure(T, S, causal=True, padded=True)
     expected = by_hand(*heads(groups), sees, bias=bias)
-    np.testing.assert_allclose(jitted_attend(*heads(groups), sees=sees, bias=bias), expected, atol=1e-5)
+    np.testing.assert_allclose(jitted_attend(*heads(groups), sees=sees.with_bias(bias)), expected, atol=1e-5)
 
 
 def test_attend_and_its_gradients_equal_jax():
@@ -65,10 +65,11 @@ def test_attend_and_its_gradients_equal_jax():
     def loss(attention, query, key, value, bias):
         return jnp.sum(attention(query, key, value, bias=bias) * target)
 
+    ours = lambda *arrays, bias: attend(*arrays, sees=sees.with_bias(bias))  # noqa: E731
     theirs = functools.partial(jax.nn.dot_product_attention, is_causal=True, key_value_seq_lengths=sees.key_lengths)
     ours, theirs = (
         jax.jit(jax.value_and_grad(functools.partial(loss, attention), argnums=(0, 1, 2, 3)))(*heads(), bias)
-        for attention in (functools.partial(attend, sees=sees), theirs)
+        for attention in (ours, theirs)
     )
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-5, rtol=1e-5), ours, theirs)
 
@@ -182,9 +183,10 @@ def test_blocks_equal_all_at_once_with_their_gradients(parts, short_blocks):
         attended = attention(*arrays)
         return (attended * target).sum(), attended
 
-    settings = {"sees": sees, "bias": bias, "rate": 0.3, "key_of_dropout": jax.random.key(3)}
+    sees = sees.with_bias(bias)
+    settings = {"sees": sees, "rate": 0.3, "key_of_dropout": jax.random.key(3)}
     whole = functools.partial(kernels._dense, **settings)
-    blocked = functools.partial(attend, sees=sees, bias=bias, dropout_rate=0.3, dropout_key=jax.random.key(3))
+    blocked = functools.partial(attend, sees=sees, dropout_rate=0.3, dropout_key=jax.random.key(3))
     run = lambda attention: jax.jit(jax.grad(functools.partial(loss, attention), (0, 1, 2), has_aux=True))(*arrays)  # noqa: E731
     assert "scan" in str(jax.make_jaxpr(blocked)(*arrays))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), run(blocked), run(whole))
@@ -246,7 +248,7 @@ def test_auto_takes_the_fused_kernel_where_it_applies_and_says_so(sees):
         ({"head_width": 264}, "the head width is 264, not a multiple of 8 up to 256"),
         ({"head_width": 136, "on": Accelerator("cuda", 8.9)}, "the head width is 136, not a multiple of 8 up to 128"),
         ({"dropout_rate": 0.1}, "attention weights are dropped out"),
-        ({"has_bias": True}, "a bias is added to the scores"),
+        ({"sees": Sees(segments=PACKED.segments, window=3)}, "rows are packed; the window looks ahead"),
         ({"sees": PACKED}, "rows are packed"),
         ({"sees": Sees(window=3)}, "the window looks ahead"),
     ],
@@ -345,6 +347,41 @@ def test_the_fused_kernel_is_told_the_same_as_the_other(parts, queries, keys, gp
     assert_close(found, expected)
 
 
+@pytest.mark.parametrize("parts", [{}, {"padded": True}, {"causal": True}])
+@pytest.mark.parametrize(("queries", "keys"), [(11, 11), (12, 17)])
+def test_the_fused_kernel_takes_a_bias_where_it_is_asked_for(parts, queries, keys, gpu):  # noqa: F811
+    arrays = inputs_of(queries, keys, 2, jnp.bfloat16)
+    bias = jnp.asarray(vectors(1, 4, queries, keys, seed=7))
+    sees, target = of_rows(structure(queries, keys, **parts), 2 * B), vectors(2 * B, queries, 4, WIDTH, seed=6)
+
+    def run(kernel):
+        def of_bias(bias, *arrays):
+            of_block = lambda rows: bias if rows is None else bias[:, :, rows]  # noqa: E731
+            attended = [attend(*arrays, sees=sees.with_bias(x), kernel=kernel) for x in (bias, of_block)]
+            return sum((x.astype(jnp.float32) * target).sum() for x in attended), attended
+
+        return jax.grad(of_bias, (0, 1, 2, 3), has_aux=True)
+
+    assert fused_calls(run("cudnn"), bias, *arrays) == 2
+    assert fused_calls(run("auto"), bias, *arrays) == 0
+    assert calls_for_cuda(run("cudnn"), bias, *arrays) == 4
+    found, expected = (jax.jit(run(kernel))(bias, *arrays) for kernel in ("cudnn", "xla"))
+    assert_close(found, expected, atol=0.15)
+
+
+def test_a_bias_names_its_obstacles():
+    bias = jax.ShapeDtypeStruct((1, 4, T, S), jnp.float32)
+    assert choose_kernel("auto", Sees(bias=bias), **FITTING) == KernelChoice("xla", "a bias is added to the scores")
+    assert choose_kernel("cudnn", Sees(causal=True, bias=bias), **FITTING) == KernelChoice("cudnn", "asked for")
+    own = jax.ShapeDtypeStruct((B, 4, T, S), jnp.float32)
+    for sees, reason in (
+        (Sees(bias=own), "each row has a bias of its own"),
+        (Sees(causal=True, window=3, bias=bias), "a bias is added to the scores of a window"),
+    ):
+        with pytest.raises(ValueError, match=rf'^kernel="cudnn" cannot be used here: {reason}\. Say'):
+            choose_kernel("cudnn", sees, **FITTING)
+
+
 @pytest.mark.parametrize(
     ("sizes", "parts"),
     [
@@ -379,7 +416,7 @@ def test_what_the_fused_kernel_cannot_do_goes_to_the_other_by_itself(gpu):  # no
     target = vectors(2 * B, 11, 4, WIDTH, seed=6)
     for sees in (Sees(segments=(packed, packed)), Sees(window=3)):
         assert fused_calls(gradients("auto", sees, target), *arrays) == 0
-    assert fused_calls(lambda *arrays: attend(*arrays, bias=jnp.zeros((1, 1, 11, 11))), *arrays) == 0
+    assert fused_calls(lambda *arrays: attend(*arrays, sees=Sees(bias=jnp.zeros((1, 1, 11, 11)))), *arrays) == 0
     key = jax.random.key(0)
     assert fused_calls(lambda *arrays: attend(*arrays, dropout_rate=0.1, dropout_key=key), *arrays) == 0
     # Without a key nothing is dropped out: validation may take the fused kernel where training may not.
@@ -459,7 +496,7 @@ def test_a_row_is_long_by_the_queries_that_a_device_has(short_blocks):
 @pytest.mark.parametrize("bias_shape", [(1, 1, LONG, LONG), (B, H, LONG, LONG)])
 def test_blocks_take_the_rows_of_a_bias_that_are_theirs(bias_shape, short_blocks):
     arrays, bias = heads(queries=LONG, keys=LONG), vectors(*bias_shape, seed=5)
-    blocked = jax.jit(attend)(*arrays, bias=jnp.asarray(bias))
+    blocked = jitted_attend(*arrays, sees=Sees(bias=jnp.asarray(bias)))
     np.testing.assert_allclose(blocked, by_hand(*arrays, bias=bias), atol=1e-5)
 
 

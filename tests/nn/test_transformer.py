@@ -16,7 +16,9 @@ from lmx.nn.attention import MultiHeadAttention
 from lmx.nn.feedforward import FeedForward
 from lmx.nn.layers import LayerNorm, Linear
 from lmx.nn.masks import Sees
-from lmx.nn.positions import sinusoidal
+from lmx.nn.positions.alibi import Alibi
+from lmx.nn.positions.rotary import RotaryPositions
+from lmx.nn.positions.sinusoidal import SinusoidalPositions, sinusoidal
 from lmx.nn.transformer import Block, Memory, Stack, TransformerConfig
 from lmx.sharding import MeshConfig, make_mesh, use_mesh
 
@@ -37,7 +39,7 @@ def inputs() -> dict:
 def make_block(rngs: nnx.Rngs, *, norm_position="pre", with_memory=True, dropout_rate=0.0) -> Block:
     attention = functools.partial(MultiHeadAttention, D, H, num_kv_heads=G, rngs=rngs)
     return Block(
-        attention(rotary_base=100.0),
+        attention(),
         FeedForward(D, F, rngs=rngs),
         memory_attention=attention() if with_memory else None,
         make_norm=lambda: LayerNorm(D),
@@ -70,11 +72,11 @@ run_with_maps = jax.jit(lambda module, x, **given: module(x, with_attention=True
 @jax.jit
 def by_formula(block: Block, x: jax.Array, sees: Sees, memory: Memory | None) -> jax.Array:
     def attend(y):
-        return block.attention(*block.attention.project(y, positions=None), sees=sees)
+        return block.attention(*block.attention.project(y), sees=sees)
 
     def attend_memory(y):
-        keys_values = block.memory_attention.keys_values(memory.states, positions=None)
-        return block.memory_attention(block.memory_attention.queries(y, positions=None), keys_values, sees=memory.sees)
+        keys_values = block.memory_attention.keys_values(memory.states)
+        return block.memory_attention(block.memory_attention.queries(y), keys_values, sees=memory.sees)
 
     sublayers = [(attend, block.attention_norm)]
     if memory is not None:
@@ -97,7 +99,7 @@ def test_a_block_is_its_papers_formula(norm_position, with_memory):
 def test_a_bias_is_added_to_the_scores_of_the_block_itself():
     block, x = filled(make_block, with_memory=False), vectors(B, T, D)
     hidden = np.where(np.tri(T, dtype=bool)[None, None], 0, -1e9).astype(np.float32)
-    biased = run(block, x, sees=Sees(), bias=hidden)
+    biased = run(block, x, sees=Sees(bias=hidden))
     np.testing.assert_allclose(biased, run(block, x, sees=CAUSAL, memory=None), atol=1e-5)
 
 
@@ -212,8 +214,10 @@ def test_the_future_does_not_matter(decoder, expected):
     np.testing.assert_allclose(np.asarray(run(decoder, x, **inputs()))[:, :3], expected[:, :3], atol=1e-5)
 
 
-def test_extending_a_cache_equals_running_the_whole(decoder, expected):
+@pytest.mark.parametrize("encoding", [None, RotaryPositions(base=100.0), Alibi(H)], ids=["none", "rotary", "alibi"])
+def test_extending_a_cache_equals_running_the_whole(decoder, encoding):
     slots, memory = T + 3, inputs()["memory"]
+    expected = run(decoder, vectors(B, T, D), **inputs(), encoding=encoding)
 
     @jax.jit
     def start(decoder, memory):
@@ -226,10 +230,12 @@ def test_extending_a_cache_equals_running_the_whole(decoder, expected):
             decoder.unstack(),
             x,
             caches,
+            encoding=encoding,
+            positions=places[None],
+            slots=jnp.arange(slots)[None],
             offset=offset,
             mask=(jnp.arange(slots) <= places[:, None])[None, None],
             memory_mask=memory.sees.mask(1, S),
-            positions=places[None],
         )
 
     caches, done = start(decoder, memory), []
@@ -371,16 +377,15 @@ def test_the_compiler_is_kept_from_undoing_the_recomputation_of_unrolled_layers(
 
 
 def test_a_memory_has_no_order_of_its_own_where_positions_are_rotations():
-    config = TransformerConfig(
-        width=D, feedforward_width=F, num_heads=H, positions="rotary", norm_position="pre", dropout_rate=0.0
-    )
+    config = TransformerConfig(width=D, feedforward_width=F, num_heads=H, norm_position="pre", dropout_rate=0.0)
+    given = {"sees": Sees(), "encoding": RotaryPositions()}
     stack = filled(lambda rngs: transformer.make_stack(config, 1, has_memory=True, rngs=rngs))
     x, memory, order = vectors(B, T, D), vectors(B, S, D, seed=1), np.array([3, 1, 6, 4, 0, 2, 5])
     found, reordered = (
-        np.asarray(run(stack, x, sees=Sees(), memory=Memory(states, Sees()))) for states in (memory, memory[:, order])
+        np.asarray(run(stack, x, **given, memory=Memory(states, Sees()))) for states in (memory, memory[:, order])
     )
     np.testing.assert_allclose(reordered, found, atol=1e-5)
-    turned = np.asarray(run(stack, x[:, ::-1], sees=Sees(), memory=Memory(memory, Sees())))[:, ::-1]
+    turned = np.asarray(run(stack, x[:, ::-1], **given, memory=Memory(memory, Sees())))[:, ::-1]
     assert np.abs(turned - found).max() > 0.001  # its own sequence has one
 
 
@@ -388,7 +393,8 @@ def test_a_memory_has_no_order_of_its_own_where_positions_are_rotations():
 def test_explicit_positions_may_be_beyond_the_number_of_tokens(scaled):
     config = TransformerConfig(width=D, num_heads=H, max_length=40, scaled_embeddings=scaled)
     positions, x = np.array([[0, 1, 2, 17, 39], [38, 5, 5, 0, 6]]), vectors(B, T, D)
-    place = jax.jit(lambda x, positions=None: transformer.add_positions(config, x, None, positions=positions))
+    encoding = SinusoidalPositions(config.max_length)
+    place = jax.jit(lambda x, positions=None: transformer.embed(config, x, encoding, positions=positions))
     placed = place(x, positions)
     expected = x * (D**0.5 if scaled else 1) + np.asarray(sinusoidal(40, D))[positions]
     np.testing.assert_allclose(placed, expected, atol=1e-5)

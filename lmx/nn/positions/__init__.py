@@ -1,0 +1,1 @@
+"""Position encodings, one file each; `make` builds them by name."""
