@@ -46,7 +46,8 @@ from lmx.loop import Training
 from lmx.losses import drop_words, label_loss
 from lmx.models.encoder import ClassifierConfig, EncoderClassifier, training_flops
 from lmx.nn.masks import segments_of
-from lmx.optimization import OptimizerConfig, make_optimizer, make_schedule
+from lmx.optimization import OptimizerConfig, make_schedule
+from lmx.optimizers import make_optimizer, updated_by
 from lmx.planning import planned_sizes, print_plan
 from lmx.run import Run
 from lmx.saved import save_tokenizer, tokenizer_of
@@ -320,7 +321,8 @@ def build(
     return Learner(
         model=definition,
         loss=loss,
-        optimizer=make_optimizer(options, schedule),
+        optimizer=make_optimizer(options, schedule, model=definition),
+        updated_by=updated_by(options, definition),
         schedule=schedule,
         flops=flops,
         dtype=model.dtype,

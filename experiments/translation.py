@@ -41,7 +41,8 @@ from lmx.learner import Learner, mean_loss, place
 from lmx.loop import Training
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig, training_flops
 from lmx.nn.layers import spread_tables
-from lmx.optimization import OptimizerConfig, make_optimizer, make_schedule
+from lmx.optimization import OptimizerConfig, make_schedule
+from lmx.optimizers import make_optimizer, updated_by
 from lmx.planning import planned_sizes, print_plan
 from lmx.run import Run
 from lmx.sharding import make_mesh
@@ -213,7 +214,8 @@ def build(config: Config, model: Seq2SeqConfig) -> Learner:
     return Learner(
         model=definition,
         loss=loss,
-        optimizer=make_optimizer(options, schedule),
+        optimizer=make_optimizer(options, schedule, model=definition),
+        updated_by=updated_by(options, definition),
         schedule=schedule,
         flops=lambda shape: training_flops(model, rows=shape[0] * shape[1], source=shape[2], target=shape[2]),
         dtype=model.dtype,

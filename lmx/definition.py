@@ -17,12 +17,14 @@ class Definition(NamedTuple):
         network: the model of shapes.
         graph: its structure, as Flax NNX has it.
         shapes: of its parameters.
+        axes: the names of their axes, a tuple for each array.
     """
 
     build: Callable[[nnx.Rngs], Any]
     network: Any
     graph: Any
     shapes: Params
+    axes: Params
 
     def merge(self, params: Params) -> Any:
         """Returns the model with these parameters."""
@@ -32,7 +34,16 @@ class Definition(NamedTuple):
 def define(build: Callable[[nnx.Rngs], nnx.Module]) -> Definition:
     """Returns the definition of the model that `build` makes; nothing is allocated."""
     network = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
-    return Definition(build, network, nnx.graphdef(network), nnx.to_pure_dict(nnx.state(network, nnx.Param)))
+    shapes = nnx.to_pure_dict(nnx.state(network, nnx.Param))
+    return Definition(build, network, nnx.graphdef(network), shapes, param_axes(network))
+
+
+def param_axes(model: nnx.Module) -> Params:
+    """Returns the tree of axis names of a model's parameters, a tuple for each array."""
+    state = nnx.state(model, nnx.Param)
+    is_param = lambda leaf: isinstance(leaf, nnx.Variable)  # noqa: E731
+    axes = jax.tree.map(lambda param: tuple(param.get_metadata("axes")), state, is_leaf=is_param)
+    return nnx.to_pure_dict(axes)
 
 
 def stack(members: list[Params]) -> Params:

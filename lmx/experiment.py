@@ -191,6 +191,9 @@ def done_before(saved: Mapping[str, Any], *, own: Mapping[str, Any]) -> dict[str
         "seeds": 1,
         "average": 1,
         "optimization.average_decay": None,
+        "optimization.optimizer": "adam",
+        "optimization.freeze": [],
+        "optimization.layer_decay": 1.0,
         **own,
     }
 
@@ -274,6 +277,7 @@ def start_facts(model: TransformerConfig, placed: Placed, batches: Any, *, reaso
     network, mesh = placed.learner.model.network, placed.mesh
     hosts = f", {jax.process_count()} hosts" if jax.process_count() > 1 else ""
     kernel = attention_facts(model, network, mesh)
+    groups = placed.learner.updated_by or {}
     if reason is not None and "asked for" in kernel["attention_reason"]:
         kernel["attention_reason"] = reason
     return {
@@ -287,6 +291,7 @@ def start_facts(model: TransformerConfig, placed: Placed, batches: Any, *, reaso
         ),
         **kernel,
         "parameters": count_parameters(network),
+        **{f"updated_by_{name}" if name != "frozen" else name: which for name, which in groups.items()},
         "batch_shapes": [list(shape) for shape in batches.shapes],
         "tokens_per_device": tokens_on_device(batches.shapes, mesh),
         "padding_share": batches.padding_share,

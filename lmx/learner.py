@@ -55,6 +55,7 @@ class Learner(NamedTuple):
         keeps_best: the parameters that did best in a validation are kept beside the newest.
         num_seeds: seeds that train together, each array with their axis; None for one without that axis.
         gradient_sum: the type in which devices add up their gradients.
+        updated_by: which parameters each optimizer takes, for what a run says at its start.
     """
 
     model: Definition
@@ -67,6 +68,7 @@ class Learner(NamedTuple):
     keeps_best: bool = False
     num_seeds: int | None = None
     gradient_sum: GradientSum = "float32"
+    updated_by: Mapping[str, str] | None = None
 
 
 class Placed(NamedTuple):

@@ -1,4 +1,4 @@
-"""Learning-rate schedules under their names in the field, and the optimizers composed from Optax.
+"""Learning-rate schedules under their names in the field, and Adam composed from Optax; `lmx.optimizers` has others.
 
 A schedule maps the number of updates done so far (0 before the first) to a learning rate. What differs between
 fairseq, tensor2tensor and the papers is said at each.
@@ -12,22 +12,30 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
+BETA1 = 0.9  # decay of the average of gradients: Adam's (Kingma and Ba 2015) and Lion's (Chen et al. 2023)
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """How parameters are updated.
 
     Attributes:
+        optimizer: adam (with weight decay: AdamW); adafactor keeps a row and a column of a large matrix; lion keeps one
+            average; muon takes the matrices of the layers and leaves tables, norms and biases to Adam.
         schedule: how the learning rate goes on after the warm-up; linear and cosine fall until the end of training.
         peak: highest learning rate.
         warmup: updates until it is reached.
-        beta2: decay of Adam's average of squared gradients.
+        beta2: decay of Adam's average of squared gradients, or of Lion's average of gradients.
         epsilon: what Adam adds to the root of that average.
         weight_decay: decoupled weight decay; biases and the scales of norms are left out.
         clip_norm: longest gradient; None does not clip.
+        freeze: parameters that keep their values: their names, the names of parts that hold them, or patterns such as
+            *.bias; no average of their gradients is kept either.
+        layer_decay: factor of the learning rate from each layer to the one below, and from the lowest to embeddings.
         average_decay: decay of an exponential average of the parameters, which validation and test use; None has none.
     """
 
+    optimizer: Literal["adam", "adafactor", "lion", "muon"] = "adam"
     schedule: Literal["inverse-sqrt", "noam", "linear", "cosine", "constant"] = "inverse-sqrt"
     peak: float = 5e-4
     warmup: int = 4000
@@ -35,6 +43,8 @@ class OptimizerConfig:
     epsilon: float = 1e-8
     weight_decay: float = 0.0
     clip_norm: float | None = None
+    freeze: tuple[str, ...] = ()
+    layer_decay: float = 1.0
     average_decay: float | None = None
 
     @property
@@ -54,17 +64,6 @@ def make_schedule(config: OptimizerConfig, *, total: int, width: int) -> optax.S
         "constant": lambda: constant(peak, warmup=warmup),
     }
     return makers[config.schedule]()
-
-
-def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Returns Adam with these settings."""
-    return adam(
-        schedule,
-        beta2=config.beta2,
-        epsilon=config.epsilon,
-        weight_decay=config.weight_decay,
-        clip_norm=config.clip_norm,
-    )
 
 
 def inverse_sqrt(peak: float, *, warmup: int, initial: float = 1e-7) -> optax.Schedule:
@@ -125,7 +124,7 @@ def constant(peak: float, *, warmup: int = 0) -> optax.Schedule:
 def adam(
     schedule: optax.Schedule,
     *,
-    beta1: float = 0.9,
+    beta1: float = BETA1,
     beta2: float = 0.98,
     epsilon: float = 1e-8,
     weight_decay: float = 0.0,
@@ -136,10 +135,29 @@ def adam(
     Weight decay (Loshchilov and Hutter 2019) leaves out biases and the scales of norms, as is usual. Adam: Kingma and
     Ba 2015; the default betas are Vaswani's.
     """
+    direction = optax.scale_by_adam(b1=beta1, b2=beta2, eps=epsilon)
+    return compose(direction, schedule, weight_decay=weight_decay, clip_norm=clip_norm)
+
+
+def compose(
+    direction: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    *,
+    weight_decay: float = 0.0,
+    clip_norm: float | None = None,
+    scale: optax.GradientTransformation | None = None,
+) -> optax.GradientTransformation:
+    """Composes clipping by global norm, a direction such as Adam's, decoupled weight decay and the schedule.
+
+    Args:
+        scale: of what is added, weight decay too: parameters that learn at rates of their own.
+    """
     parts = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
-    parts.append(optax.scale_by_adam(b1=beta1, b2=beta2, eps=epsilon))
+    parts.append(direction)
     if weight_decay:
         parts.append(optax.add_decayed_weights(weight_decay, mask=decayed))
+    if scale is not None:
+        parts.append(scale)
     return optax.chain(*parts, optax.scale_by_learning_rate(schedule))
 
 

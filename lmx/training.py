@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Bool, Float, Int, Key, UInt
 
+from lmx.definition import Params, param_axes
 from lmx.sharding import DEFAULT_RULES, GradientSum, Rules, named_sharding, replicated, stacked, use_mesh
 
-Params = Any  # nested dicts of arrays, as `nnx.to_pure_dict` gives them
 Batch = Mapping[str, jax.Array]
 # (params, micro-batch, key or None) -> sums over what counts: "loss" (to be minimised), "weight", and any others.
 Loss = Callable[[Params, Batch, Any], dict[str, jax.Array]]
@@ -220,12 +220,22 @@ def born(
     return jax.jit(create, out_shardings=shardings)(numbers)
 
 
-def param_axes(model: nnx.Module) -> Params:
-    """Returns the tree of axis names of a model's parameters, a tuple for each array."""
-    state = nnx.state(model, nnx.Param)
-    is_param = lambda leaf: isinstance(leaf, nnx.Variable)  # noqa: E731
-    axes = jax.tree.map(lambda param: tuple(param.get_metadata("axes")), state, is_leaf=is_param)
-    return nnx.to_pure_dict(axes)
+def parameter_of(
+    path: tuple, shapes: Mapping[tuple, tuple[int, ...]], *, shape: tuple[int, ...] | None = None
+) -> tuple | None:
+    """Returns the path of the parameter that a leaf of an optimizer's state is about: the longest that it ends with.
+
+    So a state needs not mirror the parameters: it may hold some of them, in groups, and several numbers for each.
+
+    Args:
+        shapes: of all parameters by path.
+        shape: of the leaf: only parameters of this shape are looked at; None for those of any.
+    """
+    for start in range(len(path)):
+        found = shapes.get(path[start:])
+        if found is not None and shape in (None, found):
+            return path[start:]
+    return None
 
 
 def state_shardings(
@@ -240,6 +250,9 @@ def state_shardings(
 ) -> TrainState:
     """Returns where each array of the state lives, from the axes of the model's parameters.
 
+    An array of the optimizer's, whichever it is, lives where the parameter of its name and shape lives, see
+    `parameter_of`; any other is whole on every device.
+
     Args:
         average, best: whether the state has them.
         seeds: whether it is one of several seeds; their axis is not split.
@@ -249,13 +262,13 @@ def state_shardings(
     is_axes = lambda leaf: isinstance(leaf, tuple)  # noqa: E731
     params = jax.tree.map(lambda a, s: named_sharding(mesh, a, s.shape, rules=rules), axes, shapes, is_leaf=is_axes)
     whole = replicated(mesh)
-    optimizer_state = optax.tree.map_params(
-        optimizer,
-        lambda _, sharding: sharding,
-        jax.eval_shape(optimizer.init, shapes),
-        params,
-        transform_non_params=lambda _: whole,
-    )
+    placed = dict(jax.tree_util.tree_leaves_with_path(params))
+
+    def place(path: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        return placed.get(parameter_of(path, shapes_at, shape=leaf.shape), whole)
+
+    shapes_at = {path: leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)}
+    optimizer_state = jax.tree_util.tree_map_with_path(place, jax.eval_shape(optimizer.init, shapes))
     if seeds:
         params, optimizer_state = jax.tree.map(stacked, (params, optimizer_state))
     kept = params if average else None, whole, whole, params if best else None

@@ -25,7 +25,7 @@ LEVELS = {
     2: ("lmx.nn.attention", "lmx.nn.feedforward", "lmx.process", "lmx.checksums", "lmx.words"),
     1: (
         *("lmx.nn.kernels", "lmx.nn.layers", "lmx.nn.positions", "lmx.losses", "lmx.collectives"),
-        *("lmx.console", "lmx.reasons", "lmx.text"),
+        *("lmx.console", "lmx.optimizers", "lmx.reasons", "lmx.text"),
     ),
     0: (
         "lmx.nn.dropout",

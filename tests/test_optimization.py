@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from lmx.definition import Definition
 from lmx.optimization import (
     OptimizerConfig,
     adam,
@@ -14,10 +15,10 @@ from lmx.optimization import (
     decayed,
     inverse_sqrt,
     linear,
-    make_optimizer,
     make_schedule,
     noam,
 )
+from lmx.optimizers import make_optimizer
 
 
 def rates(schedule: optax.Schedule, counts: list[int]) -> np.ndarray:
@@ -181,13 +182,17 @@ def test_the_optimizer_of_a_config_is_adam_with_its_settings():
     schedule = make_schedule(config, total=10, width=8)
     params = {"weight": jnp.array([1.0, -2.0]), "bias": jnp.array([0.5])}
     gradients = {"weight": jnp.array([3.0, -1.0]), "bias": jnp.array([2.0])}
+    model = Definition(lambda rngs: None, None, None, params, {"weight": ("embed",), "bias": (None,)})
     by_hand = adam(schedule, beta2=0.9, epsilon=1e-3, weight_decay=0.2, clip_norm=0.5)
     plain = adam(schedule)
-    steps = []
-    for optimizer in (make_optimizer(config, schedule), by_hand, plain):
+    steps, states = [], []
+    for optimizer in (make_optimizer(config, schedule, model=model), by_hand, plain):
         state = optimizer.init(params)
         for _ in range(3):
             updates, state = optimizer.update(gradients, state, params)
         steps.append(updates)
+        states.append(state)
+    # What a checkpoint of it holds has the same names.
+    assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
     assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), steps[0], steps[1]))
     assert not jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), steps[0], steps[2]))

@@ -7,6 +7,7 @@ import optax
 import pytest
 from flax import nnx
 
+from lmx.definition import param_axes
 from lmx.losses import cross_entropy
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from lmx.nn.dropout import dropout
@@ -21,7 +22,6 @@ from lmx.training import (
     make_eval_step,
     make_train_step,
     newest_rate,
-    param_axes,
     state_shardings,
 )
 

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lmx.collectives import Collective, read_collectives
+from lmx.definition import param_axes
 from lmx.plan.figures import Communication, Job, Traffic
 from lmx.plan.step import mesh_of, program_of, state_of
 from lmx.sharding import stays_in_pieces, use_mesh
-from lmx.training import param_axes
 
 
 def measure_communication(job: Job, *, group: int = 8, program: str | None = None) -> Communication:

@@ -13,7 +13,7 @@ from lmx.plan.figures import Job, Memory, Module
 from lmx.plan.step import batch_of, compile_unoptimised, mesh_of, program_of, state_of
 from lmx.plan.working import fullest_moment
 from lmx.sharding import use_mesh
-from lmx.training import TrainState
+from lmx.training import TrainState, parameter_of
 
 
 def measure_memory(job: Job, *, program: str | None = None) -> Memory:
@@ -26,12 +26,13 @@ def measure_memory(job: Job, *, program: str | None = None) -> Memory:
     state, shardings = state_of(job, mesh)
     micro_batches = next(iter(job.batch.values()))[0]
     rows: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    shapes = {path: leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)}
     parts = {"parameters": "params", "optimizer": "optimizer_state", "average": "average"}
     for column, name in parts.items():
         leaves = jax.tree_util.tree_leaves_with_path(getattr(state, name))
         for (path, leaf), sharding in zip(leaves, jax.tree.leaves(getattr(shardings, name)), strict=True):
             size = math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-            row = rows[_module_of(path)]
+            row = rows[_module_of(parameter_of(path, shapes))]
             row[column] += size
             if column == "parameters":
                 row["count"] += leaf.size
@@ -47,9 +48,9 @@ def measure_memory(job: Job, *, program: str | None = None) -> Memory:
     return Memory(modules=tuple(modules), activations=activations, squares=squares, fullest=fullest)
 
 
-def _module_of(path: tuple) -> str:
-    """Returns "decoder/blocks/attention" of the path to a parameter, also where an optimizer's tree holds the like."""
-    names = [str(entry.key) for entry in path if isinstance(entry, jax.tree_util.DictKey)]
+def _module_of(parameter: tuple | None) -> str:
+    """Returns "decoder/blocks/attention" of the path to a parameter, and "counters" of what is about none."""
+    names = [str(entry.key) for entry in parameter or ()]
     return "/".join(names[:-1][:3]) or "counters"
 
 
