@@ -8,7 +8,7 @@ import difflib
 import fnmatch
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +60,7 @@ def make_optimizer(
 
 
 def updated_by(config: OptimizerConfig, model: Definition) -> dict[str, str]:
-    """Returns which parameters each optimizer takes, in a line: "8 arrays of 1,200 numbers: encoder ... weight"."""
+    """Returns which parameters each optimizer takes, in a line: "8 arrays, 1,200 parameters: encoder, output.bias"."""
     groups: dict[str, list[tuple]] = {}
     labels = _labels(config, model)
     for path, label in labels.items():
@@ -69,12 +69,20 @@ def updated_by(config: OptimizerConfig, model: Definition) -> dict[str, str]:
     lines = {}
     for label, paths in sorted(groups.items()):
         numbers = sum(sizes[path] for path in paths)
-        which = "all" if len(groups) == 1 else _few_words(paths, labels)
+        named = ", ".join(config.freeze) if label == "frozen" else _few_words(paths, labels)
+        which = "all" if len(groups) == 1 else named
         lines[label] = f"{len(paths)} arrays, {numbers:,} parameters: {which}"
     return lines
 
 
-def matrix_of(axes: tuple[str | None, ...]) -> optax.contrib.MuonDimensionNumbers | None:
+class Sides(NamedTuple):
+    """Which axes of an array are the two sides of a matrix; those before them are of several matrices."""
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+def matrix_of(axes: tuple[str | None, ...]) -> Sides | None:
     """Returns which axes of a parameter are the two sides of a matrix, and None where it is none.
 
     A side is "embed" alone, or all that stands on the other side of it: ("layers", "embed", "heads", None) is a matrix
@@ -94,7 +102,7 @@ def matrix_of(axes: tuple[str | None, ...]) -> optax.contrib.MuonDimensionNumber
     if any(sum(name is not None for name in side) != 1 for side in (sides[:split], sides[split:])):
         return None
     places = tuple(range(first, len(axes)))
-    return optax.contrib.MuonDimensionNumbers(places[:split], places[split:])
+    return Sides(places[:split], places[split:])
 
 
 def by_layer(model: Definition, *, decay: float) -> optax.GradientTransformation:
@@ -106,10 +114,10 @@ def by_layer(model: Definition, *, decay: float) -> optax.GradientTransformation
     """
     axes = _by_path(model.axes)
     shapes = _by_path(model.shapes)
-    highest = max((shapes[path].shape[0] for path in shapes if axes[path][0] == "layers"), default=0)
+    highest = max((shapes[path].shape[0] for path in shapes if _is_stacked(axes[path])), default=0)
 
     def scale(path: tuple, update: jax.Array) -> jax.Array:
-        if axes[path][0] == "layers":
+        if _is_stacked(axes[path]):
             number = update.shape[0]
             rates = decay ** (number - jnp.arange(number, dtype=update.dtype))
             return update * rates.reshape(-1, *[1] * (update.ndim - 1))
@@ -131,7 +139,7 @@ def by_matrix(inner: optax.GradientTransformation, model: Definition) -> optax.G
         if sides is None:
             return x
         shape = [math.prod(x.shape[place] for place in side) for side in sides]
-        first = x.shape[: sides.reduction_axis[0]]  # pyright: ignore[reportIndexIssue]
+        first = x.shape[: sides.inputs[0]]
         return x.reshape(*first, *shape) if min(shape) >= FACTORED_FROM else x
 
     def see(tree: Params) -> Params:
@@ -165,20 +173,21 @@ def _direction(config: OptimizerConfig, model: Definition, labels: dict[tuple, s
         factored = optax.scale_by_factored_rms(min_dim_size_to_factor=FACTORED_FROM)
         one = optax.chain(factored, optax.clip_by_block_rms(LARGEST_RMS))
         axes, shapes = _by_path(model.axes), _by_path(model.shapes)
-        numbers = {path: shapes[path].shape[0] if axes[path][0] == "layers" else 0 for path in _trained(labels)}
+        numbers = {path: shapes[path].shape[0] if _is_stacked(axes[path]) else 0 for path in _trained(labels)}
         groups = {path: f"{number} layers" if number else "no layers" for path, number in numbers.items()}
         takes = {group: one if group == "no layers" else each(one) for group in groups.values()}
         takes = {group: by_matrix(inner, model) for group, inner in takes.items()}
         return optax.partition(takes, _labelled(groups))
     if config.optimizer == "muon":
         sides = {path: matrix_of(axes) for path, axes in _by_path(model.axes).items()}
+        numbers = {path: optax.contrib.MuonDimensionNumbers(*both) for path, both in sides.items() if both}
         # The rate of -1 is Optax's way to leave the sign to what follows.
         muon = optax.contrib.muon(
             -1.0,
             beta=MUON_MOMENTUM,
             consistent_rms=MUON_RMS,
             muon_weight_dimension_numbers=lambda tree: jax.tree_util.tree_map_with_path(
-                lambda path, _: sides[path], tree
+                lambda path, _: numbers[path], tree
             ),
         )
         return optax.partition({"muon": muon, "adam": adam}, _labelled(labels))
@@ -229,12 +238,16 @@ def _by_path(tree: Params) -> dict[tuple, Any]:
     return dict(jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda leaf: isinstance(leaf, tuple)))
 
 
+def _is_stacked(axes: tuple[str | None, ...]) -> bool:
+    return axes[:1] == ("layers",)
+
+
 def _names(path: tuple) -> list[str]:
     return [str(entry.key) for entry in path]
 
 
 def _is_below(names: list[str]) -> bool:
-    if names[0].startswith("output"):
+    if any(name.startswith("output") for name in names):
         return False
     return names[-1] == "table" or any(name.startswith("embedding") for name in names)
 

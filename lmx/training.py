@@ -262,7 +262,7 @@ def state_shardings(
     is_axes = lambda leaf: isinstance(leaf, tuple)  # noqa: E731
     params = jax.tree.map(lambda a, s: named_sharding(mesh, a, s.shape, rules=rules), axes, shapes, is_leaf=is_axes)
     whole = replicated(mesh)
-    placed = dict(jax.tree_util.tree_leaves_with_path(params))
+    placed: dict[Any, NamedSharding] = dict(jax.tree_util.tree_leaves_with_path(params))
 
     def place(path: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
         return placed.get(parameter_of(path, shapes_at, shape=leaf.shape), whole)

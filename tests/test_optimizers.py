@@ -1,6 +1,9 @@
 """Optimizers by name: what they do to stacked parameters, which they take, and where their state lives."""
 
+import functools
+import importlib.util
 import math
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -13,8 +16,11 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from lmx.checkpoint import Checkpoints
+from lmx.config import config_as_json
 from lmx.definition import Definition, define
+from lmx.differences import filled_config
 from lmx.errors import InputError
+from lmx.experiment import done_before
 from lmx.learner import Learner, Placed, place
 from lmx.optimization import OptimizerConfig, adam, constant
 from lmx.optimizers import make_optimizer, matrix_of, updated_by
@@ -277,6 +283,13 @@ def test_rates_fall_by_layer_as_the_formula_says(name):
         np.testing.assert_allclose(update, factor * named(whole)[path], rtol=1e-6, atol=0, err_msg=path)
 
 
+@pytest.mark.parametrize("freeze", [("blocks.*.weight",), ("blocks.*.bias", "*.scale", "embedding", "o*", "positions")])
+def test_muon_may_have_nothing_left_to_take_or_to_leave(freeze):
+    optimizer = of_config(optimizer="muon", freeze=freeze)
+    updates = named(jax.eval_shape(lambda p: optimizer.update(p, optimizer.init(p), p)[0], STACKED.shapes))
+    assert {path: x.shape for path, x in updates.items()} == {p: x.shape for p, x in named(STACKED.shapes).items()}
+
+
 # What is said.
 
 
@@ -290,6 +303,20 @@ def test_which_parameters_go_where_is_a_line_a_group():
         "muon": f"4 arrays, {matrices:,} parameters: blocks.down, blocks.out, blocks.query.weight, blocks.up",
     }
     assert updated_by(OptimizerConfig(), STACKED)["adam"].endswith(" parameters: all")
+
+
+@pytest.mark.parametrize("name", ["translation", "classification"])
+def test_a_run_of_a_version_without_these_fields_goes_on(name):
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "experiments" / f"{name}.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    config = script.PRESETS[next(iter(script.PRESETS))][1]
+    later = config_as_json(config)
+    added = ("optimizer", "freeze", "layer_decay")
+    saved = later | {"optimization": {key: x for key, x in later["optimization"].items() if key not in added}}
+    filled, taken = filled_config(saved, later, functools.partial(done_before, own=config.absent))
+    assert filled == later
+    assert {f"optimization.{key}" for key in added} <= taken.keys()
 
 
 # Where the state lives.
