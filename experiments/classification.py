@@ -26,9 +26,17 @@ from lmx.data.labelled import Examples, sides_of
 from lmx.data.labels import Kind, balanced_weights
 from lmx.data.reading import Reading
 from lmx.data.sets import READ_LATER, Sets, SetsConfig
+from lmx.data.texts import described
 from lmx.definition import define
 from lmx.errors import InputError
-from lmx.evaluation.classification import Exam, ExamConfig, examine_classifier, examine_folds, label_texts
+from lmx.evaluation.classification import (
+    Exam,
+    ExamConfig,
+    each_fold,
+    examine_classifier,
+    examine_folds,
+    label_unlabelled,
+)
 from lmx.experiment import (
     begin,
     finish,
@@ -382,7 +390,7 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> T
         data = config.sets.load(fold=fold, cache=cache)
         tokenizer = make_tokenizer(run, config.pieces, data.train, cache)
         say_fewer_pieces(run, config.pieces, tokenizer)
-        config.sets.say_fewer_texts(data, report=run.console.print)
+        config.sets.say_fewer(data, report=run.console.print)
         rows = data.encode(tokenizer, max_length=config.max_length, stride=config.stride, cache=cache)
         targets, of_dev = data.labels.encode(data.train), data.labels.encode(data.dev)
         model = fit_model(config, tokenizer, data, targets)
@@ -444,7 +452,7 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> T
         exam = Exam(f"{preset} test", data.test, rows.test, data.train, config.exam, config.published, made)
         tested = examine_classifier(run, classifier, exam, seeds=seeds)
     if data.to_label is not None and rows.to_label is not None:
-        label_texts(run, classifier, data.to_label, rows.to_label)
+        label_unlabelled(run, classifier, rows.to_label, about=described(data.to_label, rows.to_label))
     finish(run)
     return tested
 
@@ -457,11 +465,7 @@ def cross_validate(preset: str, config: Config, number: int) -> None:
         digest = fingerprint([json.dumps(facts_of_examples(data.train), sort_keys=True)])
         whole.agree(labels=list(data.labels.names), training_data=digest)
     whole.open(data.labels.save)
-    tested = []
-    for fold in range(1, number + 1):
-        whole.console.print(f"fold {fold} of {number}")
-        here = replace(config.run, run=config.run.run / f"fold-{fold}")
-        tested.append(train_and_test(preset, replace(config, run=here), fold=fold))
+    tested = [train_and_test(preset, here, fold=fold) for fold, here in each_fold(whole, config, number)]
     name, chosen = f"{preset} {number}-fold test", f"best step by development {config.exam.select}"
     examine_folds(whole, tested, name=name, chosen=chosen, published=config.published)
     finish(whole)

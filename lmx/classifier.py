@@ -1,51 +1,31 @@
 """Text in, labels out: the one path that validation, test, the command line and notebooks share.
 
-A `Classifier` is a model, with the parameters of one seed or of several, its tokenizer and its labels. It sorts texts
-by length into few compiled shapes, and hands outputs back in the order of the texts. Why a text got its label
-is the matter of `lmx.explanation`. What scores are made of outputs is `lmx.scoring.classification`'s.
+A `Classifier` is a model, with the parameters of one seed or of several, its tokenizer and its labels. Its rows are
+run by `lmx.predictor`, and outputs come back in the order of the texts. Why a text got its label is the matter of
+`lmx.explanation`. What scores are made of outputs is `lmx.scoring.classification`'s.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Float, Int
+from jax.sharding import Mesh
+from jaxtyping import Float
 
-from lmx.data.labelled import Examples, Label, Text
+from lmx.data.labelled import Examples, Text
 from lmx.data.labels import Labels
-from lmx.data.texts import EncodedExamples, average_rows, encode_examples
+from lmx.data.texts import EncodedExamples, encode_examples
 from lmx.definition import define
-from lmx.explanation import activated, explain, make_integrate
+from lmx.explanation import explain, make_integrate
 from lmx.models.encoder import ClassifierConfig, EncoderClassifier
 from lmx.nn.positions.make import longest
 from lmx.parameters import Params, load_params
+from lmx.predictor import Prediction, Predictor
 from lmx.saved import find_tokenizers, read_config, read_field, read_fields, seed_files
-from lmx.sharding import DECODING_RULES, batch_shards, place_rows, replicated, rows_on, use_mesh
 from lmx.text import Tokenizer, load_tokenizer
-
-THRESHOLD = 0.5  # a label of several is predicted from this probability on
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a model says of one text.
-
-    Attributes:
-        label: a name, a tuple of names where a text may have several, a number as text for regression.
-        probability: of the label; of several, that each is there and no other is, as if they were independent; None
-            for regression.
-        outputs: the probabilities of all classes in the order of the labels, or the number.
-    """
-
-    label: Label
-    probability: float | None
-    outputs: tuple[float, ...]
 
 
 class Classifier:
@@ -84,17 +64,32 @@ class Classifier:
         mesh: Mesh | None = None,
     ):
         _check_parts(config, tokenizer=tokenizer, labels=labels, max_length=max_length)
-        self.config, self.params, self.labels, self.tokenizer = config, _stacked(params), labels, tokenizer
+        self.config, self.labels, self.tokenizer = config, labels, tokenizer
         self.max_length, self.stride, self.pairs = max_length, stride, pairs
-        self.batch_tokens, self.rows_multiple = batch_tokens, rows_multiple
-        self.buckets = tuple(buckets or _powers_of_two(max_length))
         self.cut = 0
-        self._definition = define(lambda rngs: EncoderClassifier(config, rngs=rngs))
-        self._mesh = mesh if mesh is not None and mesh.size > 1 else None
-        self._run = jax.jit(self._make_run(), out_shardings=self._whole())
-        integrate = make_integrate(self._definition, kind=labels.kind, pad_id=config.pad_id, mesh=self._mesh)
-        self.integrate = jax.jit(integrate, out_shardings=self._whole())
-        self._look = jax.jit(self._make_look(), out_shardings=self._whole())
+        definition = define(lambda rngs: EncoderClassifier(config, rngs=rngs))
+        self._predictor = Predictor(
+            definition,
+            params,
+            labels=labels,
+            inputs=("tokens", "types") if config.num_types else ("tokens",),
+            buckets=buckets or _powers_of_two(max_length),
+            batch_tokens=batch_tokens,
+            rows_multiple=rows_multiple,
+            mesh=mesh,
+        )
+        integrate = make_integrate(definition, kind=labels.kind, pad_id=config.pad_id, mesh=self._predictor.mesh)
+        self.integrate = jax.jit(integrate, out_shardings=self._predictor.whole())
+
+    @property
+    def params(self) -> Params:
+        """The parameters, every array with the axis of seeds."""
+        return self._predictor.params
+
+    @property
+    def batch_tokens(self) -> int:
+        """Most tokens of one batch, padding included."""
+        return self._predictor.batch_tokens
 
     @staticmethod
     def load(run_directory: Path, *, ensemble: bool = False) -> "Classifier":
@@ -134,7 +129,7 @@ class Classifier:
     def with_params(self, params: Params) -> "Classifier":
         """Returns a classifier with other parameters that shares all that is compiled."""
         other = object.__new__(Classifier)
-        other.__dict__.update(self.__dict__, params=_stacked(params), cut=0)
+        other.__dict__.update(self.__dict__, _predictor=self._predictor.with_params(params), cut=0)
         return other
 
     def encode(self, texts: Examples | Sequence[Text]) -> EncodedExamples:
@@ -162,7 +157,7 @@ class Classifier:
 
         A text that is longer than a row has several; `outputs` has one for each text.
         """
-        return self._rows(encoded, progress=progress)[0]
+        return self._predictor.logits_and_outputs(encoded, progress=progress)[0]
 
     def outputs(
         self, encoded: EncodedExamples, *, progress: Callable[[int], None] = lambda done: None
@@ -172,10 +167,7 @@ class Classifier:
         Args:
             progress: called with the number of texts done so far.
         """
-        _, outputs = self._rows(encoded, progress=progress)
-        outputs = outputs[..., 0] if self.labels.kind == "regression" else outputs
-        # Probabilities are averaged, not logits: each window has a vote of the same size.
-        return np.stack([average_rows(each, encoded.indices, num_texts=encoded.num_texts) for each in outputs])
+        return self._predictor.outputs(encoded, progress=progress)
 
     def classify(
         self, texts: Examples | Sequence[Text], *, progress: Callable[[int], None] = lambda done: None
@@ -192,19 +184,7 @@ class Classifier:
 
     def predictions(self, outputs: Float[np.ndarray, "texts *C"]) -> list[Prediction]:
         """Returns the labels that the outputs of one system stand for."""
-        if self.labels.kind == "regression":
-            labels = self.labels.decode(outputs.astype(np.float32))
-            return [Prediction(label, None, (float(value),)) for label, value in zip(labels, outputs, strict=True)]
-        if self.labels.kind == "single":
-            labels, sure = self.labels.decode(outputs.argmax(-1).astype(np.int32)), outputs.max(-1)
-        else:
-            there = outputs >= THRESHOLD
-            labels = self.labels.decode(there.astype(np.float32))
-            sure = np.where(there, outputs, 1 - outputs).prod(-1)
-        return [
-            Prediction(label, float(probability), tuple(map(float, row)))
-            for label, probability, row in zip(labels, sure, outputs, strict=True)
-        ]
+        return self._predictor.predictions(outputs)
 
     def explain(self, text: Text, *, steps: int = 64) -> dict[str, Any]:
         """Returns how much each piece and each word moved the probability of a text's label: `lmx.explanation`."""
@@ -218,96 +198,16 @@ class Classifier:
         encoded = self.encode([text])
         ids = encoded.tokens[: encoded.offsets[1]]
         batch = encoded.batch(np.zeros(1, np.int64), length=self.padded(len(ids)))
-        first = jax.tree.map(lambda array: array[0], self.params)
-        weights = jax.device_get(self._look(first, self.inputs(batch)))
+        weights = self._predictor.attention(batch)
         return {"pieces": self.tokenizer.pieces(ids), "weights": weights[:, :, : len(ids), : len(ids)]}
-
-    # Rows and their batches.
-
-    def _rows(
-        self, encoded: EncodedExamples, *, progress: Callable[[int], None]
-    ) -> tuple[Float[np.ndarray, "S rows C"], Float[np.ndarray, "S rows C"]]:
-        """Returns logits and outputs of all rows, in their order."""
-        members = jax.tree.leaves(self.params)[0].shape[0]
-        logits = np.zeros((members, len(encoded), self.config.num_outputs), np.float32)
-        outputs = np.zeros_like(logits)
-        done = 0
-        for items, batch in self._batches(encoded):
-            number = int((items >= 0).sum())
-            found = jax.device_get(self._run(self.params, self._placed(self.inputs(batch))))
-            logits[:, items[:number]], outputs[:, items[:number]] = (each[:, :number] for each in found)
-            done += number
-            progress(done * encoded.num_texts // len(encoded))
-        return logits, outputs
-
-    def _batches(self, encoded: EncodedExamples) -> Iterator[tuple[Int[np.ndarray, " B"], dict[str, np.ndarray]]]:
-        """Yields batches and the positions of their rows, -1 behind the last; those of one bucket have one shape."""
-        padded = np.array([self.padded(int(length)) for length in encoded.lengths])
-        for length in np.unique(padded).tolist():
-            members = np.flatnonzero(padded == length)
-            size = self._batch_rows(length, members.size)
-            for start in range(0, members.size, size):
-                items = np.full(size, -1, np.int64)
-                chosen = members[start : start + size]
-                items[: chosen.size] = chosen
-                yield items, encoded.batch(items, length=length)
 
     def padded(self, length: int) -> int:
         """Returns the length of the bucket that a row lies in."""
-        for bucket in self.buckets:
-            if length <= bucket:
-                return bucket
-        raise ValueError(
-            f"rows must have at most {self.buckets[-1]} tokens, got {length}. Encode the texts "
-            f"with --max-length {self.max_length}, or add a bucket."
-        )
-
-    def _batch_rows(self, length: int, number: int) -> int:
-        """Returns the rows of a bucket's batches: a power of two, or as many as the budget allows."""
-        multiple = self.rows_multiple
-        most = max(1, self.batch_tokens // length // multiple) * multiple
-        rows = min(most, -(-(1 << (number - 1).bit_length()) // multiple) * multiple)
-        shards = 1 if self._mesh is None else batch_shards(self._mesh)
-        return -(-rows // shards) * shards
+        return self._predictor.padded(length)
 
     def inputs(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Returns what the model reads of a batch: without types, if it has none."""
-        return {name: batch[name] for name in ("tokens", "types") if name == "tokens" or self.config.num_types}
-
-    # What is compiled.
-
-    def _make_run(self) -> Callable[..., tuple[jax.Array, jax.Array]]:
-        def run(params: Params, inputs: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            # Seeds one after another: the memory of one, and cuDNN's attention has no batches of masked batches.
-            with self._on_mesh():
-                logits = jax.lax.map(lambda params: self._definition.merge(params)(**inputs)[0], params)
-            return logits, activated(logits, kind=self.labels.kind)
-
-        return run
-
-    def _make_look(self) -> Callable[..., jax.Array]:
-        def look(params: Params, inputs: dict[str, jax.Array]) -> jax.Array:
-            with self._on_mesh(rows=False):
-                _, maps = self._definition.merge(params)(**inputs, with_attention=True)
-            return maps["self"][:, 0]
-
-        return look
-
-    def _on_mesh(self, *, rows: bool = True) -> contextlib.AbstractContextManager[None]:
-        """Returns what to trace under: the mesh, if there is one, with the rows split over it or not."""
-        if self._mesh is None:
-            return contextlib.nullcontext()
-        return use_mesh(self._mesh, rules=DECODING_RULES if rows else {**DECODING_RULES, "batch": ()})
-
-    def _whole(self) -> NamedSharding | None:
-        return None if self._mesh is None else replicated(self._mesh)
-
-    def _placed(self, inputs: dict[str, np.ndarray]) -> dict[str, Any]:
-        """Returns a batch where it is to run; each host gives its rows."""
-        if self._mesh is None:
-            return inputs
-        rows = rows_on(self._mesh, len(inputs["tokens"]))
-        return place_rows({name: array[rows] for name, array in inputs.items()}, self._mesh)
+        return self._predictor.inputs(batch)
 
 
 def _trained_on_pairs(config: dict[str, Any]) -> bool | None:
@@ -325,16 +225,6 @@ def _examples(texts: Sequence[Text]) -> Examples:
 
 def _powers_of_two(max_length: int) -> list[int]:
     return [*(1 << power for power in range(3, max_length.bit_length()) if 1 << power < max_length), max_length]
-
-
-def _stacked(params: Params) -> Params:
-    bias = params["output"]["bias"]
-    if bias.ndim != 2:
-        raise ValueError(
-            f"params must have a leading axis for the seeds, got output.bias of shape {bias.shape}. Of one seed: "
-            "jax.tree.map(lambda array: array[None], params)."
-        )
-    return params
 
 
 def _check_parts(config: ClassifierConfig, *, tokenizer: Tokenizer, labels: Labels, max_length: int) -> None:

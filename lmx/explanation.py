@@ -18,6 +18,7 @@ from lmx.data.labelled import Text
 from lmx.data.labels import Kind, Labels
 from lmx.data.texts import EncodedExamples
 from lmx.definition import Definition, Params
+from lmx.losses import activated
 from lmx.sharding import DECODING_RULES, use_mesh
 from lmx.text import Tokenizer
 from lmx.words import Word, split_words
@@ -112,13 +113,6 @@ def explain(classifier: Reads, text: Text, *, steps: int = 64) -> dict[str, Any]
         "gap": gap,
         "deletion": _deletion(classifier, text, words, values, chosen=chosen),
     }
-
-
-def activated(logits: Float[Array, "*B C"], *, kind: Kind) -> Float[Array, "*B C"]:
-    """Returns what logits mean: probabilities, or the numbers themselves for regression."""
-    if kind == "single":
-        return jax.nn.softmax(logits, axis=-1)
-    return jax.nn.sigmoid(logits) if kind == "multi" else logits
 
 
 def make_integrate(

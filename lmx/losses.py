@@ -323,6 +323,13 @@ def label_loss(
     return LabelLoss((losses * weights).sum(), weights.sum())
 
 
+def activated(logits: Float[Array, "*B C"], *, kind: Literal["single", "multi", "regression"]) -> Float[Array, "*B C"]:
+    """Returns what logits mean: probabilities, or the numbers themselves for regression."""
+    if kind == "single":
+        return jax.nn.softmax(logits, axis=-1)
+    return jax.nn.sigmoid(logits) if kind == "multi" else logits
+
+
 def drop_words(
     tokens: Int[Array, "B T"], rate: float, key: Key[Array, ""] | None, *, replacement: int, kept: tuple[int, ...] = ()
 ) -> Int[Array, "B T"]:

@@ -124,10 +124,10 @@ def test_outputs_are_those_of_each_seed_and_labels_are_of_their_mean(classifier)
 def test_other_parameters_share_what_is_compiled(classifier):
     texts = make_texts(3, 9)
     first = classifier.classify(texts)
-    programs = classifier._run._cache_size()
+    programs = classifier._predictor.run._cache_size()
     assert classifier.with_params(parameters(first=9)).classify(texts) != first
     assert classifier.classify(texts) == first
-    assert classifier._run._cache_size() == programs
+    assert classifier._predictor.run._cache_size() == programs
 
 
 def test_texts_without_words_are_labelled_in_their_place(classifier):
@@ -175,7 +175,7 @@ def test_batches_have_few_shapes_and_keep_within_their_tokens():
         logits = np.repeat((inputs["tokens"] > 0).sum(-1)[None, :, None], 3, axis=2).astype(np.float32)
         return logits, logits
 
-    classifier._run = run
+    classifier._predictor.run = run
     lengths = np.random.default_rng(0).integers(0, 19, 400)
     counts: list[int] = []
     outputs = classifier.outputs(classifier.encode(make_texts(*lengths)), progress=counts.append)

@@ -17,8 +17,11 @@ LEVELS = {
     10: ("lmx.cli", "experiments", "benchmarks"),
     9: ("lmx.streams", "lmx.loop", "lmx.experiment", "lmx.planning", "lmx.evaluation"),
     8: ("lmx.fitting", "lmx.meter", "lmx.report", "lmx.interop"),
-    7: ("lmx.run", "lmx.plan", "lmx.classifier"),
-    6: ("lmx.config", "lmx.learner", "lmx.translator", "lmx.explanation", "lmx.generator", "lmx.scoring.tested"),
+    7: ("lmx.run", "lmx.plan", "lmx.classifier", "lmx.image_classifier"),
+    6: (
+        *("lmx.config", "lmx.learner", "lmx.translator", "lmx.explanation", "lmx.generator", "lmx.predictor"),
+        *("lmx.scoring.tested",),
+    ),
     5: ("lmx.training", "lmx.decoding", "lmx.checkpoint", "lmx.saved", "lmx.data", "lmx.scoring", "lmx.memory"),
     4: ("lmx.models", "lmx.parameters"),
     3: ("lmx.nn.transformer",),
@@ -31,6 +34,7 @@ LEVELS = {
         "lmx.nn.dropout",
         "lmx.nn.initializers",
         "lmx.nn.masks",
+        "lmx.augmentation",
         "lmx.compilation",
         "lmx.costs",
         "lmx.definition",
@@ -62,7 +66,7 @@ SHARING = (
 # Folders that are entered by their own name: __init__.py is a module like any other, above the files it imports.
 DOORS = {"lmx.report", "lmx.plan"}
 # Imported where they are used: extras, and what is slow to load and not always needed.
-ON_DEMAND = {"datasets", "grain", "matplotlib", "sacremoses", "safetensors", "sklearn", "subword_nmt", "tensorboardX"}
+ON_DEMAND = {"PIL", "datasets", "grain", "matplotlib", "sacremoses", "safetensors", "sklearn", "subword_nmt", "tensorboardX"}
 FORBIDDEN = {
     "pickle": "never pickle: JSON, safetensors, SentencePiece and Orbax only",
     "dill": "never pickle: JSON, safetensors, SentencePiece and Orbax only",

@@ -281,3 +281,8 @@ def _check_encoding(encoding: str) -> None:
         raise ValueError(f"encoding must be one that Python knows, got encoding={encoding}.") from error
     if not one_byte:
         raise ValueError(f"encoding must write a line end as one byte, got encoding={encoding}. Convert with iconv.")
+
+
+def first_line(error: Exception) -> str:
+    """Returns what a library says is wrong, on one line, without its full stop."""
+    return (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(".")

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Bool, Int, Int64, UInt64
@@ -49,6 +49,8 @@ class Examples:
         hashes: Of each text, with `blank`, whether a side has only white space; kept with them too.
     """
 
+    unit: ClassVar[str] = "text"
+
     texts: Sequence[Text]
     labels: Sequence[Label] | None
     origin: str
@@ -82,6 +84,20 @@ class Examples:
     def place(self, index: int) -> str:
         """Returns where a text stands, for messages."""
         return place_of(self.origin, int(self.lines[index]))
+
+    def shown(self, index: int) -> dict[str, Any]:
+        """Returns what a list of mistakes shows of a text."""
+        return {"text": self.texts[index]}
+
+    def joined(self, others: "Sequence[Examples]") -> "Examples":
+        """Returns these texts and others behind them, without labels."""
+        sets = [self, *others]
+        return Examples(
+            texts=[text for each in sets for text in each.texts],
+            labels=None,
+            origin=self.origin,
+            lines=np.concatenate([each.lines for each in sets]),
+        )
 
     def select(self, indices: Int[np.ndarray, " chosen"] | Sequence[int]) -> "Examples":
         """Returns the texts at some positions, with their labels and lines."""

@@ -11,17 +11,60 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Float32, Int32
+from jaxtyping import Float, Float32, Int, Int32, Int64
 
-from lmx.data.labelled import Examples, Label
+from lmx.data.labelled import Label
 from lmx.errors import InputError
 
 Kind = Literal["single", "multi", "regression"]
 # Numbers of classes, rows of zeros and ones, or real numbers, by the kind.
 Targets = Int32[np.ndarray, " texts"] | Float32[np.ndarray, "texts C"] | Float32[np.ndarray, " texts"]
+
+
+@runtime_checkable
+class Labelled(Protocol):
+    """What is classified, whatever it is: `Examples`, or `lmx.data.images.Images`.
+
+    Attributes:
+        unit: what one is called in messages.
+        origin: where they were read.
+    """
+
+    unit: ClassVar[str]
+    origin: str
+
+    @property
+    def labels(self) -> "Sequence[Label] | None":
+        """As they stand in the data."""
+        ...
+
+    @property
+    def lines(self) -> Int64[np.ndarray, " texts"]:
+        """Line or number of each, from 1."""
+        ...
+
+    def __len__(self) -> int:
+        """Returns how many there are."""
+        ...
+
+    def place(self, index: int) -> str:
+        """Returns where one stands, for messages."""
+        ...
+
+    def shown(self, index: int) -> dict[str, Any]:
+        """Returns what a list of mistakes shows of one."""
+        ...
+
+    def select(self, indices: Int[np.ndarray, " chosen"] | Sequence[int]) -> Any:
+        """Returns those at some positions."""
+        ...
+
+    def joined(self, others: Sequence[Any]) -> Any:
+        """Returns these and others behind them, without labels."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +88,7 @@ class Labels:
             raise ValueError(f"names must be {least or 'none'} or more for kind={self.kind}, got names={self.names}.")
 
     @classmethod
-    def of(cls, examples: Examples, *, kind: Kind | None = None) -> "Labels":
+    def of(cls, examples: Labelled, *, kind: Kind | None = None) -> "Labels":
         """Collects the labels of a training set: by value if all are numbers, else by code point.
 
         Args:
@@ -69,12 +112,12 @@ class Labels:
         if len(names) < 2 and kind == "single":
             raise ValueError(
                 f"{examples.origin} must have at least two classes, got {next(iter(names))!r} in all "
-                f"{len(examples):,} texts."
+                f"{len(examples):,} {examples.unit}s."
             )
         if kind == "single" and len(names) > max(20, len(examples) / 2):
             raise ValueError(
                 f"{examples.origin} must have classes that recur, got {len(names):,} different labels in "
-                f"{len(examples):,} texts, such as {min(names)!r:.60}. Name another "
+                f"{len(examples):,} {examples.unit}s, such as {min(names)!r:.60}. Name another "
                 "--label-column, or say --kind regression for numbers."
             )
         return cls(kind=kind, names=tuple(_ordered(names)))
@@ -120,7 +163,7 @@ class Labels:
         """Outputs that a model needs: one a class, a single one for regression."""
         return 1 if self.kind == "regression" else len(self.names)
 
-    def encode(self, examples: Examples) -> Targets:
+    def encode(self, examples: Labelled) -> Targets:
         """Returns the labels as numbers: of classes [texts], zeros and ones [texts, C], or real numbers [texts].
 
         Raises:
@@ -154,7 +197,7 @@ class Labels:
             return [tuple(name for name, one in zip(self.names, row, strict=True) if one) for row in targets]
         return [repr(float(value)) for value in targets]
 
-    def _id(self, ids: dict[str, int], name: str, *, examples: Examples, index: int) -> int:
+    def _id(self, ids: dict[str, int], name: str, *, examples: Labelled, index: int) -> int:
         if name in ids:
             return ids[name]
         nearest = difflib.get_close_matches(name, self.names, n=1, cutoff=0)
@@ -169,9 +212,11 @@ class Labels:
         raise ValueError(f"{examples.place(index)} must have a label of training ({shown}), got {name!r:.60}.{hint}")
 
 
-def _labels_of(examples: Examples) -> Sequence[Label]:
+def _labels_of(examples: Labelled) -> Sequence[Label]:
     if not examples.labels:
-        raise ValueError(f"{examples.origin} must have labels, got texts alone. Name their column by --label-column.")
+        raise ValueError(
+            f"{examples.origin} must have labels, got {examples.unit}s alone. Name their column by --label-column."
+        )
     return examples.labels
 
 

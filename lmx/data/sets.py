@@ -27,6 +27,7 @@ READ_LATER = {
     for reading in ("reading", "test_reading")
     for name in ("delimiter", "quoting", "field_limit")
 }
+EMBEDDED = ("stdlib", "digits")  # locations that have a test set of their own
 STDLIB = "stdlib"  # as a location: sentences of the running Python's library, which have splits of their own
 
 
@@ -75,33 +76,24 @@ class EncodedSets(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetsConfig:
-    """Which texts an experiment learns from, and which it is tested on.
+class LocationsConfig:
+    """Where the sets of a classification are, and what is held out where one is not given.
 
     Attributes:
-        train: texts with labels to learn from: a .csv, .tsv, .jsonl or .txt, plain or .gz, `hub:ID:SPLIT`, or `stdlib`.
-        validation: texts with labels that choose the best step; None holds out a share of train.
-        test: texts with labels that the finished model is scored on; None scores nothing.
-        predict: texts without labels, which the finished model labels into labelled.tsv.
-        reading: how all files are read.
-        test_reading: what differs for the files of test and predict; the rest is as without the prefix.
-        kind: what the labels are; None takes `multi` where texts have several, else `single`, and never `regression`.
+        train: what is learned from, with labels.
+        validation: what chooses the best step, with labels; None holds out a share of train.
+        test: what the finished model is scored on, with labels; None scores nothing.
+        predict: what has no labels, and the finished model labels into labelled.tsv.
         dev_share: share of train that is held out, where no validation set is given.
-        dev_of: what is held out of train: any texts, or wholes, which are in no other text, and then all their parts
-            leave training too that no other whole has; for sets that hold phrases beside their sentences.
         split_seed: seed of what is held out of train, and of the folds.
         folds: parts of train, each the test set of a run that learns from the others; takes the place of a test set.
     """
 
-    train: str = STDLIB
+    train: str
     validation: str | None = None
     test: str | None = None
     predict: str | None = None
-    reading: Annotated[Reading, tyro.conf.arg(name="")] = field(default_factory=Reading)
-    test_reading: Reading = field(default_factory=Reading)
-    kind: Kind | None = None
     dev_share: float = 0.1
-    dev_of: Literal["texts", "wholes"] = "texts"
     split_seed: int = 0
     folds: int | None = None
 
@@ -113,32 +105,84 @@ class SetsConfig:
         """
         given = {name: getattr(self, name) for name in ("train", "validation", "test")}
         for (name, location), (other, same) in itertools.combinations(given.items(), 2):
-            if location == same and location not in (None, STDLIB):
+            if location == same and location not in (None, *EMBEDDED):
                 raise InputError(
                     f"{other} must be another set than {name}, got {same} for both. What chooses the best step has no "
                     "part in learning, and what is reported none in either; leave validation out to hold out a share "
                     "of train."
                 )
-        if self.dev_of == "wholes" and (self.validation is not None or self.train == STDLIB or self.folds is not None):
-            raise InputError(
-                "dev_of must be texts unless a share of train is held out and there are no folds, got dev_of=wholes "
-                f"with train={self.train}, validation={self.validation} and folds={self.folds}."
-            )
         if self.folds is not None and (self.test is not None or self.folds < 2):
             raise InputError(
                 f"folds must be at least 2, and take the place of a test set, got folds={self.folds} and "
                 f"test={self.test}. Say --test None for a preset that has one."
             )
 
+    def say_fewer(self, found: Any, *, report: Callable[[str], None]) -> None:
+        """Says where a development set is larger than its share.
+
+        Args:
+            found: the sets, such as `Sets`.
+        """
+        if self.validation is None and round(self.dev_share * (len(found.train) + len(found.dev))) == 0:
+            unit = found.train.unit
+            report(
+                f"the development set takes {'an' if unit[0] in 'aeiou' else 'a'} {unit} and not --dev-share "
+                f"{self.dev_share:g}: that is none"
+            )
+
+    def split_fold(self, learned: Any, labels: Labels, *, fold: int | None) -> tuple[Any, Any]:
+        """Returns what is learned from, and the fold that is the test set; without folds all, and None."""
+        if fold is None or self.folds is None:
+            return learned, None
+        kept, held_out = folds(labels.encode(learned), num_folds=self.folds, seed=self.split_seed)[fold - 1]
+        return learned.select(kept), learned.select(held_out)
+
+    def hold_out(self, learned: Any, labels: Labels) -> tuple[Any, Any]:
+        """Returns what is learned from, and the share of it that is held out, each class with its share."""
+        settings: dict[str, Any] = {"share": self.dev_share, "seed": self.split_seed}
+        kept, held_out = stratified_split(labels.encode(learned), unit=learned.unit, **settings)
+        return learned.select(kept), learned.select(held_out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetsConfig(LocationsConfig):
+    """Which texts an experiment learns from, and which it is tested on.
+
+    Attributes:
+        train: texts with labels to learn from: a .csv, .tsv, .jsonl or .txt, plain or .gz, `hub:ID:SPLIT`, or `stdlib`.
+        validation: texts with labels that choose the best step; None holds out a share of train.
+        test: texts with labels that the finished model is scored on; None scores nothing.
+        predict: texts without labels, which the finished model labels into labelled.tsv.
+        reading: how all files are read.
+        test_reading: what differs for the files of test and predict; the rest is as without the prefix.
+        kind: what the labels are; None takes `multi` where texts have several, else `single`, and never `regression`.
+        dev_of: what is held out of train: any texts, or wholes, which are in no other text, and then all their parts
+            leave training too that no other whole has; for sets that hold phrases beside their sentences.
+    """
+
+    train: str = STDLIB
+    reading: Annotated[Reading, tyro.conf.arg(name="")] = field(default_factory=Reading)
+    test_reading: Reading = field(default_factory=Reading)
+    kind: Kind | None = None
+    dev_of: Literal["texts", "wholes"] = "texts"
+
+    def check(self) -> None:
+        """Checks what one field alone does not show.
+
+        Raises:
+            InputError: sets that must differ do not, or exclude each other.
+        """
+        super().check()
+        if self.dev_of == "wholes" and (self.validation is not None or self.train == STDLIB or self.folds is not None):
+            raise InputError(
+                "dev_of must be texts unless a share of train is held out and there are no folds, got dev_of=wholes "
+                f"with train={self.train}, validation={self.validation} and folds={self.folds}."
+            )
+
     @property
     def reading_of_test(self) -> Reading:
         """How the files of test and predict are read: as all files, but for what `test_reading` says."""
         return self.reading.changed_by(self.test_reading)
-
-    def say_fewer_texts(self, found: Sets, *, report: Callable[[str], None]) -> None:
-        """Says where a development set is larger than its share."""
-        if self.validation is None and round(self.dev_share * (len(found.train) + len(found.dev))) == 0:
-            report(f"the development set takes a text and not --dev-share {self.dev_share:g}: that is none")
 
     def load(self, *, fold: int | None = None, cache: Cache | None = None) -> Sets:
         """Finds all texts and makes the splits that are not given; the test set has no part in any choice.
@@ -157,22 +201,18 @@ class SetsConfig:
                 return replace(self, **own).load(cache=cache)
         learned = _read(self.train, self.reading, split="train", cache=cache)
         labels = Labels.of(learned, kind=self.kind)
-        test = to_label = None
-        if fold is not None and self.folds is not None:
-            kept, held_out = folds(labels.encode(learned), num_folds=self.folds, seed=self.split_seed)[fold - 1]
-            learned, test = learned.select(kept), learned.select(held_out)
-        elif self.test is not None:
+        to_label = None
+        learned, test = self.split_fold(learned, labels, fold=fold)
+        if fold is None and self.test is not None:
             test = _read(self.test, self.reading_of_test, split="test")
         if self.validation is not None:
             dev = _read(self.validation, self.reading, split="validation")
-        else:
-            targets = labels.encode(learned)
+        elif self.dev_of == "wholes":
             settings: dict[str, Any] = {"share": self.dev_share, "seed": self.split_seed}
-            if self.dev_of == "wholes":
-                kept, held_out = split_wholes(learned.texts, targets, **settings)
-            else:
-                kept, held_out = stratified_split(targets, **settings)
+            kept, held_out = split_wholes(learned.texts, labels.encode(learned), **settings)
             learned, dev = learned.select(kept), learned.select(held_out)
+        else:
+            learned, dev = self.hold_out(learned, labels)
         if self.predict is not None:
             to_label = self.reading_of_test.read(self.predict, labelled=False)
         check_alike(learned, dev, test, to_label)

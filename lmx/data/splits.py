@@ -12,13 +12,16 @@ from lmx.data.labels import Targets
 
 
 def stratified_split(
-    targets: Targets, *, share: float, seed: int
+    targets: Targets, *, share: float, seed: int, unit: str = "text"
 ) -> tuple[Int64[np.ndarray, " train"], Int64[np.ndarray, " dev"]]:
     """Returns the positions of a training and a development set, each in the order of the file.
 
     The development set has round(share x texts) of them, and at least one. Where targets are numbers of classes, each
     class gives its share, rounded by largest remainder (the lower class first in a tie), and keeps at least one text
     for training.
+
+    Args:
+        unit: what is split, for messages.
 
     Raises:
         ValueError: share is not between 0 and 1, or leaves a side empty.
@@ -39,9 +42,10 @@ def stratified_split(
     for number, members in _shuffled_classes(classes, key=(seed, 2)):
         dev[members[: takes[number]]] = True
     if not dev.any():
+        one = f"{'an' if unit[0] in 'aeiou' else 'a'} {unit}"
         raise ValueError(
-            f"the development set must hold a text, got none with share={share} of {len(classes):,} texts in "
-            f"{np.count_nonzero(counts)} classes, each of which keeps one for training. Give more texts, or a "
+            f"the development set must hold {one}, got none with share={share} of {len(classes):,} {unit}s in "
+            f"{np.count_nonzero(counts)} classes, each of which keeps one for training. Give more {unit}s, or a "
             "development set of its own (--validation)."
         )
     return np.flatnonzero(~dev), np.flatnonzero(dev)

@@ -6,22 +6,22 @@ are examined on one path.
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from rich.table import Table
 
-from lmx.classifier import Classifier
 from lmx.config import Published
 from lmx.console import on_one_line, progress_bar
+from lmx.data.images import Images, pixel_features
 from lmx.data.labelled import Examples
-from lmx.data.texts import EncodedExamples, described
+from lmx.data.labels import Labelled, Labels
 from lmx.evaluation.tables import print_record
 from lmx.run import Run
 from lmx.saved import write_json, write_jsonl, write_lines
-from lmx.scoring.baselines import tfidf_predictions
+from lmx.scoring.baselines import linear_predictions, tfidf_predictions
 from lmx.scoring.predictions import prediction_lines
 from lmx.scoring.records import Record, scores_of_seeds
 from lmx.scoring.tested import (
@@ -43,8 +43,9 @@ class ExamConfig:
 
     Attributes:
         select: what chooses the best step on the development set: the main score, or the loss.
-        baseline: also trains a linear model on TF-IDF, where each text has one label.
-        explain: test texts of which the words that moved the decision are looked for.
+        baseline: also trains a linear model, on TF-IDF of texts or on pixels, where each has one label.
+        explain: test texts of which the words that moved the decision are looked for, or test images of which those
+            patches are that the model looked at.
         attention: also writes the attention maps of these texts.
     """
 
@@ -59,6 +60,21 @@ class ExamConfig:
         return loss if self.select == "loss" else -score
 
 
+@runtime_checkable
+class Classifies(Protocol):
+    """What is tested: `lmx.classifier.Classifier`, or `lmx.image_classifier.ImageClassifier`."""
+
+    labels: Labels
+
+    def outputs(self, encoded: Any, *, progress: Callable[[int], None]) -> np.ndarray:
+        """Returns what the model says of each text or image, of each seed."""
+        ...
+
+    def explain(self, example: Any) -> dict[str, Any]:
+        """Returns a record of explanations.json."""
+        ...
+
+
 class Exam(NamedTuple):
     """What a finished classifier is tested on, and how.
 
@@ -69,9 +85,9 @@ class Exam(NamedTuple):
     """
 
     name: str
-    examples: Examples
-    encoded: EncodedExamples
-    learned: Examples
+    examples: Labelled
+    encoded: Any
+    learned: Labelled
     how: ExamConfig
     published: Published
     made: str | None
@@ -82,7 +98,7 @@ class Exam(NamedTuple):
         return self.made or f"best step by development {self.how.select}"
 
 
-def examine_classifier(run: Run, classifier: Classifier, exam: Exam, *, seeds: Sequence[int]) -> Tested:
+def examine_classifier(run: Run, classifier: Classifies, exam: Exam, *, seeds: Sequence[int]) -> Tested:
     """Labels the test set once, scores it, and writes predictions, scores, mistakes and explanations."""
     encoded, labels = exam.encoded, classifier.labels
     began = time.perf_counter()
@@ -92,10 +108,11 @@ def examine_classifier(run: Run, classifier: Classifier, exam: Exam, *, seeds: S
     baseline = None
     if exam.how.baseline and labels.kind == "single" and exam.learned.labels is not None:
         with run.only_reporting("the linear model is"):
-            learned = [str(label) for label in exam.learned.labels]
-            found = tfidf_predictions(exam.learned.texts, learned, exam.examples.texts)
-            baseline = labels.encode(replace(exam.examples, labels=found))
-    tested = Tested(exam.examples, labels, labels.encode(exam.examples), outputs, baseline)
+            found = linear_labels(exam.learned, exam.examples)
+            examples: Any = exam.examples
+            baseline = labels.encode(replace(examples, labels=found))
+    features = "pixels" if isinstance(exam.examples, Images) else "TF-IDF"
+    tested = Tested(exam.examples, labels, labels.encode(exam.examples), outputs, baseline, features)
     record = record_scores(tested, name=exam.name, chosen=exam.chosen)
     best = {"best": run.memory.best, "best_step": run.memory.best_step}
     record = replace(
@@ -107,6 +124,21 @@ def examine_classifier(run: Run, classifier: Classifier, exam: Exam, *, seeds: S
         _explain(run, classifier, tested, exam)
     show_scores(run, record)
     return tested
+
+
+def linear_labels(learned: Any, others: Any) -> list[str]:
+    """Returns the labels that a linear model gives, which has learned from texts, or from images."""
+    labels = [str(label) for label in learned.labels]
+    if isinstance(learned, Images):
+        return linear_predictions(pixel_features(learned), labels, pixel_features(others))
+    return tfidf_predictions(learned.texts, labels, others.texts)
+
+
+def each_fold(run: Run, config: Any, number: int) -> Iterator[tuple[int, Any]]:
+    """Yields the folds from 1, each with the config of the run that tests it, in `fold-1` and so on of this run."""
+    for fold in range(1, number + 1):
+        run.console.print(f"fold {fold} of {number}")
+        yield fold, replace(config, run=replace(config.run, run=config.run.run / f"fold-{fold}"))
 
 
 def examine_folds(run: Run, tested: Sequence[Tested], *, name: str, chosen: str, published: Published) -> None:
@@ -122,15 +154,16 @@ def examine_folds(run: Run, tested: Sequence[Tested], *, name: str, chosen: str,
         run.console.print(f"over folds: {spread}")
 
 
-def _explain(run: Run, classifier: Classifier, tested: Tested, exam: Exam) -> None:
+def _explain(run: Run, classifier: Any, tested: Tested, exam: Exam) -> None:
     """Writes which words moved some decisions, and where the model looked."""
-    texts = tested.examples.texts
     explanations, maps = [], []
     for index in choose_to_explain(tested, exam.how.explain):
-        record = classifier.explain(texts[index])
+        example: Any = tested.examples.select([index])
+        text = example if not isinstance(example, Examples) else example.texts[0]
+        record = classifier.explain(text)
         explanations.append(record | {"label": true_label(tested, index)})
-        if exam.how.attention:
-            found = classifier.attention(texts[index])
+        if exam.how.attention and isinstance(example, Examples):
+            found = classifier.attention(text)
             weights = np.round(found["weights"].astype(float), 3).tolist()
             maps.append({"text": record["text"], "pieces": found["pieces"], "weights": weights})
     if run.writes:
@@ -154,10 +187,11 @@ def write_results(run: Run, record: Record, tested: Tested) -> None:
 def show_scores(run: Run, record: Record) -> None:
     """Prints the table of scores, and of the classes."""
     others: Any = record.others
+    unit = f"{others.get('unit', 'text')}s"
     classes = others["scores"]["classes"]
     if classes:
         table = Table(box=None)
-        for column in ("class", "precision", "recall", "F1", "texts"):
+        for column in ("class", "precision", "recall", "F1", unit):
             table.add_column(column, justify="left" if column == "class" else "right")
         for row in classes:
             shares = (f"{100 * row[name]:.1f}" for name in ("precision", "recall", "f1"))
@@ -166,17 +200,21 @@ def show_scores(run: Run, record: Record) -> None:
     print_record(
         run,
         record,
-        title=f"{record.test}: {others['texts']:,} texts",
-        baselines_are="a linear model, trained on the same texts",
+        title=f"{record.test}: {others['texts']:,} {unit}",
+        baselines_are=f"a linear model, trained on the same {unit}",
         notes=[others["verdict"]] if "verdict" in others else [],
     )
 
 
-def label_texts(run: Run, classifier: Classifier, examples: Examples, encoded: EncodedExamples) -> None:
-    """Labels texts that have no labels, into `labelled.tsv` of the run."""
-    outputs = classifier.outputs(encoded).mean(0)
+def label_unlabelled(run: Run, classifier: Classifies, encoded: Any, *, about: str) -> None:
+    """Labels what has no labels, into `labelled.tsv` of the run.
+
+    Args:
+        about: what it is and where from, for the message.
+    """
+    outputs = classifier.outputs(encoded, progress=lambda done: None).mean(0)
     lines = prediction_lines(outputs, kind=classifier.labels.kind, names=classifier.labels.names)
     path = run.directory / "labelled.tsv"
     if run.writes:
         write_lines(path, lines)
-    run.console.print(f"texts labelled in {path}: {described(examples, encoded)}")
+    run.console.print(f"{encoded.unit}s labelled in {path}: {about}")

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from lmx.data.labelled import Examples, read_labelled
-from lmx.data.labels import Labels, Targets
+from lmx.data.labelled import read_labelled
+from lmx.data.labels import Labelled, Labels, Targets
 from lmx.scoring.classification import prediction_loss, score_outputs
 from lmx.scoring.measures import Comparison, Metric, Scores, Spread, spreads_of
 from lmx.scoring.paired import compare_predictions
@@ -27,14 +27,15 @@ MOST_MISTAKES = 50
 class Tested(NamedTuple):
     """A set of texts with their labels, and what each seed says of it: probabilities of classes, or real numbers.
 
-    The baseline is the classes that a linear model predicts, or None where there is none.
+    The baseline is the classes that a linear model predicts, or None where there is none; it reads `features`.
     """
 
-    examples: Examples
+    examples: Labelled
     labels: Labels
     targets: Targets
     outputs: Float[np.ndarray, "S texts *C"]
     baseline: Int[np.ndarray, " texts"] | None
+    features: str = "TF-IDF"
 
 
 def score_seeds(
@@ -67,6 +68,7 @@ def record_scores(tested: Tested, *, name: str, chosen: str) -> Record:
     rows += [_row(f"{prefix} {metric.name}", metric, together, made) for metric in together.metrics]
     record = Record(test=name, rows=tuple(rows)).with_others(
         texts=len(tested.examples),
+        **({} if tested.examples.unit == "text" else {"unit": tested.examples.unit}),
         kind=labels.kind,
         spread=[dataclasses.asdict(spread) for spread in spreads],
         scores=together.as_record(),
@@ -75,7 +77,7 @@ def record_scores(tested: Tested, *, name: str, chosen: str) -> Record:
     if tested.baseline is None:
         return record
     accuracy, verdict = _compare_with_baseline(tested, tested.baseline, ours=rows[0].score)
-    return dataclasses.replace(record, baselines={"TF-IDF, linear": accuracy}).with_others(verdict=verdict)
+    return dataclasses.replace(record, baselines={f"{tested.features}, linear": accuracy}).with_others(verdict=verdict)
 
 
 def main_scores(tested: Tested) -> list[float]:
@@ -104,14 +106,14 @@ def _compare_with_baseline(tested: Tested, baseline: Int[np.ndarray, " texts"], 
     paired, *_ = compare_predictions(tested.targets, baseline, predicted, kind="single")
     # As it is shown: the mean of seeds may miss an equal score by its last bit.
     above = _above(ours - accuracy)
-    verdict = f"The Transformer is {above} the linear model on TF-IDF ({accuracy:.2f})"
+    verdict = f"The Transformer is {above} the linear model on {tested.features} ({accuracy:.2f})"
     if len(tested.outputs) > 1:
         verdict += (
             f"; the ensemble of its seeds is {_above(100 * float((predicted == tested.targets).mean()) - accuracy)} it"
         )
     verdict += f" (p = {paired.p_value:.4f}, {paired.test})."
     if above.endswith("below"):
-        verdict += " It loses: for these texts the linear model is the better choice."
+        verdict += f" It loses: for these {tested.examples.unit}s the linear model is the better choice."
     return accuracy, verdict
 
 
@@ -125,12 +127,7 @@ def _above(difference: float) -> str:
 def join_folds(tested: Sequence[Tested]) -> Tested:
     """Returns the test of all folds as one, the texts in the order of their file."""
     first = tested[0]
-    examples = Examples(
-        texts=[text for each in tested for text in each.examples.texts],
-        labels=None,
-        origin=first.examples.origin,
-        lines=np.concatenate([each.examples.lines for each in tested]),
-    )
+    examples = first.examples.joined([each.examples for each in tested[1:]])
     order = np.argsort(examples.lines, kind="stable")
     linear = [each.baseline for each in tested if each.baseline is not None]
     return Tested(
@@ -139,6 +136,7 @@ def join_folds(tested: Sequence[Tested]) -> Tested:
         np.concatenate([each.targets for each in tested])[order],
         np.concatenate([each.outputs for each in tested], axis=1)[:, order],
         np.concatenate(linear)[order] if len(linear) == len(tested) else None,
+        first.features,
     )
 
 
@@ -174,7 +172,7 @@ def list_mistakes(tested: Tested) -> list[dict[str, Any]]:
     return [
         {
             "index": index,
-            "text": tested.examples.texts[index],
+            **tested.examples.shown(index),
             "label": _shown(labels, targets[index : index + 1]),
             "prediction": _shown(labels, predicted[index : index + 1]),
             "probability": None if sure is None else float(sure[index]),

@@ -1,0 +1,234 @@
+"""Encoded rows in, outputs out: what every classifier shares, whatever its model reads.
+
+A `Predictor` is a model with the parameters of one seed or of several, and what its outputs mean. It sorts rows by
+length into few compiled shapes, and hands outputs back in the order of what was encoded. Which arrays of a batch the
+model reads is told; texts are made into rows by `lmx.classifier`, images by `lmx.image_classifier`.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Float, Int
+
+from lmx.data.labelled import Label
+from lmx.data.labels import Labels
+from lmx.data.texts import average_rows
+from lmx.definition import Definition
+from lmx.losses import activated
+from lmx.parameters import Params
+from lmx.sharding import DECODING_RULES, batch_shards, place_rows, replicated, rows_on, use_mesh
+
+THRESHOLD = 0.5  # a label of several is predicted from this probability on
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one text, or of one image.
+
+    Attributes:
+        label: a name, a tuple of names where there may be several, a number as text for regression.
+        probability: of the label; of several, that each is there and no other is, as if they were independent; None
+            for regression.
+        outputs: the probabilities of all classes in the order of the labels, or the number.
+    """
+
+    label: Label
+    probability: float | None
+    outputs: tuple[float, ...]
+
+
+class Predictor:
+    """Runs one model, or several seeds of it, on encoded rows.
+
+    Args:
+        definition: of a model that gives outputs first, and attention maps ("self") second when asked.
+        params: as `nnx.to_pure_dict` gives them, every array with a leading axis: the seeds, S of them.
+        inputs: names of the arrays of a batch that the model reads; the first is its positional argument.
+        buckets: lengths that rows are padded to.
+        batch_tokens: of the rows of one batch, padding included; bounds the memory.
+        rows_multiple: what the rows of a batch are a multiple of, and have at least.
+        mesh: where the parameters live, if on several devices: its devices share the rows, and every host calls alike
+            and gets all outputs.
+    """
+
+    def __init__(
+        self,
+        definition: Definition,
+        params: Params,
+        *,
+        labels: Labels,
+        inputs: Sequence[str],
+        buckets: Sequence[int],
+        batch_tokens: int = 4096,
+        rows_multiple: int = 8,
+        mesh: Mesh | None = None,
+    ):
+        self.params, self.labels, self.buckets = stacked_params(params), labels, tuple(buckets)
+        self.batch_tokens, self.rows_multiple = batch_tokens, rows_multiple
+        self.mesh = mesh if mesh is not None and mesh.size > 1 else None
+        self._definition, self._inputs = definition, tuple(inputs)
+        self.run = jax.jit(self._make_run(), out_shardings=self.whole())
+        self._look = jax.jit(self._make_look(), out_shardings=self.whole())
+
+    def with_params(self, params: Params) -> "Predictor":
+        """Returns a predictor with other parameters that shares all that is compiled."""
+        other = object.__new__(Predictor)
+        other.__dict__.update(self.__dict__, params=stacked_params(params))
+        return other
+
+    def logits_and_outputs(
+        self, encoded: Any, *, progress: Callable[[int], None] = lambda done: None
+    ) -> tuple[Float[np.ndarray, "S rows C"], Float[np.ndarray, "S rows C"]]:
+        """Returns logits and outputs of all rows, in their order.
+
+        Args:
+            encoded: `lmx.data.buckets.Encoded`, of `num_texts` texts or images.
+        """
+        members = jax.tree.leaves(self.params)[0].shape[0]
+        logits = np.zeros((members, len(encoded), self.labels.num_outputs), np.float32)
+        outputs = np.zeros_like(logits)
+        done = 0
+        for items, batch in self._batches(encoded):
+            number = int((items >= 0).sum())
+            found = jax.device_get(self.run(self.params, self._placed(self.inputs(batch))))
+            logits[:, items[:number]], outputs[:, items[:number]] = (each[:, :number] for each in found)
+            done += number
+            progress(done * encoded.num_texts // len(encoded))
+        return logits, outputs
+
+    def outputs(
+        self, encoded: Any, *, progress: Callable[[int], None] = lambda done: None
+    ) -> Float[np.ndarray, "S texts *C"]:
+        """Returns probabilities of classes, or real numbers [S, texts], of each text by each seed: what scores take.
+
+        Args:
+            progress: called with the number of texts done so far.
+        """
+        _, outputs = self.logits_and_outputs(encoded, progress=progress)
+        outputs = outputs[..., 0] if self.labels.kind == "regression" else outputs
+        # Probabilities are averaged, not logits: each window has a vote of the same size.
+        return np.stack([average_rows(each, encoded.indices, num_texts=encoded.num_texts) for each in outputs])
+
+    def predictions(self, outputs: Float[np.ndarray, "texts *C"]) -> list[Prediction]:
+        """Returns the labels that the outputs of one system stand for."""
+        if self.labels.kind == "regression":
+            labels = self.labels.decode(outputs.astype(np.float32))
+            return [Prediction(label, None, (float(value),)) for label, value in zip(labels, outputs, strict=True)]
+        if self.labels.kind == "single":
+            labels, sure = self.labels.decode(outputs.argmax(-1).astype(np.int32)), outputs.max(-1)
+        else:
+            there = outputs >= THRESHOLD
+            labels = self.labels.decode(there.astype(np.float32))
+            sure = np.where(there, outputs, 1 - outputs).prod(-1)
+        return [
+            Prediction(label, float(probability), tuple(map(float, row)))
+            for label, probability, row in zip(labels, sure, outputs, strict=True)
+        ]
+
+    def attention(self, batch: dict[str, np.ndarray]) -> Float[np.ndarray, "N H T T"]:
+        """Returns the attention inside the model on the first row of a batch; of several seeds, the first one's."""
+        first = jax.tree.map(lambda array: array[0], self.params)
+        return jax.device_get(self._look(first, self.inputs(batch)))
+
+    def padded(self, length: int) -> int:
+        """Returns the length of the bucket that a row lies in."""
+        for bucket in self.buckets:
+            if length <= bucket:
+                return bucket
+        longest = self.buckets[-1]
+        raise ValueError(
+            f"rows must have at most {longest} tokens, got {length}. Encode the texts with --max-length {longest}, or "
+            "add a bucket."
+        )
+
+    def inputs(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Returns what the model reads of a batch."""
+        return {name: batch[name] for name in self._inputs}
+
+    # Rows and their batches.
+
+    def _batches(self, encoded: Any) -> Iterator[tuple[Int[np.ndarray, " B"], dict[str, np.ndarray]]]:
+        """Yields batches and the positions of their rows, -1 behind the last; those of one bucket have one shape."""
+        padded = np.array([self.padded(int(length)) for length in encoded.lengths])
+        for length in np.unique(padded).tolist():
+            members = np.flatnonzero(padded == length)
+            size = self._batch_rows(length, members.size)
+            for start in range(0, members.size, size):
+                items = np.full(size, -1, np.int64)
+                chosen = members[start : start + size]
+                items[: chosen.size] = chosen
+                yield items, encoded.batch(items, length=length)
+
+    def _batch_rows(self, length: int, number: int) -> int:
+        """Returns the rows of a bucket's batches: a power of two, or as many as the budget allows."""
+        multiple = self.rows_multiple
+        most = max(1, self.batch_tokens // length // multiple) * multiple
+        rows = min(most, -(-(1 << (number - 1).bit_length()) // multiple) * multiple)
+        shards = 1 if self.mesh is None else batch_shards(self.mesh)
+        return -(-rows // shards) * shards
+
+    # What is compiled.
+
+    def _make_run(self) -> Callable[..., tuple[jax.Array, jax.Array]]:
+        first, *others = self._inputs
+
+        def run(params: Params, inputs: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            named = {name: inputs[name] for name in others}
+
+            def one(params: Params) -> jax.Array:
+                return self._definition.merge(params)(inputs[first], **named)[0]
+
+            # Seeds one after another: the memory of one, and cuDNN's attention has no batches of masked batches.
+            with self._on_mesh():
+                logits = jax.lax.map(one, params)
+            return logits, activated(logits, kind=self.labels.kind)
+
+        return run
+
+    def _make_look(self) -> Callable[..., jax.Array]:
+        first, *others = self._inputs
+
+        def look(params: Params, inputs: dict[str, jax.Array]) -> jax.Array:
+            named = {name: inputs[name] for name in others}
+            with self._on_mesh(rows=False):
+                _, maps = self._definition.merge(params)(inputs[first], **named, with_attention=True)
+            return maps["self"][:, 0]
+
+        return look
+
+    def _on_mesh(self, *, rows: bool = True) -> contextlib.AbstractContextManager[None]:
+        """Returns what to trace under: the mesh, if there is one, with the rows split over it or not."""
+        if self.mesh is None:
+            return contextlib.nullcontext()
+        return use_mesh(self.mesh, rules=DECODING_RULES if rows else {**DECODING_RULES, "batch": ()})
+
+    def whole(self) -> NamedSharding | None:
+        """Returns where outputs live: whole on every device, where there are several."""
+        return None if self.mesh is None else replicated(self.mesh)
+
+    def _placed(self, inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+        """Returns a batch where it is to run; each host gives its rows."""
+        if self.mesh is None:
+            return inputs
+        rows = rows_on(self.mesh, len(next(iter(inputs.values()))))
+        return place_rows({name: array[rows] for name, array in inputs.items()}, self.mesh)
+
+
+def stacked_params(params: Params) -> Params:
+    """Returns the parameters of a classifier, checked to have the axis of seeds.
+
+    Raises:
+        ValueError: they have none.
+    """
+    bias = params["output"]["bias"]
+    if bias.ndim != 2:
+        raise ValueError(
+            f"params must have a leading axis for the seeds, got output.bias of shape {bias.shape}. Of one seed: "
+            "jax.tree.map(lambda array: array[None], params)."
+        )
+    return params
