@@ -32,10 +32,7 @@ from lmx.errors import InputError
 from lmx.evaluation.classification import (
     Exam,
     ExamConfig,
-    each_fold,
     examine_classifier,
-    examine_folds,
-    label_unlabelled,
 )
 from lmx.experiment import (
     begin,
@@ -378,7 +375,7 @@ def main(preset: str, config: Config) -> None:
     if config.sets.folds is None:
         train_and_test(preset, config)
     else:
-        cross_validate(preset, config, config.sets.folds)
+        cross_validate(preset, config)
 
 
 def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> Tested | None:
@@ -452,12 +449,12 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> T
         exam = Exam(f"{preset} test", data.test, rows.test, data.train, config.exam, config.published, made)
         tested = examine_classifier(run, classifier, exam, seeds=seeds)
     if data.to_label is not None and rows.to_label is not None:
-        label_unlabelled(run, classifier, rows.to_label, about=described(data.to_label, rows.to_label))
+        label_new(run, classifier, rows.to_label, about=described(data.to_label, rows.to_label))
     finish(run)
     return tested
 
 
-def cross_validate(preset: str, config: Config, number: int) -> None:
+def cross_validate(preset: str, config: Config) -> None:
     """Trains and tests a run for each fold, in `fold-1` and so on, and scores each text by the run it was not in."""
     with begin("classification", preset, config, family="folds") as whole:
         # What is wrong with a file is told before anything is written.
@@ -465,9 +462,7 @@ def cross_validate(preset: str, config: Config, number: int) -> None:
         digest = fingerprint([json.dumps(facts_of_examples(data.train), sort_keys=True)])
         whole.agree(labels=list(data.labels.names), training_data=digest)
     whole.open(data.labels.save)
-    tested = [train_and_test(preset, here, fold=fold) for fold, here in each_fold(whole, config, number)]
-    name, chosen = f"{preset} {number}-fold test", f"best step by development {config.exam.select}"
-    examine_folds(whole, tested, name=name, chosen=chosen, published=config.published)
+    run_folds(whole, preset, config, train_and_test)
     finish(whole)
 
 

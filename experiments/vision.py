@@ -4,16 +4,15 @@
     python experiments/vision.py own --train photos/train --test photos/test --resize 64 --seeds 5
     python experiments/vision.py PRESET --plan DEVICE [--devices N] [--mesh.fsdp 8 ...]
 
-PRESETS says what each preset reproduces; `experiments/README.md` has the commands, times and expected scores. Read from
-top to bottom: the config, the presets, `build` (pure: model, loss, optimizer), and `train_and_test`.
+`experiments/README.md` has the commands of the presets, times and expected scores. Read from top to bottom: the config,
+the presets, `build` (pure: model, loss, optimizer), and `train_and_test`.
 """
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 import jax
-import numpy as np
 
 from lmx.augmentation import AugmentationConfig, augment
 from lmx.config import INLINE, BatchConfig, Published, RunConfig, SelectionConfig
@@ -21,15 +20,7 @@ from lmx.data.image_files import ImageReading
 from lmx.data.image_sets import ImageSetsConfig
 from lmx.data.images import described_images
 from lmx.definition import define
-from lmx.errors import InputError
-from lmx.evaluation.classification import (
-    Exam,
-    ExamConfig,
-    each_fold,
-    examine_classifier,
-    examine_folds,
-    label_unlabelled,
-)
+from lmx.evaluation.classification import Exam, ExamConfig, examine_classifier, judge, label_new, run_folds
 from lmx.experiment import begin, finish, read_command_line, run_script, start_facts
 from lmx.fitting import fit_batches, fit_sizes, fit_warmup, training_kernel
 from lmx.hosts import fingerprint
@@ -41,26 +32,14 @@ from lmx.models.vision import VisionConfig, VisionTransformer, training_flops
 from lmx.optimization import OptimizerConfig, make_optimizer, make_schedule
 from lmx.planning import print_plan
 from lmx.scoring.classification import load_scikit_learn
-from lmx.scoring.tested import Tested, score_seeds
+from lmx.scoring.tested import Tested
 from lmx.sharding import make_mesh
 
 # ---- what can be chosen ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class Optimization(OptimizerConfig):
-    """How parameters are updated.
-
-    Attributes:
-        label_smoothing: probability that is taken from the right class and spread evenly over all.
-    """
-
-    schedule: Literal["inverse-sqrt", "noam", "linear", "cosine", "constant"] = "cosine"
-    peak: float = 1e-3
-    warmup: int = 100
-    weight_decay: float = 0.05
-    clip_norm: float | None = 1.0
-    label_smoothing: float = 0.1
+def _adam(**options: Any) -> OptimizerConfig:
+    return OptimizerConfig(**{"schedule": "cosine", "peak": 1e-3, "weight_decay": 0.05, "clip_norm": 1.0} | options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +48,7 @@ class Config:
 
     Attributes:
         augment: how images of training are changed at each step.
+        label_smoothing: probability that is taken from the right class and spread evenly over all.
         epochs: passes over the training images.
         seed: seed of the first model.
         seeds: models to train in one step, by the seeds seed, seed + 1 and so on.
@@ -78,7 +58,8 @@ class Config:
     augment: AugmentationConfig = field(default_factory=AugmentationConfig)
     published: Annotated[Published, INLINE] = field(default_factory=Published)
     model: VisionConfig = field(default_factory=VisionConfig)
-    optimization: Optimization = field(default_factory=Optimization)
+    optimization: OptimizerConfig = field(default_factory=lambda: _adam(warmup=100))
+    label_smoothing: float = 0.1
     batch: Annotated[BatchConfig, INLINE] = field(default_factory=lambda: BatchConfig(tokens_per_batch=4096))
     epochs: int = 30
     selection: Annotated[SelectionConfig, INLINE] = field(default_factory=lambda: SelectionConfig(average_of="best"))
@@ -98,13 +79,12 @@ class Config:
 
     def check(self) -> None:
         """Checks what is told as one line, where tyro would print a box."""
-        if self.epochs < 1 or self.batch.length_multiple != 1:
-            raise InputError(
-                "epochs must be at least 1, and length_multiple 1: images are all as long, got "
-                f"epochs={self.epochs} and length_multiple={self.batch.length_multiple}."
-            )
         self.augment.check()
         self.sets.check()
+
+
+def _sizes(height: int, across: int, channels: int, **sizes: Any) -> VisionConfig:
+    return VisionConfig(image_height=height, image_width=across, image_channels=channels, num_outputs=10, **sizes)
 
 
 def _idx(name: str, **reading: Any) -> ImageSetsConfig:
@@ -113,62 +93,42 @@ def _idx(name: str, **reading: Any) -> ImageSetsConfig:
 
 
 _FASHION = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
-_GREY = {"image_height": 28, "image_width": 28, "image_channels": 1, "num_outputs": 10}
+_MEDIUM = {"width": 128, "feedforward_width": 512, "num_layers": 6, "dropout_rate": 0.1}
 
 PRESETS: dict[str, tuple[str, Config]] = {
-    "digits": (
-        "the 1,797 handwritten digits of scikit-learn, its last fifth the test; needs no file",
-        Config(
-            model=VisionConfig(image_height=8, image_width=8, image_channels=1, num_outputs=10, patch=2),
-            augment=AugmentationConfig(crop=1, turn=10, stretch=0.1),
-            run=RunConfig(run=Path("runs/digits")),
-        ),
-    ),
-    "mnist": (
-        "MNIST from its IDX files",
-        Config(
-            sets=_idx("mnist"),
-            model=VisionConfig(**_GREY, dropout_rate=0.1),
-            augment=AugmentationConfig(crop=2, turn=10, stretch=0.1),
-            batch=BatchConfig(tokens_per_batch=6272),
-            run=RunConfig(run=Path("runs/mnist")),
-        ),
-    ),
-    "fashion-mnist": (
-        "Fashion-MNIST from its IDX files: ten kinds of clothes",
-        Config(
-            sets=_idx("fashion-mnist", label_names=_FASHION),
-            model=VisionConfig(**_GREY, width=128, feedforward_width=512, num_layers=6, dropout_rate=0.1),
-            augment=AugmentationConfig(crop=2, flip=True, erase=0.25),
-            batch=BatchConfig(tokens_per_batch=6272),
-            run=RunConfig(run=Path("runs/fashion-mnist")),
-        ),
-    ),
-    "cifar10": (
-        "CIFAR-10 from the hub, from scratch",
-        Config(
-            sets=ImageSetsConfig(train="hub:uoft-cs/cifar10:train", test="hub:uoft-cs/cifar10:test"),
-            model=VisionConfig(
-                image_height=32, image_width=32, image_channels=3, num_outputs=10, patch=4, width=192,
-                feedforward_width=768, num_heads=3, num_layers=9, dropout_rate=0.1,
-            ),
-            augment=AugmentationConfig(crop=4, flip=True, erase=0.25),
-            optimization=Optimization(warmup=1000),
-            batch=BatchConfig(tokens_per_batch=16_384),
-            epochs=100,
-            run=RunConfig(run=Path("runs/cifar10")),
-        ),
-    ),
-    "own": (
-        "your own images: --train train, a folder with a folder for each class, and --test test if you have one",
-        Config(
-            sets=ImageSetsConfig(train="train"),
-            model=VisionConfig(patch=8, width=128, feedforward_width=512, num_layers=6, dropout_rate=0.1),
-            augment=AugmentationConfig(crop=4),
-            selection=SelectionConfig(average_of="best", patience=10),
-            run=RunConfig(run=Path("runs/own-images")),
-        ),
-    ),
+    "digits": ("the 1,797 handwritten digits of scikit-learn, its last fifth the test; needs no file", Config(
+        model=_sizes(8, 8, 1, width=96, feedforward_width=192, num_layers=3, dropout_rate=0.1, unroll=3),
+        augment=AugmentationConfig(crop=1, turn=10.0, stretch=0.1), optimization=_adam(peak=2e-3, warmup=100),
+        batch=BatchConfig(tokens_per_batch=256), epochs=100, exam=ExamConfig(select="loss"),
+        selection=SelectionConfig(average_of="best", validate_every=200), run=RunConfig(run=Path("runs/digits")),
+    )),
+    "mnist": ("MNIST from its IDX files", Config(
+        sets=_idx("mnist"),
+        model=_sizes(28, 28, 1, dropout_rate=0.1),
+        augment=AugmentationConfig(crop=2, turn=10.0, stretch=0.1),
+        run=RunConfig(run=Path("runs/mnist")),
+    )),
+    "fashion-mnist": ("Fashion-MNIST from its IDX files: ten kinds of clothes", Config(
+        sets=_idx("fashion-mnist", label_names=_FASHION),
+        model=_sizes(28, 28, 1, **_MEDIUM),
+        augment=AugmentationConfig(crop=2, flip=True, erase=0.25),
+        run=RunConfig(run=Path("runs/fashion-mnist")),
+    )),
+    "cifar10": ("CIFAR-10 from the hub, from scratch", Config(
+        sets=ImageSetsConfig(train="hub:uoft-cs/cifar10:train", test="hub:uoft-cs/cifar10:test"),
+        model=_sizes(32, 32, 3, **_MEDIUM | {"width": 192, "feedforward_width": 768}),
+        augment=AugmentationConfig(crop=4, flip=True, erase=0.25),
+        optimization=_adam(warmup=1000),
+        epochs=100,
+        run=RunConfig(run=Path("runs/cifar10")),
+    )),
+    "own": ("your own images: --train train, a folder with a folder for each class, and --test test", Config(
+        sets=ImageSetsConfig(train="train"),
+        model=VisionConfig(patch=8, **_MEDIUM),
+        augment=AugmentationConfig(crop=4),
+        selection=SelectionConfig(average_of="best", patience=10),
+        run=RunConfig(run=Path("runs/own-images")),
+    )),
 }  # fmt: skip
 
 
@@ -176,28 +136,20 @@ PRESETS: dict[str, tuple[str, Config]] = {
 
 
 def build(config: Config, model: VisionConfig, *, updates: int) -> Learner:
-    """Returns model, loss and optimizer of a config whose images and labels are known.
-
-    Args:
-        updates: of the whole training, which schedules end with.
-    """
+    """Returns model, loss and optimizer of a config whose images are known; schedules end with the updates."""
     definition = define(lambda rngs: VisionTransformer(model, rngs=rngs))
-    options = config.optimization
 
     def loss(params: Any, batch: Any, key: Any) -> dict[str, jax.Array]:
         image_key, model_key = (None, None) if key is None else jax.random.split(key)
         outputs, _ = definition.merge(params)(augment(batch["pixels"], config.augment, image_key), key=model_key)
-        smoothing = {"label_smoothing": options.label_smoothing}
-        return label_loss(outputs, batch["labels"], batch["weights"], kind="single", **smoothing)._asdict()
+        how = {"kind": "single", "label_smoothing": config.label_smoothing}
+        return label_loss(outputs, batch["labels"], batch["weights"], **how)._asdict()
 
-    def flops(shape: tuple[int, int, int]) -> tuple[float, float]:
-        counted = training_flops(model, rows=shape[0] * shape[1])
-        return counted, counted  # every patch sees all: there is no causal half
-
-    schedule = make_schedule(options, total=updates, width=model.width)
+    schedule = make_schedule(config.optimization, total=updates, width=model.width)
     return Learner(
-        model=definition, loss=loss, optimizer=make_optimizer(options, schedule), schedule=schedule, flops=flops,
-        dtype=model.dtype, average_decay=options.average_decay, keeps_best=config.selection.keeps_best,
+        model=definition, loss=loss, optimizer=make_optimizer(config.optimization, schedule), schedule=schedule,
+        flops=lambda shape: (training_flops(model, rows=shape[0] * shape[1]),) * 2,  # no causal half
+        dtype=model.dtype, average_decay=config.optimization.average_decay, keeps_best=config.selection.keeps_best,
         num_seeds=config.seeds, gradient_sum=config.batch.gradient_sum,
     )  # fmt: skip
 
@@ -215,9 +167,7 @@ def main(preset: str, config: Config) -> None:
         data = config.sets.load(fold=1)
         whole.agree(labels=list(data.labels.names), training_data=fingerprint([data.train.pixels]))
     whole.open(data.labels.save)
-    tested = [train_and_test(preset, here, fold=fold) for fold, here in each_fold(whole, config, config.sets.folds)]
-    name, chosen = f"{preset} {config.sets.folds}-fold test", f"best step by development {config.exam.select}"
-    examine_folds(whole, tested, name=name, chosen=chosen, published=config.published)
+    run_folds(whole, preset, config, train_and_test)
     finish(whole)
 
 
@@ -228,10 +178,8 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> T
     with begin("vision", preset, config, family="vision", ends_with="epochs", fold=fold) as run:
         data = config.sets.load(fold=fold)
         config.sets.say_fewer(data, report=run.console.print)
-        height, width, channels = data.train.size
-        sizes = {"image_height": height, "image_width": width, "image_channels": channels}
-        model = fit_sizes(config.model, **sizes, num_outputs=data.labels.num_outputs)
-        rows = data.encode(length=model.num_tokens)
+        model = fit_sizes(config.model, **data.sizes)
+        rows = data.encode(length=model.num_tokens, multiple=config.batch.length_multiple)
         mesh = make_mesh(config.run.mesh)
         batch = fit_batches(run, config.batch, usual=PRESETS[preset][1].batch, lengths=rows.train.lengths)
         batches = batch.batches(rows.train, seeds=seeds, stacked=True)
@@ -247,22 +195,15 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> T
     run.open(data.labels.save)
 
     training = Training(run, placed, batches, last=updates, seeds=seeds, selection=config.selection)
-    tokens = {"batch_tokens": config.batch.tokens_per_batch, "rows_multiple": config.batch.rows_multiple}
-    classifier = ImageClassifier(model, training.params, labels=data.labels, mesh=mesh, **tokens)
-
-    def judge(params: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Returns of each seed what should fall, and what a line of validation holds."""
-        line = score_seeds(classifier.with_params(params).outputs(rows.dev), data.labels.encode(data.dev), data.labels)
-        return config.exam.judge(line), line
-
+    classifier = ImageClassifier(model, training.params, labels=data.labels, batch=config.batch, mesh=mesh)
     if training.serves:
-        run.recall(judge(training.params)[0], seeds=seeds)
+        run.recall(judge(classifier, rows.dev, config.exam)[0], seeds=seeds)
     else:
-        run.print_start(**data.facts(), **{"seeds": ", ".join(map(str, seeds)), **facts})
+        run.print_start(**data.facts(), seeds=", ".join(map(str, seeds)), **facts)
     with training:
         for update in training:
             if update.due:
-                training.validate(lambda: judge(training.params))
+                training.validate(lambda: judge(classifier.with_params(training.params), rows.dev, config.exam))
     params, made = training.end()
     classifier = classifier.with_params(params)
     if not training.serves:
@@ -274,7 +215,7 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> T
         exam = Exam(f"{preset} test", data.test, rows.test, data.train, config.exam, config.published, made)
         tested = examine_classifier(run, classifier, exam, seeds=seeds)
     if data.to_label is not None:
-        label_unlabelled(run, classifier, rows.to_label, about=described_images(data.to_label))
+        label_new(run, classifier, rows.to_label, about=described_images(data.to_label))
     finish(run)
     return tested
 
@@ -284,20 +225,21 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> T
 
 def plan(preset: str, config: Config, *, device: str) -> None:
     """Prints what training will need, from shapes alone: no image is read, what it would tell is assumed."""
-    assumed = {"image_height": 64, "image_width": 64, "image_channels": 3, "num_outputs": 16}
-    sizes = {name: getattr(config.model, name) or size for name, size in assumed.items()}
-    size = tuple(sizes.values())[:3]
-    config = replace(config, model=replace(config.model, **sizes, kernel="xla"))
+    model = config.model
+    if not model.image_height:
+        model = replace(model, image_height=64, image_width=64, image_channels=3, num_outputs=model.num_outputs or 16)
+    config = replace(config, model=replace(model, kernel="xla"))
+    size = model.image_height, model.image_width, model.image_channels
 
     def shapes(length: int) -> dict[str, tuple[int, ...]]:
-        rows = config.batch.shape(config.max_length)[:2]
+        rows = config.batch.shape(model.num_tokens)[:2]
         return {"pixels": (*rows, *size), "labels": rows, "weights": rows}
 
     def learner_of(**changes: Any) -> Learner:
         return build(config, replace(config.model, **changes), updates=10 * config.optimization.warmup)
 
-    about = f"{preset}: images of {size[0]} x {size[1]}, {size[2]} channels, {sizes['num_outputs']} classes."
-    print_plan(learner_of, about, shapes, device=device, config=config)
+    about = f"{preset}: images of {size[0]} x {size[1]}, {size[2]} channels, {model.num_outputs} classes."
+    print_plan(learner_of, about, shapes, device=device, config=config, usual=config.max_length)
 
 
 def command_line(arguments: list[str]) -> tuple[str, Config]:

@@ -46,13 +46,13 @@ class Translate:
 
 @dataclass(frozen=True, kw_only=True)
 class Classify:
-    """Labels lines of standard input, or texts of a file, with a finished run; writes one line for each, in order."""
+    """Labels texts or images with a finished run; writes one line for each, in order."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """Directory of the run."""
     input: Path | None = None
     """File to label, plain or gzip: .csv, .tsv and .jsonl by their columns, others, and pipes, by lines. Without it,
-    or with -, standard input."""
+    or with -, standard input. Of a run of images: a folder of pictures, one picture, an IDX file, .npz or .csv."""
     text_column: tuple[str, ...] = ()
     """Column of a table with the texts; two for pairs. Without it, `text`."""
     columns: tuple[str, ...] = ()
@@ -208,8 +208,13 @@ def classify(options: Classify) -> None:
 
     from lmx.classifier import Classifier
     from lmx.data.files import comes_slowly, in_blocks
+    from lmx.saved import read_record
     from lmx.scoring.predictions import prediction_lines
 
+    saved = options.run / "config.json"
+    if saved.is_file() and read_record(saved).get("family") == "vision":
+        classify_images(options)
+        return
     check_streams(options.input, options.output)
     classifier = Classifier.load(options.run, ensemble=options.ensemble)
     kind, names = classifier.labels.kind, classifier.labels.names
@@ -233,6 +238,33 @@ def classify(options: Classify) -> None:
     notes = f", {empty:,} without a word labelled as an empty text" if empty else ""
     notes += f", {classifier.cut:,} cut to {classifier.max_length} tokens" if classifier.cut else ""
     print(f"{number:,} texts in {duration(time.perf_counter() - began)}{notes}", file=sys.stderr)
+
+
+def classify_images(options: Classify) -> None:
+    """Runs `lmx classify` of a run of images."""
+    from lmx.data.image_files import ImageReading
+    from lmx.image_classifier import ImageClassifier
+    from lmx.saved import read_config, read_fields
+    from lmx.scoring.predictions import written_label
+
+    if options.input is None or options.input == Path("-"):
+        raise ValueError("input must be given for images, a folder or a file of them, got none. Say --input FOLDER.")
+    of_texts = ("text_column", "columns", "delimiter", "quoting", "field_limit", "explain")
+    for name in of_texts:
+        if getattr(options, name) not in (None, (), False):
+            raise ValueError(f"{name} must be left out for a run of images, got {name}={getattr(options, name)}.")
+    check_output()
+    classifier = ImageClassifier.load(options.run, ensemble=options.ensemble)
+    saved = read_config(options.run, family="vision", purpose="classifies images")["config"].get("reading") or {}
+    reading = read_fields(ImageReading, saved, path=options.run / "config.json", field="reading")
+    images = reading.read(str(options.input), split="test", labelled=False)
+    found = classifier.classify(images)
+    sure = [f"\t{each.probability:.6f}" if options.with_probabilities else "" for each in found]
+    with Written(options.output, input=None) as out:
+        out.write(
+            [f"{written_label(str(one.label), kind='single')}{more}" for one, more in zip(found, sure, strict=True)]
+        )
+    print(f"{len(images):,} images", file=sys.stderr)
 
 
 def iterate_texts(options: Classify, *, position: Callable[[int], None]) -> Iterator[str | tuple[str, str]]:

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
+from lmx.config import BatchConfig
 from lmx.data.images import EncodedImages, Images
 from lmx.data.labels import Labels
 from lmx.definition import define
@@ -30,8 +31,7 @@ class ImageClassifier:
     Args:
         params: as `nnx.to_pure_dict` gives them, every array with a leading axis: the seeds, S of them.
         labels: what the outputs mean.
-        batch_tokens: of the rows of one batch; bounds the memory.
-        rows_multiple: what the rows of a batch are a multiple of, and have at least.
+        batch: most tokens of one, which bounds the memory, and what its rows are a multiple of.
         mesh: where the parameters live, if on several devices.
 
     Raises:
@@ -44,8 +44,7 @@ class ImageClassifier:
         params: Params,
         *,
         labels: Labels,
-        batch_tokens: int = 16_384,
-        rows_multiple: int = 8,
+        batch: BatchConfig | None = None,
         mesh: Mesh | None = None,
     ):
         if config.num_outputs != labels.num_outputs:
@@ -53,6 +52,7 @@ class ImageClassifier:
                 f"the model must have an output for each label, got num_outputs={config.num_outputs} and "
                 f"{labels.num_outputs} by the labels."
             )
+        batch = batch or BatchConfig(tokens_per_batch=16_384)
         self.config, self.labels = config, labels
         self._predictor = Predictor(
             define(lambda rngs: VisionTransformer(config, rngs=rngs)),
@@ -60,8 +60,8 @@ class ImageClassifier:
             labels=labels,
             inputs=("pixels",),
             buckets=(config.num_tokens,),
-            batch_tokens=batch_tokens,
-            rows_multiple=rows_multiple,
+            batch_tokens=batch.tokens_per_batch,
+            rows_multiple=batch.rows_multiple,
             mesh=mesh,
         )
 
@@ -126,7 +126,7 @@ class ImageClassifier:
         seeds, the first one's.
 
         Returns:
-            A record of explanations.json: text (where the image is from), pixels, prediction, probability, and `looked`
+            A record of explanations.json: text (where the image is from), image, prediction, probability, and `looked`
             [rows, columns], which sums to 1.
         """
         encoded = self.encode(image)

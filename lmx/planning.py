@@ -50,6 +50,7 @@ def print_plan(
     *,
     device: str,
     config: Any,
+    usual: int | None = None,
 ) -> None:
     """Prints what a training will need, and where it does not fit, which change would make it fit.
 
@@ -59,9 +60,10 @@ def print_plan(
         shapes: of a batch whose rows have a length.
         device: by its name.
         config: of the experiment, see `settle`.
+        usual: tokens of a usual row; None for a quarter of the longest.
     """
     batch, mesh = config.batch, config.run.mesh
-    longest, usual = config.max_length, max(config.max_length // 4, 1)
+    longest, usual = config.max_length, usual or max(config.max_length // 4, 1)
     number = count_devices(mesh)
     use_virtual_devices(2 * number)  # as many again, to see what twice as many would do
 
@@ -94,5 +96,6 @@ def print_plan(
     ]
     if config.seeds > 1:  # they share the mesh
         about += f" Of one seed; {config.seeds} need {config.seeds} times as much."
-    print(f"{about}\nBatches: the longest that the config allows, {longest} tokens, and as usual {usual}.\n")
+    lengths = f"the longest that the config allows, {longest} tokens, and as usual {usual}"
+    print(f"{about}\nBatches: {lengths if usual != longest else f'{longest} tokens a row'}.\n")
     print(render(make_plan(job, device, changes=proposals)), end="")

@@ -66,7 +66,17 @@ SHARING = (
 # Folders that are entered by their own name: __init__.py is a module like any other, above the files it imports.
 DOORS = {"lmx.report", "lmx.plan"}
 # Imported where they are used: extras, and what is slow to load and not always needed.
-ON_DEMAND = {"PIL", "datasets", "grain", "matplotlib", "sacremoses", "safetensors", "sklearn", "subword_nmt", "tensorboardX"}
+ON_DEMAND = {
+    "PIL",
+    "datasets",
+    "grain",
+    "matplotlib",
+    "sacremoses",
+    "safetensors",
+    "sklearn",
+    "subword_nmt",
+    "tensorboardX",
+}
 FORBIDDEN = {
     "pickle": "never pickle: JSON, safetensors, SentencePiece and Orbax only",
     "dill": "never pickle: JSON, safetensors, SentencePiece and Orbax only",

@@ -147,7 +147,7 @@ class ImageReading:
         file, _, split = location.partition(".npz:")
         path = existing_file(location if not split else f"{file}.npz")
         try:
-            with np.load(path, allow_pickle=False) as held:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as held:
                 arrays = {name: held[name] for name in held.files}
         except (OSError, ValueError, zlib.error, EOFError, KeyError) as error:
             raise InputError(f"{path} must be an .npz of plain arrays, got {first_line(error)}.") from error

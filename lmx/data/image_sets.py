@@ -21,12 +21,25 @@ class ImageSets(NamedTuple):
     to_label: Images | None
     labels: Labels
 
-    def encode(self, *, length: int) -> "EncodedImageSets":
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What these images say of a model's config."""
+        height, width, channels = self.train.size
+        image = {"image_height": height, "image_width": width, "image_channels": channels}
+        return image | {"num_outputs": self.labels.num_outputs}
+
+    def encode(self, *, length: int, multiple: int = 1) -> "EncodedImageSets":
         """Returns the images as rows of batches.
 
         Args:
             length: tokens of an image.
+            multiple: what lengths are padded to.
+
+        Raises:
+            InputError: they would be padded.
         """
+        if multiple != 1:
+            raise InputError(f"length_multiple must be 1, got length_multiple={multiple}: all images are as long.")
         return EncodedImageSets(
             train=EncodedImages.of(self.train, length=length, labels=self.labels),
             dev=EncodedImages.of(self.dev, length=length, labels=self.labels),

@@ -6,7 +6,7 @@ are examined on one path.
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -32,6 +32,7 @@ from lmx.scoring.tested import (
     main_scores,
     record_scores,
     reference_lines,
+    score_seeds,
     spread_of_folds,
     true_label,
 )
@@ -134,13 +135,6 @@ def linear_labels(learned: Any, others: Any) -> list[str]:
     return tfidf_predictions(learned.texts, labels, others.texts)
 
 
-def each_fold(run: Run, config: Any, number: int) -> Iterator[tuple[int, Any]]:
-    """Yields the folds from 1, each with the config of the run that tests it, in `fold-1` and so on of this run."""
-    for fold in range(1, number + 1):
-        run.console.print(f"fold {fold} of {number}")
-        yield fold, replace(config, run=replace(config.run, run=config.run.run / f"fold-{fold}"))
-
-
 def examine_folds(run: Run, tested: Sequence[Tested], *, name: str, chosen: str, published: Published) -> None:
     """Scores all folds as one test set, each text by the run it was not in, and writes what a test leaves."""
     together = join_folds(tested)
@@ -152,6 +146,29 @@ def examine_folds(run: Run, tested: Sequence[Tested], *, name: str, chosen: str,
     show_scores(run, record)
     for spread in spreads[:1]:
         run.console.print(f"over folds: {spread}")
+
+
+def run_folds(run: Run, preset: str, config: Any, train_and_test: Callable[..., Tested | None]) -> None:
+    """Trains and tests a run for each fold, in `fold-1` and so on, and scores all by the run that had them not.
+
+    Args:
+        config: of the experiment, with `sets`, `exam`, `published` and `run`.
+        train_and_test: `(preset, config, fold=...)` trains and tests one of them.
+    """
+    number = config.sets.folds
+    tested = []
+    for fold in range(1, number + 1):
+        run.console.print(f"fold {fold} of {number}")
+        here = replace(config, run=replace(config.run, run=config.run.run / f"fold-{fold}"))
+        tested.append(train_and_test(preset, here, fold=fold))
+    name, chosen = f"{preset} {number}-fold test", f"best step by development {config.exam.select}"
+    examine_folds(run, tested, name=name, chosen=chosen, published=config.published)
+
+
+def judge(classifier: Classifies, encoded: Any, how: ExamConfig) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Returns of each seed what should fall, and what a line of validation holds, of rows that each stand alone."""
+    line = score_seeds(classifier.outputs(encoded, progress=lambda done: None), encoded.targets, classifier.labels)
+    return how.judge(line), line
 
 
 def _explain(run: Run, classifier: Any, tested: Tested, exam: Exam) -> None:
@@ -206,7 +223,7 @@ def show_scores(run: Run, record: Record) -> None:
     )
 
 
-def label_unlabelled(run: Run, classifier: Classifies, encoded: Any, *, about: str) -> None:
+def label_new(run: Run, classifier: Classifies, encoded: Any, *, about: str) -> None:
     """Labels what has no labels, into `labelled.tsv` of the run.
 
     Args:

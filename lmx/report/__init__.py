@@ -20,6 +20,7 @@ PAGES: dict[str, Callable[[Path], Html]] = {
     "seq2seq": translation_page,
     "classification": classification_page,
     "classifier": classification_page,
+    "vision": classification_page,
 }
 """The page of a run by config.json's "experiment", or else by its "family"."""
 

@@ -112,7 +112,7 @@ font-size:13px;color:var(--soft)}
 """What these drawings add to the style of every page."""
 
 
-def confusion_matrix(counts: Int[np.ndarray, "C C"], *, names: Sequence[str]) -> Html:
+def confusion_matrix(counts: Int[np.ndarray, "C C"], *, names: Sequence[str], unit: str = "text") -> Html:
     """Returns the texts by true class (a row) and predicted class (a column), and beside it the most frequent mistakes.
 
     Of many classes those are drawn that take part in the most mistakes. The colour of a cell is its share of the row;
@@ -121,6 +121,7 @@ def confusion_matrix(counts: Int[np.ndarray, "C C"], *, names: Sequence[str]) ->
     Args:
         counts: of texts.
         names: of the classes.
+        unit: what a text is called.
     """
     totals = counts.sum(axis=1)
     wrong = counts * (1 - np.eye(len(names), dtype=counts.dtype))
@@ -133,12 +134,14 @@ def confusion_matrix(counts: Int[np.ndarray, "C C"], *, names: Sequence[str]) ->
     pairs = [divmod(int(each), len(names)) for each in order]
     listed = "".join(
         f"<li>{text(names[true])} taken for {text(names[predicted])} "
-        f"<small>{_texts(int(counts[true, predicted]))}, {shares[true, predicted]:.0%} of the class</small></li>"
+        f"<small>{_texts(int(counts[true, predicted]), unit)}, {shares[true, predicted]:.0%} of the class</small></li>"
         for true, predicted in pairs
         if wrong[true, predicted]
     )
     right = int(counts.trace())
-    summary = f"Confusion matrix of {len(names)} classes: {right:,} of {int(counts.sum()):,} texts are on the diagonal."
+    summary = (
+        f"Confusion matrix of {len(names)} classes: {right:,} of {int(counts.sum()):,} {unit}s are on the diagonal."
+    )
     left_out = f"The {len(chosen)} of {len(names)} classes with the most mistakes. " if len(chosen) < len(names) else ""
     return Html(
         "<h3>Confusion</h3>"
@@ -218,12 +221,13 @@ def _fold(title: str, content: Html) -> Html:
     return Html(f"<details><summary>{text(title)}</summary><div class=numbers>{content}</div></details>")
 
 
-def class_table(classes: Sequence[Mapping[str, Any]], *, what: str) -> Html:
+def class_table(classes: Sequence[Mapping[str, Any]], *, what: str, unit: str = "text") -> Html:
     """Returns F1, precision, recall and number of texts of each class as bars, the weakest first.
 
     Args:
         classes: with name, precision, recall, f1 (from 0 to 1) and support. What no text has comes last.
         what: "class" or "label".
+        unit: what a text is called.
     """
     ordered = sorted(classes, key=lambda each: (not each["support"], each["f1"], each["name"]))
     most = max((each["support"] for each in ordered), default=0) or 1
@@ -237,7 +241,7 @@ def class_table(classes: Sequence[Mapping[str, Any]], *, what: str) -> Html:
         ]
         for each in ordered
     ]
-    columns = [what, "F1", "precision", "recall", "texts"]
+    columns = [what, "F1", "precision", "recall", f"{unit}s"]
     if not rows:
         return Html("")
     first, rest = rows[:MAX_LISTED_CLASSES], rows[MAX_LISTED_CLASSES:]
@@ -260,13 +264,14 @@ def _meter(share: Number, said: str, *, style: str = "quiet") -> Html:
     )
 
 
-def reliability_diagram(calibration: Mapping[str, Any]) -> Html:
+def reliability_diagram(calibration: Mapping[str, Any], *, unit: str = "text") -> Html:
     """Returns how often the model is right (upwards) by how sure it is (across), and how many texts are how sure.
 
     Source: Guo et al. 2017, figure 1.
 
     Args:
         calibration: error, edges, and for each bin counts, confidence and accuracy, all from 0 to 1.
+        unit: what a text is called.
     """
     edges, counts = calibration["edges"], calibration["counts"]
     bins = [
@@ -284,7 +289,7 @@ def reliability_diagram(calibration: Mapping[str, Any]) -> Html:
     for low, high, count, confidence, accuracy in bins:
         x, width = low + 0.25, high - low - 0.5
         said = (
-            f"<title>sure {low:.0f}% to {high:.0f}%: {count:,} texts, {accuracy:.1f}% right, "
+            f"<title>sure {low:.0f}% to {high:.0f}%: {count:,} {unit}s, {accuracy:.1f}% right, "
             f"mean confidence {confidence:.1f}%</title>"
         )
         few = "" if count >= FEW_TEXTS else " few"
@@ -310,7 +315,7 @@ def reliability_diagram(calibration: Mapping[str, Any]) -> Html:
         f"calibration error {error:.1f} points."
     )
     numbers = table(
-        ["confidence, %", "texts", "mean confidence", "right"],
+        ["confidence, %", f"{unit}s", "mean confidence", "right"],
         [
             [text(f"{low:.0f} to {high:.0f}"), text(f"{count:,}"), text(f"{confidence:.1f}"), text(f"{accuracy:.1f}")]
             for low, high, count, confidence, accuracy in bins
@@ -324,14 +329,14 @@ def reliability_diagram(calibration: Mapping[str, Any]) -> Html:
         f"<div class=plot><div class=y>{y_labels}</div><svg viewBox='0 0 100 100' preserveAspectRatio=none role=img "
         f"aria-label='{text(summary)}'>{marks}</svg><div class=x>{x_labels}</div></div>"
         "<p class=axis><span>confidence, %</span>"
-        f"<small>upwards: of these texts right, % (pale: under {FEW_TEXTS} texts)</small></p>"
+        f"<small>upwards: of these {unit}s right, % (pale: under {FEW_TEXTS} {unit}s)</small></p>"
         f"<div class='plot counts'><div class=y><span style='top:0%'>{number(most)}</span>"
         "<span style='top:100%'>0</span></div><svg viewBox='0 0 100 100' preserveAspectRatio=none aria-hidden=true>"
         f"<path class=grid d='M0 100H100'/>{bars}</svg></div>"
-        "<p class=axis><span>confidence, %</span><small>upwards: texts</small></p></figure>"
+        f"<p class=axis><span>confidence, %</span><small>upwards: {unit}s</small></p></figure>"
         f"<div><h3>Calibration error {error:.1f}</h3>"
-        f"<p class=note>On average the confidence of a bin is {error:.1f} points off the share of its texts that is "
-        f"right. Over all {total:,} texts the mean confidence is {mean:.1f}%, and {right:.1f}% are right: {way}.</p>"
+        f"<p class=note>On average the confidence of a bin is {error:.1f} points off the share of its {unit}s that is "
+        f"right. Over all {total:,} {unit}s the mean confidence is {mean:.1f}%, and {right:.1f}% are right: {way}.</p>"
         "</div></div>" + _fold("The bins as numbers", numbers)
     )
 
@@ -373,5 +378,5 @@ def _moved(value: Number) -> str:
     return f"{value:+.3f}".replace("-", "−")
 
 
-def _texts(count: int) -> str:
-    return f"{count:,} text{'s' if count != 1 else ''}"
+def _texts(count: int, unit: str) -> str:
+    return f"{count:,} {unit}{'s' if count != 1 else ''}"

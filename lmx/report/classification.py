@@ -22,6 +22,8 @@ from lmx.report.files import (
     read_json_lines,
     read_scores,
 )
+from lmx.report.images import STYLE as IMAGES_STYLE
+from lmx.report.images import image_mistakes_section, looks_section, read_looks
 from lmx.report.page import Html, Number, columns_of, facts, number, page, section, signed, table, text
 from lmx.report.reasons import MAX_PIECES, mistakes_section, one_line, read_explanations, reasons_section
 from lmx.report.sections import (
@@ -61,7 +63,8 @@ def classification_page(run_directory: Path) -> Html:
     scores = _read_scores(run_directory / "scores.json")
     metrics = read_json_lines(run_directory / "metrics.jsonl", "kind", "step")
     mistakes = read_json_lines(run_directory / "mistakes.jsonl", "text", "label", "prediction")
-    explanations = read_explanations(run_directory / "explanations.json")
+    of_images = config.get("experiment") == "vision"
+    explanations = (read_looks if of_images else read_explanations)(run_directory / "explanations.json")
     attention = read_attention(
         run_directory / "attention.json",
         rows="pieces",
@@ -74,7 +77,7 @@ def classification_page(run_directory: Path) -> Html:
     kind = scores.get("kind") or labels.get("kind")
     seeds = _count_seeds(scores, metrics)
     placing = [
-        ("labels", KINDS.get(str(kind))),
+        ("labels", _of_unit(KINDS.get(str(kind), ""), scores) or None),
         ("classes", number(len(names)) if names else None),
         ("seeds", number(seeds) if seeds > 1 else None),
     ]
@@ -90,15 +93,15 @@ def classification_page(run_directory: Path) -> Html:
         _classes_section(scores, names),
         _calibration_section(scores),
         _learning_section(metrics, seeds),
-        mistakes_section(mistakes, regression=kind == "regression"),
-        reasons_section(explanations, regression=kind == "regression"),
+        image_mistakes_section(mistakes) if of_images else mistakes_section(mistakes, regression=kind == "regression"),
+        looks_section(explanations) if of_images else reasons_section(explanations, regression=kind == "regression"),
         attention_section(
             short,
             note="Where each piece of the text (a row) looks (the columns). A row sums to 1.",
             left_out=len(attention) - len(short),
         ),
         setup_section(config, versions, start),
-        style=STYLE,
+        style=STYLE + IMAGES_STYLE * of_images,
     )
 
 
@@ -110,7 +113,7 @@ def _headline(scores: dict, validation: list[dict]) -> Html:
     rows = scores.get("rows") or []
     if rows:
         row = rows[0]
-        lines = [_meaning(row), str(row.get("made") or ""), *sureness_of(row)]
+        lines = [_of_unit(_meaning(row), scores), str(row.get("made") or ""), *sureness_of(row)]
         lines += [
             f"{each['name']} {each['score']:.2f}, a difference of {signed(row['score'] - each['score'])}"
             for each in scores.get("baselines") or []
@@ -169,7 +172,7 @@ def _scores_section(scores: dict) -> Html:
     texts = scores.get("texts")
     said = [
         str(scores.get("test") or ""),
-        f"{number(texts)} texts" if is_number(texts) else "",
+        _of_unit(f"{number(texts)} texts", scores) if is_number(texts) else "",
         f"{number(scores['truncated'])} of them cut to the longest length" if scores.get("truncated") else "",
     ]
     return section(
@@ -217,7 +220,7 @@ def _seeds_section(scores: dict) -> Html:
         over.capitalize(),
         facts(spread, style="grid"),
         table(["seed", f"development{' loss' * loss}", "test", "best step"], rows, style="seeds") if rows else Html(""),
-        note=(
+        note=_of_unit(
             "Mean and standard deviation over the folds: other texts in training and test, and another seed's luck."
             if spread and over == "folds"
             else "Mean and standard deviation of a training: what another seed would change. "
@@ -225,12 +228,18 @@ def _seeds_section(scores: dict) -> Html:
             if spread
             else "One training: how far another seed would lie from it is not known."
             if count == 1
-            else ""
+            else "",
+            scores,
         ),
     )
 
 
 # Classes and calibration.
+
+
+def _of_unit(said: str, scores: dict) -> str:
+    """Returns a sentence of this page that tells of texts as one of what was classified: texts, or images."""
+    return said.replace("a text", "an image").replace("text", "image") if scores.get("unit") == "image" else said
 
 
 def _details(scores: dict) -> dict:
@@ -251,10 +260,12 @@ def _classes_section(scores: dict, names: Sequence[str]) -> Html:
     details = _details(scores)
     confusion = np.asarray(details.get("confusion") or np.zeros((0, 0)), dtype=int)
     several = (scores.get("kind") or details.get("kind")) == "multi"
-    listed = class_table(details.get("classes") or [], what="label" if several else "class")
+    listed = class_table(
+        details.get("classes") or [], what="label" if several else "class", unit=_of_unit("text", scores)
+    )
     return section(
         "Labels" if several else "Classes",
-        confusion_matrix(confusion, names=names) if confusion.size else Html(""),
+        confusion_matrix(confusion, names=names, unit=_of_unit("text", scores)) if confusion.size else Html(""),
         Html(f"<h3>{'Labels' if several else 'Classes'}, the weakest first</h3>{listed}") if listed else Html(""),
         note=_system(scores),
     )
@@ -262,7 +273,11 @@ def _classes_section(scores: dict, names: Sequence[str]) -> Html:
 
 def _calibration_section(scores: dict) -> Html:
     calibration = _details(scores).get("calibration")
-    return section("Calibration", reliability_diagram(calibration) if calibration else Html(""), note=_system(scores))
+    return section(
+        "Calibration",
+        reliability_diagram(calibration, unit=_of_unit("text", scores)) if calibration else Html(""),
+        note=_system(scores),
+    )
 
 
 # Curves.

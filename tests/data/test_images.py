@@ -1,0 +1,239 @@
+"""Images of every form are read alike, and what is wrong is one line with the file and the way out."""
+
+import base64
+import gzip
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lmx.data.image_files import ImageReading, read_digits
+from lmx.data.image_sets import ImageSetsConfig
+from lmx.data.images import EncodedImages, png_address
+from lmx.data.labels import Labels
+
+PIL = pytest.importorskip("PIL.Image")
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 1)).astype(np.uint8)
+NUMBERS = np.array([0, 2, 1, 1, 0, 2], np.uint8)
+NAMES = ("ant", "bee", "cat")
+
+
+def idx(array: np.ndarray) -> bytes:
+    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+
+
+def png(pixels: np.ndarray) -> bytes:
+    held = io.BytesIO()
+    PIL.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(held, "PNG")
+    return held.getvalue()
+
+
+def write_idx(folder: Path, *, packed: bool = False) -> str:
+    pack = gzip.compress if packed else bytes
+    ending = ".gz" if packed else ""
+    (folder / f"t-images-idx3-ubyte{ending}").write_bytes(pack(idx(PIXELS[..., 0])))
+    (folder / f"t-labels-idx1-ubyte{ending}").write_bytes(pack(idx(NUMBERS)))
+    return str(folder / f"t-images-idx3-ubyte{ending}")
+
+
+def write_folder(folder: Path, pixels: np.ndarray = PIXELS) -> str:
+    for number, (image, label) in enumerate(zip(pixels, NUMBERS, strict=True)):
+        (folder / NAMES[label]).mkdir(parents=True, exist_ok=True)
+        (folder / NAMES[label] / f"{number}.png").write_bytes(png(image))
+    return str(folder)
+
+
+def write_npz(folder: Path) -> str:
+    np.savez(folder / "t.npz", x_train=PIXELS[..., 0], y_train=NUMBERS, x_test=PIXELS[:1, ..., 0], y_test=NUMBERS[:1])
+    return f"{folder / 't.npz'}:train"
+
+
+def write_csv(folder: Path) -> str:
+    rows = [",".join(map(str, [label, *image.reshape(-1)])) for image, label in zip(PIXELS, NUMBERS, strict=True)]
+    (folder / "t.csv").write_text("label," + ",".join(f"p{n}" for n in range(16)) + "\n" + "\n".join(rows) + "\n")
+    return str(folder / "t.csv")
+
+
+def write_hub(folder: Path) -> str:
+    import datasets
+
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(NAMES))})
+    columns = {"image": [{"bytes": png(image), "path": None} for image in PIXELS], "label": NUMBERS.tolist()}
+    datasets.Dataset.from_dict(columns, features=features).to_parquet(folder / "train.parquet")
+    return f"hub:{folder}:train"
+
+
+@pytest.mark.parametrize(
+    "write", [write_idx, lambda folder: write_idx(folder, packed=True), write_folder, write_npz, write_csv, write_hub]
+)
+def test_every_form_gives_the_same_images(write, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "data").mkdir()
+    location = write(tmp_path / "data")
+    reading = ImageReading() if write is write_folder else ImageReading(label_names=NAMES)
+    images = reading.read(location)
+    order = np.argsort(NUMBERS, kind="stable") if write is write_folder else np.arange(6)  # a folder: class by class
+    np.testing.assert_array_equal(images.pixels, PIXELS[order])
+    assert list(images.labels) == [NAMES[number] for number in NUMBERS[order]]
+    assert Labels.of(images).names == NAMES
+
+
+def test_digits_are_split_as_scikit_learn_does():
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    data, target = load_digits(return_X_y=True)
+    parts = train_test_split(data, target, test_size=0.2, shuffle=False)
+    for name, pixels, labels in (("train", parts[0], parts[2]), ("test", parts[1], parts[3])):
+        images = read_digits(name)
+        np.testing.assert_array_equal(np.round(images.pixels.reshape(len(images), -1) * (16 / 255)), pixels)
+        assert list(images.labels) == list(map(str, labels))
+    assert len(read_digits("all")) == 1797
+
+
+def test_fractions_and_other_scales_become_bytes(tmp_path):
+    np.savez(tmp_path / "a.npz", images=PIXELS / 255, labels=NUMBERS)
+    np.testing.assert_array_equal(ImageReading().read(str(tmp_path / "a.npz")).pixels, PIXELS)
+    np.savez(tmp_path / "b.npz", images=PIXELS.astype(np.int32) * 4, labels=NUMBERS)
+    np.testing.assert_array_equal(ImageReading(pixel_max=1020.0).read(str(tmp_path / "b.npz")).pixels, PIXELS)
+
+
+def test_pictures_are_brought_to_a_size_and_to_channels(tmp_path):
+    coloured = np.repeat(PIXELS, 3, axis=-1)
+    coloured[0, ..., 1] = 0
+    folder = write_folder(tmp_path / "a", coloured)
+    assert ImageReading().read(folder).size == (4, 4, 3)
+    assert ImageReading(resize=8, channels=1).read(folder).size == (8, 8, 1)
+
+
+def test_an_image_is_a_picture_of_a_page():
+    address = png_address(np.repeat(PIXELS[0], 3, axis=-1))
+    opened = PIL.open(io.BytesIO(base64.b64decode(address.partition(",")[2])))
+    np.testing.assert_array_equal(np.asarray(opened), np.repeat(PIXELS[0], 3, axis=-1))
+
+
+def test_batches_hold_bytes_and_rows_that_do_not_count():
+    images = read_digits("test")
+    rows = EncodedImages.of(images, length=16, labels=Labels.of(images))
+    batch = rows.batch(np.array([[3, -1]]), length=16)
+    assert batch["pixels"].shape == (1, 2, 8, 8, 1)
+    assert batch["pixels"].dtype == np.uint8
+    assert batch["weights"].tolist() == [[1, 0]]
+    assert batch["labels"][0].tolist() == [int(images.labels[3]), 0]
+    with pytest.raises(ValueError, match=r"^rows of images must be 16 tokens long, got length=20\.$"):
+        rows.batch(np.array([0]), length=20)
+
+
+# What is wrong with a file.
+
+
+def broken(folder: Path, kind: str) -> tuple[str, ImageReading]:
+    """Makes data with something wrong in it, and returns its location."""
+    location, reading = str(folder), ImageReading()
+    if kind == "size":
+        write_folder(folder)
+        (folder / "bee" / "9.png").write_bytes(png(np.zeros((5, 4, 1), np.uint8)))
+    elif kind == "channels":
+        write_folder(folder)
+        (folder / "bee" / "9.png").write_bytes(png(np.zeros((4, 4, 3), np.uint8)))
+    elif kind == "cut":
+        write_folder(folder)
+        (folder / "bee" / "9.png").write_bytes(png(PIXELS[0])[:40])
+    elif kind == "deep":
+        write_folder(folder)
+        PIL.fromarray(np.full((4, 4), 60_000, np.uint16)).save(folder / "bee" / "9.png")
+    elif kind == "empty class":
+        write_folder(folder)
+        (folder / "dog").mkdir()
+    elif kind == "no classes":
+        (folder / "a.png").write_bytes(png(PIXELS[0]))
+    elif kind == "range":
+        np.savez(folder / "t.npz", images=PIXELS.astype(np.int32) + 100, labels=NUMBERS)
+        location = str(folder / "t.npz")
+    elif kind == "negative":
+        write_csv(folder)
+        text = (folder / "t.csv").read_text().split("\n")
+        (folder / "t.csv").write_text("\n".join([*text[:3], "1," + ",".join(["-1"] * 16), *text[4:]]))
+        location = str(folder / "t.csv")
+    elif kind == "short line":
+        write_csv(folder)
+        (folder / "t.csv").write_text((folder / "t.csv").read_text() + "1,2,3\n")
+        location = str(folder / "t.csv")
+    elif kind == "cut idx":
+        location = write_idx(folder)
+        Path(location).write_bytes(Path(location).read_bytes()[:-3])
+    elif kind == "no idx":
+        location = write_idx(folder)
+        Path(location).write_bytes(b"<html>")
+    elif kind == "cut gzip":
+        location = write_idx(folder, packed=True)
+        Path(location).write_bytes(Path(location).read_bytes()[:-9])
+    elif kind == "labels":
+        location = write_idx(folder)
+        (folder / "t-labels-idx1-ubyte").write_bytes(idx(NUMBERS[:4]))
+    elif kind == "unnamed":
+        location, reading = write_idx(folder), ImageReading(label_names=NAMES[:2])
+    elif kind == "split":
+        location = write_npz(folder).removesuffix(":train")
+    elif kind == "cut npz":
+        location = write_npz(folder).removesuffix(":train")
+        Path(location).write_bytes(Path(location).read_bytes()[:-60])
+    return location, reading
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("size", r"^\S+9\.png must be 4 x 4 pixels as \S+0\.png is, got 5 x 4\. .*--resize 4\.$"),
+        ("channels", r"^\S+9\.png must have 1 channels as \S+0\.png has, got 3\. Say --channels 1 or 3 for all\.$"),
+        ("cut", r"^\S+9\.png must be an image, got .*\. Mend it, or take it away\.$"),
+        ("deep", r"^\S+9\.png must have pixels of 8 bits, got mode I;16, .* Convert it to 8 bits\.$"),
+        ("empty class", r"^\S+dog must hold at least one image .* a class without images\. Add some, or"),
+        ("no classes", r"^\S+ must have a folder for each class with its images in it, got none\.$"),
+        ("range", r"^\S+t\.npz image \d must have pixels from 0 to 255, got \d+\. Say --pixel-max"),
+        ("negative", r"^\S+t\.csv:4 must have pixels from 0 to 255, got -1\. Say --pixel-max"),
+        ("short line", r"^\S+t\.csv:8 must have 17 fields as line 1 has, got 3\.$"),
+        ("cut idx", r"^\S+ubyte must have 112 bytes by its header, got 109\. Fetch it again\.$"),
+        ("no idx", r"^\S+ubyte must be an IDX file of unsigned bytes, got one that begins with b'<htm'\.$"),
+        ("cut gzip", r"^\S+\.gz must be a whole gzip file, got .*\. Fetch it again\.$"),
+        ("labels", r"^\S+t-labels-idx1-ubyte must have a label for each of 6 images, got \(4,\)\.$"),
+        ("unnamed", r"^\S+:2 must have a label from 0 to 1, which label_names names, got '2'\."),
+        ("split", r"^\S+t\.npz must have the arrays .*, got x_train, .* Say which split: \S+t\.npz:test\.$"),
+        ("cut npz", r"^\S+t\.npz must be a whole \.npz file, got .*\.$"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_one_line(kind, message, tmp_path):
+    location, reading = broken(tmp_path, kind)
+    with pytest.raises(ValueError, match=message) as caught:
+        reading.read(location)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_location_that_is_none_says_what_one_is(tmp_path):
+    with pytest.raises(ValueError, match=r"^location must be a folder, an IDX file .*, got location=notes\.txt\.$"):
+        ImageReading().read("notes.txt")
+    with pytest.raises(FileNotFoundError, match="must be a folder of images, got no such folder"):
+        ImageReading().read(str(tmp_path / "nowhere"))
+
+
+# Sets.
+
+
+def test_the_test_set_must_have_the_size_and_the_classes_of_training(tmp_path):
+    train = write_folder(tmp_path / "train")
+    test = write_folder(tmp_path / "test", np.zeros((6, 5, 4, 1), np.uint8))
+    with pytest.raises(ValueError, match=r"^\S+test must have images of 4 x 4 x 1 as \S+train has, got 5 x 4 x 1\."):
+        ImageSetsConfig(train=train, test=test).load()
+    with pytest.raises(ValueError, match=r"must hold images of every class of label_names, got none of 'dog'\."):
+        ImageSetsConfig(train=write_idx(tmp_path), reading=ImageReading(label_names=(*NAMES, "dog"))).load()
+
+
+def test_digits_have_a_test_set_and_folds_take_all_of_them():
+    data = ImageSetsConfig().load()
+    assert (len(data.train), len(data.dev), len(data.test)) == (1293, 144, 360)
+    config = ImageSetsConfig(folds=3)
+    found = [config.load(fold=fold) for fold in (1, 2, 3)]
+    assert sum(len(each.test) for each in found) == 1797
+    assert len({image.tobytes() for each in found for image in each.test.pixels}) > 1780

@@ -1,0 +1,157 @@
+"""The script of images: a tiny form trains to a report, folds, labels, and is read back by the command."""
+
+import functools
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from lmx.cli import main as lmx_command
+from lmx.data.image_files import ImageReading, read_digits
+from lmx.data.labels import Labels
+from lmx.image_classifier import ImageClassifier
+from lmx.models.vision import VisionTransformer
+from lmx.sharding import MeshConfig, make_mesh
+
+ROOT = Path(__file__).parents[1]
+TINY = """
+    --model.width 8 --model.feedforward-width 12 --model.num-heads 2 --model.num-layers 1 --model.unroll 1
+    --tokens-per-batch 256 --epochs 2 --log-every 10
+""".split()
+UNOPTIMISED = "xla_backend_optimization_level"  # 0: without LLVM's optimizations, which are half of compiling
+
+
+def load_script():
+    spec = importlib.util.spec_from_file_location("vision_experiment", ROOT / "experiments" / "vision.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+vision = load_script()
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs the script in this process, with annotations checked, and returns what it prints."""
+    monkeypatch.setattr(vision, "make_mesh", lambda config: make_mesh(config, devices=jax.devices()[:1]))
+    monkeypatch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options={UNOPTIMISED: 0}))
+
+    def run(*arguments: str | Path) -> str:
+        monkeypatch.setattr(sys, "argv", ["vision.py", *map(str, arguments)])
+        vision.run_script(vision.command_line, vision.main, vision.plan)
+        return capsys.readouterr().out
+
+    return run
+
+
+def write_npz(path: Path, images, first: int, last: int) -> str:
+    part = slice(first, last)
+    np.savez(path, images=images.pixels[part], labels=np.array(images.labels[part]).astype(int))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> list[str]:
+    """A few digits to learn from, to be tested on and to be labelled."""
+    folder, images = tmp_path_factory.mktemp("images"), read_digits("train")
+    train = write_npz(folder / "train.npz", images, 0, 160)
+    return ["--train", train, "--test", write_npz(folder / "test.npz", images, 160, 200)]
+
+
+def test_two_seeds_train_to_scores_and_a_report_and_the_command_labels_alike(command, files, tmp_path, capsys):
+    printed = command(
+        "digits", *TINY, *files, "--run", tmp_path, "--seeds", "2", "--predict", files[3], "--explain", "2"
+    )
+    assert "development images" in printed
+    assert "pixels, linear" in printed
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert (scores["unit"], scores["texts"], len(scores["seeds"])) == ("image", 40, 2)
+    assert "linear model on pixels" in scores["verdict"]
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/png;base64,") >= len((tmp_path / "mistakes.jsonl").read_text().splitlines()[:48]) + 4
+    assert "Where the model looked" in page
+    assert "40 images" in page
+    looked = json.loads((tmp_path / "explanations.json").read_text())
+    assert np.array(looked[0]["looked"]).shape == (2, 2)
+    assert np.sum(looked[0]["looked"]) == pytest.approx(1)
+
+    labelled = [line.split("\t")[1] for line in (tmp_path / "labelled.tsv").read_text().splitlines()[1:]]
+    sys.argv = ["lmx", "classify", str(tmp_path), "--input", files[3], "--ensemble"]
+    lmx_command()
+    assert capsys.readouterr().out.splitlines() == labelled
+    test = ImageReading().read(files[3])
+    alone = ImageClassifier.load(tmp_path)
+    assert [one.label for one in alone.classify(test.select(range(5)))] == [one.label for one in alone.classify(test)][
+        :5
+    ]
+    sys.argv = ["lmx", "classify", str(tmp_path), "--input", files[3], "--explain"]
+    with pytest.raises(SystemExit):
+        lmx_command()
+    assert "explain must be left out for a run of images" in capsys.readouterr().err
+
+
+def test_folds_test_every_image_once(command, files, tmp_path):
+    arguments = [*TINY, *files[:2], "--test", "None", "--folds", "2", "--run", tmp_path, "--epochs", "1"]
+    command("own", *arguments, "--model.patch", "4", "--explain", "0", "--no-baseline")
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["texts"] == 160
+    assert scores["spread_over"] == "folds"
+    assert (tmp_path / "fold-2" / "report.html").is_file()
+
+
+def test_a_mesh_gives_the_outputs_of_one_device():
+    config = vision.PRESETS["digits"][1]
+    images = read_digits("test").select(range(11))
+
+    def build(seed: int) -> dict:
+        return nnx.to_pure_dict(nnx.state(VisionTransformer(config.model, rngs=nnx.Rngs(seed)), nnx.Param))
+
+    params = jax.tree.map(lambda *arrays: np.stack(arrays), build(0), build(1))
+    labels = Labels(kind="single", names=tuple(map(str, range(10))))
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2), devices=jax.devices()[:4])
+    one, several = (ImageClassifier(config.model, params, labels=labels, mesh=where) for where in (None, mesh))
+    rows = one.encode(images)
+    np.testing.assert_allclose(one.outputs(rows), several.outputs(rows), atol=1e-5)
+
+
+@pytest.mark.parametrize("preset", vision.PRESETS)
+def test_every_preset_builds_and_gives_a_finite_loss_by_shapes(preset):
+    config = vision.PRESETS[preset][1]
+    sizes = {} if config.model.image_height else {"image_height": 64, "image_width": 64, "image_channels": 3}
+    model = replace(config.model, **sizes, num_outputs=config.model.num_outputs or 3)
+    learner = vision.build(config, model, updates=1000)
+    batch = {
+        "pixels": jax.ShapeDtypeStruct((4, model.image_height, model.image_width, model.image_channels), np.uint8),
+        "labels": jax.ShapeDtypeStruct((4,), np.int32),
+        "weights": jax.ShapeDtypeStruct((4,), np.float32),
+    }
+    shapes = jax.eval_shape(learner.loss, learner.model.shapes, batch, jax.eval_shape(lambda: jax.random.key(0)))
+    assert shapes["loss"].shape == shapes["weight"].shape == ()
+
+
+def test_a_plan_needs_no_images(tmp_path):
+    command = [sys.executable, str(ROOT / "experiments" / "vision.py"), "own", "--plan", "h100"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "own: images of 64 x 64, 3 channels, 16 classes." in done.stdout
+    assert "Batches: 64 tokens a row." in done.stdout
+
+
+def test_padding_of_images_is_refused_in_a_line(command, capsys, files, tmp_path):
+    with pytest.raises(SystemExit):
+        command("digits", *TINY, *files, "--run", tmp_path, "--length-multiple", "2")
+    assert capsys.readouterr().err == (
+        "error: length_multiple must be 1, got length_multiple=2: all images are as long.\n"
+    )
+    assert not list(tmp_path.iterdir())
