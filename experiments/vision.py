@@ -119,8 +119,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         model=_sizes(32, 32, 3, **_MEDIUM | {"width": 192, "feedforward_width": 768}),
         augment=AugmentationConfig(crop=4, flip=True, erase=0.25),
         optimization=_adam(warmup=1000),
-        epochs=100,
-        run=RunConfig(run=Path("runs/cifar10")),
+        epochs=100, run=RunConfig(run=Path("runs/cifar10")),
     )),
     "own": ("your own images: --train train, a folder with a folder for each class, and --test test", Config(
         sets=ImageSetsConfig(train="train"),
@@ -165,7 +164,7 @@ def main(preset: str, config: Config) -> None:
         return
     with begin("vision", preset, config, family="folds") as whole:
         data = config.sets.load(fold=1)
-        whole.agree(labels=list(data.labels.names), training_data=fingerprint([data.train.pixels]))
+        whole.agree(labels=list(data.labels.names), training_data=fingerprint(data.train.pixels))
     whole.open(data.labels.save)
     run_folds(whole, preset, config, train_and_test)
     finish(whole)

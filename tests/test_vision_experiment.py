@@ -129,7 +129,7 @@ def test_every_preset_builds_and_gives_a_finite_loss_by_shapes(preset):
     config = vision.PRESETS[preset][1]
     sizes = {} if config.model.image_height else {"image_height": 64, "image_width": 64, "image_channels": 3}
     model = replace(config.model, **sizes, num_outputs=config.model.num_outputs or 3)
-    learner = vision.build(config, model, updates=1000)
+    learner = vision.build(config, model, updates=2000)
     batch = {
         "pixels": jax.ShapeDtypeStruct((4, model.image_height, model.image_width, model.image_channels), np.uint8),
         "labels": jax.ShapeDtypeStruct((4,), np.int32),
