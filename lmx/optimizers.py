@@ -253,7 +253,7 @@ def _is_below(names: list[str]) -> bool:
 
 
 def _few_words(paths: list[tuple], all_paths: Iterable[tuple]) -> str:
-    """Returns the parts of a model whose parameters are all among these, or the last names where those are many."""
+    """Returns the parts of a model whose parameters are all among these, or the last names where that is shorter."""
     others = set(all_paths) - set(paths)
     parts = {}
     for path in paths:
@@ -261,4 +261,4 @@ def _few_words(paths: list[tuple], all_paths: Iterable[tuple]) -> str:
         end = next(end for end in ends if all(other[:end] != path[:end] for other in others))
         parts[".".join(_names(path[:end]))] = None
     last = dict.fromkeys(".".join(_names(path)[-2:]) for path in paths)
-    return few(list(parts if len(parts) <= len(last) else last))
+    return min(few(list(parts)), few(list(last)), key=len)

@@ -300,7 +300,7 @@ def test_which_parameters_go_where_is_a_line_a_group():
         "adam": f"6 arrays, {3 * (H * K + D) + 2 * D + 5 * D + V * D:,} parameters: blocks.norm, blocks.query.bias, "
         "embedding_norm, final_norm, output, output_embedding",
         "frozen": f"2 arrays, {(V + 7) * D:,} parameters: embedding, positions",
-        "muon": f"4 arrays, {matrices:,} parameters: blocks.down, blocks.out, blocks.query.weight, blocks.up",
+        "muon": f"4 arrays, {matrices:,} parameters: down.weight, out.weight, query.weight, up.weight",
     }
     assert updated_by(OptimizerConfig(), STACKED)["adam"].endswith(" parameters: all")
 
