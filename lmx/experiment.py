@@ -166,7 +166,8 @@ def begin(
             sequence = resolve_mesh(options.mesh, jax.device_count()).sequence
         config.batch.check_lengths(max_length=config.max_length, sequence=sequence)
         kept = options.run if ends_with is not None else options.run / "fold-1"
-        free += ("vocabulary",) if check_vocabulary(config.pieces.vocabulary, kept) else ()
+        if hasattr(config, "pieces"):  # images have none
+            free += ("vocabulary",) if check_vocabulary(config.pieces.vocabulary, kept) else ()
         run = Run(
             options.run, told, free=free, absent=functools.partial(done_before, own=config.absent), options=options
         )
