@@ -4,8 +4,7 @@
     python experiments/vision.py own --train photos/train --test photos/test --resize 64 --seeds 5
     python experiments/vision.py PRESET --plan DEVICE [--devices N] [--mesh.fsdp 8 ...]
 
-`experiments/README.md` has the commands of the presets, times and expected scores. Read from top to bottom: the config,
-the presets, `build` (pure: model, loss, optimizer), and `train_and_test`.
+`experiments/README.md` has commands and expected scores. Read from top to bottom: config, presets, `build`, loop.
 """
 
 from dataclasses import dataclass, field, replace
@@ -29,7 +28,8 @@ from lmx.learner import Learner, place
 from lmx.loop import Training
 from lmx.losses import label_loss
 from lmx.models.vision import VisionConfig, VisionTransformer, training_flops
-from lmx.optimization import OptimizerConfig, make_optimizer, make_schedule
+from lmx.optimization import OptimizerConfig, make_schedule
+from lmx.optimizers import make_optimizer
 from lmx.planning import print_plan
 from lmx.scoring.classification import load_scikit_learn
 from lmx.scoring.tested import Tested
@@ -146,10 +146,11 @@ def build(config: Config, model: VisionConfig, *, updates: int) -> Learner:
 
     schedule = make_schedule(config.optimization, total=updates, width=model.width)
     return Learner(
-        model=definition, loss=loss, optimizer=make_optimizer(config.optimization, schedule), schedule=schedule,
+        model=definition, loss=loss, schedule=schedule,
+        optimizer=make_optimizer(config.optimization, schedule, model=definition), num_seeds=config.seeds,
         flops=lambda shape: (training_flops(model, rows=shape[0] * shape[1]),) * 2,  # no causal half
         dtype=model.dtype, average_decay=config.optimization.average_decay, keeps_best=config.selection.keeps_best,
-        num_seeds=config.seeds, gradient_sum=config.batch.gradient_sum,
+        gradient_sum=config.batch.gradient_sum,
     )  # fmt: skip
 
 

@@ -25,9 +25,9 @@ from lmx.devices import describe_precision
 from lmx.errors import InputError
 from lmx.hosts import agreement, is_writer, start, wait
 from lmx.learner import Placed
+from lmx.nn.config import TransformerConfig
 from lmx.nn.kernels import choose_kernel
 from lmx.nn.layers import count_parameters
-from lmx.nn.transformer import TransformerConfig
 from lmx.plan.command import explain_out_of_memory, plan_of_this_command, split_arguments
 from lmx.process import keep_freed_memory, make_deterministic, one_line_errors, stop_on_signals
 from lmx.report import write_report

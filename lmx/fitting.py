@@ -11,7 +11,7 @@ from lmx.config import BatchConfig
 from lmx.data.fitting import UPDATES_OF_A_PASS, Sizes
 from lmx.data.fitting import fit_sizes as fit_rows
 from lmx.errors import InputError
-from lmx.nn.transformer import TransformerConfig
+from lmx.nn.config import TransformerConfig
 from lmx.optimization import OptimizerConfig
 from lmx.run import Run
 from lmx.saved import read_fields

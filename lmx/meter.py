@@ -117,7 +117,7 @@ class Meter:
                 )
         if skipped.all():
             return
-        weight = np.where(skipped, 0.0, values.pop("weight"))
+        weight = values.pop("weight")
         sums = memory.sums
         for name, value in {"weight": np.ones_like(weight), **values}.items():
             sums[name] = sums.get(name, 0.0) + np.where(skipped, 0.0, value) * weight

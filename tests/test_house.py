@@ -157,8 +157,6 @@ MANY_PARAMETERS = {
     "lmx/data/labelled.py iterate_labelled",
     "lmx/data/labelled.py read_labelled",
     "lmx/decoding.py beam_search",
-    "lmx/nn/attention.py MultiHeadAttention",
-    "lmx/nn/kernels.py _dense",
 }
 
 

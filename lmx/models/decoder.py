@@ -12,11 +12,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
+from lmx.nn.config import NormPosition, TransformerConfig
 from lmx.nn.dropout import dropout
 from lmx.nn.layers import OUTPUT_DEVIATION, Embedding, output_logits
 from lmx.nn.masks import Sees
 from lmx.nn.positions.make import PositionName, make_positions
-from lmx.nn.transformer import NormPosition, TransformerConfig, attended, embed, make_stack
+from lmx.nn.transformer import attended, embed, make_stack
 
 
 @dataclass(frozen=True, kw_only=True)

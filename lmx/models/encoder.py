@@ -12,11 +12,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from lmx.nn.config import TransformerConfig
 from lmx.nn.dropout import dropout
 from lmx.nn.layers import OUTPUT_DEVIATION, Embedding, Linear, output_logits
 from lmx.nn.masks import MASKED, Sees, lengths_of
 from lmx.nn.positions.make import PositionName, make_positions
-from lmx.nn.transformer import TransformerConfig, attended, embed, make_norm, make_stack
+from lmx.nn.transformer import attended, embed, make_norm, make_stack
 from lmx.sharding import constrain
 
 Pooling = Literal["first", "mean", "attention"]

@@ -14,12 +14,13 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from lmx.nn.attention import share
+from lmx.nn.config import TransformerConfig
 from lmx.nn.dropout import dropout
 from lmx.nn.layers import OUTPUT_DEVIATION, Embedding, output_logits
 from lmx.nn.masks import Sees, lengths_of
 from lmx.nn.positions.encoding import PositionalEncoding
 from lmx.nn.positions.make import make_positions
-from lmx.nn.transformer import BlockCache, Memory, TransformerConfig, attended, embed, make_stack
+from lmx.nn.transformer import BlockCache, Memory, attended, embed, make_stack
 
 
 @dataclass(frozen=True, kw_only=True)

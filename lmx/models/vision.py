@@ -12,11 +12,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key, Num
 
+from lmx.nn.config import NormPosition, TransformerConfig
 from lmx.nn.dropout import dropout
 from lmx.nn.layers import OUTPUT_DEVIATION, Linear
 from lmx.nn.masks import Sees
-from lmx.nn.positions import LearnedPositions, sinusoidal
-from lmx.nn.transformer import NormPosition, TransformerConfig, make_stack
+from lmx.nn.positions.learned import LearnedPositions
+from lmx.nn.positions.sinusoidal import sinusoidal
+from lmx.nn.transformer import make_stack
 from lmx.sharding import constrain
 
 
@@ -166,10 +168,10 @@ class VisionTransformer(nnx.Module):
         if self.positions is None:
             places = sinusoidal_grid(rows, columns, config.width)[None]
         else:
-            places = self.positions(jnp.arange(rows * columns)[None])
+            places = self.positions.vectors(jnp.arange(rows * columns)[None])
         x = x.astype(jnp.float32) + places
         if self.first is not None:
-            first = jnp.broadcast_to(self.first(jnp.zeros((1, 1), jnp.int32)), (len(x), 1, config.width))
+            first = jnp.broadcast_to(self.first.vectors(jnp.zeros((1, 1), jnp.int32)), (len(x), 1, config.width))
             x = jnp.concatenate([first, x], axis=1)
         return constrain(x.astype(jnp.dtype(config.dtype)), "batch", "length", "embed")
 

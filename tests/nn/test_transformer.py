@@ -13,13 +13,14 @@ from jax.sharding import Mesh
 from lmx import costs
 from lmx.nn import feedforward, kernels, transformer
 from lmx.nn.attention import MultiHeadAttention
+from lmx.nn.config import TransformerConfig
 from lmx.nn.feedforward import FeedForward
 from lmx.nn.layers import LayerNorm, Linear
 from lmx.nn.masks import Sees
 from lmx.nn.positions.alibi import Alibi
 from lmx.nn.positions.rotary import RotaryPositions
 from lmx.nn.positions.sinusoidal import SinusoidalPositions, sinusoidal
-from lmx.nn.transformer import Block, Memory, Stack, TransformerConfig
+from lmx.nn.transformer import Block, Memory, Stack
 from lmx.sharding import MeshConfig, make_mesh, use_mesh
 
 B, T, S, N, D, H, G, F = 2, 5, 7, 3, 24, 6, 2, 10
