@@ -146,11 +146,10 @@ def build(config: Config, model: VisionConfig, *, updates: int) -> Learner:
 
     schedule = make_schedule(config.optimization, total=updates, width=model.width)
     return Learner(
-        model=definition, loss=loss, schedule=schedule,
-        optimizer=make_optimizer(config.optimization, schedule, model=definition), num_seeds=config.seeds,
+        model=definition, loss=loss, schedule=schedule, num_seeds=config.seeds, gradient_sum=config.batch.gradient_sum,
+        optimizer=make_optimizer(config.optimization, schedule, model=definition),
         flops=lambda shape: (training_flops(model, rows=shape[0] * shape[1]),) * 2,  # no causal half
         dtype=model.dtype, average_decay=config.optimization.average_decay, keeps_best=config.selection.keeps_best,
-        gradient_sum=config.batch.gradient_sum,
     )  # fmt: skip
 
 
