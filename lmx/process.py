@@ -10,11 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from lmx.console import console
 from lmx.errors import is_users
-from lmx.hosts import label
 
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped on a signal, to be started again by the same command
 
@@ -35,6 +32,8 @@ def keep_freed_memory() -> bool:
     """
     if not sys.platform.startswith("linux") or "GLIBC_TUNABLES" in os.environ:
         return False
+    import jax  # here: commands that compute nothing should not wait for it
+
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     # malloc.h: M_ARENA_MAX (-8), and later M_MMAP_MAX (-4), M_TRIM_THRESHOLD (-1, where -1 is never), M_TOP_PAD (-2).
     later = ((-4, 0), (-1, -1), (-2, 256 * 2**20))
@@ -106,7 +105,9 @@ def one_line_errors() -> Iterator[None]:
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
         if os.environ.get("LMX_TRACEBACK") or not is_users(error):
             raise
-        print(f"{label()}error: {' '.join(str(error).split())}", file=sys.stderr)
+        hosts = sys.modules.get("lmx.hosts")  # not loaded: there are none
+        label = hosts.label() if hosts else ""
+        print(f"{label}error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("stopped.", file=sys.stderr)

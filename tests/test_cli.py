@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -526,3 +527,17 @@ def test_files_of_other_shapes_are_not_averaged(lmx, tmp_path, capsys):
         capsys.readouterr().err
     )
     assert not list(tmp_path.glob("mean*"))
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["score", "--help"], ["score", "same.txt", "same.txt"], ["report", "absent"]]
+)
+def test_what_computes_nothing_loads_no_jax(arguments, tmp_path):
+    """It would be half of the time that `lmx score` takes."""
+    (tmp_path / "same.txt").write_text("a line of four words\n" * 3)
+    program = "import sys\nfrom lmx.cli import main\ntry:\n    main()\nfinally:\n    assert 'jax' not in sys.modules"
+    command = [sys.executable, "-c", program, *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert "AssertionError" not in done.stderr, done.stderr
+    assert done.returncode == (2 if "absent" in arguments else 0)
