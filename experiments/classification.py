@@ -29,11 +29,7 @@ from lmx.data.sets import READ_LATER, Sets, SetsConfig
 from lmx.data.texts import described
 from lmx.definition import define
 from lmx.errors import InputError
-from lmx.evaluation.classification import (
-    Exam,
-    ExamConfig,
-    examine_classifier,
-)
+from lmx.evaluation.classification import Exam, ExamConfig, examine_classifier, label_new, run_folds
 from lmx.experiment import (
     begin,
     finish,
