@@ -708,7 +708,7 @@ def test_a_host_that_does_not_write_reads_and_is_silent(run, tmp_path, monkeypat
 
 
 def test_an_error_names_the_host_where_there_are_several(monkeypatch, capsys):
-    monkeypatch.setattr("lmx.process.label", lambda: "host 3: ")
+    monkeypatch.setattr("lmx.hosts.label", lambda: "host 3: ")
     with pytest.raises(SystemExit), one_line_errors():
         raise InputError("width must be 8.")
     assert capsys.readouterr().err == "host 3: error: width must be 8.\n"
