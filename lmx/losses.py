@@ -22,9 +22,8 @@ CHUNK_TOKENS = 512
 # words), but below so few tokens each chunk would wait for the table to be read.
 CHUNK_BYTES = 2**28
 FEWEST_TOKENS = 128
-SHARED_CHUNKS = (
-    8  # of those sizes meet where devices share a table in pieces, or one for each device if these are fewer
-)
+# Where devices share a table in pieces, their chunks meet: tokens of eight such chunks at most.
+SHARED_CHUNKS = 8
 TILE = 8  # tokens of a chunk are a multiple of this, as matrix units and vector registers want them
 
 
