@@ -50,6 +50,7 @@ from lmx.nn.masks import segments_of
 from lmx.optimization import OptimizerConfig, make_schedule
 from lmx.optimizers import make_optimizer, updated_by
 from lmx.planning import planned_sizes, print_plan
+from lmx.pretrained import StartConfig
 from lmx.run import Run
 from lmx.saved import save_tokenizer, tokenizer_of
 from lmx.scoring.classification import load_scikit_learn
@@ -106,6 +107,7 @@ class Config:
     stride: int | None = None
     published: Annotated[Published, INLINE] = field(default_factory=Published)
     model: ClassifierConfig = field(default_factory=lambda: _model())
+    start: Annotated[StartConfig, INLINE] = field(default_factory=StartConfig)
     optimization: Optimization = field(default_factory=Optimization)
     batch: Annotated[BatchConfig, INLINE] = field(default_factory=_batch)
     epochs: int = 10
@@ -293,7 +295,7 @@ def build(
         replacement: what it puts in the place of a word.
         class_weights: what a text of each class counts.
     """
-    definition = define(lambda rngs: EncoderClassifier(model, rngs=rngs))
+    definition = config.start.adapt(define(lambda rngs: EncoderClassifier(model, rngs=rngs)))
     options = config.optimization
 
     def loss(params: Any, batch: Any, key: Any) -> dict[str, jax.Array]:
@@ -337,14 +339,16 @@ def build(
 # ---- data ------------------------------------------------------------------------------------------------------------
 
 
-def make_tokenizer(run: Run, pieces: Pieces, texts: Examples, cache: Cache) -> Tokenizer:
+def make_tokenizer(run: Run, config: Config, texts: Examples, cache: Cache) -> Tokenizer:
     """Returns the run's tokenizer; that of a new run is read, or learned from the training texts."""
 
     def lines() -> Iterator[str]:
         return (side for text in texts.texts for side in sides_of(text))
 
+    pieces = config.pieces
     about = {"facts": lambda: facts_of_examples(texts), "about": texts.origin, **pieces.options()}
-    return tokenizer_of(run.directory) or learn_tokenizer(pieces, pieces.tokenizer, lines, cache=cache, **about)
+    known = tokenizer_of(run.directory, config.start.init_from)
+    return known or learn_tokenizer(pieces, pieces.tokenizer, lines, cache=cache, **about)
 
 
 def fit_model(config: Config, tokenizer: Tokenizer, data: Sets, targets: np.ndarray) -> ClassifierConfig:
@@ -381,8 +385,8 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> T
     with begin("classification", preset, config, family="classifier", ends_with="epochs", fold=fold) as run:
         cache = text_cache(config.run.text_cache)
         data = config.sets.load(fold=fold, cache=cache)
-        tokenizer = make_tokenizer(run, config.pieces, data.train, cache)
-        say_fewer_pieces(run, config.pieces, tokenizer)
+        tokenizer = make_tokenizer(run, config, data.train, cache)
+        say_fewer_pieces(run, config, tokenizer)
         config.sets.say_fewer(data, report=run.console.print)
         rows = data.encode(tokenizer, max_length=config.max_length, stride=config.stride, cache=cache)
         targets, of_dev = data.labels.encode(data.train), data.labels.encode(data.dev)
@@ -407,7 +411,7 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> T
             special_ids=(tokenizer.bos_id, tokenizer.eos_id), replacement=replacement,
             class_weights=balanced_weights(targets, data.labels) if balanced else None,
         )  # fmt: skip
-        placed = place(learner, mesh, shapes=batches.shapes)
+        placed = config.start.begin(place(learner, mesh, shapes=batches.shapes), run)
         facts = start_facts(trained, placed, batches, reason=reason)
     run.open(data.labels.save, lambda folder: save_tokenizer(folder, tokenizer))
 

@@ -8,7 +8,6 @@ PRESETS says what each preset reproduces; `experiments/README.md` has the comman
 top to bottom: the config, the presets, `build` (pure: model, loss, optimizer), `load`, and `main` with its loop.
 """
 
-import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -44,7 +43,9 @@ from lmx.nn.layers import spread_tables
 from lmx.optimization import OptimizerConfig, make_schedule
 from lmx.optimizers import make_optimizer, updated_by
 from lmx.planning import planned_sizes, print_plan
+from lmx.pretrained import StartConfig
 from lmx.run import Run
+from lmx.saved import find_tokenizers
 from lmx.sharding import make_mesh
 from lmx.text import Tokenizer
 from lmx.translator import Search, Translator, load_tokenizers, save_tokenizers
@@ -98,6 +99,7 @@ class Config:
     max_length: int = 128
     max_ratio: float | None = None
     model: Seq2SeqConfig = field(default_factory=lambda: _model())
+    start: Annotated[StartConfig, INLINE] = field(default_factory=StartConfig)
     optimization: Optimization = field(default_factory=Optimization)
     batch: Annotated[BatchConfig, INLINE] = field(default_factory=BatchConfig)
     updates: int = 100_000
@@ -193,7 +195,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
 
 def build(config: Config, model: Seq2SeqConfig) -> Learner:
     """Returns model, loss and optimizer of a config whose vocabulary sizes are known."""
-    definition = define(lambda rngs: Seq2Seq(model, rngs=rngs))
+    definition = config.start.adapt(define(lambda rngs: Seq2Seq(model, rngs=rngs)))
     options = config.optimization
 
     def loss(params: Any, batch: Any, key: Any) -> dict[str, jax.Array]:
@@ -260,8 +262,9 @@ def training_pairs(config: Config) -> Corpus | Pairs:
 
 def make_tokenizers(run: Run, config: Config, pairs: Corpus | Pairs, cache: Cache) -> tuple[Tokenizer, Tokenizer]:
     """Returns the run's tokenizers; those of a new run are read, or learned from the pairs."""
-    with contextlib.suppress(FileNotFoundError):
-        return load_tokenizers(run.directory)
+    for directory in (run.directory, config.start.init_from):
+        if directory is not None and find_tokenizers(directory):
+            return load_tokenizers(directory)
 
     def make(side: int) -> Tokenizer:
         def texts() -> Iterator[str]:
@@ -284,7 +287,7 @@ def load(config: Config, run: Run) -> Data:
     config.scoring.check(test, language=config.target_language)
     cache = text_cache(config.run.text_cache)
     source, target = make_tokenizers(run, config, pairs, cache)
-    say_fewer_pieces(run, config.pieces, source, target)
+    say_fewer_pieces(run, config, source, target)
     limits = {"max_length": config.max_length, "max_ratio": config.max_ratio}
     train, report = keep_pairs(pairs, source, target, **limits, cache=cache)
     encoded = encode_pairs(validation, source, target)
@@ -326,7 +329,7 @@ def main(preset: str, config: Config) -> None:
         )  # fmt: skip
         config = fit_warmup(run, config, PRESETS[preset][1], updates=config.updates)
         trained, reason = training_kernel(model, mesh, stacked=config.seeds > 1)
-        placed = place(build(config, trained), mesh, shapes=batches.shapes)
+        placed = config.start.begin(place(build(config, trained), mesh, shapes=batches.shapes), run)
         facts = start_facts(trained, placed, batches, reason=reason)
     run.open(lambda folder: save_tokenizers(folder, data.source, data.target))
 

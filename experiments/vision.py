@@ -31,6 +31,7 @@ from lmx.models.vision import VisionConfig, VisionTransformer, training_flops
 from lmx.optimization import OptimizerConfig, make_schedule
 from lmx.optimizers import make_optimizer
 from lmx.planning import print_plan
+from lmx.pretrained import StartConfig
 from lmx.scoring.classification import load_scikit_learn
 from lmx.scoring.tested import Tested
 from lmx.sharding import make_mesh
@@ -58,6 +59,7 @@ class Config:
     augment: AugmentationConfig = field(default_factory=AugmentationConfig)
     published: Annotated[Published, INLINE] = field(default_factory=Published)
     model: VisionConfig = field(default_factory=VisionConfig)
+    start: Annotated[StartConfig, INLINE] = field(default_factory=StartConfig)
     optimization: OptimizerConfig = field(default_factory=lambda: _adam(warmup=100))
     label_smoothing: float = 0.1
     batch: Annotated[BatchConfig, INLINE] = field(default_factory=lambda: BatchConfig(tokens_per_batch=4096))
@@ -136,7 +138,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
 
 def build(config: Config, model: VisionConfig, *, updates: int) -> Learner:
     """Returns model, loss and optimizer of a config whose images are known; schedules end with the updates."""
-    definition = define(lambda rngs: VisionTransformer(model, rngs=rngs))
+    definition = config.start.adapt(define(lambda rngs: VisionTransformer(model, rngs=rngs)))
 
     def loss(params: Any, batch: Any, key: Any) -> dict[str, jax.Array]:
         image_key, model_key = (None, None) if key is None else jax.random.split(key)
@@ -182,14 +184,12 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> T
         mesh = make_mesh(config.run.mesh)
         batch = fit_batches(run, config.batch, usual=PRESETS[preset][1].batch, lengths=rows.train.lengths)
         batches = batch.batches(rows.train, seeds=seeds, stacked=True)
-        run.agree(
-            model, labels=list(data.labels.names),
-            training_data=rows.train, development_data=rows.dev, test_data=rows.test,
-        )  # fmt: skip
+        made_of = {"training_data": rows.train, "development_data": rows.dev, "test_data": rows.test}
+        run.agree(model, labels=list(data.labels.names), **made_of)
         updates = config.batch.updates_of(batches, epochs=config.epochs)
         config = fit_warmup(run, config, PRESETS[preset][1], updates=updates)
         trained, reason = training_kernel(model, mesh, stacked=True)
-        placed = place(build(config, trained, updates=updates), mesh, shapes=batches.shapes)
+        placed = config.start.begin(place(build(config, trained, updates=updates), mesh, shapes=batches.shapes), run)
         facts = start_facts(trained, placed, batches, reason=reason)
     run.open(data.labels.save)
 

@@ -18,6 +18,8 @@ class Definition(NamedTuple):
         graph: its structure, as Flax NNX has it.
         shapes: of its parameters.
         axes: the names of their axes, a tuple for each array.
+        adapt: makes the parameters of the network of those that are trained, where they are others (`lmx.lora`).
+        frozen: names of parameters, or of parts, that no optimizer changes.
     """
 
     build: Callable[[nnx.Rngs], Any]
@@ -25,10 +27,12 @@ class Definition(NamedTuple):
     graph: Any
     shapes: Params
     axes: Params
+    adapt: Callable[[Params], Params] | None = None
+    frozen: tuple[str, ...] = ()
 
     def merge(self, params: Params) -> Any:
-        """Returns the model with these parameters."""
-        return nnx.merge(self.graph, params)
+        """Returns the model with these parameters, the trained ones or the network's own."""
+        return nnx.merge(self.graph, params if self.adapt is None else self.adapt(params))
 
 
 def define(build: Callable[[nnx.Rngs], nnx.Module]) -> Definition:

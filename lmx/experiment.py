@@ -25,6 +25,7 @@ from lmx.devices import describe_precision
 from lmx.errors import InputError
 from lmx.hosts import agreement, is_writer, start, wait
 from lmx.learner import Placed
+from lmx.lora import LoraConfig
 from lmx.nn.config import TransformerConfig
 from lmx.nn.kernels import choose_kernel
 from lmx.nn.layers import count_parameters
@@ -81,14 +82,18 @@ def run_script(
 
 
 def settle(config: Config) -> Config:
-    """Returns an experiment's config with the tokens_per_batch that it means on its devices.
+    """Returns an experiment's config with the sizes it begins with and the tokens_per_batch it means on its devices.
 
     These are those of the mesh, or those that there are, where the mesh leaves a size open.
 
     Raises:
-        ValueError: tokens_per_device is no number of tokens, or the mesh does not fit the devices.
+        FileNotFoundError: the run to begin with is not there.
+        ValueError: that run does not serve, tokens_per_device is no number of tokens, or the mesh does not fit the
+            devices.
     """
     settled: Any = config
+    model = settled.start.sizes(settled.model, run=settled.run.run, longest=settled.max_length)
+    settled = config = dataclasses.replace(settled, model=model)
     if settled.batch.tokens_per_device is None:
         return config
     mesh: MeshConfig = settled.run.mesh
@@ -167,6 +172,10 @@ def begin(
         config.batch.check_lengths(max_length=config.max_length, sequence=sequence)
         kept = options.run if ends_with is not None else options.run / "fold-1"
         if hasattr(config, "pieces"):  # images have none
+            if config.pieces.vocabulary is not None and config.start.init_from is not None:
+                raise InputError(
+                    f"vocabulary must not be given with init_from, whose run has one, got {config.pieces.vocabulary}."
+                )
             free += ("vocabulary",) if check_vocabulary(config.pieces.vocabulary, kept) else ()
         run = Run(
             options.run, told, free=free, absent=functools.partial(done_before, own=config.absent), options=options
@@ -195,6 +204,8 @@ def done_before(saved: Mapping[str, Any], *, own: Mapping[str, Any]) -> dict[str
         "optimization.optimizer": "adam",
         "optimization.freeze": [],
         "optimization.layer_decay": 1.0,
+        "init_from": None,
+        "lora": dataclasses.asdict(LoraConfig()),
         **own,
     }
 
@@ -255,12 +266,14 @@ def learn_tokenizer(
     return keep_tokenizer(cache, facts() | {"kind": kind} | settings, learn, about=about)
 
 
-def say_fewer_pieces(run: Run, config: VocabularyConfig, *tokenizers: Tokenizer) -> None:
-    """Says where a learned vocabulary is smaller than what was asked for."""
-    for tokenizer in dict.fromkeys(tokenizers) if config.vocabulary is None else ():
-        if isinstance(tokenizer, SentencePieceTokenizer) and tokenizer.vocab_size < config.vocab_size:
+def say_fewer_pieces(run: Run, config: Any, *tokenizers: Tokenizer) -> None:
+    """Says where a learned vocabulary is smaller than what an experiment's config asks for."""
+    pieces: VocabularyConfig = config.pieces
+    is_learned = pieces.vocabulary is None and config.start.init_from is None
+    for tokenizer in dict.fromkeys(tokenizers) if is_learned else ():
+        if isinstance(tokenizer, SentencePieceTokenizer) and tokenizer.vocab_size < pieces.vocab_size:
             run.console.print(
-                f"the vocabulary has {tokenizer.vocab_size:,} pieces and not --vocab-size {config.vocab_size:,}: the "
+                f"the vocabulary has {tokenizer.vocab_size:,} pieces and not --vocab-size {pieces.vocab_size:,}: the "
                 "text has no more"
             )
 

@@ -15,6 +15,7 @@ import optax
 from jax.sharding import Mesh
 
 from lmx.definition import Definition, Params
+from lmx.lora import own_parameters
 from lmx.parameters import load_placed
 from lmx.sharding import (
     DEFAULT_RULES,
@@ -80,6 +81,7 @@ class Placed(NamedTuple):
         step: `(state, batch) -> (state, metrics)`, the state donated.
         evaluate: `(params, batch) -> sums` of the loss; of several seeds, arrays [S].
         keep_best: `(state, which are better) -> state`.
+        whole: `params -> params` of the network, where others are trained (`lmx.lora`).
         born: the state before the first update, of a seed, or of those that train together.
     """
 
@@ -91,6 +93,7 @@ class Placed(NamedTuple):
     step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
     evaluate: Callable[[Params, Batch], dict[str, jax.Array]]
     keep_best: Callable[[TrainState, np.ndarray], TrainState]
+    whole: Callable[[Params], Params]
     born: Callable[[Sequence[int]], TrainState]
 
     def place_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
@@ -105,7 +108,7 @@ class Placed(NamedTuple):
             files = sorted(
                 (run_directory / "seeds").glob("*.safetensors"), key=lambda path: (len(path.stem), path.stem)
             )
-        return load_placed(files, self.like.params, stacked=seeds is not None)
+        return load_placed(files, own_parameters(self.like.params), stacked=seeds is not None)
 
 
 def place(
@@ -154,10 +157,19 @@ def place(
         ),
         evaluate=jax.jit(evaluate_on_mesh, out_shardings=replicated(mesh)),
         keep_best=jax.jit(keep_best, donate_argnums=0, out_shardings=shardings),
+        whole=_whole(model, shardings.params, stacked=seeds is not None),
         born=lambda numbers: born(
             model.build, learner.optimizer, shardings=shardings, seed=numbers[0] if seeds is None else numbers
         ),
     )
+
+
+def _whole(model: Definition, shardings: Params, *, stacked: bool) -> Callable[[Params], Params]:
+    """Returns what makes the network's parameters of the trained ones, where the mesh has them."""
+    if model.adapt is None:
+        return lambda params: params
+    adapt = jax.vmap(model.adapt) if stacked else model.adapt
+    return jax.jit(adapt, out_shardings=own_parameters(shardings))
 
 
 def check_shapes(shapes: Sequence[Shape], mesh: Mesh, *, rules: Rules = DEFAULT_RULES) -> None:

@@ -154,7 +154,7 @@ class Training:
         """The parameters that validation and test use: the newest, or their exponential average where one is kept."""
         if self.state is None:
             return self._params
-        return self.state.params if self.state.average is None else self.state.average
+        return self.placed.whole(self.state.params if self.state.average is None else self.state.average)
 
     def __enter__(self) -> "Training":
         """Takes the signals and shows the progress bar on a terminal."""
@@ -314,10 +314,10 @@ class Training:
             self.state = params = None  # the checkpoints take its place
             params = self._checkpoints.average(chosen, self.placed.like)
         self._checkpoints.close()
-        self.state, self._params = None, params
+        self.state, self._params = None, self.placed.whole(params)
         if not learner.keeps_best and learner.average_decay is None and len(chosen) > 1:
             made = f"mean of the {selection.average_of} {len(chosen)}"
-        return params, made
+        return self._params, made
 
     def _facts(self) -> dict[str, float]:
         """Returns what stands in every line of metrics."""

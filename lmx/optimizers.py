@@ -36,7 +36,8 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Returns the optimizer of a config for the parameters of a model.
 
-    What is frozen gets no update and no state, and has no part in the norm that clips the others' gradients.
+    What is frozen, by the config or by the model, gets no update and no state, and has no part in the norm that clips
+    the others' gradients.
 
     Raises:
         InputError: a pattern of `freeze` fits no parameter, or all are frozen; layer_decay is no share.
@@ -51,7 +52,7 @@ def make_optimizer(
         clip_norm=config.clip_norm,
         scale=None if config.layer_decay == 1 else by_layer(model, decay=config.layer_decay),
     )
-    if not config.freeze:
+    if "frozen" not in labels.values():
         return optimizer
     # -0, as x + 0 is not x where x is -0.
     still = optax.chain(optax.set_to_zero(), optax.scale(-1.0))
@@ -69,7 +70,7 @@ def updated_by(config: OptimizerConfig, model: Definition) -> dict[str, str]:
     lines = {}
     for label, paths in sorted(groups.items()):
         numbers = sum(sizes[path] for path in paths)
-        named = ", ".join(config.freeze) if label == "frozen" else _few_words(paths, labels)
+        named = ", ".join((*config.freeze, *model.frozen)) if label == "frozen" else _few_words(paths, labels)
         which = "all" if len(groups) == 1 else named
         lines[label] = f"{len(paths)} arrays, {numbers:,} parameters: {which}"
     return lines
@@ -198,7 +199,7 @@ def _labels(config: OptimizerConfig, model: Definition) -> dict[tuple, str]:
     """Returns by which name each parameter is updated: that of an optimizer, or "frozen"."""
     names = {path: ".".join(_names(path)) for path in _by_path(model.shapes)}
     frozen = set()
-    for pattern in config.freeze:
+    for pattern in (*config.freeze, *model.frozen):
         found = {
             path for path, name in names.items() if any(fnmatch.fnmatchcase(name, p) for p in (pattern, f"{pattern}.*"))
         }

@@ -1,9 +1,10 @@
 """Parameters alone as safetensors: written, read, averaged; the names are the paths of the arrays joined by "."."""
 
+import contextlib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,25 @@ def load_params(path: Path, like: Params | None = None) -> Params:
     return _unflatten(saved)
 
 
+@contextlib.contextmanager
+def open_params(path: Path) -> Iterator[Any]:
+    """Opens a safetensors file, of which arrays are read by name, whole or in slices.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} must exist: it is written when training ends.")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            yield file
+    except SafetensorError as error:
+        raise ValueError(f"{path} must be a safetensors file, got {error}.") from error
+
+
 def load_placed(paths: Sequence[Path], like: Params, *, stacked: bool = False) -> Params:
     """Reads parameters to where a mesh has them.
 
@@ -123,15 +143,8 @@ def average_files(paths: Sequence[Path], output: Path) -> None:
 
 def _stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Returns the shapes of a safetensors file's arrays, which are not read."""
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} must exist: it is written when training ends.")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path} must be a safetensors file, got {error}.") from error
+    with open_params(path) as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
 def _mean_of(paths: Sequence[Path], name: str) -> np.ndarray:

@@ -175,7 +175,9 @@ def save_tokenizer(run_directory: Path, tokenizer: Tokenizer, *, name: str = "to
 
 
 def find_tokenizers(run_directory: Path) -> dict[str, Path]:
-    """Returns the files of a run's tokenizers by their names."""
+    """Returns the files of a run's tokenizers by their names; none of a run that has not begun."""
+    if not run_directory.is_dir():
+        return {}
     found = {path.stem: path for path in run_directory.iterdir() if path.suffix in (".model", ".vocab", ".bytes")}
     found.pop("partial", None)  # of a process that was killed while it wrote
     return found
@@ -196,10 +198,13 @@ def seed_files(run_directory: Path) -> list[Path]:
     return files
 
 
-def tokenizer_of(run_directory: Path) -> Tokenizer | None:
-    """Returns the tokenizer of a run that has one for all of its text, or None where there is none yet."""
-    found = find_tokenizers(run_directory) if run_directory.is_dir() else {}
-    return load_tokenizer(found["tokenizer"]) if "tokenizer" in found else None
+def tokenizer_of(*run_directories: Path | None) -> Tokenizer | None:
+    """Returns the tokenizer of the first run that has one for all of its text, or None where none has one yet."""
+    for directory in run_directories:
+        found = {} if directory is None else find_tokenizers(directory)
+        if "tokenizer" in found:
+            return load_tokenizer(found["tokenizer"])
+    return None
 
 
 def check_vocabulary(path: Path | None, run_directory: Path) -> bool:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 LEVELS = {
     10: ("lmx.cli", "experiments", "benchmarks"),
     9: ("lmx.streams", "lmx.loop", "lmx.experiment", "lmx.planning", "lmx.evaluation"),
-    8: ("lmx.fitting", "lmx.meter", "lmx.report", "lmx.interop"),
+    8: ("lmx.fitting", "lmx.meter", "lmx.pretrained", "lmx.report", "lmx.interop"),
     7: ("lmx.run", "lmx.plan", "lmx.classifier", "lmx.image_classifier"),
     6: (
         *("lmx.config", "lmx.learner", "lmx.translator", "lmx.explanation", "lmx.generator", "lmx.predictor"),
@@ -25,7 +25,15 @@ LEVELS = {
     5: ("lmx.training", "lmx.decoding", "lmx.checkpoint", "lmx.saved", "lmx.data", "lmx.scoring", "lmx.memory"),
     4: ("lmx.models", "lmx.parameters"),
     3: ("lmx.nn.transformer",),
-    2: ("lmx.nn.attention", "lmx.nn.config", "lmx.nn.feedforward", "lmx.process", "lmx.checksums", "lmx.words"),
+    2: (
+        "lmx.lora",
+        "lmx.nn.attention",
+        "lmx.nn.config",
+        "lmx.nn.feedforward",
+        "lmx.process",
+        "lmx.checksums",
+        "lmx.words",
+    ),
     1: (
         *("lmx.nn.kernels", "lmx.nn.layers", "lmx.nn.positions", "lmx.losses", "lmx.collectives"),
         *("lmx.console", "lmx.optimizers", "lmx.reasons", "lmx.text"),

@@ -1,0 +1,169 @@
+"""What a training takes over from a finished run: its sizes, its vocabulary, and the parameters that fit.
+
+Parameters fit by name and shape, so that an encoder that was trained to fill in masked words begins a classifier, and
+a translator of one domain that of another. What is new keeps the values it was drawn with.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lmx.definition import Definition, Params
+from lmx.differences import few
+from lmx.errors import InputError
+from lmx.learner import Placed
+from lmx.lora import LORA, LoraConfig, with_lora
+from lmx.nn.config import TransformerConfig
+from lmx.nn.positions.make import longest as longest_of
+from lmx.parameters import open_params
+from lmx.run import Run
+from lmx.saved import read_record
+from lmx.training import TrainState
+
+Model = TypeVar("Model", bound=TransformerConfig)
+
+# Fields of a model that say how it is trained and computed, not what its parameters mean: they stay the experiment's.
+OWN = ("dropout_rate", "attention_dropout_rate", "feedforward_dropout_rate", "kernel", "dtype", "remat", "unroll")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartConfig:
+    """What a training begins with.
+
+    Attributes:
+        init_from: directory of a finished run whose sizes, vocabulary and fitting parameters are taken over; None
+            begins with random values.
+        lora: trains low-rank changes of matrices instead of all parameters.
+    """
+
+    init_from: Path | None = None
+    lora: LoraConfig = field(default_factory=LoraConfig)
+
+    def adapt(self, model: Definition) -> Definition:
+        """Returns the model whose parameters are trained, see `lmx.lora.with_lora`."""
+        return with_lora(model, self.lora)
+
+    def sizes(self, model: Model, *, run: Path, longest: int) -> Model:
+        """Returns a model config with the sizes of the run that a training begins with.
+
+        A run that has begun has them in its own config.json; the other one need not be there any more.
+
+        Args:
+            run: the directory of the training.
+            longest: tokens of a row, which the positions must reach.
+
+        Raises:
+            FileNotFoundError: there is no such run.
+            InputError: its model has not been trained, is of quite another kind, or knows too few positions.
+        """
+        if self.init_from is None:
+            return model
+        own = run / "config.json"
+        saved = read_record(own)["config"]["model"] if own.is_file() else _finished(self.init_from)["model"]
+        names = {each.name for each in dataclasses.fields(model)} - {*OWN}
+        taken = {name: value for name, value in saved.items() if name in names}
+        if missing := [name for name in ("width", "num_heads") if name not in taken]:
+            raise InputError(f"{self.init_from} must hold a Transformer, got one without {' and '.join(missing)}.")
+        changed: Any = model
+        model = dataclasses.replace(changed, **taken)
+        if (most := longest_of(model)) is not None and most < longest:
+            raise InputError(f"max_length must be at most the {most} positions of {self.init_from}, got {longest}.")
+        return model
+
+    def begin(self, placed: Placed, run: Run) -> Placed:
+        """Returns a learner whose states are born with the parameters of a finished run, where they fit.
+
+        The run says what was loaded, what is new, what was left, and what did not fit.
+
+        Raises:
+            FileNotFoundError: there is no such run.
+            ValueError: its file of parameters is damaged.
+            InputError: nothing of it fits.
+        """
+        if self.init_from is None:
+            return placed
+        directory = self.init_from
+
+        def born(seeds: Sequence[int]) -> TrainState:
+            state = placed.born(seeds)
+            stacked = placed.learner.num_seeds is not None
+            params = _loaded(state.params, directory, stacked=stacked, report=run.console.print)
+            kept = [name for name in ("average", "best") if getattr(state, name) is not None]
+            return state._replace(params=params, **{name: jax.tree.map(jnp.copy, params) for name in kept})
+
+        return placed._replace(born=born)
+
+
+def _finished(directory: Path) -> dict[str, Any]:
+    """Returns what config.json says of a finished run."""
+    if not (directory / "config.json").is_file():
+        raise FileNotFoundError(f"init_from must be a run directory, got {directory}, which has no config.json.")
+    saved = read_record(directory / "config.json")
+    if "model" not in saved or not (directory / "model.safetensors").is_file():
+        raise InputError(f"init_from must be a finished run, got {directory}, whose training has not ended.")
+    return saved
+
+
+def _loaded(params: Params, directory: Path, *, stacked: bool, report: Any) -> Params:
+    """Returns parameters with those of a file in the place of the ones that have their names and shapes."""
+    _finished(directory)
+    with open_params(directory / "model.safetensors") as file:
+        there = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        loaded: dict[str, int] = {}
+        unlike: list[str] = []
+        new: list[str] = []
+
+        def take(path: tuple, array: jax.Array) -> jax.Array:
+            name = ".".join(str(entry.key) for entry in path)
+            shape = array.shape[stacked:]
+            if there.get(name) != shape:
+                if name in there:
+                    unlike.append(f"{name} has {there[name]} there and {shape} here")
+                elif not name.startswith(f"{LORA}."):
+                    new.append(name)
+                return array
+            loaded[name] = math.prod(shape)
+            part = file.get_slice(name)
+
+            def read(index: tuple[slice, ...]) -> np.ndarray:
+                values = np.asarray(part[index[stacked:]] if shape else file.get_tensor(name), array.dtype)
+                if not stacked:
+                    return values
+                number = len(range(*index[0].indices(array.shape[0])))
+                return np.broadcast_to(values, (number, *values.shape))
+
+            return jax.make_array_from_callback(array.shape, array.sharding, read)
+
+        taken = jax.tree_util.tree_map_with_path(take, params)
+    if not loaded:
+        raise InputError(
+            f"init_from must hold parameters of this model, got {directory}, of which none has the name and shape of "
+            f"one here: it has {few(sorted(there))}."
+        )
+    left = sorted(there.keys() - loaded.keys() - {each.split(" has ")[0] for each in unlike})
+    report(f"begins with {directory}: {len(loaded)} arrays, {sum(loaded.values()):,} parameters")
+    for about, names in (
+        ("new, drawn at random", new),
+        ("does not fit, drawn at random", unlike),
+        ("left there", left),
+    ):
+        if names:
+            report(f"  {about}: {few(_parts(names, loaded) if names is not unlike else names)}")
+    return taken
+
+
+def _parts(names: Sequence[str], others: Mapping[str, int]) -> list[str]:
+    """Returns names shortened to the parts of the model that hold nothing else."""
+    short = {}
+    for name in names:
+        words = name.split(".")
+        ends = (".".join(words[:end]) for end in range(1, len(words) + 1))
+        short[next(end for end in ends if end == name or not any(f"{o}.".startswith(f"{end}.") for o in others))] = None
+    return list(short)
