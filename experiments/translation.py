@@ -8,6 +8,7 @@ PRESETS says what each preset reproduces; `experiments/README.md` has the comman
 top to bottom: the config, the presets, `build` (pure: model, loss, optimizer), `load`, and `main` with its loop.
 """
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -45,7 +46,6 @@ from lmx.optimizers import make_optimizer, updated_by
 from lmx.planning import planned_sizes, print_plan
 from lmx.pretrained import StartConfig
 from lmx.run import Run
-from lmx.saved import find_tokenizers
 from lmx.sharding import make_mesh
 from lmx.text import Tokenizer
 from lmx.translator import Search, Translator, load_tokenizers, save_tokenizers
@@ -262,9 +262,8 @@ def training_pairs(config: Config) -> Corpus | Pairs:
 
 def make_tokenizers(run: Run, config: Config, pairs: Corpus | Pairs, cache: Cache) -> tuple[Tokenizer, Tokenizer]:
     """Returns the run's tokenizers; those of a new run are read, or learned from the pairs."""
-    for directory in (run.directory, config.start.init_from):
-        if directory is not None and find_tokenizers(directory):
-            return load_tokenizers(directory)
+    with contextlib.suppress(FileNotFoundError):
+        return load_tokenizers(run.directory, config.start.init_from)
 
     def make(side: int) -> Tokenizer:
         def texts() -> Iterator[str]:

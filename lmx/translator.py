@@ -331,19 +331,22 @@ def save_tokenizers(run_directory: Path, source_tokenizer: Tokenizer, target_tok
         save_tokenizer(run_directory, tokenizer, name=name)
 
 
-def load_tokenizers(run_directory: Path) -> tuple[Tokenizer, Tokenizer]:
-    """Returns the source's and the target's tokenizer of a run.
+def load_tokenizers(*run_directories: Path | None) -> tuple[Tokenizer, Tokenizer]:
+    """Returns the source's and the target's tokenizer of the first run that has them.
 
     Raises:
         FileNotFoundError: there are none.
     """
-    found = find_tokenizers(run_directory)
-    if "tokenizer" in found:
-        joint = load_tokenizer(found["tokenizer"])
-        return joint, joint
-    if {"source", "target"} <= found.keys():
-        return load_tokenizer(found["source"]), load_tokenizer(found["target"])
-    raise FileNotFoundError(f"{run_directory} must hold a tokenizer (tokenizer.model, or source.* and target.*).")
+    directories = [directory for directory in run_directories if directory is not None]
+    for directory in directories:
+        found = find_tokenizers(directory)
+        if "tokenizer" in found:
+            joint = load_tokenizer(found["tokenizer"])
+            return joint, joint
+        if {"source", "target"} <= found.keys():
+            return load_tokenizer(found["source"]), load_tokenizer(found["target"])
+    where = " or ".join(map(str, directories))
+    raise FileNotFoundError(f"{where} must hold a tokenizer (tokenizer.model, or source.* and target.*).")
 
 
 def _define(config: Seq2SeqConfig) -> Definition:
