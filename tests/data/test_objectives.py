@@ -6,7 +6,7 @@ import pytest
 from lmx.data.objectives.causal import causal, pairs, prefix
 from lmx.data.objectives.masked import masked
 from lmx.data.objectives.randomness import draw_uniform, ranks_within
-from lmx.data.objectives.spans import input_and_target_lengths, noise_mask, raw_length, spans
+from lmx.data.objectives.spans import Noise, Special, input_and_target_lengths, noise_mask, raw_length, spans
 
 PAD, BOS, EOS = 0, 1, 2
 VOCAB, SENTINELS = 500, 40
@@ -35,8 +35,8 @@ def packed(*, rows: int = 6, width: int = 97, seed: int = 0, documents: bool = T
 
 
 def make_spans(rows: dict, key: tuple, **options) -> dict:
-    usual = {"pad_id": PAD, "eos_id": EOS, "start_id": BOS, "vocab_size": VOCAB, "num_sentinels": SENTINELS}
-    return spans(rows, key, **usual | {"source_length": 150, "target_length": 150} | options)
+    usual = {"special": Special(PAD, EOS, BOS), "vocab_size": VOCAB, "num_sentinels": SENTINELS, "lengths": (150, 150)}
+    return spans(rows, key, **usual | options)
 
 
 def make_masked(rows: dict, key: tuple, **options) -> dict:
@@ -243,7 +243,7 @@ def test_t5_reads_568_tokens_for_a_source_of_512_and_a_target_of_114():
     assert raw_length(512) == 568
     assert input_and_target_lengths(568) == (512, 114)
     rows = packed(rows=9, width=568, documents=False)
-    made = make_spans(rows, (1, np.arange(9)), source_length=512, target_length=114, num_sentinels=100)
+    made = make_spans(rows, (1, np.arange(9)), lengths=(512, 114), num_sentinels=100)
     assert (made["source"] != PAD).all()
     assert (made["target"] != PAD).all()
 
@@ -284,7 +284,7 @@ def test_documents_of_any_length_keep_a_token_and_have_their_share_taken():
 
 def test_a_document_that_does_not_fit_is_left_out_of_both_sides():
     rows = packed(rows=30)
-    made = make_spans(rows, (5, np.arange(30)), source_length=60, target_length=40)
+    made = make_spans(rows, (5, np.arange(30)), lengths=(60, 40))
     left_out = 0
     for row in range(30):
         kept = set(made["source_segments"][row]) - {0}
@@ -300,8 +300,8 @@ def test_a_document_that_does_not_fit_is_left_out_of_both_sides():
     ("options", "message"),
     [
         ({"num_sentinels": 1}, r"a document must have at most num_sentinels=1 spans, got 5\."),
-        ({"noise_density": 1.0}, r"noise_density must be over 0 and below 1, got noise_density=1.0\."),
-        ({"mean_span": 0.5}, r"mean_span must be at least 1, got mean_span=0.5\."),
+        ({"noise": Noise(density=1.0)}, r"the density of noise must be over 0 and below 1, got density=1.0\."),
+        ({"noise": Noise(mean_span=0.5)}, r"mean_span must be at least 1, got mean_span=0.5\."),
     ],
 )
 def test_spans_that_cannot_be_are_refused(options, message):

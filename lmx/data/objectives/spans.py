@@ -7,126 +7,168 @@
 <X>, <Y> and so on are sentinels: the last ids of the vocabulary, counted down; each document begins again with <X>.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from jaxtyping import Bool, Int64
 
 from lmx.data.objectives.randomness import draw_uniform, ranks_within
-from lmx.data.objectives.rows import Key, Rows, check_rows, pieces_of
+from lmx.data.objectives.rows import Key, Pieces, Rows, check_rows, pieces_of
 
-NOISE_DENSITY = 0.15
-MEAN_SPAN = 3.0
 _NOISE, _REST = 30, 31  # streams: where spans end, and where what lies between them ends
+
+
+class Noise(NamedTuple):
+    """How much of a document is taken out.
+
+    Attributes:
+        density: share of the tokens.
+        mean_span: mean length of a span.
+    """
+
+    density: float = 0.15
+    mean_span: float = 3.0
+
+    def check(self) -> None:
+        """Checks the two numbers.
+
+        Raises:
+            ValueError: one cannot be.
+        """
+        if not 0 < self.density < 1:
+            raise ValueError(f"the density of noise must be over 0 and below 1, got density={self.density}.")
+        if self.mean_span < 1:
+            raise ValueError(f"mean_span must be at least 1, got mean_span={self.mean_span}.")
+
+
+T5_NOISE = Noise()
+
+
+class Special(NamedTuple):
+    """Ids that are no words.
+
+    Attributes:
+        pad: behind the rows, and the label where nothing counts.
+        end: of a document.
+        start: what the decoder reads before the first token of a document.
+    """
+
+    pad: int
+    end: int
+    start: int
+
+
+class _Side(NamedTuple):
+    """Where the pieces of rows stand in one of their sides.
+
+    Attributes:
+        at: of each token the place of what it puts there.
+        start, end: of each piece its first place, and that of its end.
+    """
+
+    at: Int64[np.ndarray, " N"]
+    start: Int64[np.ndarray, " P"]
+    end: Int64[np.ndarray, " P"]
 
 
 def spans(
     rows: Rows,
     key: Key,
     *,
-    pad_id: int,
-    eos_id: int,
-    start_id: int,
+    special: Special,
     vocab_size: int,
     num_sentinels: int,
-    source_length: int,
-    target_length: int,
-    noise_density: float = NOISE_DENSITY,
-    mean_span: float = MEAN_SPAN,
+    lengths: tuple[int, int],
+    noise: Noise = T5_NOISE,
 ) -> Rows:
     """Returns source and target of rows whose spans were taken out, each segment for itself.
 
-    A segment's last `eos_id` is taken off, and both of its sides end with one. Documents that no longer fit into a side
-    are left out of both: none is cut, and none loses its target alone. Lengths by `input_and_target_lengths` hold one
-    document exactly.
+    A segment's last end of document is taken off, and both of its sides end with one. Documents that no longer fit into
+    a side are left out of both: none is cut, and none loses its target alone. Lengths by `input_and_target_lengths`
+    hold one document exactly.
 
     Args:
-        pad_id: behind the rows, and the label where nothing counts.
-        start_id: what the decoder reads before the first token of a document.
         vocab_size: the sentinels are its last `num_sentinels` ids.
-        source_length, target_length: of the rows that are returned.
-        noise_density: share of the tokens that are taken out.
-        mean_span: mean length of a span.
+        lengths: of source and target.
 
     Raises:
         ValueError: a document takes more sentinels than there are.
     """
     check_rows(rows)
-    check_noise(noise_density, mean_span)
-    lead, width = rows["tokens"].shape[:-1], rows["tokens"].shape[-1]
-    tokens = rows["tokens"].reshape(-1)
+    noise.check()
+    tokens, segments = rows["tokens"], rows["segments"]
     # A document's own end is none of its tokens here: it would be in the last span of each.
-    segments = rows["segments"]
-    ends = segments != np.concatenate([segments[..., 1:], np.zeros_like(segments[..., :1])], axis=-1)
-    open_rows = {"segments": np.where(ends & (rows["tokens"] == eos_id), 0, segments)}
-    pieces = pieces_of(open_rows, key)
-    is_noise, number = noise_mask(
-        pieces.sizes, (key[0], pieces.index, pieces.segment), noise_density=noise_density, mean_span=mean_span
-    )
+    following = np.concatenate([segments[..., 1:], np.zeros_like(segments[..., :1])], axis=-1)
+    is_end = (segments != following) & (tokens == special.end)
+    pieces = pieces_of({"segments": np.where(is_end, 0, segments)}, key)
+    is_noise, number = noise_mask(pieces.sizes, (key[0], pieces.index, pieces.segment), noise=noise)
     if number.max(initial=0) > num_sentinels:
         raise ValueError(
             f"a document must have at most num_sentinels={num_sentinels} spans, got {number.max()}. Use shorter rows, "
             "longer spans, or more sentinels."
         )
-    begins_span = (
-        is_noise & np.concatenate([[True], ~is_noise[:-1] | (pieces.of[1:] != pieces.of[:-1])])[: is_noise.size]
-    )
-    span_of = np.cumsum(begins_span) - 1
-    firsts = np.searchsorted(pieces.of, np.arange(pieces.sizes.size))  # a piece has a token at least
-    before = np.concatenate([[0], np.cumsum(begins_span)])[firsts]
-    sentinel = vocab_size - 1 - (span_of - before[pieces.of])
+    begins = is_noise.copy()
+    begins[1:] &= ~is_noise[:-1] | (pieces.of[1:] != pieces.of[:-1])
+    spans_before = np.concatenate([[0], np.cumsum(number)])[:-1]
+    sentinels = vocab_size - np.cumsum(begins) + spans_before[pieces.of]
+    source = _lay_out(pieces, ~is_noise | begins)
+    target = _lay_out(pieces, is_noise.astype(np.int64) + begins)
+    fits = (source.end < lengths[0]) & (target.end < lengths[1])
+    failed = np.concatenate([[0], np.cumsum(~fits)])
+    fits = failed[1:] == failed[np.searchsorted(pieces.row, pieces.row)]  # and all before it in the row
 
-    def write(emitted: Int64[np.ndarray, " N"], length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns for each token where in its row what it emits begins, for each piece where its end is, and its start.
+    number_of_rows = tokens[..., 0].size
+    row, kept, words = pieces.row[pieces.of], fits[pieces.of], tokens.reshape(-1)[pieces.flat]
+    made: Rows = {}
+    for name, side, length in (("source", source, lengths[0]), ("target", target, lengths[1])):
+        side_tokens = np.full((number_of_rows, length), special.pad, np.int32)
+        if name == "source":
+            which = kept & (~is_noise | begins)
+            side_tokens[row[which], side.at[which]] = np.where(begins, sentinels, words)[which]
+        else:
+            which = kept & is_noise
+            side_tokens[row[which], (side.at + begins)[which]] = words[which]
+            which = kept & begins
+            side_tokens[row[which], side.at[which]] = sentinels[which]
+        side_tokens[pieces.row[fits], side.end[fits]] = special.end
+        made[name] = side_tokens
+        made |= _packing(name, pieces, side, fits, like=side_tokens)
+    before = np.roll(made["target"], 1, axis=1)
+    before[made["target_positions"] == 0] = special.start
+    made["decoder_input"] = np.where(made["target_segments"] > 0, before, special.pad).astype(np.int32)
+    return {name: array.reshape(*tokens.shape[:-1], -1) for name, array in made.items()}
 
-        Args:
-            emitted: how many places of the side each token takes.
-        """
-        sizes = np.bincount(pieces.of, weights=emitted, minlength=pieces.sizes.size).astype(np.int64) + 1
-        upto = np.cumsum(sizes)
-        first_of_row = np.searchsorted(pieces.row, pieces.row)
-        start = upto - sizes - np.concatenate([[0], upto])[first_of_row]
-        within = np.concatenate([[0], np.cumsum(emitted)])[:-1]
-        within = within - within[firsts][pieces.of]
-        return start[pieces.of] + within, start + sizes - 1, start
 
-    in_source, in_target = (~is_noise | begins_span).astype(np.int64), is_noise + begins_span.astype(np.int64)
-    source_at, source_end, source_start = write(in_source, source_length)
-    target_at, target_end, target_start = write(in_target, target_length)
-    # What is left out is at the end of a row: each piece begins behind the one before it.
-    fits = (source_end < source_length) & (target_end < target_length)
-    fits &= _all_before(fits, pieces.row)
-    token_fits, row_of = fits[pieces.of], pieces.row[pieces.of]
-    made = {
-        name: np.zeros((tokens.size // width, size), np.int32) for name, size in _sides(source_length, target_length)
-    }
-    made["source"][:] = made["target"][:] = made["decoder_input"][:] = pad_id
+def _lay_out(pieces: Pieces, puts: np.ndarray) -> _Side:
+    """Returns where everything stands in a side: pieces one behind the other, each followed by its end.
 
-    def put(side: str, rows_at: np.ndarray, at: np.ndarray, values: np.ndarray | int, which: np.ndarray) -> None:
-        made[side][rows_at[which], at[which]] = values[which] if isinstance(values, np.ndarray) else values
+    Args:
+        puts: how many places of the side each token takes.
+    """
+    upto = np.cumsum(puts)
+    sizes = np.bincount(pieces.of, weights=puts, minlength=pieces.sizes.size).astype(np.int64) + 1
+    ends = np.cumsum(sizes)
+    before_row = np.concatenate([[0], ends])[np.searchsorted(pieces.row, pieces.row)]
+    start = ends - sizes - before_row
+    within = upto - puts - (ends - sizes - np.arange(sizes.size))[pieces.of]
+    return _Side(at=start[pieces.of] + within, start=start, end=start + sizes - 1)
 
-    read = tokens[pieces.flat]
-    put("source", row_of, source_at, np.where(begins_span, sentinel, read), token_fits & (in_source > 0))
-    put("source", pieces.row, source_end, eos_id, fits)
-    put("target", row_of, target_at, sentinel, token_fits & begins_span)
-    put("target", row_of, target_at + begins_span, read, token_fits & is_noise)
-    put("target", pieces.row, target_end, eos_id, fits)
-    for side, start, end in (("source", source_start, source_end), ("target", target_start, target_end)):
-        sizes = np.where(fits, end - start + 1, 0)
-        place = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        where = np.repeat(pieces.row, sizes), np.repeat(start, sizes) + place
-        made[f"{side}_positions"][where] = place
-        made[f"{side}_segments"][where] = np.repeat(pieces.segment, sizes)
-    begins = made["target_positions"] == 0
-    shifted = np.roll(made["target"], 1, axis=1)
-    made["decoder_input"] = np.where(made["target_segments"] > 0, np.where(begins, start_id, shifted), pad_id)
-    return {name: array.astype(np.int32).reshape(*lead, -1) for name, array in made.items()}
+
+def _packing(name: str, pieces: Pieces, side: _Side, fits: Bool[np.ndarray, " P"], *, like: np.ndarray) -> Rows:
+    """Returns segments and positions of a side."""
+    sizes = np.where(fits, side.end - side.start + 1, 0)
+    place = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    where = np.repeat(pieces.row, sizes), np.repeat(side.start, sizes) + place
+    segments, positions = np.zeros_like(like), np.zeros_like(like)
+    segments[where], positions[where] = np.repeat(pieces.segment, sizes), place
+    return {f"{name}_segments": segments, f"{name}_positions": positions}
 
 
 def noise_mask(
     sizes: Int64[np.ndarray, " P"],
     key: tuple[int, Int64[np.ndarray, " P"], Int64[np.ndarray, " P"]],
     *,
-    noise_density: float = NOISE_DENSITY,
-    mean_span: float = MEAN_SPAN,
+    noise: Noise = T5_NOISE,
 ) -> tuple[Bool[np.ndarray, " N"], Int64[np.ndarray, " P"]]:
     """Returns of the tokens of some documents, one after another, which are taken out, and the number of spans of each.
 
@@ -138,10 +180,10 @@ def noise_mask(
         sizes: tokens of each; one of a single token keeps it.
         key: the seed, and of each document the number of its row and its number there.
     """
-    noise = np.clip(np.round(sizes * noise_density), 1, None).astype(np.int64)
-    noise = np.minimum(noise, sizes - 1)
-    number = np.clip(np.round(noise / mean_span), 1, None).astype(np.int64)
-    number = np.minimum(number, np.minimum(noise, sizes - noise))
+    taken = np.clip(np.round(sizes * noise.density), 1, None).astype(np.int64)
+    taken = np.minimum(taken, sizes - 1)
+    number = np.clip(np.round(taken / noise.mean_span), 1, None).astype(np.int64)
+    number = np.minimum(number, np.minimum(taken, sizes - taken))
     seed, index, segment = key
 
     def cut(totals: np.ndarray, stream: int) -> np.ndarray:
@@ -160,7 +202,7 @@ def noise_mask(
         begins = np.concatenate([[0], np.where(of[1:] == of[:-1], ends[:-1], 0)])[: ends.size]
         return ends - begins
 
-    lengths = np.stack([cut(sizes - noise, _REST), cut(noise, _NOISE)], axis=1).reshape(-1)
+    lengths = np.stack([cut(sizes - taken, _REST), cut(taken, _NOISE)], axis=1).reshape(-1)
     # A document without a span is one part that stays.
     alone = np.flatnonzero(number == 0)
     at = np.cumsum(2 * number)[alone]
@@ -169,24 +211,20 @@ def noise_mask(
     return np.repeat(flags, lengths), number
 
 
-def input_and_target_lengths(
-    raw: int, *, noise_density: float = NOISE_DENSITY, mean_span: float = MEAN_SPAN, documents: int = 1
-) -> tuple[int, int]:
+def input_and_target_lengths(raw: int, *, noise: Noise = T5_NOISE, documents: int = 1) -> tuple[int, int]:
     """Returns the places that source and target take of so many raw tokens, their ends included.
 
     Args:
         documents: of a row, of equal lengths, each with ends and sentinels of its own.
     """
-    check_noise(noise_density, mean_span)
+    noise.check()
     each = max(raw // documents, 2)
-    noise = min(max(round(each * noise_density), 1), each - 1)
-    number = min(max(round(noise / mean_span), 1), noise, each - noise)
-    return documents * (each - noise + number + 1), documents * (noise + number + 1)
+    taken = min(max(round(each * noise.density), 1), each - 1)
+    number = min(max(round(taken / noise.mean_span), 1), taken, each - taken)
+    return documents * (each - taken + number + 1), documents * (taken + number + 1)
 
 
-def raw_length(
-    source: int, *, noise_density: float = NOISE_DENSITY, mean_span: float = MEAN_SPAN, documents: int = 1
-) -> int:
+def raw_length(source: int, *, noise: Noise = T5_NOISE, documents: int = 1) -> int:
     """Returns how many raw tokens fill a source of this length: T5 reads 568 for a source of 512, and a target of 114.
 
     Source: T5's `compute_input_and_target_lengths`.
@@ -194,36 +232,15 @@ def raw_length(
     Raises:
         ValueError: the source is too short for a document of two tokens.
     """
-    options = {"noise_density": noise_density, "mean_span": mean_span, "documents": documents}
-    raw = source
-    if input_and_target_lengths(2 * documents, **options)[0] > source:
+
+    def taken(raw: int) -> int:
+        return input_and_target_lengths(raw, noise=noise, documents=documents)[0]
+
+    if taken(2 * documents) > source:
         raise ValueError(f"a source must have room for {documents} documents of two tokens, got source={source}.")
-    while input_and_target_lengths(raw, **options)[0] > source:
+    raw = source
+    while taken(raw) > source:
         raw -= 1
-    while input_and_target_lengths(raw + 1, **options)[0] <= source:
+    while taken(raw + 1) <= source:
         raw += 1
     return raw
-
-
-def check_noise(noise_density: float, mean_span: float) -> None:
-    """Checks the two numbers.
-
-    Raises:
-        ValueError: one cannot be.
-    """
-    if not 0 < noise_density < 1:
-        raise ValueError(f"noise_density must be over 0 and below 1, got noise_density={noise_density}.")
-    if mean_span < 1:
-        raise ValueError(f"mean_span must be at least 1, got mean_span={mean_span}.")
-
-
-def _sides(source: int, target: int) -> list[tuple[str, int]]:
-    sides = [(f"source{part}", source) for part in ("", "_segments", "_positions")]
-    return [*sides, ("decoder_input", target), *((f"target{part}", target) for part in ("", "_segments", "_positions"))]
-
-
-def _all_before(fits: np.ndarray, row: np.ndarray) -> np.ndarray:
-    """Returns of each piece whether all of its row up to it fit."""
-    failed = np.concatenate([[0], np.cumsum(~fits)])
-    first_of_row = np.searchsorted(row, row)
-    return failed[1:] - failed[first_of_row] == 0
