@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from lmx.errors import naming
-from lmx.text import Tokenizer, load_tokenizer
+from lmx.text import SUFFIXES, Tokenizer, load_tokenizer
 
 Record = TypeVar("Record")
 
@@ -175,10 +175,15 @@ def save_tokenizer(run_directory: Path, tokenizer: Tokenizer, *, name: str = "to
 
 
 def find_tokenizers(run_directory: Path) -> dict[str, Path]:
+<<<<<<< HEAD
     """Returns the files of a run's tokenizers by their names; none of a run that has not begun."""
     if not run_directory.is_dir():
         return {}
     found = {path.stem: path for path in run_directory.iterdir() if path.suffix in (".model", ".vocab", ".bytes")}
+=======
+    """Returns the files of a run's tokenizers by their names."""
+    found = {path.stem: path for path in run_directory.iterdir() if path.suffix in SUFFIXES}
+>>>>>>> objectives
     found.pop("partial", None)  # of a process that was killed while it wrote
     return found
 

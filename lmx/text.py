@@ -1,4 +1,4 @@
-"""Text to ids and back: what a tokenizer is, and the three kinds that lmx reads, trains and writes.
+"""Text to ids and back: what a tokenizer is, and the kinds that lmx reads, trains and writes.
 
 Here live the `Tokenizer` protocol, SentencePiece, text that arrives already tokenised, and bytes. A tokenizer knows one
 line of text and its ids; sentence pairs, the ids that begin, end and pad them, and batches belong to `lmx.data`, scores
@@ -16,9 +16,11 @@ from typing import Literal, Protocol, SupportsIndex, runtime_checkable
 import sentencepiece
 
 from lmx.lines import undo_bpe, words_in
+from lmx.symbols import SymbolTokenizer
 from lmx.training_text import (
     BOS_ID,
     EOS_ID,
+    LOSSLESS,
     PAD_ID,
     SPECIAL_PIECES,
     UNK_ID,
@@ -27,6 +29,8 @@ from lmx.training_text import (
     training_error,
     without_control_words,
 )
+
+SUFFIXES = (".model", ".vocab", ".bytes", ".symbols")  # of the files that `load_tokenizer` reads
 
 
 @runtime_checkable
@@ -135,6 +139,7 @@ class SentencePieceTokenizer:
         character_coverage: float = 1.0,
         byte_fallback: bool = False,
         lowercase: bool = False,
+        lossless: bool = False,
         max_texts: int | None = None,
         seed: int = 0,
     ) -> "SentencePieceTokenizer":
@@ -148,6 +153,7 @@ class SentencePieceTokenizer:
                 1.0 suits alphabets, 0.9995 suits scripts of thousands of characters.
             byte_fallback: Spells characters without a piece in bytes (256 ids) instead of the unknown id.
             lowercase: Folds case too (`nmt_nfkc_cf`), here and in all texts that are encoded.
+            lossless: Folds nothing: line ends and all spaces stay, and runs of spaces are pieces, as code wants it.
             max_texts: Learns from this many texts drawn at random, in their order, and holds no others; None takes
                 all, slow above a few million.
             seed: Of that draw.
@@ -168,7 +174,7 @@ class SentencePieceTokenizer:
         lines = draw_texts((text for text in texts if text and not text.isspace()), max_texts, seed=seed)
         if not lines:
             raise ValueError("texts must hold at least one line with text, got none.")
-        rule = "nmt_nfkc_cf" if lowercase else "nmt_nfkc"
+        rule = "identity" if lossless else "nmt_nfkc_cf" if lowercase else "nmt_nfkc"
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
@@ -189,6 +195,7 @@ class SentencePieceTokenizer:
                 # A fixed number, whatever the machine: partial sums of the unigram model depend on it.
                 num_threads=4,
                 minloglevel=2,
+                **(LOSSLESS if lossless else {}),
             )
         except RuntimeError as error:
             raise training_error(error, vocab_size=vocab_size) from error
@@ -333,7 +340,7 @@ class ByteTokenizer:
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """Reads a tokenizer by the suffix of its file: `.model` SentencePiece, `.vocab` words of tokenised text, `.bytes`.
+    """Reads a tokenizer by the suffix of its file: `.model`, `.vocab`, `.bytes` or `.symbols`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -348,7 +355,9 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         case ".bytes":
             _existing(path)
             return ByteTokenizer()
-    raise ValueError(f"a tokenizer file must end in .model, .vocab or .bytes, got path={path}.")
+        case ".symbols":
+            return SymbolTokenizer.from_file(_existing(path))
+    raise ValueError(f"a tokenizer file must end in .model, .vocab, .bytes or .symbols, got path={path}.")
 
 
 def _content(tokenizer: Tokenizer, ids: Iterable[SupportsIndex]) -> list[int]:

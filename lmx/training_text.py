@@ -12,6 +12,13 @@ import sentencepiece
 
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = 0, 1, 2, 3
 SPECIAL_PIECES = ("<pad>", "<s>", "</s>", "<unk>")
+# By these SentencePiece keeps all of a text; a line end is a piece of its own.
+LOSSLESS = {
+    "remove_extra_whitespaces": False,
+    "add_dummy_prefix": False,
+    "allow_whitespace_only_pieces": True,
+    "user_defined_symbols": ["\n"],
+}
 
 
 class VocabularyTooLarge(ValueError):

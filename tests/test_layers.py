@@ -24,19 +24,19 @@ LEVELS = {
     ),
     5: ("lmx.training", "lmx.decoding", "lmx.checkpoint", "lmx.saved", "lmx.data", "lmx.scoring", "lmx.memory"),
     4: ("lmx.models", "lmx.parameters"),
-    3: ("lmx.nn.transformer",),
+    3: ("lmx.nn.transformer", "lmx.words"),
     2: (
+        "lmx.checksums",
         "lmx.lora",
         "lmx.nn.attention",
         "lmx.nn.config",
         "lmx.nn.feedforward",
         "lmx.process",
-        "lmx.checksums",
-        "lmx.words",
+        "lmx.text",
     ),
     1: (
         *("lmx.nn.kernels", "lmx.nn.layers", "lmx.nn.positions", "lmx.losses", "lmx.collectives"),
-        *("lmx.console", "lmx.optimizers", "lmx.reasons", "lmx.text"),
+        *("lmx.console", "lmx.optimizers", "lmx.reasons", "lmx.symbols"),
     ),
     0: (
         "lmx.nn.dropout",

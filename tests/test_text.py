@@ -7,7 +7,8 @@ import pytest
 import sentencepiece
 
 from lmx.lines import one_line
-from lmx.text import ByteTokenizer, PretokenizedTokenizer, SentencePieceTokenizer, Tokenizer, load_tokenizer
+from lmx.symbols import SymbolTokenizer
+from lmx.text import SUFFIXES, ByteTokenizer, PretokenizedTokenizer, SentencePieceTokenizer, Tokenizer, load_tokenizer
 from lmx.training_text import SPECIAL_PIECES, draw_texts, without_control_words
 from lmx.words import detokenize_moses, split_words
 
@@ -21,12 +22,14 @@ def learned() -> SentencePieceTokenizer:
     return SentencePieceTokenizer.train(TEXTS, vocab_size=60)
 
 
-@pytest.fixture(params=["sentencepiece", "pretokenized", "bytes"])
+@pytest.fixture(params=["sentencepiece", "pretokenized", "bytes", "characters", "words"])
 def tokenizer(request: pytest.FixtureRequest, learned: SentencePieceTokenizer) -> Tokenizer:
     return {
         "sentencepiece": learned,
         "pretokenized": PretokenizedTokenizer.from_texts(TEXTS),
         "bytes": ByteTokenizer(),
+        "characters": SymbolTokenizer.from_texts([*TEXTS, "\t"], unit="characters"),
+        "words": SymbolTokenizer.from_texts(TEXTS, unit="words"),
     }[request.param]
 
 
@@ -73,7 +76,8 @@ def test_words_are_what_people_read_and_their_pieces_are_all_pieces(tokenizer: T
         end = begin + word.num_pieces
         assert tokenizer.decode(ids[begin:end]).strip() == word.text
         begin = end
-    assert begin == len(ids) - isinstance(tokenizer, ByteTokenizer)  # a byte for the space at the end
+    is_spelled = isinstance(tokenizer, ByteTokenizer) or getattr(tokenizer, "unit", "") == "characters"
+    assert begin == len(ids) - is_spelled  # the space at the end
     assert split_words(" ", tokenizer) == []
 
 
@@ -96,8 +100,8 @@ def test_words_that_were_segmented_are_one_again() -> None:
 
 
 def test_a_loaded_tokenizer_is_the_saved_one(tokenizer: Tokenizer, tmp_path) -> None:
-    suffix = {"SentencePieceTokenizer": ".model", "PretokenizedTokenizer": ".vocab", "ByteTokenizer": ".bytes"}
-    path = tmp_path / "run" / f"tokenizer{suffix[type(tokenizer).__name__]}"
+    assert tokenizer.suffix in SUFFIXES
+    path = tmp_path / "run" / f"tokenizer{tokenizer.suffix}"
     assert tokenizer.save(path) == path
     loaded = load_tokenizer(path)
     assert type(loaded) is type(tokenizer)
@@ -107,14 +111,16 @@ def test_a_loaded_tokenizer_is_the_saved_one(tokenizer: Tokenizer, tmp_path) -> 
 
 
 def test_a_tokenizer_is_saved_under_its_own_suffix(tokenizer: Tokenizer, tmp_path) -> None:
-    with pytest.raises(ValueError, match=r"must end in \.(model|vocab|bytes), got path=.*tokenizer\.txt"):
+    with pytest.raises(ValueError, match=r"must end in \.(model|vocab|bytes|symbols), got path=.*tokenizer\.txt"):
         tokenizer.save(tmp_path / "tokenizer.txt")
 
 
 def test_loading_names_what_is_wrong_with_the_path(tmp_path) -> None:
-    with pytest.raises(ValueError, match=r"must end in \.model, \.vocab or \.bytes, got path=vocabulary\.json"):
+    with pytest.raises(
+        ValueError, match=r"must end in \.model, \.vocab, \.bytes or \.symbols, got path=vocabulary\.json"
+    ):
         load_tokenizer("vocabulary.json")
-    for suffix in (".model", ".vocab", ".bytes"):
+    for suffix in SUFFIXES:
         with pytest.raises(FileNotFoundError, match=rf"got path=.*missing\{suffix}, which does not exist"):
             load_tokenizer(tmp_path / f"missing{suffix}")
 
@@ -418,3 +424,51 @@ class _AcrossSpaces(ByteTokenizer):
 
 def test_pieces_over_white_space_are_counted_where_they_end() -> None:
     assert [word.num_pieces for word in split_words("c a b", _AcrossSpaces())] == [1, 2, 0]
+
+
+# Texts of many lines.
+
+CODE = "def f(x):\n    return  x\n\n\tif x:\r\n  é漢\u00a0x \n"
+
+
+def test_characters_keep_everything_and_words_keep_line_ends() -> None:
+    characters = SymbolTokenizer.from_texts([CODE], unit="characters")
+    assert characters.decode(characters.encode(CODE)) == CODE
+    assert characters.vocab_size == 4 + len(set(CODE))
+    assert characters.pieces(characters.encode(":\n")) == [":", "↵"]
+    assert characters.decode(characters.encode("xZ")) == "x\ufffd"
+    words = SymbolTokenizer.from_texts([" = A =  \n \n the <unk> the\n"], unit="words")
+    ids = words.encode(" = A =  \n \n the <unk> the\n")
+    assert words.pieces(ids) == ["=", "A", "=", "↵", "↵", "the", "<unk>", "the", "↵"]
+    assert ids[6] == words.unk_id
+    assert words.decode(ids) == "= A =\n\nthe <unk> the\n"
+    assert SymbolTokenizer.from_texts(["b b a a c"], unit="words", min_count=2).pieces(range(4, 6)) == ["a", "b"]
+
+
+def test_lossless_pieces_give_back_code() -> None:
+    tokenizer = SentencePieceTokenizer.train([CODE] * 20, vocab_size=300, byte_fallback=True, lossless=True)
+    for text in (CODE, "\n\n\n", "  x", "x  ", "\tÿ\r"):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert "▁▁▁▁" in tokenizer.pieces(tokenizer.encode("    return"))
+
+
+@pytest.mark.parametrize(
+    ("saved", "message"),
+    [
+        ("{", "must be a list of symbols and their unit in JSON, got "),
+        ('{"unit": "bytes", "symbols": []}', "got another unit"),
+        ('{"unit": "characters", "symbols": ["a", "a"]}', "symbols must be distinct, got 'a' twice"),
+        ('{"unit": "characters", "symbols": ["ab"]}', "symbols must be characters, got 'ab'"),
+        ('{"unit": "words", "symbols": ["a b"]}', "symbols must be words, got 'a b'"),
+    ],
+)
+def test_a_damaged_list_of_symbols_is_told(tmp_path, saved: str, message: str) -> None:
+    path = tmp_path / "bad.symbols"
+    path.write_text(saved)
+    with pytest.raises(ValueError, match=message):
+        load_tokenizer(path)
+
+
+def test_symbols_of_no_text_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"texts must have characters that occur min_count times, got none with min_"):
+        SymbolTokenizer.from_texts([""], unit="characters")
