@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,7 @@ class Cache:
         *,
         about: str,
         doing: str = "encoded",
+        says_why: bool = True,
     ) -> Entry:
         """Returns the entry that is made of these facts, and makes it if there is none.
 
@@ -123,11 +124,12 @@ class Cache:
             make: fills the arrays, and returns notes.
             about: what the entry is of, for messages and to say what differs from the last one of it.
             doing: what is done with it, for messages.
+            says_why: whether a line says what differs, where the entry is not the first of its kind.
         """
         told: dict[str, Any] = json.loads(json.dumps({"format": FORMAT, **facts}))
         if self.folder is not None:
             try:
-                return self._keep(self.folder, told, make, about=about, doing=doing)
+                return self._keep(self.folder, told, make, about=about, doing=doing, says_why=says_why)
             except NotKept as error:
                 self.report(f"{about} is {doing} for this start alone: {error}")
         with tempfile.TemporaryDirectory(prefix="lmx-") as name:
@@ -136,28 +138,39 @@ class Cache:
 
     def digest_of_file(self, path: Path) -> str:
         """Returns a hash of a file's content; the file is read only if it is not as it was when it was last hashed."""
+        return self.digest_of_files([(path, 0, None)])
+
+    def digest_of_files(self, ranges: Sequence[tuple[Path, int, int | None]]) -> str:
+        """Returns a hash of what is in ranges of some files, which are read only if a file is not as it was.
+
+        Args:
+            ranges: file, first byte, and the byte after the last one; None for the end of the file.
+        """
         if self.folder is None:
-            return _digest(path)
+            return _digest(*ranges)
         memos = self.folder / "files"
-        memo = memos / f"{digest_of(str(path.resolve()))}.json"
+        places = [[str(path.resolve()), begin, end] for path, begin, end in ranges]
+        about = str(ranges[0][0]) if len(ranges) == 1 else f"{ranges[0][0]} and {len(ranges) - 1:,} more"
+        key = places[0][0] if places == [[places[0][0], 0, None]] else places
+        memo = memos / f"{digest_of(key)}.json"
         try:
             with _kept():
                 memos.mkdir(parents=True, exist_ok=True)
-            with self._locked(memo.with_suffix(".lock"), waiting=f"{path} is hashed"):
-                state = _state(path)
+            with self._locked(memo.with_suffix(".lock"), waiting=f"{about} is hashed"):
+                states = [_state(path) for path, _, _ in ranges]
                 with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                     known = json.loads(memo.read_text(encoding="utf-8"))
-                    if known["state"] == state:
+                    if known["states"] == states:
                         return str(known["digest"])
-                digest = _digest(path)
-                settled = time.time_ns() - max(state[1], state[2]) > SETTLED_NS
-                if settled and _state(path) == state:
-                    _write_json(memo, {"path": str(path.resolve()), "state": state, "digest": digest})
+                digest = _digest(*ranges)
+                settled = time.time_ns() - max(max(state[1:3]) for state in states) > SETTLED_NS
+                if settled and [_state(path) for path, _, _ in ranges] == states:
+                    _write_json(memo, {"files": about, "states": states, "digest": digest})
                 return digest
         except NotKept:
-            return _digest(path)
+            return _digest(*ranges)
 
-    def _keep(self, root: Path, facts: dict[str, Any], make: Make, *, about: str, doing: str) -> Entry:
+    def _keep(self, root: Path, facts: dict[str, Any], make: Make, *, about: str, doing: str, says_why: bool) -> Entry:
         key = digest_of(facts)
         path = root / key
         if (entry := self._open(path)) is not None:
@@ -172,7 +185,8 @@ class Cache:
             recent = (
                 root / "recent" / f"{digest_of([facts['what'], facts.get('part'), str(Path(about).resolve())])}.json"
             )
-            self._say_why(facts, recent, about=about, doing=doing)
+            if says_why:
+                self._say_why(facts, recent, about=about, doing=doing)
             partial = root / f"{key}.{uuid.uuid4().hex}.partial"
             with _kept():
                 partial.mkdir()
@@ -185,8 +199,9 @@ class Cache:
                         _rename(partial, path)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
-            with contextlib.suppress(NotKept):
-                _write_json(recent, facts)
+            if says_why:
+                with contextlib.suppress(NotKept):
+                    _write_json(recent, facts)
         if (entry := self._open(path)) is None:
             raise NotKept(f"{path} could not be read back")
         return entry
@@ -203,7 +218,7 @@ class Cache:
         files = {}
         for file in sorted(folder.iterdir()):
             state = file.stat()
-            files[file.name] = [state.st_size, state.st_mtime_ns, _digest(file)]
+            files[file.name] = [state.st_size, state.st_mtime_ns, _digest((file, 0, None))]
         manifest = {"made_of": facts, "arrays": arrays, "files": files, "notes": notes}
         _write_json(folder / MANIFEST, manifest)
         return _mapped(folder, manifest)
@@ -219,7 +234,7 @@ class Cache:
                 if state.st_size != size:
                     raise ValueError(f"{name} has {state.st_size:,} bytes of {size:,}")
                 # Not as it was left: perhaps copied, perhaps changed.
-                if state.st_mtime_ns != mtime_ns and _digest(path / name) != digest:
+                if state.st_mtime_ns != mtime_ns and _digest((path / name, 0, None)) != digest:
                     raise ValueError(f"{name} is not as it was written")
             return _mapped(path, manifest)
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -279,11 +294,15 @@ def digest_of(value: Any) -> str:
     return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=12).hexdigest()
 
 
-def _digest(path: Path) -> str:
+def _digest(*ranges: tuple[Path, int, int | None]) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
+    for path, begin, end in ranges:
+        left = (1 << 62) if end is None else end - begin
+        with path.open("rb") as file:
+            file.seek(begin)
+            while block := file.read(min(_BLOCK, left)):
+                digest.update(block)
+                left -= len(block)
     return digest.hexdigest()
 
 

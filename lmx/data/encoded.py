@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from lmx.data.cache import ArrayWriter, Cache, digest_of
-from lmx.data.encoding import chunks_of, encode_chunks
+from lmx.data.encoding import chunks_of, encode_chunks, saved_tokenizer
 from lmx.data.files import existing_file, in_blocks, is_read_once
 from lmx.data.hub import read_hub
 from lmx.data.labelled import Examples, hash_text, is_blank, iterate_labelled, sides_of
@@ -110,7 +110,7 @@ def keep_tokenizer(cache: Cache, facts: dict[str, Any], learn: Callable[[], Toke
 
     def make(writer: ArrayWriter) -> dict[str, Any]:
         tokenizer = learn()
-        writer.append("tokenizer", np.frombuffer(_saved(tokenizer), dtype=np.uint8))
+        writer.append("tokenizer", np.frombuffer(saved_tokenizer(tokenizer), dtype=np.uint8))
         return {}
 
     entry = cache.keep({"what": "vocabulary", **facts}, make, about=f"a vocabulary of {about}", doing="learned")
@@ -173,7 +173,7 @@ def keep_pairs(
 
     facts = facts_of_pairs(pairs, cache) | {
         "what": "pairs",
-        "tokenizer": [digest_of(_saved(tokenizer).hex()) for tokenizer in tokenizers],
+        "tokenizer": [digest_of(saved_tokenizer(tokenizer).hex()) for tokenizer in tokenizers],
         "filter": [max_length, max_ratio],
     }
     entry = cache.keep(facts, make, about=pairs.origin)
@@ -305,7 +305,7 @@ def keep_examples(
 
     facts = facts_of_examples(examples) | {
         "what": "rows of texts",
-        "tokenizer": digest_of(_saved(tokenizer).hex()),
+        "tokenizer": digest_of(saved_tokenizer(tokenizer).hex()),
         "filter": list(layout),
     }
     entry = cache.keep(facts, make, about=examples.origin)
@@ -327,10 +327,3 @@ class _StringWriter:
             ends = np.cumsum([self._ends.get(suffix, 0), *counts], dtype=np.int64)
             self._writer.append(f"{self._name}_{suffix}", ends[1:] if suffix in self._ends else ends)
             self._ends[suffix] = int(ends[-1])
-
-
-def _saved(tokenizer: Tokenizer) -> bytes:
-    """Returns all that makes a tokenizer what it is."""
-    with tempfile.TemporaryDirectory(prefix="lmx-") as folder, naming(folder):
-        path = tokenizer.save(Path(folder) / f"tokenizer{tokenizer.suffix}")
-        return tokenizer.suffix.encode() + b"\0" + path.read_bytes()

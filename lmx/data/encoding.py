@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32, Int64
 
+from lmx.errors import naming
 from lmx.text import Tokenizer, load_tokenizer
 
 # Texts encoded at once, and characters after which a chunk is full before that.
@@ -50,6 +51,13 @@ def encode_texts(texts: Sequence[str], tokenizer: Tokenizer) -> Ids:
         flat.extend(ids)
         lengths[number] = len(ids)
     return np.array(flat, dtype=np.int32), lengths
+
+
+def saved_tokenizer(tokenizer: Tokenizer) -> bytes:
+    """Returns all that makes a tokenizer what it is."""
+    with tempfile.TemporaryDirectory(prefix="lmx-") as folder, naming(folder):
+        path = tokenizer.save(Path(folder) / f"tokenizer{tokenizer.suffix}")
+        return tokenizer.suffix.encode() + b"\0" + path.read_bytes()
 
 
 def chunks_of(rows: Iterable[tuple[str, ...]]) -> Iterator[tuple[list[str], ...]]:

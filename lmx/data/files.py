@@ -46,6 +46,7 @@ _PACKED = (
     _Packed("a 7z file", re.compile(rb"7z\xbc\xaf\x27\x1c"), (".7z",), "7z x"),
     _Packed("a tar archive", re.compile(rb".{257}ustar", re.DOTALL), (".tar", ".tgz"), "tar -xf"),
 )
+_DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error)
 _PEEKED = 262  # bytes of the longest of these beginnings
 
 
@@ -77,27 +78,47 @@ def read_lines(
     _check_encoding(encoding)
     number, held = 0, None
     with contextlib.ExitStack() as stack:
-        name, raw = _opened(path, stack)
-        # A pipe cannot go back to its beginning.
-        compressed = raw.peek(2)[:2] == b"\x1f\x8b"
+        name, raw, lines = _opened_unpacked(path, stack)
         try:
-            with gzip.open(raw, "rb") if compressed else contextlib.nullcontext(raw) as lines:
-                _check_unpacked(name, cast(io.BufferedReader, lines).peek(_PEEKED))
-                for number, line in enumerate(cast(Iterable[bytes], lines), start=1):
-                    if held is not None:
-                        yield held
-                        held = None
-                    text = _decode(line, encoding=encoding, name=name, number=number, way_out=way_out)
-                    if number == 1 and "\r" in text:
-                        held = text  # a line like others, if others follow
-                        continue
-                    yield text
-                    if not number % _LINES_BETWEEN and raw.seekable():
-                        position(raw.tell())
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            _check_unpacked(name, lines.peek(_PEEKED))
+            for number, line in enumerate(lines, start=1):
+                if held is not None:
+                    yield held
+                    held = None
+                text = _decode(line, encoding=encoding, name=name, number=number, way_out=way_out)
+                if number == 1 and "\r" in text:
+                    held = text  # a line like others, if others follow
+                    continue
+                yield text
+                if not number % _LINES_BETWEEN and raw.seekable():
+                    position(raw.tell())
+        except _DAMAGE as error:
             raise ValueError(f"{name} must be a whole gzip file, got damage after line {number:,}.") from error
     if held is not None:
         raise ValueError(carriage_return(f"{name}:1"))
+
+
+@contextlib.contextmanager
+def open_bytes(path: str | Path) -> Iterator[io.BufferedReader]:
+    """Opens a file, plain or gzip by its content, to be read in bytes.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is packed in another way, or damaged.
+    """
+    with contextlib.ExitStack() as stack:
+        name, _, file = _opened_unpacked(path, stack)
+        try:
+            _check_unpacked(name, file.peek(_PEEKED))
+            yield file
+        except _DAMAGE as error:
+            raise ValueError(f"{name} must be a whole gzip file, got damage.") from error
+
+
+def is_gzip(path: Path) -> bool:
+    """Returns whether a file is gzip, by its content."""
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
 
 
 def carriage_return(place: str) -> str:
@@ -246,6 +267,15 @@ def _opened(path: str | Path, stack: contextlib.ExitStack) -> tuple[str, Any]:
         return "standard input", stack.enter_context(os.fdopen(os.dup(sys.stdin.fileno()), "rb"))
     except io.UnsupportedOperation:  # what stands in its place is no file
         return "standard input", io.BufferedReader(cast(Any, sys.stdin.buffer))
+
+
+def _opened_unpacked(path: str | Path, stack: contextlib.ExitStack) -> tuple[str, Any, io.BufferedReader]:
+    """Returns a name for messages, a reader of what the file holds, and one of what it holds unpacked."""
+    name, raw = _opened(path, stack)
+    # A pipe cannot go back to its beginning.
+    compressed = raw.peek(2)[:2] == b"\x1f\x8b"
+    file = cast(io.BufferedReader, stack.enter_context(gzip.open(raw, "rb")) if compressed else raw)
+    return name, raw, file
 
 
 def _check_unpacked(name: str, beginning: bytes) -> None:

@@ -1,4 +1,4 @@
-"""The library of the running Python: sentences of its docstrings, and the area that each comes from.
+"""The library of the running Python: its sources, and sentences of its docstrings with the area that each comes from.
 
 Here live the areas, the reading of docstrings, what counts as a sentence, and the split. Sources are parsed and never
 imported: nothing runs, and a module that this machine could not import is read all the same.
@@ -55,6 +55,9 @@ AREAS: dict[str, str] = {
 }
 # Parts of packages that are not of their area or not in every version.
 _LEFT_OUT = frozenset(["test", "tests", "tix.py"])
+_NOT_READ = frozenset(["test", "tests", "idle_test", "_bundled", "site-packages", "__pycache__"])
+_NO_TEXT = frozenset(["idlelib", "lib2to3", "turtledemo", "pydoc_data", "encodings"])  # the last two: tables
+_NO_SOURCES = "{} must hold the sources of Python's library, got none. Use a Python that is installed with them."
 FEWEST_WORDS, MOST_WORDS = 6, 60
 # Of a sentence's words at least so many are plain words; below that it is a table or code.
 PLAIN_WORDS = 0.8
@@ -124,6 +127,28 @@ def _splits() -> dict[str, list[_Sentence]]:
     return {name: sorted(sentences, key=lambda one: _hash(one.text)) for name, sentences in splits.items()}
 
 
+def library_sources() -> list[Path]:
+    """Returns the files of the library's sources, in an order that mixes its chapters: by the hashes of their names.
+
+    Tests, what is only there to be run (IDLE, 2to3, the demonstrations of the turtle) and what was made for this
+    machine are left out.
+
+    Raises:
+        FileNotFoundError: this Python has no sources of its library.
+    """
+    library = Path(sysconfig.get_path("stdlib"))
+    names = {}
+    for path in library.rglob("*.py"):
+        name = path.relative_to(library).as_posix()
+        parts = name.split("/")
+        ours = parts[0].removesuffix(".py") in sys.stdlib_module_names - _NO_TEXT
+        if ours and not _NOT_READ & set(parts) and not name.startswith("_sysconfigdata"):
+            names[name] = path
+    if not names:
+        raise FileNotFoundError(_NO_SOURCES.format(library))
+    return [names[name] for name in sorted(names, key=_hash)]
+
+
 def _hash(text: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=8).digest()
 
@@ -155,9 +180,7 @@ def _read(library: Path) -> Iterator[_Sentence]:
                     for text in sentences_of(docstring):
                         yield _Sentence(text, area, unit)
     if not any_source:
-        raise FileNotFoundError(
-            f"{library} must hold the sources of Python's library, got none. Use a Python that is installed with them."
-        )
+        raise FileNotFoundError(_NO_SOURCES.format(library))
 
 
 def _docstrings(path: Path, *, name: str) -> Iterator[tuple[str, str]]:
