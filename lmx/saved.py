@@ -175,15 +175,10 @@ def save_tokenizer(run_directory: Path, tokenizer: Tokenizer, *, name: str = "to
 
 
 def find_tokenizers(run_directory: Path) -> dict[str, Path]:
-<<<<<<< HEAD
     """Returns the files of a run's tokenizers by their names; none of a run that has not begun."""
     if not run_directory.is_dir():
         return {}
-    found = {path.stem: path for path in run_directory.iterdir() if path.suffix in (".model", ".vocab", ".bytes")}
-=======
-    """Returns the files of a run's tokenizers by their names."""
     found = {path.stem: path for path in run_directory.iterdir() if path.suffix in SUFFIXES}
->>>>>>> objectives
     found.pop("partial", None)  # of a process that was killed while it wrote
     return found
 
