@@ -287,7 +287,9 @@ class LabelledVocabularyConfig(VocabularyConfig):
 
     def options(self) -> dict[str, Any]:
         """Returns what else the tokenizer is learned by."""
-        return {"words": {"min_count": self.min_count}, "bytes": {}}.get(self.tokenizer, {"lowercase": self.lowercase})
+        return {"words": {"min_count": self.min_count}, "bytes": {}}.get(
+            self.tokenizer, {"folding": "case" if self.lowercase else "compatibility"}
+        )
 
 
 @dataclass(frozen=True)

@@ -206,15 +206,19 @@ def done_before(saved: Mapping[str, Any], *, own: Mapping[str, Any]) -> dict[str
         "optimization.layer_decay": 1.0,
         "init_from": None,
         "lora": dataclasses.asdict(LoraConfig()),
+        "optimization.final_share": 0.0,
+        "optimization.decay_share": 0.2,
         **own,
     }
 
 
 def finish(run: Run) -> None:
-    """Writes the report, and waits until all hosts are here."""
+    """Writes the report, says where the time went, and waits until all hosts are here."""
     if run.writes:
         with run.only_reporting("the report is"):
             run.console.print(f"report: {write_report(run.directory)}")
+        if run.account is not None:
+            run.console.print(run.account.end())
     wait("the end of the run")
 
 

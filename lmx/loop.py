@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import numpy as np
 
+from lmx.account import Account
 from lmx.config import SelectionConfig
 from lmx.console import duration, progress_bar
 from lmx.data.buckets import Rows
@@ -213,6 +214,7 @@ class Training:
         def make(k: int) -> Mapping[str, np.ndarray]:
             return batches.batch(k) if jax.process_count() == 1 else batches.batch(k, lambda rows: rows_on(mesh, rows))
 
+        run.account = account = Account(run.directory, step=self._first, writes=run.writes)
         meet()  # one host may have restored its part of the state long before another
         connect(mesh)
         peak = peak_flops(jax.devices()[0].device_kind, placed.learner.dtype)
@@ -226,7 +228,7 @@ class Training:
         with prefetch(make, self._first, last, depth=4) as stream:
             if due:
                 yield Update(self._first, True)
-            ended = run.memory.stopped_early or self._agree_to_stop(due)
+            ended, waited = run.memory.stopped_early or self._agree_to_stop(due), 0.0
             for number, made in enumerate(() if ended else stream, start=self._first + 1):
                 self._profile(number)
                 metrics, flops = self._run_step(placed.place_batch(made))
@@ -235,18 +237,24 @@ class Training:
                 due = self._due(number)
                 if due or number % options.log_every == 0 or number == last:
                     meter.log(number, waited=stream.waited, **self._facts())
+                    account.spend("data", stream.waited - waited)
+                    waited = stream.waited
+                    account.write(number)
                 yield Update(number, due)
                 stopping = self._agree_to_stop(due or number == last or number % AGREE_EVERY == 0)
                 wanted = options.save_every is not None and number % options.save_every == 0
                 if due or stopping or number == last or wanted:
                     meter.flush(waited=stream.waited)
                     assert self.state is not None
-                    run.save(self._checkpoints, self.state)
+                    with account.timing("checkpoints"):
+                        run.save(self._checkpoints, self.state)
                     meter.restart_clock()
                     # Asked before, or by one process while saving: this step is saved.
                     if stopping or self._agree_to_stop(False) or run.memory.stopped_early:
                         break
-            self._checkpoints.wait()
+            with account.timing("checkpoints"):
+                self._checkpoints.wait()
+            account.write(int(self.state.step), over=True)
             run.add_start(compile_seconds=self.compile_seconds)
 
     def validate(self, measure: Callable[[], Measured]) -> np.ndarray:
@@ -266,6 +274,8 @@ class Training:
                 value, line = measure()
             finally:
                 self._validating = False
+                assert self.run.account is not None
+                self.run.account.spend("validation", time.perf_counter() - began)
         except _Interrupted:
             return np.zeros(0, bool)
         assert self.state is not None
@@ -356,7 +366,10 @@ class Training:
         else:
             began = time.perf_counter()
             self.state, metrics = jax.block_until_ready(self.placed.step(assigned, batch))
-            self.compile_seconds += time.perf_counter() - began
+            took = time.perf_counter() - began
+            self.compile_seconds += took
+            assert self.run.account is not None
+            self.run.account.spend("compiling", took)
             if not self._shapes:
                 self.run.console.print(f"first step done {seconds_since_start():.1f} s after the start of the process")
             self._shapes.add(shape)

@@ -22,9 +22,12 @@ class OptimizerConfig:
     Attributes:
         optimizer: adam (with weight decay: AdamW); adafactor keeps a row and a column of a large matrix; lion keeps one
             average; muon takes the matrices of the layers and leaves tables, norms and biases to Adam.
-        schedule: how the learning rate goes on after the warm-up; linear and cosine fall until the end of training.
+        schedule: how the learning rate goes on after the warm-up; linear and cosine fall until the end of training,
+            warmup-stable-decay stays at its peak and falls at the end.
         peak: highest learning rate.
         warmup: updates until it is reached.
+        final_share: of the peak, what linear, cosine and warmup-stable-decay end with.
+        decay_share: of all updates, those in which warmup-stable-decay falls.
         beta2: decay of Adam's average of squared gradients, or of Lion's average of gradients.
         epsilon: what Adam adds to the root of that average.
         weight_decay: decoupled weight decay; biases and the scales of norms are left out.
@@ -36,9 +39,11 @@ class OptimizerConfig:
     """
 
     optimizer: Literal["adam", "adafactor", "lion", "muon"] = "adam"
-    schedule: Literal["inverse-sqrt", "noam", "linear", "cosine", "constant"] = "inverse-sqrt"
+    schedule: Literal["inverse-sqrt", "noam", "linear", "cosine", "warmup-stable-decay", "constant"] = "inverse-sqrt"
     peak: float = 5e-4
     warmup: int = 4000
+    final_share: float = 0.0
+    decay_share: float = 0.2
     beta2: float = 0.98
     epsilon: float = 1e-8
     weight_decay: float = 0.0
@@ -50,17 +55,27 @@ class OptimizerConfig:
     @property
     def depends_on_end(self) -> bool:
         """Whether the learning rate depends on where training ends."""
-        return self.schedule in ("linear", "cosine")
+        return self.schedule in ("linear", "cosine", "warmup-stable-decay")
 
 
 def make_schedule(config: OptimizerConfig, *, total: int, width: int) -> optax.Schedule:
-    """Returns the schedule for a training of `total` updates of a model of this width; all reach the same peak."""
+    """Returns the schedule for a training of `total` updates of a model of this width; all reach the same peak.
+
+    Raises:
+        ValueError: a share is none, or the warm-up leaves no room for what follows.
+    """
+    for name, share in (("final_share", config.final_share), ("decay_share", config.decay_share)):
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name} must be from 0 to 1, got {name}={share}.")
     peak, warmup = config.peak, config.warmup
+    final = config.final_share * peak
+    decay = max(1, round(config.decay_share * total))
     makers = {
         "inverse-sqrt": lambda: inverse_sqrt(peak, warmup=warmup),
         "noam": lambda: noam(width, warmup=warmup, factor=peak * (width * warmup) ** 0.5),
-        "linear": lambda: linear(peak, warmup=warmup, total=total),
-        "cosine": lambda: cosine(peak, warmup=warmup, total=total),
+        "linear": lambda: linear(peak, warmup=warmup, total=total, final=final),
+        "cosine": lambda: cosine(peak, warmup=warmup, total=total, final=final),
+        "warmup-stable-decay": lambda: warmup_stable_decay(peak, warmup=warmup, total=total, decay=decay, final=final),
         "constant": lambda: constant(peak, warmup=warmup),
     }
     return makers[config.schedule]()
@@ -110,6 +125,19 @@ def cosine(peak: float, *, warmup: int, total: int, final: float = 0.0) -> optax
     """
     _check_warmup(warmup, total=total)
     return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, total, end_value=final)
+
+
+def warmup_stable_decay(peak: float, *, warmup: int, total: int, decay: int, final: float = 0.0) -> optax.Schedule:
+    """Rises from 0 to `peak` over `warmup` updates, stays there, and falls linearly to `final` in the last `decay`.
+
+    A training of any length shares all but its end with a longer one. Source: Hu et al. 2024, "MiniCPM", section 4;
+    that the fall is a line, Hägele et al. 2024, section 3. Where warm-up and fall overlap, the fall begins later.
+    """
+    _check_warmup(warmup, total=total)
+    begins = max(total - decay, warmup)
+    return optax.join_schedules(
+        [constant(peak, warmup=warmup), optax.linear_schedule(peak, final, total - begins)], [begins]
+    )
 
 
 def constant(peak: float, *, warmup: int = 0) -> optax.Schedule:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from lmx.account import Account
 from lmx.checkpoint import Checkpoints
 from lmx.compilation import keep_programs
 from lmx.config import RunConfig
@@ -65,6 +66,7 @@ class Run:
         made_of: fingerprints of what the run is made of, by names such as "training data"; see `agree`.
         decided: what else config.json says: what data decided, such as the model with the vocabulary's size.
         serves: whether a finished model is there and no checkpoint: it is used as it is, and nothing is trained.
+        account: of the time, while something is trained.
 
     Raises:
         ValueError: the directory is a run of another config; the message lists the differences.
@@ -123,6 +125,7 @@ class Run:
         self._start: dict[str, Any] = {}
         self._programs = "off"
         self.memory = Memory()
+        self.account: Account | None = None
 
     @property
     def begun(self) -> Mapping[str, Any] | None:

@@ -30,6 +30,7 @@ from lmx.training_text import (
     without_control_words,
 )
 
+Folding = Literal["compatibility", "case", "none"]
 SUFFIXES = (".model", ".vocab", ".bytes", ".symbols")  # of the files that `load_tokenizer` reads
 
 
@@ -138,8 +139,7 @@ class SentencePieceTokenizer:
         model_type: Literal["bpe", "unigram"] = "bpe",
         character_coverage: float = 1.0,
         byte_fallback: bool = False,
-        lowercase: bool = False,
-        lossless: bool = False,
+        folding: Folding = "compatibility",
         max_texts: int | None = None,
         seed: int = 0,
     ) -> "SentencePieceTokenizer":
@@ -152,8 +152,9 @@ class SentencePieceTokenizer:
             character_coverage: Share of the text's characters that get a piece; the rest becomes unknown (or bytes).
                 1.0 suits alphabets, 0.9995 suits scripts of thousands of characters.
             byte_fallback: Spells characters without a piece in bytes (256 ids) instead of the unknown id.
-            lowercase: Folds case too (`nmt_nfkc_cf`), here and in all texts that are encoded.
-            lossless: Folds nothing: line ends and all spaces stay, and runs of spaces are pieces, as code wants it.
+            folding: What is taken for the same, here and in all texts that are encoded: compatibility forms and runs of
+                spaces (`nmt_nfkc`), case too (`nmt_nfkc_cf`), or nothing: line ends and all spaces then stay, and runs
+                of spaces are pieces, as code wants it.
             max_texts: Learns from this many texts drawn at random, in their order, and holds no others; None takes
                 all, slow above a few million.
             seed: Of that draw.
@@ -174,7 +175,7 @@ class SentencePieceTokenizer:
         lines = draw_texts((text for text in texts if text and not text.isspace()), max_texts, seed=seed)
         if not lines:
             raise ValueError("texts must hold at least one line with text, got none.")
-        rule = "identity" if lossless else "nmt_nfkc_cf" if lowercase else "nmt_nfkc"
+        rule = {"compatibility": "nmt_nfkc", "case": "nmt_nfkc_cf", "none": "identity"}[folding]
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
@@ -195,7 +196,7 @@ class SentencePieceTokenizer:
                 # A fixed number, whatever the machine: partial sums of the unigram model depend on it.
                 num_threads=4,
                 minloglevel=2,
-                **(LOSSLESS if lossless else {}),
+                **(LOSSLESS if folding == "none" else {}),
             )
         except RuntimeError as error:
             raise training_error(error, vocab_size=vocab_size) from error

@@ -19,7 +19,15 @@ LEVELS = {
     8: ("lmx.fitting", "lmx.meter", "lmx.pretrained", "lmx.report", "lmx.interop"),
     7: ("lmx.run", "lmx.plan", "lmx.classifier", "lmx.image_classifier"),
     6: (
-        *("lmx.config", "lmx.learner", "lmx.translator", "lmx.explanation", "lmx.generator", "lmx.predictor"),
+        *(
+            "lmx.account",
+            "lmx.config",
+            "lmx.learner",
+            "lmx.translator",
+            "lmx.explanation",
+            "lmx.generator",
+            "lmx.predictor",
+        ),
         *("lmx.scoring.tested",),
     ),
     5: ("lmx.training", "lmx.decoding", "lmx.checkpoint", "lmx.saved", "lmx.data", "lmx.scoring", "lmx.memory"),

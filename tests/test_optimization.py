@@ -1,3 +1,4 @@
+import functools
 import math
 
 import jax
@@ -17,6 +18,7 @@ from lmx.optimization import (
     linear,
     make_schedule,
     noam,
+    warmup_stable_decay,
 )
 from lmx.optimizers import make_optimizer
 
@@ -66,6 +68,15 @@ def test_cosine_falls_by_half_a_cosine():
     np.testing.assert_allclose(found, [0, 0.2, 0.4, quarter, 0.25, 0.1, 0.1], atol=1e-6)
 
 
+def test_warmup_stable_decay_stays_at_its_peak_and_falls_at_the_end():
+    found = rates(warmup_stable_decay(0.4, warmup=10, total=100, decay=20, final=0.1), [0, 5, 10, 50, 80, 90, 100, 110])
+    np.testing.assert_allclose(found, [0, 0.2, 0.4, 0.4, 0.4, 0.25, 0.1, 0.1], atol=1e-6)
+    # A longer training is the same up to where the shorter one falls; a fall that is longer than what is left is cut.
+    longer = warmup_stable_decay(0.4, warmup=10, total=200, decay=20)
+    np.testing.assert_allclose(rates(longer, [0, 9, 80, 180, 190]), [0, 0.36, 0.4, 0.4, 0.2], atol=1e-6)
+    np.testing.assert_allclose(rates(warmup_stable_decay(0.4, warmup=10, total=20, decay=15), [10, 15]), [0.4, 0.2])
+
+
 def test_constant_stays_and_may_rise_first():
     np.testing.assert_allclose(rates(constant(0.3, warmup=4), [0, 1, 4, 1000]), [0, 0.075, 0.3, 0.3], rtol=1e-6)
     assert [float(constant(0.3)(count)) for count in (0, 1000)] == [0.3, 0.3]
@@ -90,7 +101,7 @@ def test_a_negative_warmup_is_an_error():
         constant(0.1, warmup=-3)
 
 
-@pytest.mark.parametrize("schedule", [linear, cosine])
+@pytest.mark.parametrize("schedule", [linear, cosine, functools.partial(warmup_stable_decay, decay=2)])
 def test_a_schedule_ends_after_its_warmup(schedule):
     with pytest.raises(ValueError, match=r"must be more than warmup, got 10 updates and warmup=10\. Warm up"):
         schedule(0.1, warmup=10, total=10)
@@ -158,7 +169,7 @@ def test_gradients_are_clipped_by_their_global_norm():
 
 # Both from one config.
 
-SCHEDULES = ("inverse-sqrt", "noam", "linear", "cosine", "constant")
+SCHEDULES = ("inverse-sqrt", "noam", "linear", "cosine", "warmup-stable-decay", "constant")
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -168,11 +179,23 @@ def test_every_schedule_of_a_config_reaches_the_same_peak(name):
     assert found.max() == pytest.approx(3e-3, rel=1e-5)
     assert found.argmax() in (19, 20)  # Vaswani's counts from 1
     assert (np.diff(found[:20]) > 0).all()
-    assert config.depends_on_end == (name in ("linear", "cosine"))
+    assert config.depends_on_end == (name in ("linear", "cosine", "warmup-stable-decay"))
     # What depends on the end is 0 there, and the rest does not know where it is.
     assert (found[100] < 1e-8) == config.depends_on_end
     other = rates(make_schedule(config, total=200, width=48), list(range(101)))
     assert (other == found).all() == (not config.depends_on_end)
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "warmup-stable-decay"])
+def test_a_schedule_ends_with_its_share_of_the_peak(name):
+    config = OptimizerConfig(schedule=name, peak=3e-3, warmup=20, final_share=0.1, decay_share=0.3)
+    found = rates(make_schedule(config, total=100, width=48), [69, 70, 85, 99, 100])
+    assert found[-1] == pytest.approx(3e-4, rel=1e-4)
+    if name == "warmup-stable-decay":
+        np.testing.assert_allclose(found[:3], [3e-3, 3e-3, 1.65e-3], rtol=1e-4)
+    for field in ("final_share", "decay_share"):
+        with pytest.raises(ValueError, match=rf"^{field} must be from 0 to 1, got {field}=1.5\.$"):
+            make_schedule(OptimizerConfig(**{field: 1.5}), total=100, width=48)
 
 
 def test_the_optimizer_of_a_config_is_adam_with_its_settings():

@@ -176,7 +176,7 @@ def test_control_words_in_the_text_that_is_learned_from_come_back(model_type, wr
 
 def test_control_words_come_back_whatever_their_case() -> None:
     texts = [*TEXTS, "<UNK> text </S>", "<Pad> text"]
-    learned = SentencePieceTokenizer.train(texts, vocab_size=60, lowercase=True)
+    learned = SentencePieceTokenizer.train(texts, vocab_size=60, folding="case")
     assert learned.decode(learned.encode("the <UNK> is </S> <PAD>")) == "the <unk> is </s> <pad>"
 
 
@@ -353,7 +353,7 @@ def test_a_missing_moses_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_case_can_be_folded():
     texts = [line for text in TEXTS for line in (text, text.upper())]
-    folded = SentencePieceTokenizer.train(texts, vocab_size=60, lowercase=True)
+    folded = SentencePieceTokenizer.train(texts, vocab_size=60, folding="case")
     usual = SentencePieceTokenizer.train(texts, vocab_size=80)
     assert folded.encode(TEXTS[0].upper()) == folded.encode(TEXTS[0])
     assert usual.encode(TEXTS[0].upper()) != usual.encode(TEXTS[0])
@@ -446,7 +446,7 @@ def test_characters_keep_everything_and_words_keep_line_ends() -> None:
 
 
 def test_lossless_pieces_give_back_code() -> None:
-    tokenizer = SentencePieceTokenizer.train([CODE] * 20, vocab_size=300, byte_fallback=True, lossless=True)
+    tokenizer = SentencePieceTokenizer.train([CODE] * 20, vocab_size=300, byte_fallback=True, folding="none")
     for text in (CODE, "\n\n\n", "  x", "x  ", "\tÿ\r"):
         assert tokenizer.decode(tokenizer.encode(text)) == text
     assert "▁▁▁▁" in tokenizer.pieces(tokenizer.encode("    return"))
