@@ -66,9 +66,9 @@ class Optimization(OptimizerConfig):
     """How parameters are updated.
 
     Attributes:
-        label_smoothing: probability that is taken from the right class and spread evenly over all.
-        word_dropout: share of words taken out of each text at each step (Iyyer et al. 2015).
-        class_weights: "balanced" lets every class count the same, however rare; "none" every text.
+        label_smoothing: probability to take from the right class and spread evenly over all classes.
+        word_dropout: share of words to drop from each text at each step (Iyyer et al. 2015).
+        class_weights: "balanced" gives every class the same weight, however rare; "none" gives it to every text.
     """
 
     schedule: Literal["inverse-sqrt", "noam", "linear", "cosine", "constant"] = "linear"
@@ -91,14 +91,14 @@ def _batch(tokens: int = 2048) -> BatchConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """All choices of a classification experiment; those in records of their own are told there.
+    """All choices of a classification experiment; nested records describe their own fields.
 
     Attributes:
-        max_length: most tokens of a row; what is longer is cut, or read in windows.
-        stride: tokens between the beginnings of windows, whose predictions are averaged; None cuts.
+        max_length: most tokens of a row; longer texts are truncated, or read in windows.
+        stride: tokens between the beginnings of windows, whose predictions are averaged; None truncates.
         epochs: passes over the training texts.
         seed: seed of the first model.
-        seeds: models to train in one step, by the seeds seed, seed + 1 and so on.
+        seeds: number of models to train in one step, with the seeds seed, seed + 1 and so on.
     """
 
     sets: Annotated[SetsConfig, INLINE] = field(default_factory=SetsConfig)

@@ -62,7 +62,7 @@ class Optimization(OptimizerConfig):
     """How parameters are updated.
 
     Attributes:
-        label_smoothing: probability that is taken from the right word and spread evenly over all.
+        label_smoothing: probability to take from the right word and spread evenly over all words.
     """
 
     label_smoothing: float = 0.1
@@ -70,21 +70,21 @@ class Optimization(OptimizerConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """All choices of a translation experiment; those in records of their own are told there.
+    """All choices of a translation experiment; nested records describe their own fields.
 
     Attributes:
         train: sentence pairs to learn from: two files as `train.{}.gz` or `train.en,train.de`, a .tsv or .jsonl, a
             hub dataset as `hub:ID:SPLIT`, or `phrasebook`.
-        validation: sentence pairs that are validated on, in the same forms.
-        test: sentence pairs that the finished model is scored on, in the same forms.
-        source_language: the source's name, as it stands in file names and records.
-        target_language: the target's name, as it stands there.
+        validation: sentence pairs to validate on, in the same forms.
+        test: sentence pairs to score the finished model on, in the same forms.
+        source_language: name of the source language in file names and records.
+        target_language: name of the target language in file names and records.
         joint: one vocabulary for both sides.
-        max_length: most tokens a side; longer training and validation pairs are left out, longer test sources cut.
-        max_ratio: highest ratio of a training pair's lengths; what is above is left out. None keeps all.
+        max_length: most tokens per side; drops longer training and validation pairs, truncates longer test sources.
+        max_ratio: highest ratio of a training pair's lengths; drops pairs above it. None keeps all.
         updates: updates after which training ends.
-        seed: seed of initial values, of the order of the data and of dropout, of the first model.
-        seeds: models to train in one step, by the seeds seed, seed + 1 and so on.
+        seed: seed of the first model: of its initial values, its order of the data and its dropout.
+        seeds: number of models to train in one step, with the seeds seed, seed + 1 and so on.
     """
 
     train: str = PHRASEBOOK

@@ -52,7 +52,7 @@ class Config:
         label_smoothing: probability that is taken from the right class and spread evenly over all.
         epochs: passes over the training images.
         seed: seed of the first model.
-        seeds: models to train in one step, by the seeds seed, seed + 1 and so on.
+        seeds: number of models to train in one step, with the seeds seed, seed + 1 and so on.
     """
 
     sets: Annotated[ImageSetsConfig, INLINE] = field(default_factory=ImageSetsConfig)

@@ -1,8 +1,7 @@
 """Checkpoints: the whole training state with Orbax.
 
-A *checkpoint* is what a run continues from: the training state, and the run's host state as JSON beside it; written
-atomically, in the background. Parameters alone, which translate, score and are exported, are `lmx.parameters`'s. When
-something is saved is the business of `lmx.loop`.
+A run continues from a *checkpoint*: the training state, with the run's memory as JSON beside it, written atomically in
+the background. `lmx.parameters` saves parameters alone, to translate, score and export. `lmx.loop` decides when.
 """
 
 import contextlib
@@ -32,19 +31,19 @@ class DamagedCheckpoint(ValueError):
 
 
 class CheckpointNotSaved(OSError):
-    """The last checkpoint could not be saved; those before it are whole."""
+    """The last checkpoint could not be saved; earlier ones are intact."""
 
 
 class Checkpoints:
     """The checkpoints of one run, by step.
 
-    A save that fails, as on a full disk, is reported in one line and does not end the training: the next one tries
-    again. What it has left is removed, and no earlier checkpoint is deleted for it.
+    A save that fails, for example on a full disk, is reported in one line and does not end the training: the next save
+    tries again. Its remains are removed, and no earlier checkpoint is deleted for it.
 
     Args:
-        directory: where they are; made if it is not there.
-        keep_last, keep_best, keep_every: which stay, see `kept`. Scores are given to `save`; lower is better.
-        report: takes a line for the user.
+        directory: where the checkpoints are; created if it does not exist.
+        keep_last, keep_best, keep_every: which checkpoints stay, see `kept`. `save` takes scores; lower is better.
+        report: called with a line for the user.
     """
 
     def __init__(
@@ -85,16 +84,16 @@ class Checkpoints:
         self._failed: set[int] = set()  # all that did
 
     def steps(self) -> list[int]:
-        """Returns the steps of all complete checkpoints, oldest first; waits for one that is being saved."""
+        """Returns the steps of all complete checkpoints, oldest first; waits for a save in progress."""
         self._wait()
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: Any, host: Mapping[str, Any], *, scores: Mapping[int, float]) -> None:
-        """Starts saving in the background. What is then no longer kept is deleted once that is done, not before.
+        """Starts to save in the background. Checkpoints that need not stay are deleted when the save is complete.
 
         Args:
-            host: the run's own memory, as JSON has it.
-            scores: of the steps validated so far, for `keep_best`.
+            host: the run's memory as JSON.
+            scores: scores of the validated steps so far, for `keep_best`.
         """
         self._scores = dict(scores)
         self._delete_old()
@@ -106,12 +105,12 @@ class Checkpoints:
             self._manager.save(step, args=items, force=True)
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
-        """Returns state and host memory of a step, placed as `like` is (arrays, or shapes with shardings).
+        """Returns the state and the memory of a step, placed as `like` is (arrays, or shapes with shardings).
 
         Raises:
             FileNotFoundError: there is no complete checkpoint of this step.
             DamagedCheckpoint: it cannot be read.
-            ValueError: it is whole, and of a state with other arrays; the message lists the first few.
+            ValueError: it is intact, but of a state with other arrays; the message lists the first few.
         """
         args = self._orbax.args
         path, target = self._checked(step, like)
@@ -145,12 +144,12 @@ class Checkpoints:
         return path, target
 
     def restore_newest(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
-        """Returns what `restore` does, of the newest checkpoint that can be read, or None where there is none at all.
+        """Restores the newest checkpoint that can be read, as `restore` does; returns None if there is none at all.
 
-        Newer ones that are damaged are reported, a line each, and renamed to `STEP.damaged`.
+        Reports newer ones that are damaged, a line each, and renames them to `STEP.damaged`.
 
         Raises:
-            ValueError: none can be read, or the newest that can be read is of a state with other arrays.
+            ValueError: none can be read, or the newest readable one is of a state with other arrays.
         """
         damaged: list[tuple[int, str]] = []
         for step in reversed(self.steps()):
@@ -215,7 +214,7 @@ class Checkpoints:
         return jax.tree.leaves(found, is_leaf=lambda leaf: leaf is orbax.PLACEHOLDER)[place]
 
     def wait(self) -> None:
-        """Returns when all that was saved is on disk, and what is not kept is deleted.
+        """Waits until every save is on disk and unneeded checkpoints are deleted.
 
         Raises:
             CheckpointNotSaved: the last save failed.
@@ -309,11 +308,11 @@ class Checkpoints:
 def kept(
     steps: Sequence[int], scores: Mapping[int, float], *, last: int, best: int, every: int | None = None
 ) -> set[int]:
-    """Returns whose checkpoints stay: the two newest, and of those with a score the `last` newest and the `best`.
+    """Returns the steps whose checkpoints stay: the two newest, and the `last` newest and the `best` with a score.
 
-    Those of the multiples of `every` stay for good. Two, because the newest may turn out to be damaged. One without a
-    score, saved between validations or because the run was stopped, takes no other's place: what is averaged in the end
-    must not depend on interruptions. Where none has a score, all count.
+    Multiples of `every` stay for good. Two stay because the newest may turn out to be damaged. A checkpoint without a
+    score, saved between validations or because the run was stopped, replaces no other: interruptions must not change
+    what is averaged in the end. If no checkpoint has a score, all of them count.
     """
     ordered = sorted(steps)
     scored = [step for step in ordered if step in scores]

@@ -1,8 +1,8 @@
 """Text in, labels out: the one path that validation, test, the command line and notebooks share.
 
-A `Classifier` is a model, with the parameters of one seed or of several, its tokenizer and its labels. Its rows are
-run by `lmx.predictor`, and outputs come back in the order of the texts. Why a text got its label is the matter of
-`lmx.explanation`. What scores are made of outputs is `lmx.scoring.classification`'s.
+A `Classifier` is a model, with the parameters of one seed or of several, its tokenizer and its labels. `lmx.predictor`
+runs its rows, and outputs come back in the order of the texts. `lmx.explanation` explains why a text got its label;
+`lmx.scoring.classification` computes scores from the outputs.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,20 +32,20 @@ class Classifier:
     """Labels texts with one model, or with the mean of several seeds of it.
 
     Args:
-        params: as `nnx.to_pure_dict` gives them, every array with a leading axis: the seeds, S of them.
-        tokenizer: of the texts; pads as the model does.
+        params: as `nnx.to_pure_dict` returns them; every array has a leading axis S of seeds.
+        tokenizer: of the texts; it must pad as the model does.
         labels: what the outputs mean.
-        max_length: most tokens of a row, special ones counted; what is longer is cut, and counted by `cut`.
-        stride: with it, a long text is not cut but has windows that begin so many tokens apart.
-        batch_tokens: of the rows of one batch, padding included; bounds the memory.
-        rows_multiple: what the rows of a batch are a multiple of, and have at least.
+        max_length: most tokens of a row, with special ones; longer texts are truncated, and `cut` counts them.
+        stride: cuts a long text into windows that begin this many tokens apart, instead of truncating it.
+        batch_tokens: most tokens of one batch, with padding; bounds the memory.
+        rows_multiple: the number of rows of a batch is a multiple of this.
         buckets: lengths that rows are padded to, ending with max_length or more; None for powers of two.
         pairs: whether the model was trained on pairs of texts, and takes no others; None takes both.
-        mesh: where the parameters live, if on several devices: its devices share the rows, and every host calls alike
-            and gets all outputs.
+        mesh: where the parameters live, if on several devices. Its devices share the rows; every host must make the
+            same calls, and gets all outputs.
 
     Raises:
-        ValueError: parts do not fit together.
+        ValueError: the arguments do not fit together.
     """
 
     def __init__(
@@ -83,12 +83,12 @@ class Classifier:
 
     @property
     def params(self) -> Params:
-        """The parameters, every array with the axis of seeds."""
+        """The parameters; every array has the axis of seeds."""
         return self._predictor.params
 
     @property
     def batch_tokens(self) -> int:
-        """Most tokens of one batch, padding included."""
+        """Most tokens of one batch, with padding."""
         return self._predictor.batch_tokens
 
     @staticmethod
@@ -96,7 +96,7 @@ class Classifier:
         """Returns the classifier of a finished run, from the files in its directory alone.
 
         Args:
-            ensemble: all seeds of the run, instead of the one that did best on its development set.
+            ensemble: load all seeds of the run, instead of the one that did best on the development set.
 
         Raises:
             FileNotFoundError: the directory is not a run's, its training has not ended, or it has one seed only.
@@ -127,7 +127,7 @@ class Classifier:
         )
 
     def with_params(self, params: Params) -> "Classifier":
-        """Returns a classifier with other parameters that shares all that is compiled."""
+        """Returns a classifier with other parameters that shares the compiled programs."""
         other = object.__new__(Classifier)
         other.__dict__.update(self.__dict__, _predictor=self._predictor.with_params(params), cut=0)
         return other
@@ -153,16 +153,16 @@ class Classifier:
     def logits(
         self, encoded: EncodedExamples, *, progress: Callable[[int], None] = lambda done: None
     ) -> Float[np.ndarray, "S rows C"]:
-        """Returns the raw outputs of each row: what a loss takes, with the targets and weights of `encoded`.
+        """Returns the raw outputs of each row, for a loss with the targets and weights of `encoded`.
 
-        A text that is longer than a row has several; `outputs` has one for each text.
+        A text that is longer than a row has several rows; `outputs` has one for each text.
         """
         return self._predictor.logits_and_outputs(encoded, progress=progress)[0]
 
     def outputs(
         self, encoded: EncodedExamples, *, progress: Callable[[int], None] = lambda done: None
     ) -> Float[np.ndarray, "S texts *C"]:
-        """Returns probabilities of classes, or real numbers [S, texts], of each text by each seed: what scores take.
+        """Returns what each seed says of each text: probabilities of classes, or real numbers [S, texts].
 
         Args:
             progress: called with the number of texts done so far.
@@ -172,9 +172,9 @@ class Classifier:
     def classify(
         self, texts: Examples | Sequence[Text], *, progress: Callable[[int], None] = lambda done: None
     ) -> list[Prediction]:
-        """Labels texts or pairs, each by itself, in order; of several seeds by the mean of their outputs.
+        """Labels each text or pair by itself, in order; several seeds label by the mean of their outputs.
 
-        A text without words is labelled too: by what the model says of an empty one.
+        A text without words is labelled too: it gets the label of an empty text.
         """
         if not len(texts):
             return []
@@ -183,17 +183,17 @@ class Classifier:
         return self.predictions(self.outputs(encoded, progress=progress).mean(0))
 
     def predictions(self, outputs: Float[np.ndarray, "texts *C"]) -> list[Prediction]:
-        """Returns the labels that the outputs of one system stand for."""
+        """Returns the labels that the outputs of one system mean."""
         return self._predictor.predictions(outputs)
 
     def explain(self, text: Text, *, steps: int = 64) -> dict[str, Any]:
-        """Returns how much each piece and each word moved the probability of a text's label: `lmx.explanation`."""
+        """Returns how much each piece and each word moved the probability of a text's label, see `lmx.explanation`."""
         return explain(self, text, steps=steps)
 
     def attention(self, text: Text) -> dict[str, Any]:
-        """Returns the attention inside the encoder: `pieces`, special ones too, and `weights` [N, H, T, T].
+        """Returns the attention inside the encoder: `pieces`, with special ones, and `weights` [N, H, T, T].
 
-        Of several seeds, the first one's; of a text in windows, the first one's.
+        With several seeds or windows, it is that of the first.
         """
         encoded = self.encode([text])
         ids = encoded.tokens[: encoded.offsets[1]]
@@ -202,11 +202,11 @@ class Classifier:
         return {"pieces": self.tokenizer.pieces(ids), "weights": weights[:, :, : len(ids), : len(ids)]}
 
     def padded(self, length: int) -> int:
-        """Returns the length of the bucket that a row lies in."""
+        """Returns the length of the bucket that a row belongs to."""
         return self._predictor.padded(length)
 
     def inputs(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Returns what the model reads of a batch: without types, if it has none."""
+        """Returns the arrays of a batch that the model reads: no types, if it has none."""
         return self._predictor.inputs(batch)
 
 

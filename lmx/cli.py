@@ -1,4 +1,4 @@
-"""The command line of the installed package: what needs a run directory, or files, and no script that made them."""
+"""The command line of the installed package: commands on run directories and files, without the scripts behind them."""
 
 import contextlib
 import difflib
@@ -20,28 +20,28 @@ from lmx.streams import Written, check_output, check_streams
 
 @dataclass(frozen=True, kw_only=True)
 class Translate:
-    """Translates lines of standard input, or of a file, with a finished run; writes one line for each, in order."""
+    """Translates lines of a file or of standard input with a finished run; writes one line for each, in order."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """Directory of the run."""
     input: Path | None = None
-    """File or pipe to translate, plain or gzip; without it, or with -, standard input."""
+    """File or pipe to translate, plain or gzip. Default, or with -: standard input."""
     output: Path | None = None
     """File to write; without it, standard output."""
     beam_size: int | None = None
-    """Beginnings kept for each sentence; 1 is greedy. Without it, what the run was scored with."""
+    """Hypotheses to keep for each sentence; 1 is greedy. Default: as the run was scored."""
     length_penalty: str | None = None
-    """`power` or `gnmt`. Without it, what the run was scored with."""
+    """`power` or `gnmt`. Default: as the run was scored."""
     alpha: float | None = None
     """Strength of the length penalty."""
     min_length: int | None = None
-    """Fewest tokens of a translation; 0 lets it be empty. Without it, what the run was scored with."""
+    """Fewest tokens of a translation; 0 allows an empty one. Default: as the run was scored."""
     batch_tokens: int | None = None
-    """Source tokens decoded at once, padding included: fewer take less memory. Without it, as the run was scored."""
+    """Source tokens to decode at once, with padding: fewer take less memory. Default: as the run was scored."""
     ensemble: bool = False
-    """All seeds of the run translate together, instead of its best one."""
+    """Let all seeds of the run translate together, instead of the best one."""
     with_scores: bool = False
-    """Writes the score and a tab before each translation."""
+    """Write the score and a tab before each translation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,16 +51,16 @@ class Classify:
     run: Annotated[Path, tyro.conf.Positional]
     """Directory of the run."""
     input: Path | None = None
-    """File to label, plain or gzip: .csv, .tsv and .jsonl by their columns, others, and pipes, by lines. Without it,
-    or with -, standard input. Of a run of images: a folder of pictures, one picture, an IDX file, .npz or .csv."""
+    """File to label, plain or gzip: .csv, .tsv and .jsonl by their columns, other files and pipes by lines. Default, or
+    with -: standard input. For a run of images: a folder of pictures, one picture, an IDX file, .npz or .csv."""
     text_column: tuple[str, ...] = ()
-    """Column of a table with the texts; two for pairs. Without it, `text`."""
+    """Column of a table with the texts; two for pairs. Default: `text`."""
     columns: tuple[str, ...] = ()
-    """Names of a table's columns, where its first row is data already."""
+    """Names of a table's columns, for tables whose first row is data."""
     delimiter: str | None = None
-    """What stands between the fields of a table. Without it, a comma in .csv and a tab in .tsv."""
+    """Text between the fields of a table. Default: a comma in .csv and a tab in .tsv."""
     quoting: bool | None = None
-    """Whether quotes enclose fields of a table. Without it, in .csv and not in .tsv."""
+    """Whether quotes enclose fields of a table. Default: yes in .csv, no in .tsv."""
     encoding: str = "utf-8"
     """Encoding of the input."""
     field_limit: int | None = None
@@ -68,11 +68,11 @@ class Classify:
     output: Path | None = None
     """File to write; without it, standard output."""
     ensemble: bool = False
-    """Takes the mean of all seeds of the run, instead of its best one."""
+    """Take the mean of all seeds of the run, instead of the best one."""
     with_probabilities: bool = False
-    """Writes a tab and the probability behind each label."""
+    """Write a tab and the probability after each label."""
     explain: bool = False
-    """Writes a tab and the five words that moved the probability most, with their attributions. Slow."""
+    """Write a tab and the five words that moved the probability most, with their attributions. Slow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,11 +86,11 @@ class Score:
     baseline: Path | None = None
     """Translations of another system, for a two-sided paired bootstrap test."""
     lowercase: bool = False
-    """Ignores case."""
+    """Ignore case."""
     tokenized: bool = False
-    """The lines are tokenised already: scores tokens as they stand."""
+    """The lines are tokenised already: score the tokens as they are."""
     tokenize: str | None = None
-    """How BLEU splits plain text into words, by sacreBLEU's names: 13a (without it), intl, zh for Chinese, ja-mecab,
+    """How BLEU splits plain text into words, by sacreBLEU's names: 13a (default), intl, zh for Chinese, ja-mecab,
     ko-mecab, char for scripts without spaces, flores101, flores200 (where their models are), none. It is part of the
     signature."""
 
@@ -107,7 +107,7 @@ class Average:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Writes report.html of a run directory anew."""
+    """Writes report.html of a run directory again."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """Directory of the run."""
@@ -115,7 +115,7 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True)
 class Compare:
-    """Compares what two classification runs predicted for one test set: paired tests of each score."""
+    """Compares the predictions of two classification runs on one test set: paired tests of each score."""
 
     baseline: Annotated[Path, tyro.conf.Positional]
     """Directory of the run to compare with."""
@@ -168,18 +168,18 @@ def translate(options: Translate) -> None:
 
 
 class Share:
-    """Shows which part of a file is done, in percent of its bytes: its lines are not known beforehand."""
+    """Shows how much of a file is done, in percent of its bytes: the number of its lines is not known in advance."""
 
     def __init__(self, show: Callable[[int], None], size: int):
         self._show, self._size = show, size
         self._read = self._done = 0
 
     def position(self, bytes_read: int) -> None:
-        """Takes how many bytes are read."""
+        """Takes the number of bytes read so far."""
         self._read = bytes_read
 
     def within(self, number: int) -> Callable[[int], None]:
-        """Returns what takes how many of so many lines are done, those that were read last."""
+        """Returns a function that takes how many of the last `number` lines are done."""
         begin, self._done = self._done, self._read
         end = self._done
         return lambda done: self._show(100 * (begin + (end - begin) * done // number) // self._size)
@@ -187,7 +187,7 @@ class Share:
 
 @contextlib.contextmanager
 def shown_share(text: str, path: Path | None) -> Iterator[Share]:
-    """Shows on a terminal how far a file is; of a pipe, which has no end yet, nothing."""
+    """Shows the progress through a file on a terminal; nothing for a pipe, whose end is unknown."""
     size = 0
     with contextlib.suppress(OSError, AttributeError):  # standard input may be closed, or no file
         found = os.fstat(sys.stdin.fileno()) if path in (None, Path("-")) else path.stat()
@@ -241,7 +241,7 @@ def classify(options: Classify) -> None:
 
 
 def classify_images(options: Classify) -> None:
-    """Runs `lmx classify` of a run of images."""
+    """Runs `lmx classify` for a run of images."""
     from lmx.data.image_files import ImageReading
     from lmx.image_classifier import ImageClassifier
     from lmx.saved import read_config, read_fields
@@ -271,7 +271,7 @@ def iterate_texts(options: Classify, *, position: Callable[[int], None]) -> Iter
     """Returns the texts of a table, the lines of a file or, without one, those of standard input, one by one.
 
     Raises:
-        ValueError: what only tables have is asked of lines.
+        ValueError: an option for tables is given for lines.
     """
     from lmx.data.files import read_lines
     from lmx.data.labelled import iterate_labelled
@@ -370,7 +370,7 @@ def main() -> None:
             print("usage: lmx COMMAND [options]\n")
             for name, options in COMMANDS.items():
                 print(f"  {name:<10} {(options.__doc__ or '').strip()}")
-            print("\nlmx COMMAND --help says more. Training is done by the scripts in experiments/.")
+            print("\nlmx COMMAND --help lists the options. The scripts in experiments/ train.")
             raise SystemExit(0 if arguments else 2)
         if arguments[0] == "--version":
             from lmx import __version__

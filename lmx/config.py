@@ -1,4 +1,4 @@
-"""Choices that every experiment has: where and how it runs, its batches, its vocabulary, what is kept, and of whom.
+"""Choices of every experiment: where and how it runs, its batches, its vocabulary, and which parameters it keeps.
 
 An experiment's config holds these records `INLINE`: on the command line and in config.json their fields have no prefix.
 """
@@ -28,19 +28,19 @@ INLINE = tyro.conf.arg(name="")
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Where and how an experiment runs; none of it changes what is learned, and all of it may change on continuing.
+    """Where and how an experiment runs. None of it changes what is learned; all of it may change when a run continues.
 
     Attributes:
-        run: directory of the run, which all hosts see.
+        run: directory of the run; all hosts must see it.
         mesh: how the devices share the work.
         hosts: several processes that train together, see docs/many-machines.md.
-        compile_cache: where compiled programs are kept: in a folder that all runs of this user share, or with the run;
+        compile_cache: where to keep compiled programs: in a folder that all runs of this user share, or with the run;
             off keeps none.
-        text_cache: where encoded training text is kept for the next start and for other processes: "user" (the user's
+        text_cache: where to keep encoded training text for the next start and for other processes: "user" (the user's
             cache folder), a folder, or "off".
-        deterministic: the same bits from the same run on a GPU, somewhat slower; a CPU gives them anyway.
-        save_every: updates between checkpoints, beside those after each validation.
-        keep_every: checkpoints of multiples of this stay for good, beside the two newest and those to average.
+        deterministic: makes a GPU give the same bits every time, somewhat slower; a CPU does so anyway.
+        save_every: updates between checkpoints, in addition to those after each validation.
+        keep_every: never delete checkpoints of multiples of this, in addition to the two newest and those to average.
         log_every: updates between lines of metrics.
         profile: steps to write a profile of, as FROM:TO.
     """
@@ -60,7 +60,7 @@ class RunConfig:
         """Checks the numbers of steps.
 
         Raises:
-            ValueError: one of them is none.
+            ValueError: one of them is too small, or `profile` is no range.
         """
         if self.log_every < 1:
             raise ValueError(f"log_every must be at least 1, got log_every={self.log_every}.")
@@ -86,16 +86,16 @@ class RunConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchConfig:
-    """What batches are made by.
+    """How batches are formed.
 
     Attributes:
         tokens_per_batch: most tokens of one micro-batch of a seed: rows times the longest side's padded length.
-        tokens_per_device: most tokens of one micro-batch on one device; takes the place of tokens_per_batch, which a
-            run keeps as it was on its first devices.
-        rows_multiple: what the rows of a batch divide by, and the mesh's data x fsdp must divide.
-        length_multiple: what padded lengths and max_length divide by, and the mesh's sequence must divide.
-        accumulation: micro-batches an update.
-        num_buckets: batch shapes, each compiled once.
+        tokens_per_device: most tokens of one micro-batch on one device, instead of tokens_per_batch. A run fixes its
+            tokens_per_batch on its first devices and keeps it on others.
+        rows_multiple: the number of rows is a multiple of this; the mesh's data x fsdp must divide it.
+        length_multiple: padded lengths and max_length are multiples of this; the mesh's sequence must divide it.
+        accumulation: micro-batches per update.
+        num_buckets: number of batch shapes, each compiled once.
         gradient_sum: the type in which devices add up gradients; "compute" is the model's, and of bfloat16 sends half.
     """
 
@@ -109,7 +109,7 @@ class BatchConfig:
 
     @property
     def sizes(self) -> Sizes:
-        """What few rows may not be able to fill."""
+        """The sizes that a small data set may be unable to fill."""
         return Sizes(
             tokens_per_batch=self.tokens_per_batch, accumulation=self.accumulation, num_buckets=self.num_buckets
         )
@@ -118,7 +118,7 @@ class BatchConfig:
         """Returns the batches of one seed, or of several that train together.
 
         Args:
-            stacked: one seed's arrays have the axis of seeds too.
+            stacked: the arrays of a single seed have the axis of seeds too.
         """
         settings: dict[str, Any] = {
             "buckets": choose_buckets(encoded.lengths, num_buckets=self.num_buckets, multiple_of=self.length_multiple),
@@ -131,10 +131,10 @@ class BatchConfig:
         return SeedBatches(encoded, seeds=seeds, **settings)
 
     def updates_of(self, batches: TokenBatches | SeedBatches, *, epochs: int) -> int:
-        """Returns how many updates some epochs have.
+        """Returns how many updates a number of epochs has.
 
         Raises:
-            InputError: not one.
+            InputError: it has none.
         """
         updates = batches.first_batch(epochs)
         if updates == 0:
@@ -145,10 +145,10 @@ class BatchConfig:
         return updates
 
     def once(self, encoded: Encoded, mesh: Mesh, *, buckets: Sequence[int]) -> Iterator[dict[str, np.ndarray]]:
-        """Yields batches [B, L] that hold every row once, of each the rows that this host has.
+        """Yields batches [B, L] that hold every row once; of each batch, this host gets its own rows.
 
         Args:
-            buckets: of the training, whose shapes are compiled already; other rows may be longer than all of it.
+            buckets: those of the training, whose shapes are compiled already; rows may be longer than all of them.
         """
         longest = int(encoded.lengths.max())
         if longest > buckets[-1]:
@@ -168,19 +168,19 @@ class BatchConfig:
         return self.accumulation, max(rows_of_bucket(length, **budget), self.rows_multiple), length
 
     def check_lengths(self, *, max_length: int, sequence: int) -> None:
-        """Checks that every padded length will divide over a mesh.
+        """Checks that every padded length divides over a mesh.
 
         Args:
             sequence: the mesh's size along that axis.
 
         Raises:
-            ValueError: it will not.
+            ValueError: some length does not.
         """
         multiple = self.length_multiple
         if multiple < 1 or multiple % sequence:
             raise ValueError(
                 f"length_multiple must be divisible by mesh.sequence={sequence}, got length_multiple={multiple}. It is "
-                "part of the batches: set it where a run begins, for the most devices that are ever to share a row."
+                "part of the batches: set it when a run begins, for the most devices that will ever share a row."
             )
         if max_length % multiple:
             raise ValueError(
@@ -189,12 +189,13 @@ class BatchConfig:
             )
 
     def settled(self, mesh: MeshConfig, *, run: Path, devices: int) -> "BatchConfig":
-        """Returns the record with the tokens_per_batch that tokens_per_device, if given, means on so many devices.
+        """Returns the record with tokens_per_batch computed from tokens_per_device, if that is given.
 
-        A run that was begun keeps what it meant there, whatever devices it is continued on: its batches stay the same.
+        A run that has begun keeps its tokens_per_batch on whatever devices it continues: its batches stay the same.
 
         Args:
-            run: the run's directory, there or not.
+            run: the run's directory, which need not exist.
+            devices: the number of devices of a new run.
 
         Raises:
             ValueError: tokens_per_device is no number of tokens, or the mesh does not fit the devices.
@@ -213,14 +214,14 @@ class BatchConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionConfig:
-    """When a training is validated, when it ends early, and which parameters are kept.
+    """When to validate, when to stop early, and which parameters to keep.
 
     Attributes:
         validate_every: updates between validations; 0 validates after each epoch.
-        patience: validations in a row without a better one, after which a seed has ended; None waits for the end.
-        average: checkpoints whose mean is kept as the parameters; 1 keeps those of one step.
-        average_of: whether these are the last ones or those with the best validation; of several seeds, 1 of the best
-            is each seed's own, and more are the best by their mean.
+        patience: a seed ends after this many validations in a row without a better one; None trains to the end.
+        average: number of checkpoints whose mean becomes the model; 1 keeps the parameters of one step.
+        average_of: which checkpoints: the last ones, or those with the best validation. With several seeds and an
+            average of 1, each seed keeps its own best step; more than 1 are the best by the mean of the seeds.
     """
 
     validate_every: int = 0
@@ -230,7 +231,7 @@ class SelectionConfig:
 
     @property
     def keeps_best(self) -> bool:
-        """Whether each seed's best parameters so far are kept beside the newest."""
+        """Whether the training keeps each seed's best parameters so far beside the newest."""
         return self.average_of == "best" and self.average == 1
 
     def check(self) -> None:
@@ -247,14 +248,14 @@ class SelectionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VocabularyConfig:
-    """Which pieces text is split into.
+    """The vocabulary that splits text into pieces.
 
     Attributes:
-        vocabulary: a trained tokenizer's file; None makes one of the training text.
-        vocab_size: pieces that SentencePiece learns.
-        max_texts: texts that it learns them from, drawn at random; None takes all, slow above a few million.
-        character_coverage: share of the text's characters that get a piece, the rarest are unknown; 1.0 suits clean
-            text in alphabets, 0.9995 crawled text and scripts of thousands of characters.
+        vocabulary: file of a trained tokenizer; None makes one from the training text.
+        vocab_size: number of pieces that SentencePiece learns.
+        max_texts: number of texts to learn them from, drawn at random; None takes all, slow above a few million.
+        character_coverage: share of the text's characters that get a piece; the rarest are unknown. 1.0 suits clean
+            text in alphabets, 0.9995 suits crawled text and scripts with thousands of characters.
     """
 
     vocabulary: Path | None = None
@@ -263,7 +264,7 @@ class VocabularyConfig:
     character_coverage: float = 1.0
 
     def learned(self) -> dict[str, Any]:
-        """Returns how SentencePiece learns."""
+        """Returns the settings that SentencePiece learns with."""
         return {
             "vocab_size": self.vocab_size,
             "max_texts": self.max_texts,
@@ -273,11 +274,11 @@ class VocabularyConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledVocabularyConfig(VocabularyConfig):
-    """Which pieces texts with labels are split into.
+    """The vocabulary that splits texts with labels into pieces.
 
     Attributes:
-        tokenizer: what is made: SentencePiece learned from the training texts, bytes, or the words of tokenised text.
-        min_count: a word that is rarer in training is an unknown one.
+        tokenizer: the kind: SentencePiece learned from the training texts, bytes, or the words of tokenised text.
+        min_count: words that are rarer than this in training become the unknown word.
         lowercase: SentencePiece folds case, so that a word is the same at the beginning of a sentence.
     """
 
@@ -286,7 +287,7 @@ class LabelledVocabularyConfig(VocabularyConfig):
     lowercase: bool = False
 
     def options(self) -> dict[str, Any]:
-        """Returns what else the tokenizer is learned by."""
+        """Returns the settings that this kind of tokenizer adds."""
         return {"words": {"min_count": self.min_count}, "bytes": {}}.get(
             self.tokenizer, {"folding": "case" if self.lowercase else "compatibility"}
         )
@@ -298,7 +299,7 @@ class Published:
 
     Attributes:
         published: the score.
-        published_made: how it was made.
+        published_made: how it was obtained.
     """
 
     published: float | None = None
@@ -306,7 +307,7 @@ class Published:
 
 
 def config_as_json(config: Any) -> dict[str, Any]:
-    """Returns what makes a run this run, `INLINE` records without a prefix; with whom a process trains is no part."""
+    """Returns what identifies a run: its config, `INLINE` records without a prefix, and without its hosts."""
     saved = json.loads(json.dumps(dataclasses.asdict(config), default=str))
     for name in inline_fields(config):
         saved |= saved.pop(name)

@@ -1,6 +1,6 @@
 """From ids to ids: greedy and beam search over a key/value cache.
 
-No model class is known here. A model hands over `step` and `cache` (see `Seq2Seq.start_decoding`): `step` writes some
+This module knows no model class. A model provides `step` and `cache` (see `Seq2Seq.start_decoding`): `step` writes some
 new tokens into slots of the cache and lets each look at the slots its mask allows. A beam is then a matter of the mask
 alone: the W beams of a sentence are W query positions, each sees its own ancestors, and no cache is ever reordered.
 """

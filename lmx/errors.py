@@ -1,8 +1,8 @@
-"""Whose mistake an error is: a user's is told in one line, any other keeps its traceback.
+"""Decides whose mistake an error is: a user's becomes one line, any other keeps its traceback.
 
-A user's are what our own code has looked at and refused: an `InputError` from anywhere, an error that a `raise` of this
-package made, and what the system said when this package opened a file or wanted an optional package. What a copied
-script, or a library that it calls, stumbles over needs the file and the line where it did: its traceback.
+A user's errors are those that our own code found: an `InputError` from anywhere, an error that a `raise` of this
+package made, and an error of the system when this package opened a file or imported an optional package. Errors inside
+a copied script, or a library that it calls, need the file and the line where they occurred: their traceback.
 """
 
 import contextlib
@@ -24,12 +24,12 @@ _LIBRARIES = tuple({str(Path(sysconfig.get_path(name)).resolve()) for name in ("
 
 
 class InputError(ValueError):
-    """What a user gave is not what it must be: told in one line, wherever it was raised."""
+    """The input of a user is not what it must be; reported in one line, wherever it was raised."""
 
 
 @contextlib.contextmanager
 def naming(path: Path | str) -> Iterator[None]:
-    """Gives the system's errors the name of the file that a block writes: of a full disk, it says none by itself."""
+    """Adds the name of the file that a block writes to the system's errors; on a full disk, they lack it."""
     try:
         yield
     except OSError as error:
@@ -39,7 +39,7 @@ def naming(path: Path | str) -> Iterator[None]:
 
 
 def is_users(error: BaseException) -> bool:
-    """Returns whether an error is a user's to mend, and its message says all there is to know."""
+    """Returns whether the user can fix an error, so that its message alone is enough."""
     if isinstance(error, InputError):
         return True
     if isinstance(error, OSError) and error.errno in FULL:
@@ -66,7 +66,7 @@ def _is_of_a_library(frame: FrameType) -> bool:
 def _is_of_a_loss(frames: list[FrameType]) -> bool:
     """Returns whether a training step had called a function that is not ours: a loss, which a researcher has written.
 
-    What this package refuses there was given to it by that function, not by a user.
+    If this package refuses something there, it came from that function and not from a user.
     """
     steps = [index for index, frame in enumerate(frames) if frame.f_code.co_filename == _TRAINING]
     return bool(steps) and any(not _is_ours(frame) and not _is_of_a_library(frame) for frame in frames[steps[0] + 1 :])

@@ -1,4 +1,4 @@
-"""Several processes that train one model: how they find each other, agree, and who of them writes.
+"""Several processes that train one model: how they find each other, how they agree, and which of them writes.
 
 A *host* is one process of JAX's distributed runtime, counted from 0; host 0 writes all files and speaks. Launchers are
 found as JAX finds them (`jax.distributed.initialize`); which rows of a batch a host makes is `lmx.sharding`'s task. On
@@ -32,13 +32,13 @@ _meetings = itertools.count()  # all hosts count alike
 
 @dataclass(frozen=True, kw_only=True)
 class HostsConfig:
-    """How processes find each other; nothing is needed under Slurm, Open MPI 4, in Kubernetes jobs and on their TPUs.
+    """How processes find each other. Slurm, Open MPI 4, Kubernetes jobs and their TPUs need no settings.
 
     Attributes:
         coordinator: HOST:PORT where process 0 listens, reachable from all.
-        num_processes: of the whole run; 1 trains alone whatever the launcher says.
-        process_id: of this one, from 0; with a coordinator given, a launcher that is found fills in what is not.
-        heartbeat_seconds: a process that was not heard of for so long is dead, and the others stop.
+        num_processes: number of processes of the run; 1 trains alone whatever the launcher says.
+        process_id: number of this process, from 0. Where a launcher is found, it fills in what is not given.
+        heartbeat_seconds: a process without a sign of life for this long counts as dead, and the others stop.
     """
 
     coordinator: str | None = None

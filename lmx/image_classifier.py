@@ -1,7 +1,7 @@
 """Images in, labels out: the one path that validation, test, the command line and notebooks share.
 
 An `ImageClassifier` is a vision Transformer, with the parameters of one seed or of several, and its labels. It runs as
-every classifier does (`lmx.predictor`); what is of images alone is here.
+every classifier does (`lmx.predictor`); this module adds what only images need.
 """
 
 from collections.abc import Callable
@@ -29,13 +29,13 @@ class ImageClassifier:
     """Labels images with one model, or with the mean of several seeds of it.
 
     Args:
-        params: as `nnx.to_pure_dict` gives them, every array with a leading axis: the seeds, S of them.
+        params: as `nnx.to_pure_dict` returns them; every array has a leading axis S of seeds.
         labels: what the outputs mean.
-        batch: most tokens of one, which bounds the memory, and what its rows are a multiple of.
+        batch: most tokens of a batch, which bounds the memory, and the multiple of its rows.
         mesh: where the parameters live, if on several devices.
 
     Raises:
-        ValueError: parts do not fit together.
+        ValueError: the arguments do not fit together.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class ImageClassifier:
         return ImageClassifier(config, params, labels=Labels.from_file(path))
 
     def with_params(self, params: Params) -> "ImageClassifier":
-        """Returns a classifier with other parameters that shares all that is compiled."""
+        """Returns a classifier with other parameters that shares the compiled programs."""
         other = object.__new__(ImageClassifier)
         other.__dict__.update(self.__dict__, _predictor=self._predictor.with_params(params))
         return other
@@ -110,11 +110,11 @@ class ImageClassifier:
     def outputs(
         self, encoded: EncodedImages, *, progress: Callable[[int], None] = lambda done: None
     ) -> Float[np.ndarray, "S images C"]:
-        """Returns the probabilities of the classes, of each image by each seed: what scores take."""
+        """Returns the probabilities of the classes [S, images, C] by each seed."""
         return self._predictor.outputs(encoded, progress=progress)
 
     def classify(self, images: Images) -> list[Prediction]:
-        """Labels images, each by itself, in order; of several seeds by the mean of their outputs."""
+        """Labels each image by itself, in order; several seeds label by the mean of their outputs."""
         return self._predictor.predictions(self.outputs(self.encode(images)).mean(0)) if len(images) else []
 
     def explain(self, image: Images) -> dict[str, Any]:

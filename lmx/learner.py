@@ -1,7 +1,7 @@
-"""What learns, and where: model, loss and optimizer as one record, and the same on a mesh, compiled.
+"""Model, loss and optimizer as one record, and the same on a mesh, compiled.
 
-`Learner` is pure: an experiment's `build` makes it of its config. `place` decides once where every array lives, what a
-state looks like, and compiles the steps, so that no two functions must agree on flags. Several seeds that train
+`Learner` is pure: an experiment's `build` makes it from its config. `place` decides once where every array lives and
+what a state looks like, and compiles the steps, so that no two functions must agree on flags. Several seeds that train
 together are one placed learner, whose arrays begin with an axis of seeds.
 """
 
@@ -45,18 +45,20 @@ Shape = tuple[int, int, int]
 
 
 class Learner(NamedTuple):
-    """A model, what it should do, and how it comes to: pure, and all that training, planning and tests need.
+    """A model, its loss and its optimizer: pure, and everything that training, planning and tests need.
 
     Attributes:
         loss: see `lmx.training.Loss`.
-        schedule: the learning rate that the optimizer takes, for the metrics.
-        flops: of a step on micro-batches of shape (A, B, L): with full attention, and with the causal half of it.
+        schedule: the optimizer's learning rate, for the metrics.
+        flops: maps the shape (A, B, L) of a batch to the FLOPs of its step, with full attention and with its causal
+            half.
         dtype: the type that the model computes in.
-        average_decay: of an exponential average of the parameters, which validation and test use; None has none.
-        keeps_best: the parameters that did best in a validation are kept beside the newest.
-        num_seeds: seeds that train together, each array with their axis; None for one without that axis.
+        average_decay: decay of an exponential average of the parameters, which validation and test then use; None
+            keeps no average.
+        keeps_best: whether the state keeps the parameters with the best validation beside the newest.
+        num_seeds: number of seeds that train together; arrays then have an axis of seeds. None has no such axis.
         gradient_sum: the type in which devices add up their gradients.
-        updated_by: which parameters each optimizer takes, for what a run says at its start.
+        updated_by: the parameters that each optimizer updates, which a run prints at its start.
     """
 
     model: Definition
@@ -77,12 +79,12 @@ class Placed(NamedTuple):
 
     Attributes:
         shardings: where each array of the state lives.
-        like: the state as shapes that know where they live.
-        step: `(state, batch) -> (state, metrics)`, the state donated.
-        evaluate: `(params, batch) -> sums` of the loss; of several seeds, arrays [S].
-        keep_best: `(state, which are better) -> state`.
-        whole: `params -> params` of the network, where others are trained (`lmx.lora`).
-        born: the state before the first update, of a seed, or of those that train together.
+        like: the state as shapes with their shardings.
+        step: `(state, batch) -> (state, metrics)`; donates the state.
+        evaluate: `(params, batch) -> sums` of the loss; arrays [S] with several seeds.
+        keep_best: `(state, which seeds are better) -> state`.
+        whole: `trained parameters -> parameters of the network`, which differ with adapters (`lmx.lora`).
+        born: makes the state before the first update from the seeds.
     """
 
     learner: Learner
@@ -97,11 +99,11 @@ class Placed(NamedTuple):
     born: Callable[[Sequence[int]], TrainState]
 
     def place_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        """Returns the rows that this host made of a training batch as a part of the whole on the mesh."""
+        """Places the rows that this host made of a training batch as its part of the whole on the mesh."""
         return place_batch(batch, self.mesh, rows_axis=1 if self.learner.num_seeds is None else 2)
 
     def load(self, run_directory: Path) -> Params:
-        """Returns the parameters of a finished run, of all its seeds, where the mesh has them."""
+        """Loads the parameters of a finished run, for all its seeds, onto the mesh."""
         seeds = self.learner.num_seeds
         files = [run_directory / "model.safetensors"]
         if seeds is not None and seeds > 1:
@@ -114,10 +116,11 @@ class Placed(NamedTuple):
 def place(
     learner: Learner, mesh: Mesh, *, rules: Rules = DEFAULT_RULES, shapes: Sequence[Shape] | None = None
 ) -> Placed:
-    """Returns a learner on a mesh: where its state lives, and its steps, which compile when they are first called.
+    """Returns a learner on a mesh: where its state lives, and its steps, which compile on their first call.
 
     Args:
-        shapes: (A, B, L) of the batches it will get.
+        rules: maps the names of axes to axes of the mesh.
+        shapes: shapes (A, B, L) of the batches it will get.
 
     Raises:
         ValueError: batches of these shapes do not divide over the mesh.
@@ -189,10 +192,10 @@ def check_shapes(shapes: Sequence[Shape], mesh: Mesh, *, rules: Rules = DEFAULT_
 
 
 def mean_loss(placed: Placed, params: Params, batches: Iterable[Mapping[str, np.ndarray]]) -> dict[str, Any]:
-    """Returns the means over all batches of what the loss sums up, divided by the weight; of several seeds, arrays.
+    """Returns the means over all batches: the sums of the loss, divided by the weight. With several seeds, arrays [S].
 
     Args:
-        batches: of shape [B, ...], of each the rows that this host has.
+        batches: arrays [B, ...] with the rows of this host.
     """
     sums: dict[str, Any] = {}
     for batch in batches:

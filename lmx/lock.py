@@ -1,8 +1,8 @@
 """A lock on a directory: one process at a time writes there, on one machine or on several that share it.
 
-A lock is a file that names its holder. It outlives a process that is killed, so whoever finds one asks whether its
-holder still lives: on its own machine the system tells; of another machine's, the file's date, which a living holder
-moves on every few seconds. No lock of the file system is used: not all shared ones have them.
+A lock is a file that names its holder. It outlives a killed process, so whoever finds one checks whether its holder
+still lives. On its own machine, the system knows. For another machine, the file's date tells, because a living holder
+updates it every few seconds. Locks of the file system are not used, because not all shared file systems have them.
 """
 
 import atexit
@@ -30,10 +30,10 @@ def take_lock(directory: Path, *, report: Callable[[str], None] = print) -> None
 
     Args:
         directory: of the lock; it must be there.
-        report: takes a line for the user, where a lock of another machine has to be watched.
+        report: called with a line for the user if a lock of another machine must be watched.
 
     Raises:
-        ValueError: another process that lives holds it.
+        ValueError: another living process holds it.
         OSError: the file cannot be written.
     """
     path = directory.resolve() / NAME
@@ -121,7 +121,7 @@ def _began(process: int) -> str | None:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """Returns what a lock says, nothing of one that is being written, or None where there is none."""
+    """Returns the content of a lock: empty while it is being written, and None if there is no lock."""
     try:
         found = json.loads(path.read_text(encoding="utf-8", errors="replace"))
     except FileNotFoundError:
@@ -154,7 +154,7 @@ def _lives(path: Path, found: Mapping[str, Any], *, report: Callable[[str], None
 
 
 def _is_zombie(process: int) -> bool:
-    """Returns whether a process has ended and only waits for its parent to hear of it."""
+    """Returns whether a process has ended and only waits for its parent to notice."""
     with contextlib.suppress(OSError, IndexError):
         return Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] in ("Z", "X")
     return False

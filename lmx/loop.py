@@ -1,13 +1,12 @@
-"""Training as something to loop over: steps, checkpoints, progress, and the wish to stop; the loop is the script's.
+"""Training as an iterable: steps, checkpoints, progress and stop signals. The loop itself belongs to the script.
 
     with training:
         for update in training:
             if update.due:
                 training.validate(lambda: measure(training.params))
 
-Between these lines an experiment does what it wants. What a step is, the placed learner knows; where things are
-written, the run. The order of events is a function of the step alone, so that a run that was killed repeats it to the
-bit.
+Between these lines an experiment may do anything. The placed learner defines a step, and the run decides where things
+are written. The order of events is a function of the step alone, so a run that was killed repeats it to the bit.
 """
 
 import signal
@@ -33,14 +32,14 @@ from lmx.run import Run
 from lmx.sharding import connect, rows_on
 from lmx.training import TrainState, newest_rate
 
-AGREE_EVERY = 8  # steps after which several hosts ask each other whether one was told to stop: a wait each time
+AGREE_EVERY = 8  # steps between two times when hosts ask each other whether one must stop: each time they wait
 
-# What a validation gives: the value that should fall, and what is written and printed; numbers, or arrays [S] of seeds.
+# What a validation returns: the value to minimise, and the metrics to write and print. Numbers, or arrays [S] of seeds.
 Measured = tuple[float | np.ndarray, Mapping[str, float | np.ndarray]]
 
 
 class _Interrupted(BaseException):
-    """A signal asks to stop, and what is under way can be done again."""
+    """A signal asks to stop during work that can be repeated."""
 
 
 @runtime_checkable
@@ -48,11 +47,11 @@ class Batches(Protocol):
     """Training data: batch k is a pure function of k."""
 
     def batch(self, k: int, rows: Rows | None = None) -> Mapping[str, np.ndarray]:
-        """Makes batch k: arrays [A, B, ...], of seeds [S, A, B, ...]; of B, the rows that this host holds."""
+        """Makes batch k: arrays [A, B, ...], for several seeds [S, A, B, ...], with the rows of this host alone."""
         ...
 
     def tokens(self, k: int) -> int:
-        """Returns the tokens of batch k on all hosts, without padding: what speed is counted in."""
+        """Returns the number of tokens of batch k on all hosts, without padding, for the speed."""
         ...
 
     def epochs_before(self, k: int) -> float:
@@ -64,8 +63,8 @@ class Update(NamedTuple):
     """An update that was made.
 
     Attributes:
-        number: from 1.
-        due: whether a validation is.
+        number: counted from 1.
+        due: whether a validation is due after it.
     """
 
     number: int
@@ -73,10 +72,12 @@ class Update(NamedTuple):
 
 
 def every(updates: int, batches: Any = None, *, last: int) -> Callable[[int], bool]:
-    """Returns when a validation is due: after so many updates, with 0 at the end of each epoch, and after the last.
+    """Returns a function that tells whether a validation is due after an update; after the last one, it always is.
 
     Args:
-        batches: whose epochs these are, see `lmx.data.batches.TokenBatches`.
+        updates: number of updates between validations; 0 validates at the end of each epoch.
+        batches: the data whose epochs count, see `lmx.data.batches.TokenBatches`.
+        last: number of the last update.
     """
 
     def due(number: int) -> bool:
@@ -88,20 +89,20 @@ def every(updates: int, batches: Any = None, *, last: int) -> Callable[[int], bo
 
 
 class Training:
-    """The training of a run, from where it is to its end: a context, and in it an iterable of updates.
+    """The rest of a run's training: a context manager, and inside it an iterable of updates.
 
-    A state is restored from the run's newest checkpoint, or born. Where a finished model is there and no checkpoint,
-    nothing is trained: `params` are the model's, and there are no updates.
+    The state comes from the run's newest checkpoint, or from initial values. If the run has a finished model and no
+    checkpoint, nothing is trained: `params` is that model, and there are no updates.
 
     Args:
-        last: the last step.
-        seeds: of the initial values: of those that train together, or one.
-        selection: when it is validated and ends early, and which parameters `end` gives.
-        due: whether a validation follows this many steps; None for `every` of the selection.
+        last: number of the last step.
+        seeds: seeds of the initial values, one for each model that trains.
+        selection: when to validate and to stop early, and which parameters `end` returns.
+        due: tells whether a validation follows a step; None for `every` with the selection.
 
     Attributes:
-        state: the newest; None where nothing is trained.
-        serves: whether nothing is trained.
+        state: the newest state; None where nothing is trained.
+        serves: whether the run serves its finished model, and nothing is trained.
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class Training:
         self.serves = run.serves
         if self.serves:
             run.console.print(
-                f"{run.directory} has a finished model and no checkpoints: it is used as it is, nothing is trained"
+                f"{run.directory} has a finished model and no checkpoints: it is used as it is, and nothing is trained"
             )
             self.state, self._params = None, placed.load(run.directory)
             return
@@ -140,7 +141,7 @@ class Training:
         self._longer = not run.memory.stopped_early and self._first < last
         if self._longer and (run.directory / "model.safetensors").is_file():
             run.console.print(
-                f"model and scores in {run.directory} are of its earlier end until this training has ended"
+                f"until this training has ended, {run.directory} keeps the model and the scores of its earlier end"
             )
         self.compile_seconds = 0.0  # of the first step of each batch shape
         self._shapes: set[tuple[int, ...]] = set()
@@ -152,13 +153,13 @@ class Training:
 
     @property
     def params(self) -> Params:
-        """The parameters that validation and test use: the newest, or their exponential average where one is kept."""
+        """The parameters for validation and test: the newest, or their exponential average if there is one."""
         if self.state is None:
             return self._params
         return self.placed.whole(self.state.params if self.state.average is None else self.state.average)
 
     def __enter__(self) -> "Training":
-        """Takes the signals and shows the progress bar on a terminal."""
+        """Installs the signal handlers, and shows the progress bar on a terminal."""
         if self.serves:
             return self
 
@@ -176,7 +177,7 @@ class Training:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Gives the signals back; a training that was asked to stop, and has saved, ends the process."""
+        """Restores the signal handlers; if the training was asked to stop and has saved, ends the process."""
         if self.serves:
             return
         if self._updates is not None:
@@ -191,13 +192,13 @@ class Training:
             raise SystemExit(EXIT_STOPPED)
 
     def __iter__(self) -> Iterator[Update]:
-        """Makes the updates, one each turn, and saves after what the script does with it.
+        """Makes one update each turn, and saves after the script has used it.
 
-        An update before the first one is a validation that was left out when the run was stopped.
+        If a stop made the run skip a validation, the first turn yields the last update again, without a step.
 
         Raises:
             FloatingPointError: ten steps in a row were not finite.
-            CheckpointNotSaved: the last checkpoint could not be.
+            CheckpointNotSaved: the last checkpoint could not be saved.
         """
         if self.serves:
             return iter(())
@@ -207,7 +208,7 @@ class Training:
     def _make_updates(self) -> Generator[Update, None, None]:
         run, placed, batches, last = self.run, self.placed, self._batches, self._last
         mesh, options = placed.mesh, run.options
-        due = run.memory.validation_due  # left out when the run was stopped
+        due = run.memory.validation_due  # skipped when the run was stopped
         if not due and (run.memory.stopped_early or self._first >= last):
             return
 
@@ -258,10 +259,10 @@ class Training:
             run.add_start(compile_seconds=self.compile_seconds)
 
     def validate(self, measure: Callable[[], Measured]) -> np.ndarray:
-        """Validates, remembers, writes and prints it; its time is not training's. Returns which seeds did best so far.
+        """Validates, and remembers, writes and prints the result. Returns which seeds have their best value so far.
 
-        A signal ends a validation under way, which may take minutes: it is left for the start of the continued run.
-        Several processes cannot leave it each at a place of its own, and finish it.
+        Its time does not count as training time. A signal interrupts a validation, which may take minutes; the
+        continued run then starts with it. Several processes cannot interrupt it at the same place, so they finish it.
         """
         memory = self.run.memory
         memory.validation_due = True
@@ -293,7 +294,7 @@ class Training:
         return better
 
     def end(self) -> tuple[Params, str]:
-        """Returns the parameters that are kept, and in words how they came about.
+        """Returns the parameters to keep, and a description of how they were obtained.
 
         Raises:
             DamagedCheckpoint: one of the checkpoints to average cannot be read.
@@ -330,7 +331,7 @@ class Training:
         return self._params, made
 
     def _facts(self) -> dict[str, float]:
-        """Returns what stands in every line of metrics."""
+        """Returns the fields of every line of metrics."""
         assert self.state is not None
         rate = newest_rate(self.placed.learner.schedule, self.state)
         return {"epoch": self._batches.epochs_before(int(self.state.step)), "learning_rate": rate}
@@ -342,7 +343,7 @@ class Training:
         return f"best so far for {better.sum()} of {len(better)} seeds, {min(waited)} to {max(waited)} since the best"
 
     def _agree_to_stop(self, now: bool) -> bool:
-        """Returns whether to save and stop after this step; several hosts decide it together, and only `now`."""
+        """Returns whether to save and stop after this step; several hosts decide together, and only if `now`."""
         if jax.process_count() == 1:
             asked = self._asked  # read once: what stops has been saved
         else:
@@ -352,7 +353,7 @@ class Training:
         return bool(asked)
 
     def _run_step(self, batch: Mapping[str, jax.Array]) -> tuple[dict[str, jax.Array], tuple[float, float]]:
-        """Starts a step; the first one of each batch shape compiles, and is waited for and timed.
+        """Starts a step; waits for the first of each batch shape, which compiles, and times it.
 
         Returns its metrics, and its FLOPs with full attention and with the causal half.
         """
@@ -376,7 +377,7 @@ class Training:
         return metrics, (seeds * flops[0], seeds * flops[1])
 
     def _profile(self, step: int) -> None:
-        """Before step `step` starts: begins or ends the trace of the steps after `first` up to `last`."""
+        """Begins or ends the trace of the steps that `profile` names; called before step `step` starts."""
         wanted = self.run.options.steps_to_profile()
         if wanted is None:
             return

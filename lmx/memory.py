@@ -1,4 +1,4 @@
-"""What a run remembers from step to step beside the arrays of a checkpoint, and what validations come to."""
+"""The memory of a run beside the arrays of a checkpoint: metrics so far, and the outcome of validations."""
 
 import dataclasses
 import math
@@ -12,20 +12,20 @@ import numpy as np
 
 @dataclass
 class Memory:
-    """What a run remembers beside the arrays of a checkpoint: one small JSON.
+    """The memory of a run beside the arrays of a checkpoint: one small JSON.
 
     Attributes:
-        best, best_step: of each seed, the lowest value of a validation so far, and where; `waited` counts its
-            validations without a lower one. Empty before the first.
-        losses: what validations gave by step, the mean over seeds.
-        stopped_early: whether `waited` has reached the patience, of all seeds.
-        sums: metrics since the last line was written, each times the weight of its step; arrays [S] of several seeds.
-        spent: since the last line was written: tokens, seconds, seconds waited for data, FLOPs.
-        metrics_bytes: where metrics.jsonl ended: what is behind is written again.
+        best, best_step: the lowest value of a validation so far and its step, for each seed; `waited` counts the
+            validations since then. Empty before the first validation.
+        losses: the value of each validation by step, the mean over seeds.
+        stopped_early: whether `waited` has reached the patience for all seeds.
+        sums: metrics since the last line, each times the weight of its step; arrays [S] for several seeds.
+        spent: tokens, seconds, seconds waited for data and FLOPs since the last line.
+        metrics_bytes: length of metrics.jsonl; what follows is written again.
         unwritten: lines that a full disk has kept out of metrics.jsonl so far.
-        seconds: of training so far, validations left out.
-        skipped: steps that were not finite, so far.
-        validation_due: whether the validation after the saved step was left out, because the run was asked to stop.
+        seconds: training time so far, without validations.
+        skipped: number of steps so far that were not finite.
+        validation_due: whether the validation after the saved step was skipped, because the run was asked to stop.
     """
 
     best: list[float] = field(default_factory=list)
@@ -42,10 +42,10 @@ class Memory:
     validation_due: bool = False
 
     def judge(self, step: int, values: float | np.ndarray, *, patience: int | None) -> np.ndarray:
-        """Remembers a validation, of one seed or of each; returns which of them have never been as low.
+        """Remembers a validation of one or several seeds; returns which of them have a new lowest value.
 
-        With `patience`, so many validations without a lower value end a seed: those that follow no longer count for it.
-        When all seeds have ended, so does the training.
+        A seed ends after `patience` validations in a row without a lower value; later ones no longer count for it. The
+        training ends when all seeds have ended.
         """
         values = np.atleast_1d(np.asarray(values, np.float64))
         if not self.best:
@@ -65,7 +65,7 @@ class Memory:
         return better
 
     def to_json(self) -> dict[str, Any]:
-        """Returns it as JSON has it; an infinite best is None there."""
+        """Returns the memory as JSON, in which an infinite best is None."""
         saved = dataclasses.asdict(self)
         saved["best"] = [None if math.isinf(value) else value for value in self.best]
         saved["sums"] = {name: value.tolist() for name, value in self.sums.items()}
@@ -73,13 +73,13 @@ class Memory:
 
     @staticmethod
     def from_json(saved: Mapping[str, Any], *, path: Path = Path("memory")) -> "Memory":
-        """Returns what `to_json` gave.
+        """Returns the memory that `to_json` has written.
 
         Args:
-            path: of the checkpoint that it is from, for messages.
+            path: the checkpoint it is from, for messages.
 
         Raises:
-            ValueError: it is something else; names the field.
+            ValueError: it is something else; the message names the field.
         """
         way_out = "It may be of another version of lmx; without it the run continues from an older checkpoint."
         known = {each.name for each in dataclasses.fields(Memory)}

@@ -1,4 +1,4 @@
-"""The lines of a training: means of metrics between two lines, speed, use of the devices, and the time that is left."""
+"""The lines of a training: means of metrics since the last line, speed, use of the devices, and the time left."""
 
 import time
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ SKIPPED_LIMIT = 10
 
 
 class Meter:
-    """Sums up what steps report, until the next line.
+    """Sums up the metrics of steps until the next line.
 
     Args:
-        first, last: steps of this start: the one before its first, and the last of the training.
-        peak: FLOP/s of all devices together, where it is known; gives MFU.
-        patience: see `lmx.memory.Memory.judge`; what a seed does that has ended is of no account.
+        first, last: number of the step before the first one of this start, and of the last one of the training.
+        peak: FLOP/s of all devices together, if known; needed for MFU.
+        patience: see `lmx.memory.Memory.judge`; a seed that has ended no longer counts.
     """
 
     def __init__(self, run: Run, *, first: int, last: int, peak: float | None, patience: int | None):
@@ -31,11 +31,11 @@ class Meter:
     def step_started(
         self, step: int, metrics: Mapping[str, jax.Array], *, tokens: int, flops: tuple[float, float]
     ) -> None:
-        """Takes the metrics of a step that was started; they are read when the next one is, so that none waits.
+        """Takes the metrics of a step that was started; reads them when the next one starts, so that no step waits.
 
         Args:
-            tokens: real ones, without padding.
-            flops: of the step, with full attention and with the causal half.
+            tokens: number of tokens without padding.
+            flops: FLOPs of the step, with full attention and with its causal half.
 
         Raises:
             FloatingPointError: ten steps in a row were skipped.
@@ -45,17 +45,17 @@ class Meter:
         self._spend(flops=flops[0], flops_causal=flops[1])
 
     def flush(self, *, waited: float) -> None:
-        """Brings into the run's memory all that belongs to the next line so far, so that a checkpoint has it."""
+        """Moves everything for the next line into the run's memory, so that a checkpoint contains it."""
         self._read_pending()
         now = time.perf_counter()
         self._spend(seconds=now - self._line_began, waited=waited - self._waited)
         self._line_began, self._waited = now, waited
 
     def log(self, step: int, *, waited: float, **facts: int | float) -> None:
-        """Writes one line of metrics, means since the line before, to metrics.jsonl and to the console.
+        """Writes one line of metrics, means since the last line, to metrics.jsonl and to the console.
 
         Args:
-            waited: seconds for data since the training began.
+            waited: seconds that steps have waited for data since the training began.
         """
         self.flush(waited=waited)
         memory = self._run.memory
@@ -84,7 +84,7 @@ class Meter:
         )
 
     def restart_clock(self) -> None:
-        """Leaves out of the next line's time what was done since the last, such as a validation."""
+        """Leaves the time since the last step, such as that of a validation, out of the next line."""
         self._line_began = time.perf_counter()
 
     def _spend(self, **amounts: int | float) -> None:
@@ -133,10 +133,10 @@ class Meter:
 
 
 def mean_of_seeds(values: Mapping[str, float | np.ndarray], counted: Any = True) -> dict[str, Any]:
-    """Returns numbers as they are; of arrays [S] the mean, and of several seeds under "seeds" each one's.
+    """Returns numbers as they are and arrays [S] as their mean; several seeds are also listed under "seeds".
 
     Args:
-        counted: which seeds have a value; None stands in the place of the others'.
+        counted: which seeds have a value; the others are listed as None.
     """
     arrays = {name: np.asarray(value) for name, value in values.items()}
     line: dict[str, Any] = {name: float(array.mean(where=counted)) for name, array in arrays.items()}
@@ -152,7 +152,7 @@ def mean_of_seeds(values: Mapping[str, float | np.ndarray], counted: Any = True)
 
 
 def readable_mean(value: float | np.ndarray) -> str:
-    """Returns a number with four decimals; of several seeds their mean, with its standard deviation."""
+    """Returns a number with four decimals; for several seeds, their mean and standard deviation."""
     if np.ndim(value) == 0:
         return f"{value:.4f}"
     return f"{np.mean(value):.4f}" + (f" +- {np.std(value, ddof=1):.4f}" if np.size(value) > 1 else "")

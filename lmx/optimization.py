@@ -1,7 +1,7 @@
 """Learning-rate schedules under their names in the field, and Adam composed from Optax; `lmx.optimizers` has others.
 
 A schedule maps the number of updates done so far (0 before the first) to a learning rate. What differs between
-fairseq, tensor2tensor and the papers is said at each.
+fairseq, tensor2tensor and the papers is noted at each schedule.
 """
 
 from dataclasses import dataclass
@@ -20,22 +20,23 @@ class OptimizerConfig:
     """How parameters are updated.
 
     Attributes:
-        optimizer: adam (with weight decay: AdamW); adafactor keeps a row and a column of a large matrix; lion keeps one
-            average; muon takes the matrices of the layers and leaves tables, norms and biases to Adam.
-        schedule: how the learning rate goes on after the warm-up; linear and cosine fall until the end of training,
+        optimizer: adam (with weight decay: AdamW); adafactor keeps a row and a column for a large matrix; lion keeps
+            one average; muon takes the matrices of the layers and leaves tables, norms and biases to Adam.
+        schedule: the learning rate after the warm-up. linear and cosine fall until the end of training;
             warmup-stable-decay stays at its peak and falls at the end.
         peak: highest learning rate.
-        warmup: updates until it is reached.
-        final_share: of the peak, what linear, cosine and warmup-stable-decay end with.
-        decay_share: of all updates, those in which warmup-stable-decay falls.
+        warmup: updates until the peak.
+        final_share: share of the peak that linear, cosine and warmup-stable-decay end with.
+        decay_share: share of all updates, at the end, in which warmup-stable-decay falls.
         beta2: decay of Adam's average of squared gradients, or of Lion's average of gradients.
-        epsilon: what Adam adds to the root of that average.
-        weight_decay: decoupled weight decay; biases and the scales of norms are left out.
-        clip_norm: longest gradient; None does not clip.
-        freeze: parameters that keep their values: their names, the names of parts that hold them, or patterns such as
-            *.bias; no average of their gradients is kept either.
+        epsilon: the number that Adam adds to the root of that average.
+        weight_decay: decoupled weight decay, except for biases and the scales of norms.
+        clip_norm: norm that longer gradients are clipped to; None does not clip.
+        freeze: parameters to keep fixed: their names, the names of parts that contain them, or patterns such as
+            *.bias. They need no optimizer state.
         layer_decay: factor of the learning rate from each layer to the one below, and from the lowest to embeddings.
-        average_decay: decay of an exponential average of the parameters, which validation and test use; None has none.
+        average_decay: decay of an exponential average of the parameters, which validation and test then use; None
+            keeps no average.
     """
 
     optimizer: Literal["adam", "adafactor", "lion", "muon"] = "adam"

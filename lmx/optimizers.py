@@ -1,7 +1,7 @@
-"""Optimizers by their names in a config: which parameters each takes, and how it sees them.
+"""Optimizers by their names in a config: which parameters each updates, and the shapes it sees.
 
-A model's layers are stacked and its attention weights have several axes, which optimizers of matrices would take for
-something else: here they get every layer's matrix, as the names of the axes tell it. The algorithms are Optax's.
+A model's layers are stacked, and its attention weights have several axes, so optimizers of matrices would misread them.
+Here they get the matrix of every layer, which the names of the axes define. The algorithms are Optax's.
 """
 
 import difflib
@@ -36,8 +36,8 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Returns the optimizer of a config for the parameters of a model.
 
-    What is frozen, by the config or by the model, gets no update and no state, and has no part in the norm that clips
-    the others' gradients.
+    Frozen parameters, by the config or by the model, get no update and no state, and do not count in the norm that
+    clips the other gradients.
 
     Raises:
         InputError: a pattern of `freeze` fits no parameter, or all are frozen; layer_decay is no share.
@@ -61,7 +61,7 @@ def make_optimizer(
 
 
 def updated_by(config: OptimizerConfig, model: Definition) -> dict[str, str]:
-    """Returns which parameters each optimizer takes, in a line: "8 arrays, 1,200 parameters: encoder, output.bias"."""
+    """Returns the parameters of each optimizer in a line each: "8 arrays, 1,200 parameters: encoder, output.bias"."""
     groups: dict[str, list[tuple]] = {}
     labels = _labels(config, model)
     for path, label in labels.items():
@@ -77,18 +77,18 @@ def updated_by(config: OptimizerConfig, model: Definition) -> dict[str, str]:
 
 
 class Sides(NamedTuple):
-    """Which axes of an array are the two sides of a matrix; those before them are of several matrices."""
+    """The axes of an array that form the two sides of a matrix; axes before them count several matrices."""
 
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
 
 
 def matrix_of(axes: tuple[str | None, ...]) -> Sides | None:
-    """Returns which axes of a parameter are the two sides of a matrix, and None where it is none.
+    """Returns which axes of a parameter form the two sides of a matrix, or None if it is no matrix.
 
-    A side is "embed" alone, or all that stands on the other side of it: ("layers", "embed", "heads", None) is a matrix
-    of two sides for each layer. Each side has one name, which is no vocabulary: biases and norms, tables of words and
-    of positions, and what ends a classifier ("embed", None), are no matrices.
+    One side is "embed" alone, and the other side all axes beside it: ("layers", "embed", "heads", None) is a matrix of
+    two sides for each layer. Each side has one name, which must not be a vocabulary. Biases, norms, tables of words and
+    of positions, and the output layer of a classifier ("embed", None) are therefore no matrices.
     """
     first = sum(name == "layers" for name in axes)
     sides = axes[first:]
@@ -109,8 +109,8 @@ def matrix_of(axes: tuple[str | None, ...]) -> Sides | None:
 def by_layer(model: Definition, *, decay: float) -> optax.GradientTransformation:
     """Scales updates by decay^(N + 1 - l) in layer l = 1 ... N of each stack, and by decay^(N + 1) below all layers.
 
-    Below, as layer 0, are tables of words and positions and whatever a part called `embedding...` holds, counted from
-    the highest stack; what comes after the layers, and the table of outputs, keeps the whole rate.
+    Layer 0, below the layers, has tables of words and positions and every part called `embedding...`, counted from the
+    highest stack. Parameters after the layers, and the table of outputs, keep the full rate.
     Source: Clark et al. 2020 (ELECTRA), appendix, and Bao et al. 2021 (BEiT).
     """
     axes = _by_path(model.axes)

@@ -20,7 +20,7 @@ Params = Any  # nested dicts of arrays
 def differences_of_shapes(
     saved: Mapping[str, str], model: Mapping[str, str], where: str, *, than: str = "in the model"
 ) -> str:
-    """Returns the first five names that two sides have in different shapes, or that one lacks; parameters first."""
+    """Returns the first five names whose shapes differ, or that one side lacks; parameters come first."""
     found = [
         f"{name}: {saved.get(name, 'absent')} {where}, {model.get(name, 'absent')} {than}"
         for name in sorted(saved.keys() | model.keys(), key=lambda name: (not name.startswith("params."), name))
@@ -56,7 +56,7 @@ def _check_folder(path: Path) -> None:
 
 
 def load_params(path: Path, like: Params | None = None) -> Params:
-    """Reads parameters, for a model whose parameters have the shapes of `like` if it is given.
+    """Reads parameters, and checks them against the shapes of `like`, if given.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -83,7 +83,7 @@ def load_params(path: Path, like: Params | None = None) -> Params:
 
 @contextlib.contextmanager
 def open_params(path: Path) -> Iterator[Any]:
-    """Opens a safetensors file, of which arrays are read by name, whole or in slices.
+    """Opens a safetensors file to read arrays from by name, whole or in slices.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -101,10 +101,10 @@ def open_params(path: Path) -> Iterator[Any]:
 
 
 def load_placed(paths: Sequence[Path], like: Params, *, stacked: bool = False) -> Params:
-    """Reads parameters to where a mesh has them.
+    """Reads parameters onto a mesh.
 
     Args:
-        paths: one file, or with `stacked` one for each index of the first axis of all arrays.
+        paths: one file; with `stacked`, one file for each index of the first axis of all arrays.
         like: shapes with shardings.
 
     Raises:
@@ -142,13 +142,13 @@ def average_files(paths: Sequence[Path], output: Path) -> None:
 
 
 def _stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of a safetensors file's arrays, which are not read."""
+    """Returns the shapes of a safetensors file's arrays without reading the arrays."""
     with open_params(path) as file:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
 def _mean_of(paths: Sequence[Path], name: str) -> np.ndarray:
-    """Returns the mean of one array over files, of which none is held."""
+    """Returns the mean of one array over files, without holding any of them."""
     from safetensors import safe_open
 
     total = None
@@ -161,7 +161,7 @@ def _mean_of(paths: Sequence[Path], name: str) -> np.ndarray:
 
 
 def _write_floats(path: Path, shapes: Mapping[str, tuple[int, ...]], arrays: Iterable[np.ndarray]) -> None:
-    """Writes float32 arrays to a safetensors file, atomically, each made when its turn comes.
+    """Writes float32 arrays to a safetensors file, atomically, and computes each only when it is its turn.
 
     The package's own `save_file` wants all of them at once, and copies them.
     """

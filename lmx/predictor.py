@@ -1,8 +1,8 @@
-"""Encoded rows in, outputs out: what every classifier shares, whatever its model reads.
+"""Encoded rows in, outputs out: what all classifiers share, whatever their models read.
 
-A `Predictor` is a model with the parameters of one seed or of several, and what its outputs mean. It sorts rows by
-length into few compiled shapes, and hands outputs back in the order of what was encoded. Which arrays of a batch the
-model reads is told; texts are made into rows by `lmx.classifier`, images by `lmx.image_classifier`.
+A `Predictor` is a model with the parameters of one seed or of several, and the meaning of its outputs. It sorts rows by
+length into a few compiled shapes, and returns outputs in the order of the rows. `inputs` names the arrays of a batch
+that the model reads. `lmx.classifier` turns texts into rows, and `lmx.image_classifier` images.
 """
 
 import contextlib
@@ -28,12 +28,12 @@ THRESHOLD = 0.5  # a label of several is predicted from this probability on
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one text, or of one image.
+    """The label of one text, or of one image.
 
     Attributes:
-        label: a name, a tuple of names where there may be several, a number as text for regression.
-        probability: of the label; of several, that each is there and no other is, as if they were independent; None
-            for regression.
+        label: a name, a tuple of names where there may be several, or a number as text for regression.
+        probability: of the label. Of several labels, that exactly these apply, as if labels were independent. None for
+            regression.
         outputs: the probabilities of all classes in the order of the labels, or the number.
     """
 
@@ -46,14 +46,14 @@ class Predictor:
     """Runs one model, or several seeds of it, on encoded rows.
 
     Args:
-        definition: of a model that gives outputs first, and attention maps ("self") second when asked.
-        params: as `nnx.to_pure_dict` gives them, every array with a leading axis: the seeds, S of them.
+        definition: of a model that returns outputs first, and attention maps ("self") second.
+        params: as `nnx.to_pure_dict` returns them; every array has a leading axis S of seeds.
         inputs: names of the arrays of a batch that the model reads; the first is its positional argument.
         buckets: lengths that rows are padded to.
-        batch_tokens: of the rows of one batch, padding included; bounds the memory.
-        rows_multiple: what the rows of a batch are a multiple of, and have at least.
-        mesh: where the parameters live, if on several devices: its devices share the rows, and every host calls alike
-            and gets all outputs.
+        batch_tokens: most tokens of one batch, with padding; bounds the memory.
+        rows_multiple: the number of rows of a batch is a multiple of this.
+        mesh: where the parameters live, if on several devices. Its devices share the rows; every host must make the
+            same calls, and gets all outputs.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Predictor:
         self._look = jax.jit(self._make_look(), out_shardings=self.whole())
 
     def with_params(self, params: Params) -> "Predictor":
-        """Returns a predictor with other parameters that shares all that is compiled."""
+        """Returns a predictor with other parameters that shares the compiled programs."""
         other = object.__new__(Predictor)
         other.__dict__.update(self.__dict__, params=stacked_params(params))
         return other
@@ -104,7 +104,7 @@ class Predictor:
     def outputs(
         self, encoded: Any, *, progress: Callable[[int], None] = lambda done: None
     ) -> Float[np.ndarray, "S texts *C"]:
-        """Returns probabilities of classes, or real numbers [S, texts], of each text by each seed: what scores take.
+        """Returns what each seed says of each text: probabilities of classes, or real numbers [S, texts].
 
         Args:
             progress: called with the number of texts done so far.
@@ -115,7 +115,7 @@ class Predictor:
         return np.stack([average_rows(each, encoded.indices, num_texts=encoded.num_texts) for each in outputs])
 
     def predictions(self, outputs: Float[np.ndarray, "texts *C"]) -> list[Prediction]:
-        """Returns the labels that the outputs of one system stand for."""
+        """Returns the labels that the outputs of one system mean."""
         if self.labels.kind == "regression":
             labels = self.labels.decode(outputs.astype(np.float32))
             return [Prediction(label, None, (float(value),)) for label, value in zip(labels, outputs, strict=True)]
@@ -131,12 +131,12 @@ class Predictor:
         ]
 
     def attention(self, batch: dict[str, np.ndarray]) -> Float[np.ndarray, "N H T T"]:
-        """Returns the attention inside the model on the first row of a batch; of several seeds, the first one's."""
+        """Returns the attention inside the model on the first row of a batch; with several seeds, the first seed's."""
         first = jax.tree.map(lambda array: array[0], self.params)
         return jax.device_get(self._look(first, self.inputs(batch)))
 
     def padded(self, length: int) -> int:
-        """Returns the length of the bucket that a row lies in."""
+        """Returns the length of the bucket that a row belongs to."""
         for bucket in self.buckets:
             if length <= bucket:
                 return bucket

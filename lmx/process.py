@@ -1,4 +1,4 @@
-"""This process: its memory, its signals, its age, and how it ends when a user can mend what is wrong."""
+"""This process: its memory, its signals, its age, and how it ends on an error that the user can fix."""
 
 import contextlib
 import ctypes
@@ -21,14 +21,13 @@ _IMPORTED = time.perf_counter()
 def keep_freed_memory() -> bool:
     """Tells glibc to keep freed memory for the next step instead of handing it back; returns whether it was told.
 
-    A step on the CPU takes and frees hundreds of megabytes; handed back, they are mapped and zeroed anew page by page
-    at every step, which costs about a tenth of the time. What comes before the first program, such as reading text,
-    hands its memory back as ever; and what has been freed when a program has been compiled, which takes a hundred
-    megabytes, is handed back then.
+    A step on the CPU allocates and frees hundreds of megabytes. If they go back to the system, each step maps and
+    zeroes them again page by page, which costs about a tenth of the time. Work before the first program, such as
+    reading text, still gives its memory back. So does each compilation, which takes a hundred megabytes.
 
-    Call it before jax starts its threads. Two arenas, because with one the compiler's threads wait for each other; and
-    on a CPU the calling thread runs the step itself, because the arena of another thread maps every large buffer anew,
-    whatever it is told. Who has set GLIBC_TUNABLES has decided otherwise.
+    Call it before jax starts its threads. There are two arenas, because with one the compiler's threads wait for each
+    other. On a CPU, the calling thread runs the step itself, because the arena of another thread maps every large
+    buffer again, whatever its settings. A user's GLIBC_TUNABLES take precedence.
     """
     if not sys.platform.startswith("linux") or "GLIBC_TUNABLES" in os.environ:
         return False
@@ -65,7 +64,7 @@ def make_deterministic() -> None:
 
 
 def seconds_since_start() -> float:
-    """Returns the age of this process in seconds; where the system does not tell, of this module's import."""
+    """Returns the age of this process in seconds, or, if the system does not know it, since this module's import."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
         return float(Path("/proc/uptime").read_text().split()[0]) - ticks / os.sysconf("SC_CLK_TCK")
@@ -76,7 +75,7 @@ def seconds_since_start() -> float:
 def stop_on_signals() -> Iterator[None]:
     """Ends the process on SIGTERM or SIGINT with a line and the status that asks for a restart.
 
-    For what comes before and after the training loop, where nothing has to be saved; the loop has its own way.
+    For the time before and after the training loop, where there is nothing to save; the loop has its own handlers.
     """
 
     def stop(number: int, _: Any) -> None:
@@ -93,9 +92,9 @@ def stop_on_signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turns what a user can mend into one line on standard error and exit status 2; the rest keeps its traceback.
+    """Turns errors that the user can fix into one line and exit status 2; other errors keep their traceback.
 
-    Which is which, `lmx.errors` says. With LMX_TRACEBACK set, all keep theirs.
+    `lmx.errors` decides which is which. With LMX_TRACEBACK set, all errors keep their traceback.
     """
     try:
         yield

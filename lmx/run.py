@@ -1,7 +1,7 @@
 """The run directory: what a training is and leaves, so that it can be stopped anywhere and continued.
 
-A run holds its config, versions, tokenizers, metrics, checkpoints and scores. Here they are opened, compared and
-written. The loop that fills them is `lmx.loop`'s; what a step or a score is, other modules know.
+A run holds its config, versions, tokenizers, metrics, checkpoints and scores. This module opens, compares and writes
+them. `lmx.loop` fills them; other modules define steps and scores.
 """
 
 import contextlib
@@ -48,24 +48,24 @@ RESULTS = ("report.html", "labelled.tsv", *TESTED)
 
 
 class Run:
-    """A run directory; nothing is written before `open`, so that a start that fails leaves nothing behind.
+    """A run directory. Nothing is written before `open`, so a start that fails leaves nothing behind.
 
-    Of several hosts, all of which see the directory, one writes and speaks (`lmx.hosts`); the others call the same
-    methods, read, and stay silent.
+    All hosts see the directory, and one of them writes and prints (`lmx.hosts`). The others call the same methods,
+    read, and stay silent.
 
     Args:
-        directory: of the run, there or not.
-        facts: what makes the run this run ("experiment", "preset", "family", "config"); compared with what an
-            existing directory says, but for `free` fields of its config and all below them, which may change.
-        absent: returns, given the config of a run of a version that had fewer fields, by their dotted names the values
-            by which the later ones do as that version did.
-        options: how it is done; None for what is usual.
+        directory: of the run; it need not exist.
+        facts: what identifies the run ("experiment", "preset", "family", "config"). They must equal those of an
+            existing directory, except the `free` fields of its config and everything below them.
+        absent: maps the config of a run from an older version to the fields it lacks: the dotted name of each, and the
+            value with which lmx does what that version did.
+        options: where and how it runs; None for the defaults.
 
     Attributes:
-        changed: dotted names of what the existing directory says otherwise, such as "config.mesh.fsdp".
+        changed: dotted names of the facts that differ from the existing directory, such as "config.mesh.fsdp".
         made_of: fingerprints of what the run is made of, by names such as "training data"; see `agree`.
-        decided: what else config.json says: what data decided, such as the model with the vocabulary's size.
-        serves: whether a finished model is there and no checkpoint: it is used as it is, and nothing is trained.
+        decided: what else config.json holds: what the data decided, such as the model with the vocabulary's size.
+        serves: whether there is a finished model and no checkpoint: it is used as it is, and nothing is trained.
         account: of the time, while something is trained.
 
     Raises:
@@ -129,23 +129,23 @@ class Run:
 
     @property
     def begun(self) -> Mapping[str, Any] | None:
-        """What config.json says, where the run has begun already."""
+        """The content of config.json, if the run has begun already."""
         return self._saved
 
     def agree(self, model: Any = None, **made_of: Any) -> None:
-        """Compares what a run is about to be made of with what it was made of; writes nothing.
+        """Compares the tokenizers and the data of this start with those that the run began with; writes nothing.
 
-        A path does not say what is in a file: data that was changed under its path would go into a model that has
-        learned from other data. A run of a version that kept no fingerprints is taken as it is.
+        A path does not identify its content. Without this check, a model could go on training on other data than it
+        began with. A run of a version that kept no fingerprints is accepted as it is.
 
         Args:
-            model: the model's config, as the data has made it.
-            made_of: tokenizers, and data that says its `identity`, which are compared by a hash, or what JSON can
-                hold, such as the names of labels in the order of the outputs; None is left out. What begins with "test"
-                has no part in the model and may change: the name is then in `changed`.
+            model: the model's config, with the sizes that the data decides.
+            made_of: what to compare. Tokenizers, and data with an `identity`, are compared by a hash; other values must
+                fit into JSON, such as the names of labels in the order of the outputs. None is left out. Names that
+                begin with "test" have no part in the model and may change: they are then in `changed`.
 
         Raises:
-            ValueError: something is not what it was; the message names it.
+            ValueError: something has changed; the message names it.
         """
         named = {name.replace("_", " "): value for name, value in made_of.items() if value is not None}
         self.compare(
@@ -154,10 +154,10 @@ class Run:
         )
 
     def compare(self, made_of: Mapping[str, Any], *, model: Mapping[str, Any] | None = None) -> None:
-        """Compares as `agree` does, fingerprints by their names.
+        """Does what `agree` does, for fingerprints by their names.
 
         Raises:
-            ValueError: something is not what it was; the message names it.
+            ValueError: something has changed; the message names it.
         """
         self.decided |= {} if model is None else {"model": dict(model)}
         self.made_of = json.loads(json.dumps(made_of))
@@ -190,15 +190,15 @@ class Run:
                 )
 
     def settle(self, *, length: str) -> None:
-        """Decides whether a finished model without checkpoints serves, and nothing is trained.
+        """Decides whether the run serves a finished model without checkpoints, so that nothing is trained.
 
-        A model that took days must not go because a directory was tidied up.
+        A model that took days must not be lost because somebody tidied up a directory.
 
         Args:
-            length: the field that says how long the training is, such as "updates".
+            length: the field for the length of the training, such as "updates".
 
         Raises:
-            ValueError: there are no checkpoints to go on from, and more training is asked for.
+            ValueError: more training is wanted, and there are no checkpoints to resume from.
         """
         steps = [path for path in self.directory.glob("checkpoints/*") if path.name.isdecimal()]
         self.serves = not steps and (self.directory / "model.safetensors").is_file()
@@ -209,14 +209,14 @@ class Run:
             )
 
     def open(self, *writes: Callable[[Path], Any]) -> None:
-        """Makes the directory and writes what the run is; call it when all that can be wrong has been checked.
+        """Creates the directory and writes what the run is; call it after all checks.
 
         Args:
-            writes: write the files without which config.json means nothing, such as tokenizers, into a folder they are
-                given; these come into the directory together with it, when all are whole.
+            writes: functions that write the files that belong to config.json, such as tokenizers, into the folder they
+                get. These files move into the directory together with config.json, when all of them are complete.
 
         Raises:
-            ValueError: another process trains this run, or has begun it since it was looked at; on all hosts.
+            ValueError: another process trains this run, or has begun it since this one looked; on all hosts.
         """
         with agreement():
             if self.writes:
@@ -244,7 +244,7 @@ class Run:
             self.forget(TESTED)
 
     def _lock(self) -> None:
-        """Takes the directory for this process, as it was when it was looked at."""
+        """Locks the directory for this process, if it has not changed since this process looked."""
         self.directory.mkdir(parents=True, exist_ok=True)
         take_lock(self.directory, report=self.console.print)
         path = self.directory / "config.json"
@@ -255,19 +255,19 @@ class Run:
             )
 
     def forget(self, names: tuple[str, ...]) -> None:
-        """Removes files of the directory that no longer are true."""
+        """Removes files of the directory that are out of date."""
         for name in names if self.writes else ():
             (self.directory / name).unlink(missing_ok=True)
 
     def forget_results(self) -> None:
-        """Removes what was made of a finished model, which is to be replaced."""
+        """Removes the results of a finished model that will be replaced."""
         self.forget(RESULTS)
 
     def save_model(self, params: Params, *, seeds: Sequence[int] | None = None) -> None:
-        """Writes the parameters that are kept: of several seeds each one's, and those of the best as the model.
+        """Writes the final parameters: those of each seed, if there are several, and those of the best as the model.
 
         Args:
-            seeds: whose the first axis of all arrays is; None where they have no such axis.
+            seeds: the seeds on the first axis of all arrays; None where arrays have no such axis.
         """
         whole = fetch(params, keep=self.writes)
         if not self.writes:
@@ -282,10 +282,10 @@ class Run:
         save_params(self.directory / "model.safetensors", member(whole, int(np.argmin(self.memory.best))))
 
     def recall(self, values: np.ndarray, *, seeds: Sequence[int]) -> None:
-        """Remembers what validation says of a finished model whose checkpoints are gone, and its memory with them.
+        """Restores the memory of a finished model whose checkpoints are gone.
 
         Args:
-            values: of each seed, measured again; the steps are what scores.json says, where it is there.
+            values: the validation of each seed, measured again; the best steps come from scores.json, if it exists.
         """
         steps = {}
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
@@ -305,7 +305,7 @@ class Run:
         )
 
     def resume(self, checkpoints: Checkpoints, state: TrainState) -> TrainState:
-        """Returns the newest readable checkpoint's state, with metrics.jsonl cut back to it, or the state given."""
+        """Returns the newest readable checkpoint's state and truncates metrics.jsonl to it; else the given state."""
         found = checkpoints.restore_newest(state)
         if found is not None:
             state, saved = found
@@ -325,16 +325,16 @@ class Run:
         checkpoints.save(int(state.step), state, self.memory.to_json(), scores=self.memory.losses)
 
     def write_metrics(self, kind: str, line: Mapping[str, Any]) -> None:
-        """Appends one line to metrics.jsonl; on a full disk it is remembered, and written with a later one."""
+        """Appends one line to metrics.jsonl; a full disk delays it until a later line."""
         self._append_metrics(
             json.dumps({"kind": kind, **{name: _rounded(value) for name, value in line.items()}}) + "\n"
         )
 
     def _append_metrics(self, text: str, *, sync: bool = False) -> None:
-        """Appends text where metrics.jsonl is known to end.
+        """Appends text at the known end of metrics.jsonl.
 
         Args:
-            sync: until it is on the disk, as a checkpoint that is on the disk will say that it is.
+            sync: wait until it is on the disk, because a checkpoint on the disk will rely on it.
         """
         if not self.writes:
             return
@@ -352,10 +352,10 @@ class Run:
 
     @contextlib.contextmanager
     def only_reporting(self, what: str) -> Iterator[None]:
-        """Runs a block that only reports: what fails there is told in a line, and training, model and scores stand.
+        """Runs a block that only reports: a failure there becomes one line, and training, model and scores stay valid.
 
         Args:
-            what: is then left out, as the line says.
+            what: begins the line that reports what is then left out, such as "the report is".
         """
         try:
             yield
@@ -366,13 +366,13 @@ class Run:
             self.console.print(f"{what} left out: {reason[:300]} (LMX_TRACEBACK=1 says where)", markup=False)
 
     def add_start(self, **facts: Any) -> None:
-        """Adds to start.json what is known only later, such as the time that compiling took."""
+        """Adds facts to start.json that are known only later, such as the time for compiling."""
         self._start |= facts
         if self.writes:
             write_json(self.directory / "start.json", self._start)
 
     def print_start(self, **facts: Any) -> None:
-        """Prints what the run is about to do, a line a fact, and keeps it in start.json."""
+        """Prints the facts of the start, a line each, and writes them to start.json."""
         self._start = {**facts, "compiled_programs": self._programs}
         self.add_start()
         width = max(map(len, self._start))
@@ -381,7 +381,7 @@ class Run:
 
 
 def _comparable(value: Any) -> Any:
-    """Returns what a run remembers of something it is made of."""
+    """Returns the fingerprint, or the value, by which a run compares something that it is made of."""
     if hasattr(value, "pieces"):
         return fingerprint(value.pieces(range(value.vocab_size)))
     identity = getattr(value, "identity", value)

@@ -1,7 +1,7 @@
-"""What a run has left in its directory, read back through one checked door: its config and its tokenizers.
+"""Reads back what a run has left in its directory, with checks: its config and its tokenizers.
 
-A file may have been cut, edited, or written by another version: what is wrong with it is told by file and field.
-Parameters are `lmx.checkpoint`'s. The directory of a run that trains is `lmx.run`'s.
+A file may have been truncated, edited, or written by another version: errors name the file and the field. Parameters
+belong to `lmx.parameters`, and the directory of a run that trains to `lmx.run`.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Writes a file of lines atomically.
 
     Raises:
-        OSError: it cannot be written; names it, also where the disk is full.
+        OSError: it cannot be written; the message names it, even on a full disk.
     """
     partial = path.with_name(path.name + ".partial")
     try:
@@ -51,7 +51,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """Returns the JSON object that a file holds.
 
     Raises:
-        ValueError: it holds none; names the file.
+        ValueError: it holds no JSON object; the message names the file.
     """
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
@@ -67,11 +67,11 @@ def read_fields(record: type[Record], saved: Any, *, path: Path, field: str) -> 
     """Returns the dataclass that a part of a saved file holds.
 
     Args:
-        saved: the part, as JSON has it.
+        saved: the part as JSON.
         path, field: of the file and of the part in it, for messages.
 
     Raises:
-        ValueError: the part lacks a field, has one that there is not, or one of another type or value; names it.
+        ValueError: a field is missing, unknown, or of another type or value; the message names it.
     """
     if not isinstance(saved, Mapping):
         raise ValueError(f"{path} must have an object in {field}, got {_kind(saved)}. {OTHER_VERSION}")
@@ -99,14 +99,14 @@ def read_fields(record: type[Record], saved: Any, *, path: Path, field: str) -> 
 
 
 def read_field(saved: Mapping[str, Any], *names: str, kind: Any, path: Path) -> Any:
-    """Returns one value out of the objects in each other that a file holds.
+    """Returns one value from the nested objects that a file holds.
 
     Args:
-        names: the way to it.
-        kind: its type, such as `int` or `int | None`; with None among them it may be absent.
+        names: the names on the way to it.
+        kind: its type, such as `int` or `int | None`; with None, it may be absent.
 
     Raises:
-        ValueError: it is not there, or of another type; names file and field.
+        ValueError: it is missing or of another type; the message names file and field.
     """
     value: Any = saved
     for name in names:
@@ -148,7 +148,7 @@ def _kind(value: Any) -> str:
 
 
 def read_config(run_directory: Path, *, family: str, purpose: str) -> dict[str, Any]:
-    """Returns what config.json says about a run whose model is of a family.
+    """Returns the content of config.json for a run whose model is of the given family.
 
     Args:
         purpose: what such a model does, for the message: "translates".
@@ -175,7 +175,7 @@ def save_tokenizer(run_directory: Path, tokenizer: Tokenizer, *, name: str = "to
 
 
 def find_tokenizers(run_directory: Path) -> dict[str, Path]:
-    """Returns the files of a run's tokenizers by their names; none of a run that has not begun."""
+    """Returns the files of a run's tokenizers by their names; a run that has not begun has none."""
     if not run_directory.is_dir():
         return {}
     found = {path.stem: path for path in run_directory.iterdir() if path.suffix in SUFFIXES}
@@ -187,7 +187,7 @@ def seed_files(run_directory: Path) -> list[Path]:
     """Returns the parameter files of a run's seeds, by their numbers.
 
     Raises:
-        FileNotFoundError: it has one seed only.
+        FileNotFoundError: it has only one seed.
     """
     files = sorted((run_directory / "seeds").glob("*.safetensors"), key=lambda path: (len(path.stem), path.stem))
     if not files:
@@ -208,9 +208,9 @@ def tokenizer_of(*run_directories: Path | None) -> Tokenizer | None:
 
 
 def check_vocabulary(path: Path | None, run_directory: Path) -> bool:
-    """Returns whether a vocabulary's file is there; what is in it must be what a run that was begun has.
+    """Returns whether a vocabulary's file exists, and checks that its content is that of a run that has begun.
 
-    Where it is there, its place may be another than it was: a checkout moves, and its tokenizers with it.
+    Its path may differ from the run's, because a checkout may move together with its tokenizers.
 
     Raises:
         ValueError: the run has another tokenizer.

@@ -1,7 +1,7 @@
 """The training state and the step: a pure function `(state, batch) -> (state, metrics)`.
 
-No model class is known here: the loss arrives as a function of parameters. Where it lives
-on a mesh is the matter of `lmx.learner`; whatever logs, saves or stops is that of `lmx.loop`.
+This module knows no model class: the loss is a function of parameters. `lmx.learner` decides where the state lives on a
+mesh; `lmx.loop` logs, saves and stops.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,17 +28,17 @@ STEPS_STREAM = 2**32 - 1
 
 
 class TrainState(NamedTuple):
-    """All that training changes, in one pytree.
+    """Everything that training changes, in one pytree.
 
-    Several seeds that train together have one such state: every array but `step` begins with an axis of seeds, S.
+    Several seeds that train together share one state: every array except `step` begins with an axis of seeds, S.
 
     Attributes:
-        step: updates tried so far; the place in the data.
-        seed: of dropout and whatever else is random inside a step.
+        step: number of updates tried so far, which is also the place in the data.
+        seed: seed of dropout and of everything else that is random inside a step.
         average: the exponential average of the parameters, or None.
-        skipped: updates skipped in a row because loss or gradient was not finite.
-        applied: updates made, those skipped left out: what the optimizer's schedule counts.
-        best: the parameters that did best in a validation so far, or None where they are not kept.
+        skipped: number of updates skipped in a row because loss or gradient was not finite.
+        applied: number of updates made, without the skipped ones: what the optimizer's schedule counts.
+        best: the parameters with the best validation so far, or None where they are not kept.
     """
 
     step: Int[Array, ""]
@@ -81,14 +81,14 @@ def make_train_step(loss: Loss, optimizer: optax.GradientTransformation, *, aver
 
     A batch holds arrays [A, B, ...]: A micro-batches whose gradients are summed and divided by the weight (the target
     tokens) of all of them, which is the gradient of one batch of A x B rows. A step whose loss or gradient is not
-    finite changes nothing but the counters and says so in its metrics.
+    finite changes nothing except the counters, and reports it in its metrics.
 
-    Metrics: every sum that the loss gives, divided by the weight; `weight`; `gradient_norm` before clipping;
+    The metrics are every sum of the loss, divided by the weight; `weight`; `gradient_norm` before clipping;
     `parameter_norm`; `skipped` (in a row).
 
     Args:
-        average_decay: keeps an exponential average of the parameters with this decay an update, smaller at first, see
-            `decay_after`.
+        average_decay: keeps an exponential average of the parameters with this decay per update; it is smaller at
+            first, see `decay_after`.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -129,19 +129,20 @@ def make_train_step(loss: Loss, optimizer: optax.GradientTransformation, *, aver
 
 
 def decay_after(applied: Int[Array, "*S"], decay: float) -> Float[Array, "*S"]:
-    """Returns the decay of an exponential average after so many updates: min(decay, n / (n + 9)).
+    """Returns the decay of an exponential average after n updates: min(decay, n / (n + 9)).
 
-    With a fixed decay of 0.9999, 45% of an average over 8,000 updates are the random values it began with. Of this one
-    no part is: its first decay is 0. While it grows, the average is over about the last ninth of the training.
+    With a fixed decay of 0.9999, the random initial values would make up 45% of an average over 8,000 updates. Here
+    they have no part, because the first decay is 0. While the decay grows, the average covers about the last ninth of
+    the training.
     Source: `num_updates` of TensorFlow's ExponentialMovingAverage, (1 + n) / (10 + n), counted from -1 instead of 0.
     """
     return jnp.minimum(decay, applied / (applied + 9.0))
 
 
 def newest_rate(schedule: optax.Schedule, state: TrainState) -> float:
-    """Returns the learning rate of the newest update: steps that were skipped are none, as the optimizer counts too.
+    """Returns the learning rate of the newest update; skipped steps do not count, neither here nor in the optimizer.
 
-    Of several seeds, that of the one with the most updates.
+    With several seeds, it is the rate of the seed with the most updates.
     """
     return float(np.asarray(schedule(max(int(np.max(jax.device_get(state.applied))) - 1, 0))))
 
@@ -152,7 +153,7 @@ def over_seeds(step: Step) -> Step:
 
 
 def keep_best(state: TrainState, better: Bool[Array, "*S"]) -> TrainState:
-    """Returns the state with its parameters, or their average, as the best so far, of the seeds for which they are."""
+    """Returns the state with its parameters, or their average, as the best so far for the seeds that are better."""
 
     def choose(new: jax.Array, old: jax.Array) -> jax.Array:
         return jnp.where(jnp.expand_dims(better, range(better.ndim, new.ndim)), new, old)
@@ -201,11 +202,11 @@ def born(
     shardings: TrainState,
     seed: int | Sequence[int],
 ) -> TrainState:
-    """Builds the training state of a new model directly where it lives: no device ever holds the whole.
+    """Builds the training state of a new model directly where it lives: no device ever holds the whole state.
 
     Args:
-        shardings: as `state_shardings` gives them; with an average, or the best, the state has one.
-        seed: of the initial values and of what is random in a step; several make a state of several seeds.
+        shardings: from `state_shardings`; where they have an average, or the best, so has the state.
+        seed: seed of the initial values and of the randomness in a step; several make a state of several seeds.
     """
 
     def create(seed: UInt[Array, ""]) -> TrainState:
@@ -223,13 +224,14 @@ def born(
 def parameter_of(
     path: tuple, shapes: Mapping[tuple, tuple[int, ...]], *, shape: tuple[int, ...] | None = None
 ) -> tuple | None:
-    """Returns the path of the parameter that a leaf of an optimizer's state is about: the longest that it ends with.
+    """Returns the path of the parameter that a leaf of an optimizer's state belongs to.
 
-    So a state needs not mirror the parameters: it may hold some of them, in groups, and several numbers for each.
+    The longest suffix of the leaf's path that names a parameter decides. A state need not mirror the parameters: it may
+    hold some of them, in groups, and several numbers for each.
 
     Args:
-        shapes: of all parameters by path.
-        shape: of the leaf: only parameters of this shape are looked at; None for those of any.
+        shapes: the shapes of all parameters by path.
+        shape: the shape of the leaf, which the parameter must have; None accepts any shape.
     """
     for start in range(len(path)):
         found = shapes.get(path[start:])
@@ -250,12 +252,12 @@ def state_shardings(
 ) -> TrainState:
     """Returns where each array of the state lives, from the axes of the model's parameters.
 
-    An array of the optimizer's, whichever it is, lives where the parameter of its name and shape lives, see
-    `parameter_of`; any other is whole on every device.
+    Any array of the optimizer lives with the parameter of its name and shape, see `parameter_of`. Arrays without such a
+    parameter are whole on every device.
 
     Args:
         average, best: whether the state has them.
-        seeds: whether it is one of several seeds; their axis is not split.
+        seeds: whether the state has an axis of seeds, which is never split.
     """
     shapes = nnx.to_pure_dict(nnx.state(abstract, nnx.Param))
     axes = param_axes(abstract)
@@ -283,10 +285,10 @@ def abstract_state(
     shardings: TrainState,
     num_seeds: int | None = None,
 ) -> TrainState:
-    """Returns the state as shapes that know where they live: what a checkpoint is restored to, and a plan counts.
+    """Returns the state as shapes with their shardings, to restore a checkpoint and to count a plan.
 
     Args:
-        num_seeds: of a state of several seeds; None for one without their axis.
+        num_seeds: number of seeds on the axis of seeds; None for a state without that axis.
     """
     shapes = nnx.to_pure_dict(nnx.state(abstract, nnx.Param))
     kept = {"average": shardings.average is not None, "best": shardings.best is not None}
@@ -309,11 +311,11 @@ def compile_step(
     rules: Rules = DEFAULT_RULES,
     gradient_sum: GradientSum = "float32",
 ) -> Callable:
-    """Returns the step jitted for a mesh, the state donated; it compiles once for each batch shape.
+    """Returns the step jitted for a mesh; it donates the state, and compiles once for each batch shape.
 
     Args:
-        gradient_sum: the type in which devices add up their gradients; "compute" is that of the model, and where that
-            is bfloat16, half the bytes.
+        gradient_sum: the type in which devices add up their gradients; "compute" is the model's, which halves the
+            bytes if that is bfloat16.
     """
 
     def on_mesh(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -326,7 +328,7 @@ def compile_step(
 def compile_eval_step(
     loss: Loss, *, mesh: Mesh, rules: Rules = DEFAULT_RULES
 ) -> Callable[[Params, Batch], dict[str, jax.Array]]:
-    """Returns the evaluation step of `make_eval_step` jitted for a mesh, its sums whole on every device."""
+    """Returns the evaluation step of `make_eval_step` jitted for a mesh; every device gets the sums."""
     step = make_eval_step(loss)
 
     def on_mesh(params: Params, batch: Batch) -> dict[str, jax.Array]:

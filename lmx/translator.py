@@ -38,17 +38,17 @@ LOGITS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """How translations are looked for.
+    """How to search for translations.
 
     Attributes:
-        beam_size: beginnings kept for each sentence; 1 is greedy.
+        beam_size: number of hypotheses to keep for each sentence; 1 is greedy search.
         length_penalty: "power" divides by length^alpha (fairseq, Hugging Face), "gnmt" by ((5 + length) / 6)^alpha.
-        alpha: 0 is no penalty.
-        max_ratio, max_extra: a translation has at most max_ratio x L + max_extra tokens, L the source length rounded
-            up to a compiled one.
-        min_length: a translation has at least so many tokens before its end (fairseq's `min_len`); 0 lets it be empty.
-        batch_tokens: source tokens decoded at once, padding included. Bounds the memory: with each go at most 256 KiB
-            of logits and caches, so that a large vocabulary, a large model or many beams make batches of fewer rows.
+        alpha: strength of the length penalty; 0 is none.
+        max_ratio, max_extra: a translation has at most max_ratio x L + max_extra tokens, where L is the source length
+            rounded up to a compiled one.
+        min_length: fewest tokens of a translation before its end (fairseq's `min_len`); 0 allows an empty one.
+        batch_tokens: source tokens to decode at once, with padding. Bounds the memory: each token gets at most 256 KiB
+            of logits and caches, so a large vocabulary, a large model or many beams make batches with fewer rows.
     """
 
     beam_size: int = 5
@@ -76,7 +76,7 @@ class Search:
 class Translation:
     """One translated line: its text, its ids and the penalised log-probability that ranked it (0 if greedy).
 
-    The text is one line: a line end among the ids is a space in it.
+    The text is one line: a line end among the ids becomes a space.
     """
 
     text: str
@@ -88,15 +88,15 @@ class Translator:
     """Translates lines of text with one model.
 
     Args:
-        params: the model's parameters, as `nnx.to_pure_dict` gives them; with a leading axis, those of several models,
-            which translate together: each word is chosen by the mean of their probabilities.
-        max_source_length: longer sources are cut to so many tokens, the end token included; `cut` counts them.
-        mesh: where the parameters live, if on several devices: its devices search together, and every host calls
-            alike and gets all translations.
+        params: the model's parameters, as `nnx.to_pure_dict` returns them. With a leading axis, they are those of
+            several models that translate together: the mean of their probabilities chooses each word.
+        max_source_length: longer sources are truncated to this many tokens, with the end token; `cut` counts them.
+        mesh: where the parameters live, if on several devices. Its devices search together; every host must make the
+            same calls, and gets all translations.
 
     Attributes:
-        cut: sources so far that were longer than `max_source_length`.
-        limited: translations so far that ended at the longest length, where the end is forced.
+        cut: number of sources so far that were longer than `max_source_length`.
+        limited: number of translations so far that reached the longest length, where the end is forced.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class Translator:
         """Returns the translator of a finished run, from the files in its directory alone.
 
         Args:
-            ensemble: all seeds of the run together, instead of the one that did best in validation.
+            ensemble: load all seeds of the run together, instead of the one with the best validation.
 
         Raises:
             FileNotFoundError: the directory is not a run's, its training has not ended, or it has one seed only.
@@ -151,13 +151,13 @@ class Translator:
         )
 
     def with_params(self, params: Params) -> "Translator":
-        """Returns a translator with other parameters that shares all that is compiled."""
+        """Returns a translator with other parameters that shares the compiled programs."""
         other = object.__new__(Translator)
         other.__dict__.update(self.__dict__, params=params, cut=0, limited=0, members=self._count_members(params))
         return other
 
     def alone(self) -> "list[Translator]":
-        """Returns the translators of the members, each for itself; of one model, this."""
+        """Returns a translator for each member of the ensemble; for a single model, this one."""
         if self.members is None:
             return [self]
         return [self.with_params(member(self.params, index)) for index in range(self.members)]
@@ -165,7 +165,7 @@ class Translator:
     def translate(
         self, lines: Sequence[str], *, progress: Callable[[int], None] = lambda done: None
     ) -> list[Translation]:
-        """Translates lines, each by itself; an empty line gives an empty line.
+        """Translates each line by itself; an empty line gives an empty line.
 
         Args:
             progress: called with the number of lines done so far.
@@ -196,7 +196,7 @@ class Translator:
     def attention(self, line: str, translation: Translation) -> dict[str, Any]:
         """Returns the attention of the decoder to the source, for a translation this model made.
 
-        Of several models, it is the first one's. The result holds `source` and `target` pieces, and `weights`
+        For an ensemble, it is the first model's. The result holds `source` and `target` pieces, and `weights`
         [N, H, T, S].
         """
         ids = self._ended(self.source_tokenizer.encode(line))
@@ -254,12 +254,12 @@ class Translator:
         return run
 
     def _count_members(self, params: Params) -> int | None:
-        """Returns how many models these are the parameters of, or None where they have no axis of members."""
+        """Returns how many models the parameters are of, or None where they have no axis of members."""
         leaf, shape = jax.tree.leaves(params)[0], jax.tree.leaves(self._definition.shapes)[0]
         return None if leaf.ndim == shape.ndim else leaf.shape[0]
 
     def _on_mesh(self, *, rows: bool = True) -> contextlib.AbstractContextManager[None]:
-        """Returns what to trace under: the mesh, if there is one, with the rows split over it or not."""
+        """Returns the context to trace in: the mesh, if there is one, with the rows split over it or not."""
         if self._mesh is None:
             return contextlib.nullcontext()
         return use_mesh(self._mesh, rules=DECODING_RULES if rows else {**DECODING_RULES, "batch": ()})
@@ -268,7 +268,7 @@ class Translator:
         return None if self._mesh is None else replicated(self._mesh)
 
     def _placed(self, source: Int[np.ndarray, "B S"]) -> Int[np.ndarray, "B S"] | Int[Array, "B S"]:
-        """Returns a batch of sources where its search is to run; each host gives its rows."""
+        """Places a batch of sources where its search will run; each host contributes its rows."""
         if self._mesh is None:
             return source
         return place_rows({"source": source[rows_on(self._mesh, len(source))]}, self._mesh)["source"]
@@ -277,7 +277,7 @@ class Translator:
         return [*ids[: self.max_source_length - 1], self.source_tokenizer.eos_id]
 
     def _groups(self, sources: list[list[int]]) -> list[tuple[int, list[int]]]:
-        """Returns (padded length, indices) of each batch; lines without a token but the end are in none."""
+        """Returns (padded length, indices) of each batch; lines with no token except the end are in none."""
         most = longest(self.config)
         padded = {index: _round_up(len(ids), most) for index, ids in enumerate(sources) if len(ids) > 1}
         groups = []
@@ -294,7 +294,7 @@ class Translator:
         return min(1 << (most.bit_length() - 1), 1 << (number - 1).bit_length())
 
     def _row_bytes(self, length: int) -> int:
-        """Returns what one row takes: its beams' float32 logits, keys and values, and the encoder's attention."""
+        """Returns the bytes of one row: its beams' float32 logits, keys and values, and the encoder's attention."""
         config, beams = self.config, self.search.beam_size
         logits = LOGITS * 4 * beams * padded_vocabulary(config.target_vocab_size)
         kv_width = config.width * (config.num_kv_heads or config.num_heads) // config.num_heads
@@ -311,11 +311,11 @@ class Translator:
 
 
 def read_search(run_directory: Path, **changes: Any) -> Search:
-    """Returns how a run's model was scored, with changes; what its config does not say is as for any.
+    """Returns the search that a run's model was scored with, with changes; missing fields get their defaults.
 
     Raises:
         FileNotFoundError: the directory is not a run's, or its training has not begun.
-        ValueError: the run is of another kind, or its config.json damaged; or a change is none that can be.
+        ValueError: the run is of another kind, or its config.json damaged; or a change is not possible.
     """
     saved = read_config(run_directory, family="seq2seq", purpose="translates")
     path = run_directory / "config.json"

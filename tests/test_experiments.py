@@ -229,7 +229,7 @@ def test_seeds_train_in_one_step_and_are_tested_alone_and_together(data, tmp_pat
     # Without its checkpoints the run serves, and says the same.
     shutil.rmtree(run / "checkpoints")
     printed = run_script("multi30k-raw", *data, *flags, cwd=tmp_path).stdout
-    assert "it is used as it is, nothing is trained" in printed
+    assert "it is used as it is, and nothing is trained" in printed
     again = json.loads((run / "scores.json").read_text())
     assert [row["score"] for row in again["rows"]] == [row["score"] for row in scores["rows"]]
     assert [each["best_step"] for each in again["seeds"]] == [each["best_step"] for each in scores["seeds"]]

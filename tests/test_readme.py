@@ -25,8 +25,7 @@ from lmx.plan.command import split_arguments
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCS = ROOT / "docs"
-NAMES = ("index", "contributing", "many-machines", "meshes", "translation", "classification", "planning", "continuing")
-PAGES = [ROOT / "README.md", ROOT / "experiments" / "README.md", *(DOCS / f"{name}.md" for name in NAMES)]
+PAGES = [ROOT / "README.md", ROOT / "experiments" / "README.md", *sorted(DOCS.glob("*.md"))]
 SCRIPTS = sorted((ROOT / "experiments").glob("*.py"))
 
 
@@ -154,6 +153,11 @@ def test_every_preset_is_in_the_table_of_experiments(script: Path):
     assert not missing, f"presets of {script.name} that the page does not explain: {missing}"
 
 
+def test_the_index_has_every_page():
+    listed = (DOCS / "index.md").read_text(encoding="utf-8").split("toctree", 1)[1].split()
+    assert {path.stem for path in DOCS.glob("*.md")} - {"index"} <= set(listed)
+
+
 def test_readme_tells_the_two_commands():
     assert ["make", "demo"] in commands(README)
     assert ["make", "test"] in commands(README)
@@ -166,6 +170,7 @@ def test_files_and_links_exist(page: Path):
     named = re.findall(rf"`({rooms}/[\w./-]*)`", text) + re.findall(rf"-c ({rooms}/[\w./-]+)", text)
     missing = [name for name in named if not (ROOT / name).exists()]
     links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    links += re.findall(r"<img src=\"([^\"]+)\"", text)
     missing += [link for link in links if not any((page.parent / (link + suffix)).exists() for suffix in ("", ".md"))]
     assert not missing, f"{page.name} names what does not exist: {missing}"
 
@@ -186,6 +191,12 @@ def test_python_code_runs(number: int, capsys: pytest.CaptureFixture[str]):
     names: dict[str, object] = {"__name__": "__main__"}
     exec(compile(blocks(README, "python")[number], f"README.md, block {number + 1}", "exec"), names)
     assert "loss 0." in capsys.readouterr().out, "the example learns its task"
+
+
+def test_readme_fits_one_screen_and_a_half():
+    lines = README.split("\n")
+    assert len(lines) <= 120
+    assert max(map(len, lines)) <= 130
 
 
 def test_contributing_fits_one_screen():

@@ -192,7 +192,7 @@ def test_a_translator_knows_its_pairs_and_serves_without_checkpoints(pairs, run_
     assert content_of(run) == before
     # Longer: what there was stays until there is something better.
     printed = run_of(translation, *flags, "--updates", "6")
-    assert "of its earlier end until this training has ended" in printed
+    assert "keeps the model and the scores of its earlier end" in printed
     assert content_of(run)[run / "model.safetensors"] != before[run / "model.safetensors"]
     before = content_of(run)
     shutil.rmtree(run / "checkpoints")

@@ -72,12 +72,12 @@ class EncodedImageSets(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSetsConfig(LocationsConfig):
-    """Which images an experiment learns from, and which it is tested on.
+    """The images of an experiment: to learn from, to choose the best step, to test, and to label.
 
     Attributes:
         train: images with labels to learn from: a folder with a folder for each class, an IDX file, an .npz, a .csv of
             pixels, `hub:ID:SPLIT`, or `digits`.
-        reading: how all files are read.
+        reading: how to read all files.
     """
 
     train: str = DIGITS

@@ -18,17 +18,17 @@ class Reading:
     Attributes:
         text_columns: the column of texts, or the two of pairs; `title+description` joins columns. None takes `text`,
             or the only one beside the label.
-        joiner: what stands between joined columns.
+        joiner: text between joined columns.
         label_column: the column of labels.
-        label_separator: what stands between the labels of one text; None where each text has one.
-        columns: names of a table's columns, where its first row is data already.
-        form: what the files are, where their ending does not say it; text is a label, a space and a text a line.
-        delimiter: what stands between the fields of a table; None for a comma in .csv and a tab in .tsv.
+        label_separator: text between the labels of one text; None if each text has one label.
+        columns: names of a table's columns, for tables whose first row is data.
+        form: form of files whose ending does not tell it; text has a label, a space and a text on each line.
+        delimiter: text between the fields of a table; None for a comma in .csv and a tab in .tsv.
         quoting: whether quotes enclose fields of a table; None for yes in .csv and no in .tsv.
         encoding: encoding of the files.
         field_limit: most characters of a table's field; None for 16,777,216.
-        label_names: names of the classes, in their order, where the files have numbers.
-        first_label: the number of the class that label_names names first.
+        label_names: names of the classes, in their order, for files with numbers.
+        first_label: number of the first class in label_names.
     """
 
     text_columns: tuple[str, ...] | None = None

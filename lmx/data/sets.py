@@ -77,16 +77,16 @@ class EncodedSets(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class LocationsConfig:
-    """Where the sets of a classification are, and what is held out where one is not given.
+    """Where the sets of a classification are, and what to hold out where one is not given.
 
     Attributes:
-        train: what is learned from, with labels.
-        validation: what chooses the best step, with labels; None holds out a share of train.
-        test: what the finished model is scored on, with labels; None scores nothing.
-        predict: what has no labels, and the finished model labels into labelled.tsv.
-        dev_share: share of train that is held out, where no validation set is given.
-        split_seed: seed of what is held out of train, and of the folds.
-        folds: parts of train, each the test set of a run that learns from the others; takes the place of a test set.
+        train: the labelled data to learn from.
+        validation: the labelled data that chooses the best step; None holds out a share of train.
+        test: the labelled data to score the finished model on; None scores nothing.
+        predict: data without labels, which the finished model labels into labelled.tsv.
+        dev_share: share of train to hold out if there is no validation set.
+        split_seed: seed that decides what is held out of train, and the folds.
+        folds: number of parts of train; each is the test set of a run that learns from the others. Replaces a test set.
     """
 
     train: str
@@ -146,18 +146,18 @@ class LocationsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SetsConfig(LocationsConfig):
-    """Which texts an experiment learns from, and which it is tested on.
+    """The texts of an experiment: to learn from, to choose the best step, to test, and to label.
 
     Attributes:
         train: texts with labels to learn from: a .csv, .tsv, .jsonl or .txt, plain or .gz, `hub:ID:SPLIT`, or `stdlib`.
         validation: texts with labels that choose the best step; None holds out a share of train.
         test: texts with labels that the finished model is scored on; None scores nothing.
         predict: texts without labels, which the finished model labels into labelled.tsv.
-        reading: how all files are read.
-        test_reading: what differs for the files of test and predict; the rest is as without the prefix.
-        kind: what the labels are; None takes `multi` where texts have several, else `single`, and never `regression`.
-        dev_of: what is held out of train: any texts, or wholes, which are in no other text, and then all their parts
-            leave training too that no other whole has; for sets that hold phrases beside their sentences.
+        reading: how to read all files.
+        test_reading: differences for the files of test and predict; the rest is as without the prefix.
+        kind: kind of the labels; None takes `multi` where texts have several, else `single`, and never `regression`.
+        dev_of: what to hold out of train: any texts, or wholes, which are part of no other text. Parts of held-out
+            wholes that no other whole has leave train too. Use wholes for sets with phrases beside their sentences.
     """
 
     train: str = STDLIB

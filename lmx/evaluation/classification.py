@@ -44,10 +44,10 @@ class ExamConfig:
 
     Attributes:
         select: what chooses the best step on the development set: the main score, or the loss.
-        baseline: also trains a linear model, on TF-IDF of texts or on pixels, where each has one label.
-        explain: test texts of which the words that moved the decision are looked for, or test images of which those
-            patches are that the model looked at.
-        attention: also writes the attention maps of these texts.
+        baseline: also train a linear model, on TF-IDF of texts or on pixels, where each has one label.
+        explain: number of test texts, or images, to explain: by the words that moved the decision, or by the patches
+            that the model looked at.
+        attention: also write the attention maps of these texts.
     """
 
     select: Literal["score", "loss"] = "score"

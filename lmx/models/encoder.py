@@ -146,12 +146,12 @@ class ClassifierConfig(EncoderConfig):
     """The shape of a classifier: an encoder's, and what stands on it.
 
     Attributes:
-        num_outputs: one a class, or a single one for a real number; 0 until the data has said how many.
+        num_outputs: one per class, or a single one for a real number; 0 takes the number from the data.
         pooling: how a text becomes one vector: the state of its first token (Devlin et al. 2019, section 3.2), the mean
             of its states, or their mean with learned weights (see `AttentionPooling`).
-        pooled_dropout_rate: on that vector.
-        output_mean, output_scale: the outputs are mean + scale x what the last layer gives: for real numbers, mean and
-            standard deviation of the training labels, so that it need not learn their unit.
+        pooled_dropout_rate: dropout rate on that vector.
+        output_mean, output_scale: the outputs are mean + scale x the last layer. For real numbers, these are mean and
+            standard deviation of the training labels, so that the model need not learn their unit.
     """
 
     num_outputs: int = 0

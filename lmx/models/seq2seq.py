@@ -25,12 +25,12 @@ from lmx.nn.transformer import BlockCache, Memory, attended, embed, make_stack
 
 @dataclass(frozen=True, kw_only=True)
 class Seq2SeqConfig(TransformerConfig):
-    """The shape of an encoder-decoder; the defaults are Vaswani's base model but for the vocabulary.
+    """The shape of an encoder-decoder; except for the vocabulary, the defaults are Vaswani's base model.
 
     Attributes:
         source_vocab_size, target_vocab_size: words of each side, special ones included.
         tied_embeddings: "all" shares one table between source, target and output; "target" between target and output.
-        embedding_init: how a tied table is drawn. "gpt2": with deviation 0.02; the first loss is then ln V. "fairseq":
+        embedding_init: how to draw a tied table. "gpt2": with deviation 0.02; the first loss is then ln V. "fairseq":
             with D^-0.5, so that scaled inputs and logits have variance 1; the first loss is then about ln V + 0.6.
     """
 

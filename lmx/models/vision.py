@@ -27,13 +27,13 @@ class VisionConfig(TransformerConfig):
     """The shape of a vision Transformer; the defaults are the paper's choices at a small size.
 
     Attributes:
-        image_height, image_width, image_channels: of the images; 0 until the data has said it.
+        image_height, image_width, image_channels: size of the images; 0 takes that of the data.
         patch: height and width of a patch in pixels.
-        num_outputs: one a class; 0 until the data has said how many.
+        num_outputs: one per class; 0 takes the number from the data.
         positions: a trained vector for each patch, or fixed ones of its row and its column (see `sinusoidal_grid`).
         pooling: how an image becomes one vector: the state of a token before the patches ("first", the paper's), or
             the mean of the patches' states (Beyer et al. 2022).
-        pooled_dropout_rate: on that vector.
+        pooled_dropout_rate: dropout rate on that vector.
     """
 
     image_height: int = 0

@@ -20,11 +20,11 @@ class TransformerConfig:
         scaled_embeddings: multiplies embeddings by sqrt(width) (Vaswani et al. 2017, section 3.4).
         dropout_rate: on embeddings and on each sublayer's output.
         max_length: longest sequence, in tokens; only learned positions take memory for it.
-        dtype: what layers compute in; parameters, norms, softmax and loss are float32. A float16 training has no loss
-            scaling: prefer bfloat16 where the device has it.
-        remat: what the backward pass recomputes rather than keeps: nothing, all but matrix products with weights
-            ("dots"), or each block as a whole ("full").
-        unroll: layers a turn of the scan over layers holds; changes speed, never results.
+        dtype: type that layers compute in; parameters, norms, softmax and loss are float32. A float16 training has no
+            loss scaling: prefer bfloat16 where the device has it.
+        remat: what the backward pass recomputes instead of keeping: nothing, everything except matrix products with
+            weights ("dots"), or each block as a whole ("full").
+        unroll: layers per turn of the scan over layers; changes speed, never results.
     """
 
     width: int = 512
