@@ -6,7 +6,7 @@ decided by number, so that the corpus is never listed, let alone held.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64
@@ -22,6 +22,7 @@ Packing = Literal["stream", "documents"]
 Objective = Callable[[Batch, tuple[int, np.ndarray]], Batch]
 
 
+@runtime_checkable
 class NumberedRows(Protocol):
     """Raw rows by number, epoch after epoch."""
 
