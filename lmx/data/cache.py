@@ -173,7 +173,7 @@ class Cache:
     def _keep(self, root: Path, facts: dict[str, Any], make: Make, *, about: str, doing: str, says_why: bool) -> Entry:
         key = digest_of(facts)
         path = root / key
-        if (entry := self._open(path)) is not None:
+        if (entry := self._open(path, says_why=False)) is not None:
             return entry
         with _kept():
             root.mkdir(parents=True, exist_ok=True)
@@ -193,7 +193,7 @@ class Cache:
             try:
                 self._make(partial, facts, make)
                 # Where there are no locks another one may have been quicker: its entry is the same.
-                if (entry := self._open(path)) is None:
+                if (entry := self._open(path, says_why=False)) is None:
                     with _kept(), contextlib.suppress(FileExistsError):
                         shutil.rmtree(path, ignore_errors=True)  # damaged
                         _rename(partial, path)
@@ -223,8 +223,8 @@ class Cache:
         _write_json(folder / MANIFEST, manifest)
         return _mapped(folder, manifest)
 
-    def _open(self, path: Path) -> Entry | None:
-        """Returns an entry if it is whole; a damaged one is reported."""
+    def _open(self, path: Path, *, says_why: bool = True) -> Entry | None:
+        """Returns an entry if it is whole; of a damaged one is said what is wrong."""
         if not path.is_dir():
             return None
         try:
@@ -238,7 +238,8 @@ class Cache:
                     raise ValueError(f"{name} is not as it was written")
             return _mapped(path, manifest)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            self.report(f"{path} is damaged and made anew: {error}")
+            if says_why:
+                self.report(f"{path} is damaged and made anew: {error}")
             return None
 
     def _say_why(self, facts: dict[str, Any], recent: Path, *, about: str, doing: str) -> None:

@@ -181,7 +181,7 @@ def _encode(files: CorpusFiles, tokenizer: Tokenizer, *, cache: Cache, num_proce
 
     def keep(number: int, show: Any) -> Entry:
         def make(writer: ArrayWriter) -> dict[str, Any]:
-            if number and len(entries) == number and not made:
+            if number and not made and not whole:
                 cache.report(f"{files.origin}: {number:,} of {len(shards):,} shards are there, the rest is encoded")
             made.append(number)
             pieces = (piece for part in shards[number] for piece in read_part(part))
@@ -198,6 +198,7 @@ def _encode(files: CorpusFiles, tokenizer: Tokenizer, *, cache: Cache, num_proce
         return cache.keep({"what": "tokens", **facts[number], **by}, make, about=about, says_why=False)
 
     made: list[int] = []
+    whole: list[Entry] = []
 
     def make_all(_: ArrayWriter) -> dict[str, Any]:
         with cache.progress(f"encoding {files.origin}, percent", total=100) as show:
@@ -207,7 +208,8 @@ def _encode(files: CorpusFiles, tokenizer: Tokenizer, *, cache: Cache, num_proce
             raise ValueError(f"{files.origin} must hold a document with a token, got none.")
         return {name: sum(entry.notes[name] for entry in entries) for name in COUNTS}
 
-    whole = cache.keep({"what": "corpus", "text": digest_of(facts), **by}, make_all, about=files.origin)
+    whole.append(cache.keep({"what": "corpus", "text": digest_of(facts), **by}, make_all, about=files.origin))
+    counts = whole[0].notes
     entries = entries or [keep(number, lambda percent: None) for number in range(len(shards))]
     return TokenCorpus(
         shards=tuple(
@@ -215,10 +217,10 @@ def _encode(files: CorpusFiles, tokenizer: Tokenizer, *, cache: Cache, num_proce
         ),
         origin=files.origin,
         digest=digest_of([entry.digest for entry in entries]),
-        num_bytes=whole.notes["bytes"],
-        num_words=whole.notes["words"] + whole.notes["line_ends"],
+        num_bytes=counts["bytes"],
+        num_words=counts["words"] + counts["line_ends"],
         pad_id=tokenizer.pad_id,
-        without_tokens=whole.notes["without_tokens"],
+        without_tokens=counts["without_tokens"],
         first_without=next((entry.notes["first_without"] for entry in entries if entry.notes["first_without"]), ""),
     )
 

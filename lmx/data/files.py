@@ -99,7 +99,7 @@ def read_lines(
 
 
 @contextlib.contextmanager
-def open_bytes(path: str | Path) -> Iterator[io.BufferedReader]:
+def open_bytes(path: str | Path) -> Iterator[Any]:
     """Opens a file, plain or gzip by its content, to be read in bytes.
 
     Raises:
@@ -269,13 +269,12 @@ def _opened(path: str | Path, stack: contextlib.ExitStack) -> tuple[str, Any]:
         return "standard input", io.BufferedReader(cast(Any, sys.stdin.buffer))
 
 
-def _opened_unpacked(path: str | Path, stack: contextlib.ExitStack) -> tuple[str, Any, io.BufferedReader]:
+def _opened_unpacked(path: str | Path, stack: contextlib.ExitStack) -> tuple[str, Any, Any]:
     """Returns a name for messages, a reader of what the file holds, and one of what it holds unpacked."""
     name, raw = _opened(path, stack)
     # A pipe cannot go back to its beginning.
     compressed = raw.peek(2)[:2] == b"\x1f\x8b"
-    file = cast(io.BufferedReader, stack.enter_context(gzip.open(raw, "rb")) if compressed else raw)
-    return name, raw, file
+    return name, raw, stack.enter_context(gzip.GzipFile(fileobj=raw)) if compressed else raw
 
 
 def _check_unpacked(name: str, beginning: bytes) -> None:

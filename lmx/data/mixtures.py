@@ -1,6 +1,7 @@
 """Corpora mixed by weight: which one row i is of, as a function of i alone, met within a row at every i."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import gcd, lcm
@@ -62,7 +63,7 @@ class MixedRows:
     """
 
     def __init__(self, sources: Sequence[Any], weights: Sequence[str]):
-        self._sources = list(sources)
+        self.sources = list(sources)
         self._source, self._rank, self._counts = plan_period(weights)
         self.rows_per_epoch = sum(source.rows_per_epoch for source in sources)
 
@@ -72,7 +73,7 @@ class MixedRows:
         arrays: dict[str, np.ndarray] = {}
         for number in np.unique(source):
             here = source == number
-            for name, array in self._sources[number].rows(own[here]).items():
+            for name, array in self.sources[number].rows(own[here]).items():
                 whole = arrays.setdefault(name, np.zeros((numbers.size, array.shape[1]), array.dtype))
                 whole[here] = array
         return arrays
@@ -81,7 +82,11 @@ class MixedRows:
         """Returns how many of the first places of some rows hold a token, all together."""
         source, own = self.place(numbers)
         found = np.unique(source)
-        return sum(self._sources[number].tokens(own[source == number], length=length) for number in found)
+        return sum(self.sources[number].tokens(own[source == number], length=length) for number in found)
+
+    def in_order(self) -> Iterator[dict[str, np.ndarray]]:
+        """Yields raw rows of all text, source after source."""
+        return itertools.chain.from_iterable(source.in_order() for source in self.sources)
 
     def place(
         self, numbers: Int64[np.ndarray, " rows"]

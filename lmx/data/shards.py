@@ -81,7 +81,7 @@ class TokenCorpus:
     def num_documents(self) -> int:
         """Documents; one that is cut off at the end of the corpus is one too."""
         ended = int(self._numbers[-1])
-        return ended + (self._end_of(np.array([ended - 1]))[0] < self.num_tokens)
+        return ended + int(self._end_of(np.array([ended - 1]))[0] < self.num_tokens)
 
     @property
     def has_counts(self) -> bool:

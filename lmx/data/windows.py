@@ -6,27 +6,32 @@ decided by number, so that the corpus is never listed, let alone held.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64
 
 from lmx.data.buckets import Batch, Rows
 from lmx.data.mixtures import MixedRows, Mixture
-from lmx.data.packing import PackedRows, cut_long, fill_rows, pack
-from lmx.data.permutation import permuted
+from lmx.data.packed_rows import PackedRows
 from lmx.data.shards import TokenCorpus
+from lmx.data.stream_rows import StreamRows
 
 Packing = Literal["stream", "documents"]
 # Makes the arrays of a batch out of raw rows, given the seed and the number of each row.
 Objective = Callable[[Batch, tuple[int, np.ndarray]], Batch]
-_DOCUMENTS = 1024  # that are packed together for evaluation
 
 
+@runtime_checkable
 class NumberedRows(Protocol):
     """Raw rows by number, epoch after epoch."""
 
     rows_per_epoch: int
+
+    @property
+    def sources(self) -> Sequence[Any]:
+        """What the rows are mixed of: itself, where it is no mixture."""
+        ...
 
     def rows(self, numbers: Int64[np.ndarray, " rows"]) -> Batch:
         """Returns the raw rows of some numbers."""
@@ -36,42 +41,9 @@ class NumberedRows(Protocol):
         """Returns how many of the first places of some rows hold a token, all together."""
         ...
 
-
-class StreamRows:
-    """Rows cut out of the stream of all documents, one after another, as GPT-2 and nanoGPT take them.
-
-    The stream is a ring: an epoch cuts it, from a place of its own on, into rows that begin `length` tokens apart, and
-    shuffles them. What is left before that place again, less than a row, is not seen in this epoch.
-
-    Args:
-        width: tokens of a row; those beyond `length` are the first of the row behind it.
-    """
-
-    def __init__(self, corpus: TokenCorpus, *, length: int, width: int, seed: int):
-        if corpus.num_tokens < width:
-            raise ValueError(
-                f"{corpus.origin} must hold a row of {width:,} tokens, got {corpus.num_tokens:,}. Take shorter rows or "
-                "more text."
-            )
-        self._corpus, self._length, self._width, self._seed = corpus, length, width, seed
-        self.rows_per_epoch = max(1, corpus.num_tokens // length)
-
-    def rows(self, numbers: Int64[np.ndarray, " rows"]) -> Batch:
-        """Returns the raw rows of some numbers."""
-        size = self._corpus.num_tokens
-        epochs, places = np.divmod(numbers, self.rows_per_epoch)
-        begins = np.empty_like(numbers)
-        for epoch in np.unique(epochs).tolist():
-            here = epochs == epoch
-            order = permuted(places[here], self.rows_per_epoch, (self._seed, 5, epoch))
-            (begin,) = np.random.SeedSequence((self._seed, 6, epoch)).generate_state(1, np.uint64).tolist()
-            begins[here] = begin % size + order * self._length
-        at = (begins[:, None] + np.arange(self._width)) % size
-        return _plain_rows(self._corpus, at)
-
-    def tokens(self, numbers: Int64[np.ndarray, " rows"], *, length: int) -> int:
-        """Returns how many of the first places of some rows hold a token: all."""
-        return numbers.size * length
+    def in_order(self) -> Iterator[Batch]:
+        """Yields raw rows of all text, in order, some at a time."""
+        ...
 
 
 class Windows:
@@ -113,6 +85,7 @@ class Windows:
             raise ValueError(f"seeds must be one or more that differ, got seeds={tuple(seeds)}.")
         self.corpus, self.length, self.width, self.packing = corpus, length, length + ahead, packing
         self.accumulation, self.seeds, self._rows, self._make = accumulation, tuple(seeds), rows, make
+        self._pad_id = (corpus.corpora[0] if isinstance(corpus, Mixture) else corpus).pad_id
         self._of_seeds = [self._numbered(corpus, seed) for seed in seeds]
         self._taken = rows * accumulation
 
@@ -175,83 +148,47 @@ class Windows:
             rows: the part of B that this host holds; None for all.
             fill_multiple: B is filled up with rows of padding until it divides by this: the parts of a mesh.
         """
-        corpora = self.corpus.corpora if isinstance(self.corpus, Mixture) else (self.corpus,)
-        number = 0
         size = -(-self._rows // fill_multiple) * fill_multiple
         chosen = slice(None) if rows is None else rows(size) if callable(rows) else rows
-        for corpus in corpora:
-            for block in self._ordered_rows(corpus):
-                numbers = np.arange(number, number + size)
-                number += len(block["tokens"])
-                for name, array in block.items():
-                    padding = np.full((size - len(array), self.width), corpus.pad_id if name == "tokens" else 0)
-                    block[name] = np.concatenate([array, padding.astype(np.int32)])[chosen]
-                yield self._made(block, 0, numbers[chosen])
+        number = 0
+        for raw in _regrouped(self._of_seeds[0].in_order(), self._rows):
+            numbers = np.arange(number, number + size)
+            number += len(raw["tokens"])
+            for name, array in raw.items():
+                empty = self._pad_id if name == "tokens" else 0
+                padding = np.full((size - len(array), self.width), empty, np.int32)
+                raw[name] = np.concatenate([array, padding])[chosen]
+            yield self._made(raw, 0, numbers[chosen])
+
+    def described(self) -> str:
+        """Returns what a run says of its rows when it starts."""
+        said = f"rows of {self.length:,} tokens, {self.batches_per_epoch:,.1f} batches an epoch"
+        packed = [one for one in self._of_seeds[0].sources if isinstance(one, PackedRows)]
+        if packed:
+            places = sum(one.rows_per_epoch for one in packed) * self.width
+            full = sum(one.corpus.num_tokens for one in packed) / places
+            said += f", {full:.1%} full; of a first pool of documents {packed[0].share_cut():.1%} were cut to fill gaps"
+        return said
 
     def _numbered(self, corpus: TokenCorpus | Mixture, seed: int) -> NumberedRows:
         if isinstance(corpus, Mixture):
             return MixedRows([self._numbered(each, seed) for each in corpus.corpora], corpus.weights)
         if self.packing == "documents":
-            return PackedRows(corpus, width=self.width, seed=seed)
+            return PackedRows(corpus, width=self.width, ahead=self.width - self.length, seed=seed)
         return StreamRows(corpus, length=self.length, width=self.width, seed=seed)
 
     def _made(self, raw: Batch, seed: int, numbers: np.ndarray) -> Batch:
         raw = {name: array.reshape(*numbers.shape, self.width) for name, array in raw.items()}
         return raw if self._make is None else self._make(raw, (seed, numbers))
 
-    def _ordered_rows(self, corpus: TokenCorpus) -> Iterator[Batch]:
-        """Yields raw rows of all of a corpus, B at a time but for the last."""
-        if self.packing == "stream":
-            size, taken = corpus.num_tokens, self._rows * self.length
-            for begin in range(0, max(1, size - (self.width - self.length)), taken):
-                starts = np.arange(begin, min(begin + taken, size - (self.width - self.length)), self.length)
-                at = starts[:, None] + np.arange(self.width)
-                raw = _plain_rows(corpus, np.minimum(at, size - 1))
-                for name, empty in (("tokens", corpus.pad_id), ("segments", 0), ("positions", 0)):
-                    raw[name][at >= size] = empty
-                yield raw
-            return
-        waiting: list[Batch] = []
-        for begin in range(0, corpus.num_documents, _DOCUMENTS):
-            waiting.append(self._packed_in_order(corpus, begin))
-            whole = {name: np.concatenate([part[name] for part in waiting]) for name in waiting[0]}
-            full = len(whole["tokens"]) // self._rows * self._rows
-            for at in range(0, full, self._rows):
-                yield {name: array[at : at + self._rows] for name, array in whole.items()}
-            waiting = [{name: array[full:] for name, array in whole.items()}]
-        if len(waiting[0]["tokens"]):
-            yield waiting[0]
 
-    def _packed_in_order(self, corpus: TokenCorpus, begin: int) -> Batch:
-        """Returns raw rows of some documents: the rows of a long one overlap, so that each of its tokens is predicted."""
-        begins, ends = corpus.bounds(np.arange(begin, min(begin + _DOCUMENTS, corpus.num_documents)))
-        ahead = self.width - self.length
-        pieces, sizes = cut_long(begins, np.maximum(ends - begins - ahead, 1), width=self.length)
-        document = np.searchsorted(begins, pieces, side="right") - 1
-        sizes = np.minimum(sizes + ahead, ends[document] - pieces)
-        pool = pack(pieces, sizes, num_rows=len(pieces), width=self.width)
-        used = np.flatnonzero(np.diff(pool.first))
-        arrays = {name: np.zeros((used.size, self.width), np.int32) for name in ("segments", "positions")}
-        arrays["tokens"] = np.full((used.size, self.width), corpus.pad_id, np.int32)
-        if corpus.has_counts:
-            arrays["counts"] = np.zeros((used.size, self.width), np.int32)
-        fill_rows(arrays, corpus, pool, np.arange(used.size), used)
-        return arrays
-
-
-def _plain_rows(corpus: TokenCorpus, at: np.ndarray) -> Batch:
-    raw = {
-        "tokens": corpus.take(at),
-        "segments": np.ones(at.shape, np.int32),
-        "positions": np.broadcast_to(np.arange(at.shape[1], dtype=np.int32), at.shape).copy(),
-    }
-    return raw | ({"counts": corpus.take_counts(at)} if corpus.has_counts else {})
-
-
-def facts(windows: Windows) -> dict[str, Any]:
-    """Returns what a run says of its rows when it starts."""
-    said = {"rows": f"{windows.length} tokens, {windows.batches_per_epoch:,.1f} batches an epoch"}
-    packed = [each for each in windows._of_seeds if isinstance(each, PackedRows)]
-    if packed:
-        said["packing"] = f"{packed[0].efficiency:.1%} full, {packed[0].share_cut():.1%} of documents cut to fill gaps"
-    return said
+def _regrouped(blocks: Iterator[Batch], size: int) -> Iterator[Batch]:
+    """Yields rows so many at a time, the last time fewer."""
+    waiting: Batch = {}
+    for block in blocks:
+        waiting = {name: np.concatenate([waiting[name], array]) if waiting else array for name, array in block.items()}
+        while len(waiting["tokens"]) >= size:
+            yield {name: array[:size] for name, array in waiting.items()}
+            waiting = {name: array[size:] for name, array in waiting.items()}
+    if waiting and len(waiting["tokens"]):
+        yield waiting

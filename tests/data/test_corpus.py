@@ -1,0 +1,330 @@
+"""A corpus is tokenised once, whatever it is read from; what cannot be read is told with its place."""
+
+import gzip
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from lmx.data import corpus as module
+from lmx.data.cache import MANIFEST, Cache
+from lmx.data.corpus import encode_corpus, find_corpus
+from lmx.data.shards import TokenCorpus
+from lmx.text import ByteTokenizer, PretokenizedTokenizer
+
+BYTES = ByteTokenizer()
+TEXTS = ["The first.\nOf two lines.\n", "Zweite — mit ä", "third"]
+
+
+@pytest.fixture
+def lines() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def cache(tmp_path: Path, lines: list[str]) -> Cache:
+    return Cache(tmp_path / "cache", report=lines.append)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of three texts, an empty file and a hidden one."""
+    folder = tmp_path / "texts"
+    (folder / "b").mkdir(parents=True)
+    for name, text in zip(("a.txt", "b/c.txt", "d.txt"), TEXTS, strict=True):
+        (folder / name).write_text(text, encoding="utf-8")
+    (folder / "b" / "empty.txt").touch()
+    (folder / ".hidden").write_bytes(b"\xff")
+    return folder
+
+
+def documents(corpus: TokenCorpus) -> list[str]:
+    ids = [corpus.document(number) for number in range(corpus.num_documents)]
+    assert all(one[-1] == BYTES.eos_id for one in ids[:-1])
+    return [BYTES.decode(one) for one in ids]
+
+
+def encoded(location: str | Path, cache: Cache, **options) -> TokenCorpus:
+    return encode_corpus(find_corpus(str(location)), BYTES, cache=cache, **options)
+
+
+def write_form(form: str, folder: Path) -> str:
+    """Writes the texts in some form, and returns their location."""
+    if form == "lines":
+        (folder / "lines").write_text("".join(f"{text}\r\n" for text in LINES), encoding="utf-8")
+        return f"lines:{folder / 'lines'}"
+    if form in ("jsonl", "jsonl.gz"):
+        content = "".join(json.dumps({"text": text, "id": 3}) + "\n\n" for text in TEXTS).encode()
+        path = folder / f"texts.{form}"
+        path.write_bytes(gzip.compress(content) if form.endswith("gz") else content)
+        return str(path)
+    table = pyarrow.table({"text": TEXTS, "id": [1, 2, 3]})
+    if form == "parquet":
+        pyarrow.parquet.write_table(table, folder / "texts.parquet", row_group_size=2)
+        return str(folder / "texts.parquet")
+    (folder / "hub").mkdir()
+    pyarrow.parquet.write_table(table, folder / "hub" / "train.parquet")
+    return f"hub:{folder / 'hub'}:train"
+
+
+LINES = ["Zweite — mit ä", "", "third"]
+
+
+@pytest.mark.parametrize("form", ["lines", "jsonl", "jsonl.gz", "parquet", "hub"])
+def test_documents_come_from_every_form(form: str, tmp_path: Path, cache: Cache):
+    location = write_form(form, tmp_path)
+    corpus = encoded(location, cache)
+    expected = LINES if form == "lines" else TEXTS
+    assert documents(corpus) == expected
+    assert corpus.num_bytes == sum(len(text.encode()) for text in expected) + 3 * (form == "lines")
+    assert corpus.num_words == sum(len(text.split()) for text in expected) + 3 * (form == "lines")
+
+
+def test_a_folder_is_its_files_by_name_and_one_without_a_token_is_said(folder: Path, cache: Cache):
+    corpus = encoded(folder, cache)
+    assert documents(corpus) == TEXTS
+    assert corpus.described() == (
+        f"{folder}: 3 documents, 50 tokens of 47 bytes and 11 words, in 1 shard, 1 without a token left out "
+        f"(the first: {folder}/b/empty.txt:1)"
+    )
+    assert corpus.take(np.array([[0], [49]])).tolist() == [[ord("T") + 4], [BYTES.eos_id]]
+
+
+def test_several_are_one_behind_another(folder: Path, cache: Cache):
+    corpus = encoded(f"{folder}/d.txt, lines:{folder}/a.txt", cache)
+    assert documents(corpus) == ["third", "The first.", "Of two lines."]
+
+
+def test_the_librarys_sources_are_the_same_each_time(cache: Cache):
+    first, second = find_corpus("stdlib"), find_corpus("stdlib")
+    assert first.parts == second.parts
+    assert len(first.parts) > 300
+    names = [Path(part.path).name for part in first.parts]
+    assert "argparse.py" in names
+    assert not [name for name in names if name.startswith(("test_", "_sysconfigdata"))]
+
+
+def text_of(size: int) -> str:
+    """Lines of different lengths, with characters of several bytes."""
+    text = "".join(f"{'äx' * (number % 17)} {number}\n" for number in range(size // 12))
+    return text + "end"
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "SHARD_BYTES", 2000)
+
+
+def shards_made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Counts the shards that are made from now on, by their tokens."""
+    made: list[int] = []
+    real = module.make_shard
+
+    def counting(*arguments, **options):
+        notes = real(*arguments, **options)
+        made.append(notes["tokens"])
+        return notes
+
+    monkeypatch.setattr(module, "make_shard", counting)
+    return made
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("form", ["txt", "jsonl", "words"])
+def test_shards_do_not_change_what_is_in_them(form, processes: int, tmp_path: Path, cache: Cache, monkeypatch):
+    text = text_of(9000)
+    content = {"txt": text, "words": text.replace("\n", " " * 7)}.get(form) or "\n".join(
+        json.dumps({"text": line}) for line in text.split("\n")
+    )
+    path = tmp_path / f"a.{form}"
+    path.write_text(content, encoding="utf-8")
+    whole = encoded(path, Cache(None))
+    monkeypatch.setattr(module, "SHARD_BYTES", 2000)
+    monkeypatch.setattr("lmx.data.encoding.FEW_TEXTS", 0)
+    monkeypatch.setattr("lmx.data.encoding.CHUNK_CHARACTERS", 500)
+    parts = encoded(path, cache, num_processes=processes)
+    assert len(whole.shards) == 1
+    assert len(parts.shards) > 4
+    assert documents(whole) == documents(parts)
+    assert np.array_equal(whole.take(np.arange(whole.num_tokens)), parts.take(np.arange(parts.num_tokens)))
+    assert (whole.num_documents, whole.num_bytes, whole.num_words) == (
+        parts.num_documents,
+        parts.num_bytes,
+        parts.num_words,
+    )
+
+
+def test_the_second_start_reads_no_text(folder: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch):
+    first = encoded(folder, cache)
+    monkeypatch.setattr(module, "read_part", lambda part: pytest.fail("text is read again"))
+    second = encoded(folder, cache)
+    assert second.identity == first.identity
+    assert isinstance(second.shards[0].tokens.base, np.memmap)
+    assert second.shards[0].tokens.dtype == np.uint16
+    assert second.described() == first.described()
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_finished_shards_are_kept_when_it_is_interrupted(tmp_path: Path, cache: Cache, lines, monkeypatch):
+    path = tmp_path / "a.jsonl"
+    records = [json.dumps({"text": f"{number} " * 40}) for number in range(60)]
+    path.write_text("\n".join([*records, '{"words": 1}']), encoding="utf-8")
+    made = shards_made(monkeypatch)
+    with pytest.raises(ValueError, match=rf"{path}:61 must be a record with 'text', got 'words'\."):
+        encoded(path, cache)
+    before = len(made)
+    assert before > 1
+    path.write_text("\n".join([*records, '{"text": "x"}']), encoding="utf-8")
+    corpus = encoded(path, cache)
+    assert len(made) == before + 1  # the last one alone
+    assert lines == [f"{path}: {before} of {before + 1} shards are there, the rest is encoded"]
+    assert documents(corpus)[-1] == "x"
+
+
+@pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize("harm", ["cut", "changed", "gone"])
+def test_a_damaged_shard_is_made_anew_and_said(harm: str, tmp_path: Path, cache: Cache, lines, monkeypatch):
+    path = tmp_path / "a.txt"
+    path.write_text(text_of(9000), encoding="utf-8")
+    first = encoded(path, cache)
+    manifests = [json.loads(file.read_text()) | {"path": file.parent} for file in cache.folder.glob(f"*/{MANIFEST}")]
+    shard = next(one["path"] for one in manifests if one["made_of"]["what"] == "tokens") / "tokens.bin"
+    if harm == "cut":
+        os.truncate(shard, 8)
+    elif harm == "changed":
+        shard.write_bytes(b"x" * shard.stat().st_size)
+        os.utime(shard, ns=(0, 0))
+    else:
+        shard.unlink()
+    made = shards_made(monkeypatch)
+    assert encoded(path, cache).identity == first.identity
+    assert len(made) == 1
+    assert len(lines) == 1
+    assert "is damaged and made anew" in lines[0]
+
+
+def test_another_tokenizer_or_text_is_said(folder: Path, cache: Cache, lines: list[str]):
+    encoded(folder, cache)
+    words = PretokenizedTokenizer.from_texts(find_corpus(str(folder)).texts())
+    other = encode_corpus(find_corpus(str(folder)), words, cache=cache)
+    assert lines.pop() == f"{folder} is encoded anew: tokenizer changed since the last time"
+    assert other.num_tokens == 11 + 3
+    (folder / "d.txt").write_text("fourth")
+    assert documents(encoded(folder, cache))[-1] == "fourth"
+    assert lines.pop() == f"{folder} is encoded anew: text, tokenizer changed since the last time"
+    assert not lines
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_text_behind_makes_the_last_shard_anew(tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "lines.txt"
+    path.write_text(text_of(9000) + "\n", encoding="utf-8")
+    encoded(f"lines:{path}", cache)
+    made = shards_made(monkeypatch)
+    with path.open("a") as file:
+        file.write("one more\n")
+    assert documents(encoded(f"lines:{path}", cache))[-1] == "one more"
+    assert len(made) == 1
+
+
+def test_a_file_that_is_one_document_is_cut_at_the_character(tmp_path: Path, cache: Cache):
+    (tmp_path / "input.txt").write_text("x" * 1003 + "ä" * 6 + "z" * 101, encoding="utf-8")
+    files = find_corpus(str(tmp_path / "input.txt"))
+    first, rest = (encode_corpus(half, BYTES, cache=cache) for half in files.split(0.9))
+    # int(0.9 x 1,116) = 1,004 is within a character.
+    assert BYTES.decode(first.document(0)) == "x" * 1003 + "ä"
+    assert BYTES.decode(rest.document(0)) == "ä" * 5 + "z" * 101
+    assert first.num_tokens == 1005  # nothing ends there
+    assert rest.document(0)[-1] == BYTES.eos_id
+    assert first.num_documents == rest.num_documents == 1
+
+
+@pytest.mark.parametrize("form", ["jsonl", "lines", "parquet", "hub", "folder"])
+def test_the_halves_of_a_split_are_the_whole(form: str, tmp_path: Path, cache: Cache):
+    texts = [f"{number} {'w' * (7 * number % 50)}" for number in range(80)]
+    path = tmp_path / "texts"
+    if form == "jsonl":
+        path = path.with_suffix(".jsonl")
+        path.write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    elif form == "lines":
+        path.write_text("\n".join(texts))
+    elif form == "folder":
+        path.mkdir()
+        for number, text in enumerate(texts):
+            (path / f"{number:02}").write_text(text)
+    else:
+        path.mkdir()
+        path = path / "train.parquet"
+        pyarrow.parquet.write_table(pyarrow.table({"text": texts}), path, row_group_size=9)
+    location = {"lines": f"lines:{path}", "hub": f"hub:{path.parent}:train"}.get(form, str(path))
+    first, rest = (encode_corpus(half, BYTES, cache=cache) for half in find_corpus(location).split(0.75))
+    assert documents(first) + documents(rest) == texts
+    assert 0.68 < first.num_bytes / (first.num_bytes + rest.num_bytes) < 0.82
+
+
+def test_a_split_that_leaves_nothing_is_refused(tmp_path: Path):
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"some text"))
+    with pytest.raises(ValueError, match=r"a\.txt\.gz must be cut into 90% and the rest, got .* Name a validation"):
+        find_corpus(str(tmp_path / "a.txt.gz")).split(0.9)
+    with pytest.raises(ValueError, match=r"share must be between 0 and 1, got share=1.0"):
+        find_corpus("stdlib").split(1.0)
+
+
+def bad_files(name: str, folder: Path) -> str:
+    """Writes a corpus with a fault, and returns its location."""
+    contents: dict[str, tuple[str, bytes]] = {
+        "nothing": ("a.txt", b""),
+        "no token": ("a.jsonl", b'{"text": ""}\n{"text": null}\n'),
+        "no utf-8": ("a.txt", b"good\n" * 20_000 + b"and b\xe4d\n"),
+        "no utf-8 in json": ("a.jsonl", b'{"text": "x"}\n\n{"text": "\xff"}\n'),
+        "no json": ("a.jsonl", b'{"text": "x"}\n{"text" "x"}\n'),
+        "no record": ("a.jsonl", b'["text"]\n'),
+        "a number": ("a.jsonl", b'{"text": 3}\n'),
+        "half a character": ("a.jsonl", b'{"text": "x"}\n{"text": "\\ud800"}\n'),
+        "no parquet": ("a.parquet", b"PAR2" * 9),
+        "damaged gzip": ("a.txt.gz", gzip.compress(bytes(np.random.default_rng(1).bytes(999)).hex().encode())[:-9]),
+        "packed": ("a.txt", b"\xfd7zXZ\x00"),
+    }
+    if name == "no column":
+        pyarrow.parquet.write_table(pyarrow.table({"texts": ["x"]}), folder / "a.parquet")
+        return str(folder / "a.parquet")
+    if name == "no folder of files":
+        (folder / "none").mkdir()
+        return str(folder / "none")
+    if name in contents:
+        file, content = contents[name]
+        (folder / file).write_bytes(content)
+        return str(folder / file)
+    return {"no file": str(folder / "b.txt"), "a weight": f"{folder}*0.5,stdlib"}[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("nothing", "a.txt must hold text, got none."),
+        ("no folder of files", "none must hold text, got none."),
+        ("no token", "a.jsonl must hold a document with a token, got none."),
+        ("no utf-8", "a.txt:20001 must be UTF-8, got byte 0xe4 at byte 6 of the line. Convert the file with iconv."),
+        ("no utf-8 in json", "a.jsonl:3 must be UTF-8, got byte 0xff at byte 11 of the line."),
+        ("no json", "a.jsonl:2 must be a JSON record, got \"Expecting ':' delimiter\" at column 9."),
+        ("no record", "a.jsonl:1 must be a record with 'text', got ['text']."),
+        ("a number", "a.jsonl:1 must have text in 'text', got 3."),
+        ("half a character", "a.jsonl:2 must be Unicode text, got a lone surrogate"),
+        ("no parquet", "a.parquet must be a Parquet file: "),
+        ("no column", "a.parquet must have a column 'text', got 'texts'."),
+        ("damaged gzip", "a.txt.gz must be a whole gzip file, got damage."),
+        ("packed", "a.txt must be plain text or gzip, got an xz file. Unpack it first: unxz"),
+        ("no file", "b.txt must exist, but "),
+        ("a weight", "all of several texts must have a weight, or none of them, got "),
+    ],
+)
+def test_what_cannot_be_read_is_told_with_its_place(name: str, expected: str, tmp_path: Path, cache: Cache):
+    location = bad_files(name, tmp_path)
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
+        encoded(location, cache)
+    assert expected in str(error.value)
+    assert "\n" not in str(error.value)
