@@ -208,6 +208,13 @@ def done_before(saved: Mapping[str, Any], *, own: Mapping[str, Any]) -> dict[str
         "lora": dataclasses.asdict(LoraConfig()),
         "optimization.final_share": 0.0,
         "optimization.decay_share": 0.2,
+        "model.head_width": None,
+        "model.qk_norm": False,
+        "model.attention_scale": None,
+        "model.score_cap": None,
+        "model.window": None,
+        "model.norm_epsilon": None,
+        "model.scaled_output": False,
         **own,
     }
 
@@ -330,8 +337,9 @@ def attention_facts(model: TransformerConfig, network: Any, mesh: Mesh) -> dict[
                 model.kernel,
                 sees,
                 dtype=model.dtype,
-                head_width=model.width // model.num_heads,
+                head_width=model.width_of_head,
                 dropout_rate=model.attention_dropout_rate,
+                score_cap=model.score_cap,
             )
             for name, sees in network.attentions().items()
         }

@@ -297,9 +297,8 @@ class Translator:
         """Returns the bytes of one row: its beams' float32 logits, keys and values, and the encoder's attention."""
         config, beams = self.config, self.search.beam_size
         logits = LOGITS * 4 * beams * padded_vocabulary(config.target_vocab_size)
-        kv_width = config.width * (config.num_kv_heads or config.num_heads) // config.num_heads
         slots = length + beams * self._max_target_length(length)
-        cache = 2 * config.num_decoder_layers * slots * kv_width * jnp.dtype(config.dtype).itemsize
+        cache = 2 * config.num_decoder_layers * slots * config.width_of_keys * jnp.dtype(config.dtype).itemsize
         return (self.members or 1) * (logits + cache + 2 * 4 * config.num_heads * length**2)
 
     def _max_target_length(self, source_length: int) -> int:

@@ -1,7 +1,7 @@
 """The decoder-only Transformer (Radford et al. 2019; Touvron et al. 2023) and its config.
 
-A call gives states; `lmx.losses.cross_entropy` with `output_table()` turns them into a loss without ever holding all
-logits. What is predicted from what, objectives and recipes say.
+A call gives states; `lmx.losses.token_loss` with `output()` turns them into a loss without ever holding all logits.
+What is predicted from what, objectives and recipes say.
 """
 
 from dataclasses import dataclass
@@ -12,12 +12,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
-from lmx.nn.config import NormPosition, TransformerConfig
+from lmx.losses import Output
+from lmx.nn.config import ActivationName, NormPosition, TransformerConfig
 from lmx.nn.dropout import dropout
+from lmx.nn.flops import of_stack
 from lmx.nn.layers import OUTPUT_DEVIATION, Embedding, output_logits
 from lmx.nn.masks import Sees
 from lmx.nn.positions.make import PositionName, make_positions
-from lmx.nn.transformer import attended, embed, make_stack
+from lmx.nn.transformer import embed, make_stack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +29,16 @@ class DecoderConfig(TransformerConfig):
     Attributes:
         vocab_size: words, special ones included.
         tied_embeddings: one table for the input and the output.
+        logit_cap: keeps logits between -cap and cap (Gemma 2), see `lmx.nn.layers.output_logits`; None caps none.
     """
 
     vocab_size: int
     num_layers: int = 6
     tied_embeddings: bool = False
+    logit_cap: float | None = None
     norm: Literal["layer", "rms"] = "rms"
     norm_position: NormPosition = "pre"
-    activation: Literal["relu", "gelu", "gated-gelu", "gated-silu"] = "gated-silu"
+    activation: ActivationName = "gated-silu"
     positions: PositionName = "rotary"
     scaled_embeddings: bool = False
     use_bias: bool = False
@@ -89,7 +93,11 @@ class Decoder(nnx.Module):
 
     def attentions(self) -> dict[str, Sees]:
         """Returns the structure of each kind of attention in this model, of rows that are not packed."""
-        return {"decoder": attended(Sees(causal=True), self.positions)}
+        return {"decoder": self.stack.attended(Sees(causal=True), self.positions)}
+
+    def output(self) -> Output:
+        """Returns what makes logits of the states, for `lmx.losses.token_loss`."""
+        return Output(self.output_table(), self.config.vocab_size, cap=self.config.logit_cap)
 
     def output_table(self) -> Float[Array, "*G V D"]:
         """Returns the vectors whose products with the states are the logits; rows past the vocabulary are padding."""
@@ -97,4 +105,13 @@ class Decoder(nnx.Module):
 
     def logits(self, states: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """Returns the logits in float32; those of the table's padding are masked, so that they have no probability."""
-        return output_logits(states, self.output_table(), vocab_size=self.config.vocab_size)
+        return output_logits(states, self.output_table(), vocab_size=self.config.vocab_size, cap=self.config.logit_cap)
+
+
+def training_flops(config: DecoderConfig, *, rows: int, length: int) -> tuple[float, float]:
+    """Returns the FLOPs of one training step: with all scores of attention, and with those that may be seen.
+
+    Segments and padding save nothing; causality and the window do in the second number (see `lmx.nn.flops`).
+    """
+    stack = of_stack(config, layers=config.num_layers, length=length, is_causal=True)
+    return (stack + length * config.width * config.vocab_size).of_training(rows)

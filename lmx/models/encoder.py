@@ -12,12 +12,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from lmx.nn.config import TransformerConfig
+from lmx.nn.config import ActivationName, TransformerConfig
 from lmx.nn.dropout import dropout
+from lmx.nn.flops import of_stack
 from lmx.nn.layers import OUTPUT_DEVIATION, Embedding, Linear, output_logits
 from lmx.nn.masks import MASKED, Sees, lengths_of
 from lmx.nn.positions.make import PositionName, make_positions
-from lmx.nn.transformer import attended, embed, make_norm, make_stack
+from lmx.nn.transformer import embed, make_norm, make_stack
 from lmx.sharding import constrain
 
 Pooling = Literal["first", "mean", "attention"]
@@ -37,7 +38,7 @@ class EncoderConfig(TransformerConfig):
     num_layers: int = 6
     num_types: int = 0
     embedding_norm: bool = True
-    activation: Literal["relu", "gelu", "gated-gelu", "gated-silu"] = "gelu"
+    activation: ActivationName = "gelu"
     positions: PositionName = "learned"
     scaled_embeddings: bool = False
     attention_dropout_rate: float = 0.1
@@ -130,7 +131,7 @@ class Encoder(nnx.Module):
 
     def attentions(self) -> dict[str, Sees]:
         """Returns the structure of each kind of attention in this model, of rows that are not packed."""
-        return {"encoder": attended(Sees(key_lengths=jax.ShapeDtypeStruct((1,), jnp.int32)), self.positions)}
+        return {"encoder": self.stack.attended(Sees(key_lengths=jax.ShapeDtypeStruct((1,), jnp.int32)), self.positions)}
 
     def output_table(self) -> Float[Array, "*G V D"]:
         """Returns the word vectors, which masked words are predicted with; rows past the vocabulary are padding."""
@@ -262,10 +263,9 @@ class EncoderClassifier(nnx.Module):
 def training_flops(config: ClassifierConfig, *, rows: int, length: int) -> float:
     """Returns the FLOPs of one training step of a classifier on a padded batch.
 
-    Forward and backward count as three times the forward pass; a multiply-add is two; masks save nothing.
+    Masks of padding save nothing (see `lmx.nn.flops`).
     """
-    width, kv_width = config.width, config.width * (config.num_kv_heads or config.num_heads) // config.num_heads
-    attention = 2 * width * (width + kv_width) + 2 * width * length
-    feedforward = (3 if config.activation.startswith("gated-") else 2) * width * config.feedforward_width
+    width = config.width
     pooling = width * (width + 1) * length if config.pooling == "attention" else 0
-    return 6.0 * rows * (config.num_layers * length * (attention + feedforward) + pooling + width * config.num_outputs)
+    stack = of_stack(config, layers=config.num_layers, length=length)
+    return (stack + pooling + width * config.num_outputs).of_training(rows)[0]

@@ -1,7 +1,7 @@
 """The encoder-decoder Transformer (Vaswani et al. 2017) and its config.
 
-`encode` and `decode` give states; `logits` or, without ever holding all logits, `lmx.losses.cross_entropy` with
-`output_table()` turns them into words. `start_decoding` gives the step function and cache that `lmx.decoding` runs.
+`encode` and `decode` give states; `logits` or, without ever holding all logits, `lmx.losses.token_loss` with
+`output()` turns them into words. `start_decoding` gives the step function and cache that `lmx.decoding` runs.
 """
 
 from collections.abc import Callable
@@ -13,14 +13,16 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from lmx.losses import Output
 from lmx.nn.attention import share
 from lmx.nn.config import TransformerConfig
 from lmx.nn.dropout import dropout
+from lmx.nn.flops import of_stack
 from lmx.nn.layers import OUTPUT_DEVIATION, Embedding, output_logits
 from lmx.nn.masks import Sees, lengths_of
 from lmx.nn.positions.encoding import PositionalEncoding
 from lmx.nn.positions.make import make_positions
-from lmx.nn.transformer import BlockCache, Memory, attended, embed, make_stack
+from lmx.nn.transformer import BlockCache, Memory, embed, make_stack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,22 +31,28 @@ class Seq2SeqConfig(TransformerConfig):
 
     Attributes:
         source_vocab_size, target_vocab_size: words of each side, special ones included.
-        tied_embeddings: "all" shares one table between source, target and output; "target" between target and output.
-        embedding_init: how to draw a tied table. "gpt2": with deviation 0.02; the first loss is then ln V. "fairseq":
-            with D^-0.5, so that scaled inputs and logits have variance 1; the first loss is then about ln V + 0.6.
+        tied_embeddings: "all" shares one table between source, target and output; "target" between target and output,
+            "inputs" between source and target (T5 1.1).
+        embedding_init: how to draw the table of the target. "gpt2": with deviation 0.02 where it is tied to the
+            output; the first loss is then ln V. "fairseq": with D^-0.5, so that scaled inputs and logits have variance
+            1; the first loss is then about ln V + 0.6. "t5": with deviation 1, for `scaled_output` and inputs that are
+            not scaled; the first loss is the same.
+        scaled_output: the decoder's states are multiplied by D^-0.5 before the output table, as a tied table of
+            deviation 1 wants (T5 1.0; mesh-tensorflow's `shared_embedding_and_softmax_weights`).
     """
 
     source_vocab_size: int
     target_vocab_size: int
     num_encoder_layers: int = 6
     num_decoder_layers: int = 6
-    tied_embeddings: Literal["all", "target", "none"] = "all"
-    embedding_init: Literal["gpt2", "fairseq"] = "gpt2"
+    tied_embeddings: Literal["all", "target", "inputs", "none"] = "all"
+    embedding_init: Literal["gpt2", "fairseq", "t5"] = "gpt2"
+    scaled_output: bool = False
 
     def __post_init__(self):
-        if self.tied_embeddings == "all" and self.source_vocab_size != self.target_vocab_size:
+        if self.tied_embeddings in ("all", "inputs") and self.source_vocab_size != self.target_vocab_size:
             raise ValueError(
-                'tied_embeddings="all" must have one vocabulary for both sides, '
+                f'tied_embeddings="{self.tied_embeddings}" must have one vocabulary for both sides, '
                 f"got source_vocab_size={self.source_vocab_size} and target_vocab_size={self.target_vocab_size}. "
                 "Train a joint vocabulary, or say --model.tied-embeddings target."
             )
@@ -61,12 +69,14 @@ class Seq2Seq(nnx.Module):
             return Embedding(vocab_size, config.width, deviation=deviation, dtype=dtype, rngs=rngs)
 
         # Each attribute is assigned once: NNX fixes at the first assignment whether it holds parameters.
-        is_small = config.tied_embeddings != "none" and config.embedding_init == "gpt2"
-        tied = OUTPUT_DEVIATION if is_small else None
-        self.target_embedding = embedding(config.target_vocab_size, deviation=tied)
-        self.source_embedding = embedding(config.source_vocab_size) if config.tied_embeddings != "all" else None
+        has_output, has_source = (config.tied_embeddings in ("none", other) for other in ("inputs", "target"))
+        deviations = {"gpt2": None if has_output else OUTPUT_DEVIATION, "fairseq": None, "t5": 1.0}
+        deviation = deviations[config.embedding_init]
+        self.target_embedding = embedding(config.target_vocab_size, deviation=deviation)
+        of_source = deviation if config.embedding_init == "t5" else None
+        self.source_embedding = embedding(config.source_vocab_size, deviation=of_source) if has_source else None
         output = lambda: embedding(config.target_vocab_size, deviation=OUTPUT_DEVIATION)  # noqa: E731
-        self.output_embedding = output() if config.tied_embeddings == "none" else None
+        self.output_embedding = output() if has_output else None
         self.source_positions = make_positions(config, is_causal=False, rngs=rngs)
         self.target_positions = make_positions(config, is_causal=True, rngs=rngs)
         self.encoder = make_stack(config, config.num_encoder_layers, rngs=rngs)
@@ -133,7 +143,7 @@ class Seq2Seq(nnx.Module):
             x = self._embed(
                 decoder_input, self.target_embedding, self.target_positions, positions=positions, key=embed_key
             )
-            return self.decoder(
+            states, maps = self.decoder(
                 x,
                 sees=sees,
                 memory=Memory(share(memory), sees_memory),
@@ -142,6 +152,11 @@ class Seq2Seq(nnx.Module):
                 key=stack_key,
                 with_attention=with_attention,
             )
+        return self._to_output(states), maps
+
+    def output(self) -> Output:
+        """Returns what makes logits of the decoder's states, for `lmx.losses.token_loss`."""
+        return Output(self.output_table(), self.config.target_vocab_size)
 
     def output_table(self) -> Float[Array, "*G V D"]:
         """Returns the vectors whose products with the states are the logits; rows past the vocabulary are padding."""
@@ -187,7 +202,7 @@ class Seq2Seq(nnx.Module):
                 mask=mask,
                 memory_mask=memory_mask,
             )
-            return self.logits(x), cache
+            return self.logits(self._to_output(x)), cache
 
         return step, caches
 
@@ -195,10 +210,13 @@ class Seq2Seq(nnx.Module):
         """Returns the structure of each kind of attention in this model, of rows that are not packed."""
         padded = Sees(key_lengths=jax.ShapeDtypeStruct((1,), jnp.int32))
         return {
-            "encoder": attended(padded, self.source_positions),
-            "decoder": attended(Sees(causal=True), self.target_positions),
+            "encoder": self.encoder.attended(padded, self.source_positions),
+            "decoder": self.decoder.attended(Sees(causal=True), self.target_positions),
             "memory": padded,
         }
+
+    def _to_output(self, states: jax.Array) -> jax.Array:
+        return states * self.config.width**-0.5 if self.config.scaled_output else states
 
     def _seen_of(self, source: jax.Array) -> Sees:
         return Sees(key_lengths=lengths_of(source, pad_id=self.config.pad_id))
@@ -224,18 +242,9 @@ def _split(key: jax.Array | None) -> tuple[jax.Array | None, jax.Array | None]:
 def training_flops(config: Seq2SeqConfig, *, rows: int, source: int, target: int) -> tuple[float, float]:
     """Returns the FLOPs of one training step on padded shapes: with full attention, and with the causal half of it.
 
-    Forward and backward count as three times the forward pass; a multiply-add is two. Masks save nothing in the first
-    number; in the second, the decoder's self-attention costs half (FlashAttention's convention).
+    Masks of padding save nothing; causality and windows do in the second number (see `lmx.nn.flops`).
     """
-    width, kv_width = config.width, config.width * (config.num_kv_heads or config.num_heads) // config.num_heads
-    attention, memory_queries = 2 * width * (width + kv_width), 2 * width * width
-    feedforward = (3 if config.activation.startswith("gated-") else 2) * width * config.feedforward_width
-    encoder = config.num_encoder_layers * source * (attention + feedforward)
-    decoder = config.num_decoder_layers * (
-        target * (attention + memory_queries + feedforward) + 2 * source * width * kv_width
-    )
-    output = target * width * config.target_vocab_size
-    crossed = 2 * width * (config.num_encoder_layers * source**2 + config.num_decoder_layers * target * source)
-    causal = 2 * width * config.num_decoder_layers * target**2
-    always = encoder + decoder + output + crossed
-    return 6.0 * rows * (always + causal), 6.0 * rows * (always + causal / 2)
+    encoder = of_stack(config, layers=config.num_encoder_layers, length=source)
+    decoder = of_stack(config, layers=config.num_decoder_layers, length=target, is_causal=True, memory=source)
+    output = target * config.width * config.target_vocab_size
+    return (encoder + decoder + output).of_training(rows)

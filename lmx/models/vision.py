@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key, Num
 
-from lmx.nn.config import NormPosition, TransformerConfig
+from lmx.nn.config import ActivationName, NormPosition, TransformerConfig
 from lmx.nn.dropout import dropout
+from lmx.nn.flops import of_stack
 from lmx.nn.layers import OUTPUT_DEVIATION, Linear
 from lmx.nn.masks import Sees
 from lmx.nn.positions.learned import LearnedPositions
@@ -46,7 +47,7 @@ class VisionConfig(TransformerConfig):
     num_heads: int = 4
     num_layers: int = 4
     norm_position: NormPosition = "pre"
-    activation: Literal["relu", "gelu", "gated-gelu", "gated-silu"] = "gelu"
+    activation: ActivationName = "gelu"
     positions: Literal["learned", "sinusoidal"] = "learned"
     scaled_embeddings: bool = False
     pooling: Literal["first", "mean"] = "mean"
@@ -177,17 +178,11 @@ class VisionTransformer(nnx.Module):
 
     def attentions(self) -> dict[str, Sees]:
         """Returns the structure of each kind of attention in this model."""
-        return {"encoder": Sees()}
+        return {"encoder": self.stack.attended(Sees())}
 
 
 def training_flops(config: VisionConfig, *, rows: int) -> float:
-    """Returns the FLOPs of one training step on a batch of images.
-
-    Forward and backward count as three times the forward pass; a multiply-add is two.
-    """
-    width, kv_width = config.width, config.width * (config.num_kv_heads or config.num_heads) // config.num_heads
-    length = config.num_tokens
-    attention = 2 * width * (width + kv_width) + 2 * width * length
-    feedforward = (3 if config.activation.startswith("gated-") else 2) * width * config.feedforward_width
-    patches = length * config.patch**2 * config.image_channels * width
-    return 6.0 * rows * (patches + config.num_layers * length * (attention + feedforward) + width * config.num_outputs)
+    """Returns the FLOPs of one training step on a batch of images (see `lmx.nn.flops`)."""
+    patches = config.num_tokens * config.patch**2 * config.image_channels * config.width
+    stack = of_stack(config, layers=config.num_layers, length=config.num_tokens)
+    return (stack + patches + config.width * config.num_outputs).of_training(rows)[0]

@@ -5,6 +5,7 @@ What may be seen, and with which bias, comes as a structure (`lmx.nn.masks.Sees`
 kept between calls (`KeyValues`) are plain arrays that the caller passes in and gets back.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,8 +15,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from lmx.nn.kernels import EVERYTHING, KernelName, attend
-from lmx.nn.layers import Linear, joint_product, weight_product
+from lmx.nn.kernels import EVERYTHING, PLAIN, KernelName, Scores, attend, attention_weights, capped, scaled
+from lmx.nn.layers import Linear, RMSNorm, joint_product, weight_product
 from lmx.nn.masks import MASKED, Sees
 from lmx.sharding import constrain, parts
 
@@ -57,6 +58,7 @@ def attend_cached(
     *,
     mask: Bool[Array, "#B #H #T S"] | None = None,
     bias: Float[Array, "#B #H T S"] | None = None,
+    scores: Scores = PLAIN,
 ) -> Float[Array, "B T H K"]:
     """Returns what `attend` does, for few queries over a cache; always by XLA's kernel.
 
@@ -66,15 +68,15 @@ def attend_cached(
     batch, target, heads, width = query.shape
     groups, slots = cached.value.shape[1:3]
     batched = (0, 1), (0, 1)
-    grouped = (query * width**-0.5).reshape(batch, target, groups, heads // groups, width)
+    grouped = scaled(query, scores).reshape(batch, target, groups, heads // groups, width)
     grouped = grouped.transpose(0, 2, 3, 1, 4).reshape(batch, groups, heads // groups * target, width)
-    scores = jax.lax.dot_general(grouped, cached.key, (((3,), (2,)), batched), preferred_element_type=jnp.float32)
-    scores = scores.reshape(batch, heads, target, slots)
+    products = jax.lax.dot_general(grouped, cached.key, (((3,), (2,)), batched), preferred_element_type=jnp.float32)
+    found = capped(products.reshape(batch, heads, target, slots), scores.cap)
     if bias is not None:
-        scores = scores + bias.astype(jnp.float32)
+        found = found + bias.astype(jnp.float32)
     if mask is not None:
-        scores = jnp.where(mask, scores, MASKED)
-    weights = jax.nn.softmax(scores, axis=-1).astype(cached.value.dtype).reshape(batch, groups, -1, slots)
+        found = jnp.where(mask, found, MASKED)
+    weights = jax.nn.softmax(found, axis=-1).astype(cached.value.dtype).reshape(batch, groups, -1, slots)
     attended = jax.lax.dot_general(weights, cached.value, (((3,), (2,)), batched))
     return attended.reshape(batch, heads, target, width).swapaxes(1, 2)
 
@@ -93,13 +95,32 @@ def share(memory: Float[Array, "B S D"]) -> Float[Array, "*P B S D"]:
     return constrain(shared, "kv_heads", "batch", "length", "embed")
 
 
+class AttentionForm(NamedTuple):
+    """What attention has beside its width and its number of heads; the defaults are Vaswani's.
+
+    Attributes:
+        num_kv_heads: heads of the keys and values; each serves num_heads / num_kv_heads query heads
+            (Ainslie et al. 2023). None means num_heads.
+        head_width: None means width / num_heads.
+        norm_epsilon: of a norm of each head's queries and keys, before they turn with their positions; None has no such
+            norm. Source: Dehghani et al. 2023, section 2.1; by RMSNorm, as Qwen3 has it.
+        dropout_rate: on the attention weights.
+    """
+
+    num_kv_heads: int | None = None
+    head_width: int | None = None
+    norm_epsilon: float | None = None
+    use_bias: bool = True
+    scores: Scores = PLAIN
+    dropout_rate: float = 0.0
+    kernel: KernelName = "auto"
+
+
 class MultiHeadAttention(nnx.Module):
     """Attention with a learned map into each head and one map out (Vaswani et al. 2017, section 3.2.2).
 
-    Args:
-        num_kv_heads: heads of the keys and values; each serves num_heads / num_kv_heads query heads
-            (Ainslie et al. 2023). None means num_heads.
-        dropout_rate: on the attention weights.
+    Where scores have a scale of their own, queries are drawn the smaller, with deviation 1 / (scale sqrt(D K)): scores
+    begin as large as others do. With a scale of 1 it is T5's (mesh-tensorflow's `attention_params`).
 
     Raises:
         ValueError: width does not divide into the heads, or the heads into the key heads.
@@ -109,31 +130,37 @@ class MultiHeadAttention(nnx.Module):
         self,
         width: int,
         num_heads: int,
+        form: AttentionForm = AttentionForm(),  # noqa: B008, it cannot be changed
         *,
-        num_kv_heads: int | None = None,
-        use_bias: bool = True,
-        dropout_rate: float = 0.0,
-        kernel: KernelName = "auto",
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
-        if width % num_heads:
-            raise ValueError(f"width must be divisible by num_heads, got width={width} and num_heads={num_heads}.")
+        num_kv_heads = num_heads if form.num_kv_heads is None else form.num_kv_heads
+        if form.head_width is None and width % num_heads:
+            raise ValueError(
+                f"width must be divisible by num_heads, got width={width} and num_heads={num_heads}. "
+                "Otherwise say head_width."
+            )
         if num_heads % num_kv_heads:
             raise ValueError(
                 f"num_heads must be a multiple of num_kv_heads, "
                 f"got num_heads={num_heads} and num_kv_heads={num_kv_heads}."
             )
-        head_width = width // num_heads
+        head_width = width // num_heads if form.head_width is None else form.head_width
         heads, kv_heads = (num_heads, head_width), (num_kv_heads, head_width)
         into, into_kv = ("embed", "heads", None), ("embed", "kv_heads", None)
-        self.query = Linear((width,), heads, axes=into, use_bias=use_bias, dtype=dtype, rngs=rngs)
-        self.key = Linear((width,), kv_heads, axes=into_kv, use_bias=use_bias, dtype=dtype, rngs=rngs)
-        self.value = Linear((width,), kv_heads, axes=into_kv, use_bias=use_bias, dtype=dtype, rngs=rngs)
-        self.out = Linear(heads, (width,), axes=("heads", None, "embed"), use_bias=use_bias, dtype=dtype, rngs=rngs)
-        self.dropout_rate = dropout_rate
-        self.kernel: KernelName = kernel
+        scale = form.scores.scale
+        deviation = None if scale is None else (width * head_width) ** -0.5 / scale
+        linear = functools.partial(Linear, use_bias=form.use_bias, dtype=dtype, rngs=rngs)
+        self.query = linear((width,), heads, axes=into, deviation=deviation)
+        self.key = linear((width,), kv_heads, axes=into_kv)
+        self.value = linear((width,), kv_heads, axes=into_kv)
+        self.out = linear(heads, (width,), axes=("heads", None, "embed"))
+        epsilon = form.norm_epsilon
+        self.query_norm = None if epsilon is None else RMSNorm(head_width, epsilon=epsilon)
+        self.key_norm = None if epsilon is None else RMSNorm(head_width, epsilon=epsilon)
+        self.scores, self.dropout_rate = form.scores, form.dropout_rate
+        self.kernel: KernelName = form.kernel
 
     def queries(self, x: Float[Array, "B T D"]) -> Float[Array, "B T H K"]:
         """Maps x to the queries of each head."""
@@ -173,11 +200,18 @@ class MultiHeadAttention(nnx.Module):
             queries,
             *keys_values,
             sees=sees,
+            scores=self.scores,
             kernel=self.kernel,
             dropout_rate=self.dropout_rate,
             dropout_key=key,
         )
         return self.out(attended)
+
+    def weights(
+        self, queries: Float[Array, "B T H K"], key: Float[Array, "B S G K"], *, sees: Sees = EVERYTHING
+    ) -> Float[Array, "B H T S"]:
+        """Returns how much each query takes of each key, as a call weighs them."""
+        return attention_weights(queries, key, sees=sees, scores=self.scores)
 
     def attend_cached(
         self,
@@ -188,7 +222,7 @@ class MultiHeadAttention(nnx.Module):
         bias: Float[Array, "#B #H T S"] | None = None,
     ) -> Float[Array, "B T D"]:
         """Attends to keys and values kept by decoding; what a call does, without dropout."""
-        return self.out(attend_cached(queries, cached, mask=mask, bias=bias))
+        return self.out(attend_cached(queries, cached, mask=mask, bias=bias, scores=self.scores))
 
     def _maps(self, x: jax.Array, *linears: Linear) -> list[jax.Array]:
         if parts("kv_heads") == 1:
@@ -213,8 +247,10 @@ class MultiHeadAttention(nnx.Module):
         return [product(linear) for linear in linears]
 
     def _lay_out_queries(self, query: jax.Array, rotate: Rotate | None) -> jax.Array:
+        query = query if self.query_norm is None else self.query_norm(query)
         return constrain(query if rotate is None else rotate(query), "batch", "length", "heads", None)
 
     def _lay_out_keys_values(self, key: jax.Array, value: jax.Array, rotate: Rotate | None) -> KeyValues:
         whole = ("batch", None, "kv_heads", None)
+        key = key if self.key_norm is None else self.key_norm(key)
         return KeyValues(constrain(key if rotate is None else rotate(key), *whole), constrain(value, *whole))

@@ -5,9 +5,11 @@ from typing import Literal
 
 from lmx.nn.kernels import KernelName
 from lmx.nn.positions.make import PositionName
+from lmx.nn.remat import Remat
 
 NormPosition = Literal["pre", "post"]
-Remat = Literal["none", "dots", "full"]
+# "gelu" is its approximation by tanh (GPT-2's), "gelu-exact" has the error function (BERT's).
+ActivationName = Literal["relu", "gelu", "gelu-exact", "gated-gelu", "gated-gelu-exact", "gated-silu"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +18,13 @@ class TransformerConfig:
 
     Attributes:
         num_kv_heads: heads of keys and values, each serving several query heads; None means num_heads.
+        head_width: None means width / num_heads.
+        qk_norm: each head's queries and keys go through an RMSNorm of their own, see `AttentionForm`.
+        attention_scale: what scores are multiplied by; None means 1 / sqrt(width of a head).
+        score_cap: keeps scores of attention between -cap and cap, see `Scores`; None caps none.
+        window: in self-attention each token sees the places nearer than this, its own included, in every layer; a
+            decoder's looks back alone (Mistral: Jiang et al. 2023, section 2). None sees all.
+        norm_epsilon: what norms add to the mean square; None means 1e-5 of LayerNorm and 1e-6 of RMSNorm.
         norm_position: "post" or "pre", see `Block`.
         scaled_embeddings: multiplies embeddings by sqrt(width) (Vaswani et al. 2017, section 3.4).
         dropout_rate: on embeddings and on each sublayer's output.
@@ -31,9 +40,15 @@ class TransformerConfig:
     feedforward_width: int = 2048
     num_heads: int = 8
     num_kv_heads: int | None = None
+    head_width: int | None = None
+    qk_norm: bool = False
+    attention_scale: float | None = None
+    score_cap: float | None = None
+    window: int | None = None
     norm: Literal["layer", "rms"] = "layer"
+    norm_epsilon: float | None = None
     norm_position: NormPosition = "post"
-    activation: Literal["relu", "gelu", "gated-gelu", "gated-silu"] = "relu"
+    activation: ActivationName = "relu"
     positions: PositionName = "sinusoidal"
     rotary_base: float = 10000.0
     scaled_embeddings: bool = True
@@ -47,3 +62,23 @@ class TransformerConfig:
     remat: Remat = "none"
     unroll: int = 1
     pad_id: int = 0
+
+    @property
+    def width_of_head(self) -> int:
+        """Of queries, keys and values."""
+        return self.width // self.num_heads if self.head_width is None else self.head_width
+
+    @property
+    def width_of_queries(self) -> int:
+        """Of all heads together."""
+        return self.num_heads * self.width_of_head
+
+    @property
+    def width_of_keys(self) -> int:
+        """Of all key heads together; as much again are values."""
+        return (self.num_kv_heads or self.num_heads) * self.width_of_head
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether the feed-forward network has a gate."""
+        return self.activation.startswith("gated-")

@@ -34,6 +34,21 @@ class Accelerator(NamedTuple):
     capability: float | None = None
 
 
+class Scores(NamedTuple):
+    """How scores are made of queries and keys: q k x scale, then cap x tanh(scores / cap); a bias comes after it.
+
+    Attributes:
+        scale: None means 1 / sqrt(K) (Vaswani et al. 2017, equation 1). T5 has 1 (Raffel et al. 2020).
+        cap: scores stay between -cap and cap (Gemma 2: Riviere et al. 2024, section 2); None caps none.
+    """
+
+    scale: float | None = None
+    cap: float | None = None
+
+
+PLAIN = Scores()
+
+
 class KernelChoice(NamedTuple):
     """The kernel attention runs with, and why."""
 
@@ -58,6 +73,7 @@ def choose_kernel(
     dtype: DTypeLike,
     head_width: int,
     dropout_rate: float = 0.0,
+    score_cap: float | None = None,
     on: Accelerator | None = None,
 ) -> KernelChoice:
     """Returns the kernel that `attend` uses for such arguments on the mesh in force, with the reason.
@@ -69,6 +85,7 @@ def choose_kernel(
     Args:
         kernel: "auto" takes cuDNN's fused kernel where it applies, and no bias is added, and XLA's otherwise.
         sees: its arrays may be shapes.
+        score_cap: see `Scores`.
         on: None means the devices of this process.
 
     Raises:
@@ -87,6 +104,8 @@ def choose_kernel(
         obstacles.append(f"the head width is {head_width}, not a multiple of 8 up to {widest}")
     if dropout_rate:
         obstacles.append("attention weights are dropped out")
+    if score_cap is not None:
+        obstacles.append("the scores are capped")
     if sees.bias is not None and kernel == "auto":
         obstacles.append("a bias is added to the scores")
     elif sees.bias is not None:
@@ -152,6 +171,7 @@ def attention_weights(
     key: Float[Array, "B S G K"],
     *,
     sees: Sees = EVERYTHING,
+    scores: Scores = PLAIN,
     rows: Int[Array, " T"] | None = None,
 ) -> Float[Array, "B H T S"]:
     """Returns softmax(q k / sqrt(K) + bias) over the keys that may be seen, in float32.
@@ -160,18 +180,31 @@ def attention_weights(
     Source: Vaswani et al. 2017, equation 1; grouped heads: Ainslie et al. 2023.
 
     Args:
+        scores: how they are made, where it is not by q k / sqrt(K).
         rows: the places of the queries, where they are some of a longer row; None means from the first.
     """
     batch, target, heads, width = query.shape
     source, groups = key.shape[1:3]
     grouped = query.reshape(batch, target, groups, heads // groups, width)
-    scores = jnp.einsum("BTGRK,BSGK->BGRTS", grouped * width**-0.5, key, preferred_element_type=jnp.float32)
-    scores = scores.reshape(batch, heads, target, source)
+    products = jnp.einsum(
+        "BTGRK,BSGK->BGRTS", scaled(grouped, scores), key, preferred_element_type=jnp.float32
+    ).reshape(batch, heads, target, source)
+    found = capped(products, scores.cap)
     if (bias := sees.bias_of(rows)) is not None:
-        scores = scores + bias.astype(jnp.float32)
+        found = found + bias.astype(jnp.float32)
     if (mask := sees.mask(target, source, rows=rows)) is not None:
-        scores = jnp.where(mask, scores, MASKED)
-    return jax.nn.softmax(scores, axis=-1)
+        found = jnp.where(mask, found, MASKED)
+    return jax.nn.softmax(found, axis=-1)
+
+
+def scaled(query: Float[Array, "*B K"], scores: Scores) -> Float[Array, "*B K"]:
+    """Returns queries whose products with keys are scores, before any cap."""
+    return query * (query.shape[-1] ** -0.5 if scores.scale is None else scores.scale)
+
+
+def capped(x: Float[Array, "*B S"], cap: float | None) -> Float[Array, "*B S"]:
+    """Returns cap x tanh(x / cap): what is small as it is, what is large below the cap; None returns x."""
+    return x if cap is None else cap * jnp.tanh(x / cap)
 
 
 def attend(
@@ -180,6 +213,7 @@ def attend(
     value: Float[Array, "B S G K"],
     *,
     sees: Sees = EVERYTHING,
+    scores: Scores = PLAIN,
     kernel: KernelName = "auto",
     dropout_rate: float = 0.0,
     dropout_key: Key[Array, ""] | None = None,
@@ -187,6 +221,7 @@ def attend(
     """Returns for each query the average of the values, weighted by `attention_weights`.
 
     Args:
+        scores: how they are made; only the XLA kernel has a cap.
         kernel: see `choose_kernel`.
         dropout_rate, dropout_key: dropout on the attention weights (BERT, GPT-2); only the XLA kernel has it.
 
@@ -199,10 +234,10 @@ def attend(
             f"num_heads must be a multiple of num_kv_heads, got num_heads={heads} and num_kv_heads={key.shape[2]}."
         )
     rate = dropout_rate if dropout_key is not None else 0.0
-    choice = choose_kernel(kernel, sees, dtype=query.dtype, head_width=width, dropout_rate=rate)
+    choice = choose_kernel(kernel, sees, dtype=query.dtype, head_width=width, dropout_rate=rate, score_cap=scores.cap)
     if choice.name == "cudnn":
-        return _fused(query, key, value, sees=sees)
-    settings = {"sees": sees, "rate": rate, "key_of_dropout": dropout_key}
+        return _fused(query, key, value, sees=sees, scale=scores.scale)
+    settings = {"sees": sees, "scores": scores, "rate": rate, "key_of_dropout": dropout_key}
     block = block_of(query.shape[1], key.shape[1])
     if block is None:
         return _dense(query, key, value, **settings)
@@ -215,20 +250,20 @@ def _dense(
     value: jax.Array,
     *,
     sees: Sees,
+    scores: Scores = PLAIN,
     rate: float,
     key_of_dropout: jax.Array | None,
-    rows: jax.Array | None = None,
-    length: int | None = None,
+    places: tuple[jax.Array, int] | None = None,
 ) -> jax.Array:
     """Attends with all scores at once.
 
     Args:
-        rows, length: the places of these queries in a row of this length; None means that they are the row.
+        places: of these queries in their row, and the row's length; None means that they are the row.
     """
     batch, target, heads, width = query.shape
     source, groups = key.shape[1:3]
-    weights = attention_weights(query, key, sees=sees, rows=rows)
-    placed = None if rows is None or length is None else (2, rows, length)
+    weights = attention_weights(query, key, sees=sees, scores=scores, rows=None if places is None else places[0])
+    placed = None if places is None else (2, *places)
     weights = dropout(weights, rate, key_of_dropout, rows=placed).astype(value.dtype)
     weights = weights.reshape(batch, groups, heads // groups, target, source)
     return jnp.einsum("BGRTS,BSGK->BTGRK", weights, value).reshape(batch, target, heads, width)
@@ -255,7 +290,7 @@ def _by_blocks(query: jax.Array, key: jax.Array, value: jax.Array, *, block: int
     def one(queries: jax.Array, rows: jax.Array) -> jax.Array:
         queries = queries.reshape(batch, devices * block, *head)
         queries = constrain(queries, "batch", "length", "heads", None)
-        attended = _dense(queries, key, value, rows=rows, length=target, **settings)
+        attended = _dense(queries, key, value, places=(rows, target), **settings)
         return attended.reshape(batch, devices, block, *head)
 
     _, attended = jax.lax.scan(lambda _, item: (None, one(*item)), None, (blocks, places))
@@ -263,7 +298,7 @@ def _by_blocks(query: jax.Array, key: jax.Array, value: jax.Array, *, block: int
     return constrain(attended.reshape(query.shape), "batch", "length", "heads", None)
 
 
-def _fused(query: jax.Array, key: jax.Array, value: jax.Array, *, sees: Sees) -> jax.Array:
+def _fused(query: jax.Array, key: jax.Array, value: jax.Array, *, sees: Sees, scale: float | None) -> jax.Array:
     """Attends by cuDNN's kernel, which takes lengths instead of a mask.
 
     In training jax refuses odd lengths: one position is added to them, which no query sees and no one reads. A row
@@ -297,6 +332,7 @@ def _fused(query: jax.Array, key: jax.Array, value: jax.Array, *, sees: Sees) ->
         key,
         value,
         bias=bias,
+        scale=scale,
         is_causal=sees.causal,
         query_seq_lengths=of_queries,
         key_value_seq_lengths=lengths,

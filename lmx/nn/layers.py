@@ -286,9 +286,19 @@ def spread_tables(model: Model) -> Model:
 
 
 def output_logits(
-    states: Float[Array, "*B D"], table: Float[Array, "*G V D"], *, vocab_size: int
+    states: Float[Array, "*B D"],
+    table: Float[Array, "*G V D"],
+    *,
+    vocab_size: int,
+    bias: Float[Array, " words"] | None = None,
+    cap: float | None = None,
 ) -> Float[Array, "*B V"]:
-    """Returns the products of states and words in float32; those of the table's padding have no probability."""
+    """Returns the products of states and words in float32; those of the table's padding have no probability.
+
+    Args:
+        bias: added to the logit of each word.
+        cap: logits become cap x tanh(logits / cap) (Gemma 2: Riviere et al. 2024, section 2); None leaves them.
+    """
     if stays_in_pieces(table.shape, dtype=states.dtype):
         logits = _logits_in_pieces(states, table)
     elif table.ndim == 3:  # a copy for each group of tokens, see `spread_tables`
@@ -297,6 +307,10 @@ def output_logits(
     else:
         table = gather(table.astype(states.dtype), "vocab", "embed")
         logits = jnp.einsum("...D,VD->...V", states, table, preferred_element_type=jnp.float32)
+    if bias is not None:
+        logits = logits + jnp.pad(bias, (0, table.shape[-2] - vocab_size))
+    if cap is not None:
+        logits = cap * jnp.tanh(logits / cap)
     return jnp.where(jnp.arange(table.shape[-2]) < vocab_size, logits, MASKED)
 
 
@@ -339,7 +353,9 @@ class LayerNorm(nnx.Module):
 class RMSNorm(nnx.Module):
     """Divides the last axis by its root mean square, then scales, in float32 (Zhang and Sennrich 2019)."""
 
-    def __init__(self, width: int, *, epsilon: float = 1e-6):
+    EPSILON = 1e-6
+
+    def __init__(self, width: int, *, epsilon: float = EPSILON):
         self.scale = nnx.Param(jnp.ones(width), axes=(None,))
         self.epsilon = epsilon
 

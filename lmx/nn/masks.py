@@ -76,6 +76,19 @@ class Sees:
             causal=self.causal, key_lengths=self.key_lengths, segments=self.segments, window=self.window, bias=bias
         )
 
+    def within(self, window: int | None) -> "Sees":
+        """Returns the same structure in which no query sees farther than a window; None leaves it as it is."""
+        if window is None:
+            return self
+        narrower = window if self.window is None else min(window, self.window)
+        return Sees(
+            causal=self.causal,
+            key_lengths=self.key_lengths,
+            segments=self.segments,
+            window=narrower,
+            bias=self.bias,
+        )
+
     def bias_of(self, rows: Int[Array, " T"] | None = None) -> Float[Array, "#B #H T S"] | None:
         """Returns what is added to the scores, or None.
 

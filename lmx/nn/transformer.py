@@ -15,15 +15,23 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from lmx.nn.attention import CachedKeyValues, KeyValues, MultiHeadAttention, Rotate
-from lmx.nn.config import NormPosition, Remat, TransformerConfig
+from lmx.nn.attention import AttentionForm, CachedKeyValues, KeyValues, MultiHeadAttention, Rotate
+from lmx.nn.config import NormPosition, TransformerConfig
 from lmx.nn.dropout import dropout
-from lmx.nn.feedforward import FeedForward, GatedFeedForward
-from lmx.nn.kernels import attention_weights, biased
+from lmx.nn.feedforward import Activation, FeedForward, GatedFeedForward
+from lmx.nn.kernels import Scores
 from lmx.nn.layers import LayerNorm, RMSNorm
 from lmx.nn.masks import Sees
 from lmx.nn.positions.encoding import PositionalEncoding
-from lmx.sharding import constrain, is_gathered
+from lmx.nn.stack import Stack
+from lmx.sharding import constrain
+
+ACTIVATIONS = {
+    "relu": jax.nn.relu,
+    "gelu": functools.partial(jax.nn.gelu, approximate=True),
+    "gelu-exact": functools.partial(jax.nn.gelu, approximate=False),
+    "silu": jax.nn.silu,
+}
 
 
 class Memory(NamedTuple):
@@ -94,13 +102,13 @@ class Block(nnx.Module):
         def attend_self(y: jax.Array) -> jax.Array:
             queries, past = self.attention.project(y, rotate=rotate)
             if with_attention:
-                maps["self"] = attention_weights(queries, past.key, sees=sees)
+                maps["self"] = self.attention.weights(queries, past.key, sees=sees)
             return self.attention(queries, past, sees=sees, key=keys[0])
 
         def attend_memory(y: jax.Array, attention: MultiHeadAttention, memory: Memory) -> jax.Array:
             queries, keys_values = attention.queries(y), attention.keys_values(memory.states)
             if with_attention:
-                maps["memory"] = attention_weights(queries, keys_values.key, sees=memory.sees)
+                maps["memory"] = attention.weights(queries, keys_values.key, sees=memory.sees)
             return attention(queries, keys_values, sees=memory.sees, key=keys[2])
 
         with jax.named_scope("attention"):
@@ -163,187 +171,46 @@ class Block(nnx.Module):
         return norm(x + dropout(_laid_out(function(x)), self.dropout_rate, key))
 
 
-def _keep_all_but_gathered(primitive: Any, *_: Any, **__: Any) -> bool:
-    """Keeps every result for the backward pass but gathered parameters: with them, each device would hold the model.
-
-    `gather` is the one function in a block with a derivative of its own; a kernel that has one is run again too.
-    """
-    return primitive.name not in ("custom_vjp_call", "sharding_constraint")
-
-
-REMAT_POLICIES: dict[Remat, Callable[..., Any]] = {
-    "none": _keep_all_but_gathered,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "full": jax.checkpoint_policies.nothing_saveable,
-}
-
-
-class Stack(nnx.Module):
-    """N equal blocks, their parameters stacked on a leading axis "layers", run by one scan.
-
-    Args:
-        make_block: builds one block from its own random streams.
-        final_norm: applied after the last block; pre-norm stacks need it.
-        remat: see `TransformerConfig`.
-        unroll: how many layers one turn of the scan holds; num_layers unrolls all of it. The results are the same.
-
-    Raises:
-        ValueError: num_layers is below 1.
-    """
-
-    def __init__(
-        self,
-        make_block: Callable[[nnx.Rngs], Block],
-        num_layers: int,
-        *,
-        final_norm: nnx.Module | None = None,
-        remat: Remat = "none",
-        unroll: int = 1,
-        rngs: nnx.Rngs,
-    ):
-        if num_layers < 1:
-            raise ValueError(f"num_layers must be at least 1, got num_layers={num_layers}.")
-        definition, _ = nnx.split(nnx.eval_shape(lambda: make_block(nnx.Rngs(0))))
-        keys = jax.random.split(rngs.params(), num_layers)
-        state = jax.vmap(lambda key: nnx.state(make_block(nnx.Rngs(params=key))))(keys)
-        for _, param in nnx.to_flat_state(state):
-            param.set_metadata(axes=("layers", *param.get_metadata("axes")))
-        self.blocks = nnx.merge(definition, state)
-        self.final_norm = final_norm
-        self.num_layers = num_layers
-        self.remat: Remat = remat
-        self.unroll = unroll
-
-    def __call__(
-        self,
-        x: Float[Array, "B T D"],
-        *,
-        encoding: PositionalEncoding | None = None,
-        positions: Int[Array, "#B T"] | None = None,
-        key: Key[Array, ""] | None = None,
-        **inputs,
-    ) -> tuple[Float[Array, "B T D"], dict[str, Float[Array, "N B H T _"]]]:
-        """Runs all blocks on x with the same `inputs` (see `Block.__call__`); attention maps come stacked by layer.
-
-        Args:
-            encoding: asked how self-attention knows where tokens stand; None does not tell it.
-            positions: of the tokens; None means from 0.
-        """
-        if encoding is not None:
-            inputs["rotate"] = functools.partial(encoding.rotate, positions=positions)
-            inputs["sees"] = _with_bias(inputs["sees"], encoding, positions, length=x.shape[1])
-        definition, state = nnx.split(self.blocks)
-        keys = None if key is None else jax.random.split(key, self.num_layers)
-
-        def run(x: jax.Array, layer: tuple) -> tuple:
-            block_state, block_key = layer
-            return nnx.merge(definition, block_state)(x, key=block_key, **inputs)
-
-        if self.remat != "none" or is_gathered(("embed",)):
-            # In a loop XLA cannot merge what is recomputed with the first pass, and so undo it; unrolled it could.
-            run = jax.checkpoint(run, policy=REMAT_POLICIES[self.remat], prevent_cse=self.unroll > 1)
-        x, maps = jax.lax.scan(run, x, (state, keys), unroll=min(self.unroll, self.num_layers))
-        return self._finish(x), maps
-
-    def unstack(self) -> list[Block]:
-        """Returns the blocks one by one, as decoding uses them: each keeps a cache of its own."""
-        definition, state = nnx.split(self.blocks)
-
-        def layer(index: int) -> Block:
-            return nnx.merge(definition, jax.tree.map(lambda leaf: leaf[index], state))
-
-        return [layer(index) for index in range(self.num_layers)]
-
-    def _finish(self, x: jax.Array) -> jax.Array:
-        return x if self.final_norm is None else self.final_norm(x)
-
-    def extend(
-        self,
-        blocks: list[Block],
-        x: Float[Array, "B T D"],
-        caches: list[BlockCache],
-        *,
-        encoding: PositionalEncoding | None = None,
-        positions: Int[Array, "#B T"] | None = None,
-        slots: Int[Array, "#B S"] | None = None,
-        **inputs,
-    ) -> tuple[Float[Array, "B T D"], list[BlockCache]]:
-        """Runs T new positions through unstacked blocks (see `Block.extend`).
-
-        Args:
-            encoding: see `__call__`; it needs both of the following.
-            positions: of the new tokens.
-            slots: the position of the token in each slot of the cache, the new tokens' own included; of a slot that no
-                token sees, any.
-
-        Raises:
-            ValueError: an encoding is not told where all stand.
-        """
-        if encoding is not None:
-            if positions is None or slots is None:
-                raise ValueError(
-                    f"positions and slots must be given with an encoding, got positions={positions} and slots={slots}."
-                )
-            inputs["rotate"] = functools.partial(encoding.rotate, positions=positions)
-            inputs["bias"] = encoding.bias(positions, slots)
-        extended = []
-        for block, cache in zip(blocks, caches, strict=True):
-            x, cache = block.extend(x, cache, **inputs)
-            extended.append(cache)
-        return self._finish(x), extended
-
-
 def _laid_out(x: jax.Array) -> jax.Array:
     return constrain(x, "batch", "length", "embed")
 
 
-def _with_bias(sees: Sees, encoding: PositionalEncoding, positions: jax.Array | None, *, length: int) -> Sees:
-    """Returns what is seen with the bias of an encoding, if it has one."""
-    places = jnp.arange(length)[None] if positions is None else positions
-
-    def make(rows: jax.Array | None) -> jax.Array | None:
-        return encoding.bias(places if rows is None else places[:, rows], places)
-
-    return biased(sees, make, num_queries=length, num_keys=length)
-
-
-def attended(sees: Sees, encoding: PositionalEncoding) -> Sees:
-    """Returns the structure of a stack's self-attention with the shape of the encoding's bias: what kernels ask for."""
-    definition, state = nnx.split(encoding)
-    place = jnp.zeros((1, 1), jnp.int32)
-    return sees.with_bias(jax.eval_shape(lambda state: nnx.merge(definition, state).bias(place, place), state))
+def activation_of(config: TransformerConfig) -> Activation:
+    """Returns the function of the activation that the config names; of a gated one, the gate's."""
+    return ACTIVATIONS[config.activation.removeprefix("gated-")]
 
 
 def make_norm(config: TransformerConfig) -> nnx.Module:
     """Returns one norm of the kind the config names."""
-    return LayerNorm(config.width) if config.norm == "layer" else RMSNorm(config.width)
+    kind = LayerNorm if config.norm == "layer" else RMSNorm
+    return kind(config.width) if config.norm_epsilon is None else kind(config.width, epsilon=config.norm_epsilon)
 
 
 def make_stack(config: TransformerConfig, num_layers: int, *, has_memory: bool = False, rngs: nnx.Rngs) -> Stack:
     """Builds a stack of the blocks the config names; with `has_memory` each attends to a memory too."""
     dtype = jnp.dtype(config.dtype)
+    epsilon = RMSNorm.EPSILON if config.norm_epsilon is None else config.norm_epsilon
+    form = AttentionForm(
+        num_kv_heads=config.num_kv_heads,
+        head_width=config.head_width,
+        norm_epsilon=epsilon if config.qk_norm else None,
+        use_bias=config.use_bias,
+        scores=Scores(scale=config.attention_scale, cap=config.score_cap),
+        dropout_rate=config.attention_dropout_rate,
+        kernel=config.kernel,
+    )
 
     def attention(rngs: nnx.Rngs) -> MultiHeadAttention:
-        return MultiHeadAttention(
-            config.width,
-            config.num_heads,
-            num_kv_heads=config.num_kv_heads,
-            use_bias=config.use_bias,
-            dropout_rate=config.attention_dropout_rate,
-            kernel=config.kernel,
-            dtype=dtype,
-            rngs=rngs,
-        )
+        return MultiHeadAttention(config.width, config.num_heads, form, dtype=dtype, rngs=rngs)
 
     def make_block(rngs: nnx.Rngs) -> Block:
-        kind = GatedFeedForward if config.activation.startswith("gated-") else FeedForward
-        functions = {"relu": jax.nn.relu, "gelu": jax.nn.gelu, "silu": jax.nn.silu}
+        kind = GatedFeedForward if config.is_gated else FeedForward
         return Block(
             attention(rngs),
             kind(
                 config.width,
                 config.feedforward_width,
-                activation=functions[config.activation.removeprefix("gated-")],
+                activation=activation_of(config),
                 dropout_rate=config.feedforward_dropout_rate,
                 use_bias=config.use_bias,
                 dtype=dtype,
@@ -356,7 +223,15 @@ def make_stack(config: TransformerConfig, num_layers: int, *, has_memory: bool =
         )
 
     final_norm = make_norm(config) if config.norm_position == "pre" else None
-    return Stack(make_block, num_layers, final_norm=final_norm, remat=config.remat, unroll=config.unroll, rngs=rngs)
+    return Stack(
+        make_block,
+        num_layers,
+        final_norm=final_norm,
+        remat=config.remat,
+        unroll=config.unroll,
+        window=config.window,
+        rngs=rngs,
+    )
 
 
 def embed(

@@ -31,7 +31,7 @@ def may_see(sees: Sees, b: int, t: int, s: int) -> bool:
     return bool(seen)
 
 
-def by_hand(query, key, value, sees: Sees | None = None, *, bias=None) -> np.ndarray:
+def by_hand(query, key, value, sees: Sees | None = None, *, bias=None, scale=None, cap=None) -> np.ndarray:
     """Attends; a query that sees nothing takes the mean of all values."""
     query, key, value = (np.asarray(x, np.float64) for x in (query, key, value))
     rows, queries, num_heads, width = query.shape
@@ -42,7 +42,8 @@ def by_hand(query, key, value, sees: Sees | None = None, *, bias=None) -> np.nda
         seen = np.array([may_see(sees, b, t, s) for s in range(keys)])
         for h in range(num_heads):
             g = h // (num_heads // groups)
-            scores = key[b, :, g] @ query[b, t, h] / math.sqrt(width)
+            scores = key[b, :, g] @ query[b, t, h] * (1 / math.sqrt(width) if scale is None else scale)
+            scores = scores if cap is None else cap * np.tanh(scores / cap)
             if bias is not None:
                 scores = scores + np.broadcast_to(bias, (rows, num_heads, queries, keys))[b, h, t]
             scores = np.where(seen, scores, -np.inf if seen.any() else 0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lmx.nn.attention import CachedKeyValues, KeyValues, MultiHeadAttention, attend_cached, share
+from lmx.nn.attention import AttentionForm, CachedKeyValues, KeyValues, MultiHeadAttention, attend_cached, share
 from lmx.nn.kernels import attend, attention_weights
 from lmx.nn.masks import Sees
 from lmx.nn.positions.rotary import RotaryPositions
@@ -51,7 +51,8 @@ def call_placed(layer, x, positions):
 
 def filled(**settings) -> MultiHeadAttention:
     """Builds the layer with all of its parameters, biases too, drawn from a normal distribution."""
-    definition, state = nnx.split(nnx.eval_shape(lambda: MultiHeadAttention(D, H, rngs=nnx.Rngs(0), **settings)))
+    form = AttentionForm(**settings)
+    definition, state = nnx.split(nnx.eval_shape(lambda: MultiHeadAttention(D, H, form, rngs=nnx.Rngs(0))))
     generator = np.random.default_rng(8)
     draw = lambda shape: jnp.asarray(generator.normal(0, D**-0.5, shape.shape), shape.dtype)  # noqa: E731
     return nnx.merge(definition, jax.tree.map(draw, state))
@@ -112,9 +113,12 @@ def test_every_parameter_names_its_axes():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"width": 10, "num_heads": 4}, r"^width must be divisible by num_heads, got width=10 and num_heads=4\.$"),
         (
-            {"width": 24, "num_heads": 6, "num_kv_heads": 4},
+            {"width": 10, "num_heads": 4},
+            r"^width must be divisible by num_heads, got width=10 and num_heads=4\. Otherwise say head_width\.$",
+        ),
+        (
+            {"width": 24, "num_heads": 6, "form": AttentionForm(num_kv_heads=4)},
             r"^num_heads must be a multiple of num_kv_heads, got num_heads=6 and num_kv_heads=4\.$",
         ),
     ],

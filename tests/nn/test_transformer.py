@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from lmx import costs
 from lmx.nn import feedforward, kernels, transformer
-from lmx.nn.attention import MultiHeadAttention
+from lmx.nn.attention import AttentionForm, MultiHeadAttention
 from lmx.nn.config import TransformerConfig
 from lmx.nn.feedforward import FeedForward
 from lmx.nn.layers import LayerNorm, Linear
@@ -20,7 +20,8 @@ from lmx.nn.masks import Sees
 from lmx.nn.positions.alibi import Alibi
 from lmx.nn.positions.rotary import RotaryPositions
 from lmx.nn.positions.sinusoidal import SinusoidalPositions, sinusoidal
-from lmx.nn.transformer import Block, Memory, Stack
+from lmx.nn.stack import Stack
+from lmx.nn.transformer import Block, Memory
 from lmx.sharding import MeshConfig, make_mesh, use_mesh
 
 B, T, S, N, D, H, G, F = 2, 5, 7, 3, 24, 6, 2, 10
@@ -38,7 +39,7 @@ def inputs() -> dict:
 
 
 def make_block(rngs: nnx.Rngs, *, norm_position="pre", with_memory=True, dropout_rate=0.0) -> Block:
-    attention = functools.partial(MultiHeadAttention, D, H, num_kv_heads=G, rngs=rngs)
+    attention = functools.partial(MultiHeadAttention, D, H, AttentionForm(num_kv_heads=G), rngs=rngs)
     return Block(
         attention(),
         FeedForward(D, F, rngs=rngs),
@@ -266,9 +267,9 @@ def test_no_two_places_of_a_block_drop_out_by_the_same_key(monkeypatch):
         monkeypatch.setattr(module, "dropout", note)
     block = filled(
         lambda rngs: Block(
-            MultiHeadAttention(D, H, dropout_rate=0.1, rngs=rngs),
+            MultiHeadAttention(D, H, AttentionForm(dropout_rate=0.1), rngs=rngs),
             FeedForward(D, F, dropout_rate=0.3, rngs=rngs),
-            memory_attention=MultiHeadAttention(D, H, dropout_rate=0.2, rngs=rngs),
+            memory_attention=MultiHeadAttention(D, H, AttentionForm(dropout_rate=0.2), rngs=rngs),
             make_norm=lambda: LayerNorm(D),
             norm_position="pre",
             dropout_rate=0.4,

@@ -1,0 +1,81 @@
+"""Full sizes by shape alone: published models have the published number of parameters, and a step of them is traced."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from lmx.costs import count_flops
+from lmx.models import decoder, masked, seq2seq
+from lmx.models.shapes import SHAPES
+from lmx.nn.layers import count_parameters
+
+# Of the published weights, padding left out; the models' cards and the papers round them.
+PUBLISHED = {
+    "gpt2-124m": 124_439_808,
+    "gpt2-355m": 354_823_168,
+    "gpt2-774m": 774_030_080,
+    "gpt2-1558m": 1_557_611_200,
+    "llama-1b": 1_235_814_400,
+    "llama-8b": 8_030_261_248,
+    "llama-70b": 70_553_706_496,
+    "mistral-7b": 7_241_732_096,
+    "qwen3-600m": 596_049_920,
+    "bert-base": 109_514_298,  # encoder and masked-language head, without the pooler
+    "t5-small": 60_506_624,
+    "t5-base": 222_903_552,
+    "t5-large": 737_668_096,
+    "t5-3b": 2_851_598_336,
+    "t5-11b": 11_307_321_344,
+    "t5-v1.1-base": 247_577_856,
+}
+KINDS = {
+    decoder.DecoderConfig: decoder.Decoder,
+    masked.MaskedConfig: masked.MaskedEncoder,
+    seq2seq.Seq2SeqConfig: seq2seq.Seq2Seq,
+}
+
+
+def abstract(name: str) -> nnx.Module:
+    config = SHAPES[name]()
+    return nnx.eval_shape(lambda: KINDS[type(config)](config, rngs=nnx.Rngs(0)))
+
+
+@pytest.mark.parametrize(("name", "parameters"), PUBLISHED.items())
+def test_a_published_model_has_its_published_size(name, parameters):
+    assert count_parameters(abstract(name)) == parameters
+
+
+@pytest.mark.parametrize(("name", "with_pooler"), [("bert-base", 109_482_240), ("bert-large", 335_141_888)])
+def test_berts_encoder_has_its_published_size_with_the_pooler_that_only_next_sentences_train(name, with_pooler):
+    config = SHAPES[name]()
+    pooler = config.width * config.width + config.width
+    assert count_parameters(abstract(name).encoder) + pooler == with_pooler
+
+
+def test_every_shape_has_its_size_here():
+    assert set(SHAPES) == {*PUBLISHED, "bert-large"}
+
+
+@pytest.mark.parametrize("name", ["gpt2-124m", "llama-8b", "bert-base", "t5-11b"])
+def test_the_flops_of_full_sizes_are_those_of_their_steps(name):
+    config, model, length = SHAPES[name](), abstract(name), 256
+    definition, state = nnx.split(model)
+    tokens = jax.ShapeDtypeStruct((2, length), jnp.int32)
+
+    def logits(state, tokens):
+        network = nnx.merge(definition, state)
+        if isinstance(network, seq2seq.Seq2Seq):
+            states, _ = network.decode(network.encode(tokens)[0], tokens, tokens)
+        else:
+            states, _ = network(tokens)
+        return network.logits(states).sum()
+
+    flops = {
+        decoder.Decoder: lambda: decoder.training_flops(config, rows=2, length=length),
+        masked.MaskedEncoder: lambda: masked.training_flops(config, rows=2, length=length),
+        seq2seq.Seq2Seq: lambda: seq2seq.training_flops(config, rows=2, source=length, target=length),
+    }
+    whole, seen = flops[type(model)]()
+    assert count_flops(jax.grad(logits), state, tokens).total == pytest.approx(whole, rel=0.02)
+    assert seen == whole if name == "bert-base" else 0.8 * whole < seen < whole
