@@ -109,7 +109,7 @@ class Run:
                 names = [name.removeprefix("config.") for name, _, _ in found]
                 flags = " ".join(f"--{name.replace('_', '-')} {taken[name]}" for name in names if name in taken)
                 older = (
-                    f"It is of an earlier version, which had no such field: {flags} does as it did. " if flags else ""
+                    f"It is of an earlier version without this field: {flags} keeps its behaviour. " if flags else ""
                 )
                 raise ValueError(
                     f"{directory} must be a run of the same config, got {'; '.join(different)}. {older}"
@@ -117,7 +117,7 @@ class Run:
                 )
             if taken:
                 values = ", ".join(f"{name}={value}" for name, value in taken.items() if value is not None)
-                self.console.print(f"{directory} lacks fields of this version; they are what was done then: {values}")
+                self.console.print(f"{directory} is of an earlier version: fields that it lacks keep its behaviour: {values}")
             self._saved, facts = saved, {**saved, **facts}
         elif directory.exists() and any(path.suffix not in (".partial", ".lock") for path in directory.iterdir()):
             raise ValueError(f"{directory} must be a run directory or empty: it has files, but no config.json.")
