@@ -35,6 +35,7 @@ from lmx.report import write_report
 from lmx.run import Run
 from lmx.saved import check_vocabulary
 from lmx.sharding import MeshConfig, count_devices, resolve_mesh, token_shards, use_mesh
+from lmx.symbols import SymbolTokenizer
 from lmx.text import ByteTokenizer, PretokenizedTokenizer, SentencePieceTokenizer, Tokenizer, load_tokenizer
 from lmx.training_text import VocabularyTooLarge
 from lmx.versions import versions
@@ -237,7 +238,7 @@ def text_cache(where: str) -> Cache:
 
 def learn_tokenizer(
     config: VocabularyConfig,
-    kind: Literal["sentencepiece", "bytes", "words"],
+    kind: Literal["sentencepiece", "bytes", "words", "symbols"],
     texts: Callable[[], Iterable[str]],
     *,
     cache: Cache,
@@ -253,19 +254,16 @@ def learn_tokenizer(
         texts: gives what is learned from, once more if need be.
         facts: what tells these texts from others.
         about: where they are from.
-        options: of `train` of SentencePiece or of `from_texts` for words.
+        options: of `train` of SentencePiece or of `from_texts` for words and symbols.
     """
     if config.vocabulary is not None:
         return load_tokenizer(config.vocabulary)
     if kind == "bytes":
         return ByteTokenizer()
-    if kind == "words":
-        return keep_tokenizer(
-            cache,
-            facts() | {"kind": kind} | options,
-            lambda: PretokenizedTokenizer.from_texts(texts(), **options),
-            about=about,
-        )
+    if kind in ("words", "symbols"):
+        made: Any = PretokenizedTokenizer if kind == "words" else SymbolTokenizer
+        listed = facts() | {"kind": kind} | options
+        return keep_tokenizer(cache, listed, lambda: made.from_texts(texts(), **options), about=about)
     settings = config.learned() | options
 
     def learn() -> Tokenizer:
