@@ -317,8 +317,8 @@ def start_facts(model: TransformerConfig, placed: Placed, batches: Any, *, reaso
         **{f"updated_by_{name}" if name != "frozen" else name: which for name, which in groups.items()},
         "batch_shapes": [list(shape) for shape in batches.shapes],
         "tokens_per_device": tokens_on_device(batches.shapes, mesh),
-        "padding_share": batches.padding_share,
-        "padding_optimum": batches.optimum,
+        **({"padding_share": batches.padding_share} if hasattr(batches, "padding_share") else {}),
+        **({"padding_optimum": batches.optimum} if hasattr(batches, "optimum") else {}),
         "updates_per_epoch": batches.batches_per_epoch,
     }
 

@@ -7,7 +7,7 @@ one, and else an id behind those of the tokenizer: the tokenizer stays what it w
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
@@ -34,7 +34,6 @@ class Objective(NamedTuple):
         length: tokens of a raw row.
         ahead: tokens of a raw row beyond these, which are labels alone.
         vocab_size: of the model.
-        lengths: of each array of a batch, by name; the first is the one that shapes are told by.
         facts: what config.json says of it.
     """
 
@@ -42,7 +41,6 @@ class Objective(NamedTuple):
     length: int
     ahead: int
     vocab_size: int
-    lengths: dict[str, int]
     facts: dict[str, int]
 
 
@@ -54,7 +52,7 @@ class ObjectiveConfig:
         objective: causal predicts each token from those before it; pairs does so behind the separator of each document
             (the tokenizer's beginning of text), so that a decoder translates; masked predicts tokens that were taken
             out, spans runs of them.
-        start: causal reads each document from the beginning of text on, so that its first token is predicted too.
+        from_start: causal reads each document from the beginning of text on, so that its first token is predicted too.
         mask_share: of the tokens that masked predicts.
         whole_words: masked takes out whole words.
         noise_density: share of the tokens that spans takes out.
@@ -63,7 +61,7 @@ class ObjectiveConfig:
     """
 
     objective: ObjectiveName = "causal"
-    start: bool = False
+    from_start: bool = False
     mask_share: float = 0.15
     whole_words: bool = False
     noise_density: float = 0.15
@@ -79,6 +77,14 @@ class ObjectiveConfig:
         if FAMILIES[self.objective] != family:
             fitting = " or ".join(name for name, each in FAMILIES.items() if each == family)
             raise InputError(f"objective must be {fitting} for this preset's model, got objective={self.objective}.")
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """The names of a batch's arrays."""
+        packing = ("", "_segments", "_positions")
+        if self.objective == "spans":
+            return (*(f"source{each}" for each in packing), *(f"target{each}" for each in packing), "decoder_input")
+        return ("tokens", "labels", "segments", "positions")
 
     def sizes(self, *, context: int) -> tuple[int, int]:
         """Returns the tokens that a model reads of a row: of spans, of source and target; else the same twice.
@@ -99,16 +105,13 @@ class ObjectiveConfig:
             InputError: the vocabulary does not tell where words begin.
         """
         pad, size = tokenizer.pad_id, tokenizer.vocab_size
-        names = dict.fromkeys(("tokens", "labels", "segments", "positions"), context)
         if self.objective == "causal":
-            start = tokenizer.bos_id if self.start else None
+            start = tokenizer.bos_id if self.from_start else None
             make = functools.partial(causal, pad_id=pad, start_id=start)
-            return Objective(
-                make, context, int(start is None), size, names, {} if start is None else {"first_id": start}
-            )
+            return Objective(make, context, int(start is None), size, {} if start is None else {"first_id": start})
         if self.objective == "pairs":
             make = functools.partial(pairs, pad_id=pad, separator_id=tokenizer.bos_id)
-            return Objective(make, context, 1, size, names, {"separator_id": tokenizer.bos_id})
+            return Objective(make, context, 1, size, {"separator_id": tokenizer.bos_id})
         if self.objective == "masked":
             pieces = tokenizer.pieces(range(size))
             mask = next((pieces.index(each) for each in MASKS if each in pieces), size)
@@ -124,7 +127,7 @@ class ObjectiveConfig:
                 share=self.mask_share,
                 begins_word=words_begin(tokenizer) if self.whole_words else None,
             )
-            return Objective(make, context, 0, max(size, mask + 1), names, {"mask_id": mask})
+            return Objective(make, context, 0, max(size, mask + 1), {"mask_id": mask})
         noise = Noise(self.noise_density, self.mean_span)
         raw, target = raw_length(context, noise=noise), self.sizes(context=context)[1]
         has_own = SENTINEL in tokenizer.pieces([size - 1])
@@ -137,9 +140,7 @@ class ObjectiveConfig:
             lengths=(context, target),
             noise=noise,
         )
-        sides = {f"source{part}": context for part in ("", "_segments", "_positions")}
-        sides |= {"decoder_input": target} | {f"target{part}": target for part in ("", "_segments", "_positions")}
-        return Objective(make, raw, 0, vocab_size, sides, {"num_sentinels": self.sentinels})
+        return Objective(make, raw, 0, vocab_size, {"num_sentinels": self.sentinels})
 
 
 def words_begin(tokenizer: Tokenizer) -> Bool[np.ndarray, " V"]:
@@ -161,8 +162,3 @@ def words_begin(tokenizer: Tokenizer) -> Bool[np.ndarray, " V"]:
     if any(piece.endswith("@@") for piece in pieces):
         raise InputError("whole_words must be off where pieces of a word end with @@, got whole_words=True.")
     return np.ones(size, bool)
-
-
-def family_of(model: Any) -> str:
-    """Returns the family of a model's config, as a run directory names it."""
-    return {"DecoderConfig": "decoder", "MaskedConfig": "masked", "Seq2SeqConfig": "seq2seq"}[type(model).__name__]
