@@ -7,7 +7,7 @@ one, and else an id behind those of the tokenizer: the tokenizer stays what it w
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
@@ -42,6 +42,11 @@ class Objective(NamedTuple):
     ahead: int
     vocab_size: int
     facts: dict[str, int]
+
+    @property
+    def rows(self) -> dict[str, Any]:
+        """How `Windows` cuts rows for it."""
+        return {"make": self.make, "length": self.length, "ahead": self.ahead}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +83,16 @@ class ObjectiveConfig:
             fitting = " or ".join(name for name, each in FAMILIES.items() if each == family)
             raise InputError(f"objective must be {fitting} for this preset's model, got objective={self.objective}.")
 
-    @property
-    def arrays(self) -> tuple[str, ...]:
-        """The names of a batch's arrays."""
+    def shapes(self, accumulation: int, rows: int, context: int) -> dict[str, tuple[int, int, int]]:
+        """Returns the shapes of a batch's arrays, by their names."""
+        source, target = self.sizes(context=context)
+        if self.objective != "spans":
+            return dict.fromkeys(("tokens", "labels", "segments", "positions"), (accumulation, rows, source))
         packing = ("", "_segments", "_positions")
-        if self.objective == "spans":
-            return (*(f"source{each}" for each in packing), *(f"target{each}" for each in packing), "decoder_input")
-        return ("tokens", "labels", "segments", "positions")
+        shapes = {f"source{each}": (accumulation, rows, source) for each in packing}
+        return shapes | dict.fromkeys(
+            ("decoder_input", *(f"target{each}" for each in packing)), (accumulation, rows, target)
+        )
 
     def sizes(self, *, context: int) -> tuple[int, int]:
         """Returns the tokens that a model reads of a row: of spans, of source and target; else the same twice.

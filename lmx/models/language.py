@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import jax
 from flax import nnx
 
+from lmx.errors import InputError
 from lmx.models import decoder, masked, seq2seq
 from lmx.models.decoder import Decoder, DecoderConfig
 from lmx.models.masked import MaskedConfig, MaskedEncoder
@@ -32,9 +33,21 @@ def vocabulary_fields(model: AnyConfig) -> tuple[str, ...]:
     return ("source_vocab_size", "target_vocab_size") if isinstance(model, Seq2SeqConfig) else ("vocab_size",)
 
 
-def with_room(model: Model, *, pad_id: int, length: int) -> Model:
-    """Returns the config with room for rows of a length."""
-    return dataclasses.replace(model, pad_id=pad_id, max_length=max(model.max_length, length))
+def fit_vocabulary(model: Model, *, vocab_size: int, length: int, pad_id: int = 0) -> Model:
+    """Returns the config for a vocabulary, of both sides where there are two, and with room for rows of a length.
+
+    Raises:
+        InputError: the config asks for another vocabulary.
+    """
+    fields = vocabulary_fields(model)
+    for name in fields:
+        if (asked := getattr(model, name)) not in (0, vocab_size):
+            raise InputError(
+                f"model.{name} must be the {vocab_size:,} of tokenizer and objective, or 0 to take them, got "
+                f"{name}={asked:,}."
+            )
+    sizes: Any = dict.fromkeys(fields, vocab_size)
+    return dataclasses.replace(model, **sizes, pad_id=pad_id, max_length=max(model.max_length, length))
 
 
 def predict(
