@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, Self, get_type_hints
 
 import numpy as np
 import tyro
@@ -19,6 +19,7 @@ from lmx.compilation import CompileCache
 from lmx.data.batches import SeedBatches, TokenBatches, evaluation_batches
 from lmx.data.buckets import Encoded, choose_buckets, rows_of_bucket
 from lmx.data.fitting import Sizes
+from lmx.data.windows import Packing
 from lmx.errors import InputError
 from lmx.hosts import HostsConfig
 from lmx.sharding import GradientSum, MeshConfig, batch_shards, resolve_mesh, rows_on, token_shards
@@ -85,27 +86,59 @@ class RunConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchConfig:
-    """How batches are formed.
+class TokensConfig:
+    """How many tokens an update takes, and how devices add up their gradients.
 
     Attributes:
         tokens_per_batch: most tokens of one micro-batch of a seed: rows times the longest side's padded length.
         tokens_per_device: most tokens of one micro-batch on one device, instead of tokens_per_batch. A run fixes its
             tokens_per_batch on its first devices and keeps it on others.
-        rows_multiple: the number of rows is a multiple of this; the mesh's data x fsdp must divide it.
-        length_multiple: padded lengths and max_length are multiples of this; the mesh's sequence must divide it.
         accumulation: micro-batches per update.
-        num_buckets: number of batch shapes, each compiled once.
         gradient_sum: the type in which devices add up gradients; "compute" is the model's, and of bfloat16 sends half.
     """
 
     tokens_per_batch: int = 4096
     tokens_per_device: int | None = None
+    accumulation: int = 1
+    gradient_sum: GradientSum = "float32"
+
+    def settled(self, mesh: MeshConfig, *, run: Path, devices: int) -> Self:
+        """Returns the record with tokens_per_batch computed from tokens_per_device, if that is given.
+
+        A run that has begun keeps its tokens_per_batch on whatever devices it continues: its batches stay the same.
+
+        Args:
+            run: the run's directory, which need not exist.
+            devices: the number of devices of a new run.
+
+        Raises:
+            ValueError: tokens_per_device is no number of tokens, or the mesh does not fit the devices.
+        """
+        if self.tokens_per_device is None:
+            return self
+        if self.tokens_per_device < 1:
+            raise ValueError(f"tokens_per_device must be at least 1, got tokens_per_device={self.tokens_per_device}.")
+        tokens = self.tokens_per_device * token_shards(resolve_mesh(mesh, devices))
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # what is wrong there, `Run` says
+            begun = json.loads((run / "config.json").read_text(encoding="utf-8"))["config"]
+            if begun["tokens_per_device"] == self.tokens_per_device:
+                tokens = int(begun["tokens_per_batch"])
+        return dataclasses.replace(self, tokens_per_batch=tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchConfig(TokensConfig):
+    """How batches are formed.
+
+    Attributes:
+        rows_multiple: the number of rows is a multiple of this; the mesh's data x fsdp must divide it.
+        length_multiple: padded lengths and max_length are multiples of this; the mesh's sequence must divide it.
+        num_buckets: number of batch shapes, each compiled once.
+    """
+
     rows_multiple: int = 8
     length_multiple: int = 1
-    accumulation: int = 1
     num_buckets: int = 8
-    gradient_sum: GradientSum = "float32"
 
     @property
     def sizes(self) -> Sizes:
@@ -188,28 +221,46 @@ class BatchConfig:
                 f"that is: {-(-max_length // multiple) * multiple}."
             )
 
-    def settled(self, mesh: MeshConfig, *, run: Path, devices: int) -> "BatchConfig":
-        """Returns the record with tokens_per_batch computed from tokens_per_device, if that is given.
 
-        A run that has begun keeps its tokens_per_batch on whatever devices it continues: its batches stay the same.
+@dataclass(frozen=True, kw_only=True)
+class RowsConfig(TokensConfig):
+    """Rows of one length out of a stream of text.
 
-        Args:
-            run: the run's directory, which need not exist.
-            devices: the number of devices of a new run.
+    Attributes:
+        context: tokens of a row, which the mesh's sequence must divide.
+        packing: "stream" cuts rows out of all text, one document behind another; "documents" packs whole documents into
+            rows, and none sees another.
+    """
+
+    context: int = 256
+    packing: Packing = "stream"
+
+    @property
+    def rows(self) -> int:
+        """Rows of a micro-batch.
 
         Raises:
-            ValueError: tokens_per_device is no number of tokens, or the mesh does not fit the devices.
+            InputError: the tokens are fewer than a row has.
         """
-        if self.tokens_per_device is None:
-            return self
-        if self.tokens_per_device < 1:
-            raise ValueError(f"tokens_per_device must be at least 1, got tokens_per_device={self.tokens_per_device}.")
-        tokens = self.tokens_per_device * token_shards(resolve_mesh(mesh, devices))
-        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # what is wrong there, `Run` says
-            begun = json.loads((run / "config.json").read_text(encoding="utf-8"))["config"]
-            if begun["tokens_per_device"] == self.tokens_per_device:
-                tokens = int(begun["tokens_per_batch"])
-        return dataclasses.replace(self, tokens_per_batch=tokens)
+        if not 1 <= self.context <= self.tokens_per_batch:
+            raise InputError(
+                f"tokens_per_batch must be at least a row of context={self.context} tokens, got "
+                f"tokens_per_batch={self.tokens_per_batch}."
+            )
+        return self.tokens_per_batch // self.context
+
+    def check_lengths(self, *, max_length: int, sequence: int) -> None:
+        """Checks that rows will divide over a mesh.
+
+        Args:
+            max_length: of a row.
+            sequence: the mesh's size along that axis.
+
+        Raises:
+            InputError: they will not.
+        """
+        if max_length % sequence:
+            raise InputError(f"context must be divisible by mesh.sequence={sequence}, got context={max_length}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,6 +342,31 @@ class LabelledVocabularyConfig(VocabularyConfig):
         return {"words": {"min_count": self.min_count}, "bytes": {}}.get(
             self.tokenizer, {"folding": "case" if self.lowercase else "compatibility"}
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextVocabularyConfig(VocabularyConfig):
+    """Which pieces running text is split into.
+
+    Attributes:
+        tokenizer: what is made: SentencePiece learned from the training text, which keeps all spaces and line ends, its
+            characters, bytes, or the words of tokenised text.
+        min_count: a character or word that is rarer in training is an unknown one.
+    """
+
+    tokenizer: Literal["sentencepiece", "characters", "bytes", "words"] = "sentencepiece"
+    min_count: int = 1
+
+    @property
+    def kind(self) -> Literal["sentencepiece", "bytes", "symbols"]:
+        """Which kind of tokenizer that is, see `lmx.experiment.learn_tokenizer`."""
+        return "symbols" if self.tokenizer in ("characters", "words") else self.tokenizer
+
+    def options(self) -> dict[str, Any]:
+        """Returns what else the tokenizer is learned by."""
+        if self.kind == "symbols":
+            return {"unit": self.tokenizer, "min_count": self.min_count}
+        return {"folding": "none", "byte_fallback": True} if self.tokenizer == "sentencepiece" else {}
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ from lmx.config import Published, RunConfig, VocabularyConfig, config_as_json
 from lmx.console import console, progress_bar
 from lmx.data.cache import Cache, open_cache
 from lmx.data.encoded import keep_tokenizer
+from lmx.data.windows import Windows
+from lmx.data.windows import facts as facts_of_rows
 from lmx.devices import describe_precision
 from lmx.errors import InputError
 from lmx.hosts import agreement, is_writer, start, wait
@@ -35,6 +37,7 @@ from lmx.report import write_report
 from lmx.run import Run
 from lmx.saved import check_vocabulary
 from lmx.sharding import MeshConfig, count_devices, resolve_mesh, token_shards, use_mesh
+from lmx.symbols import SymbolTokenizer
 from lmx.text import ByteTokenizer, PretokenizedTokenizer, SentencePieceTokenizer, Tokenizer, load_tokenizer
 from lmx.training_text import VocabularyTooLarge
 from lmx.versions import versions
@@ -237,7 +240,7 @@ def text_cache(where: str) -> Cache:
 
 def learn_tokenizer(
     config: VocabularyConfig,
-    kind: Literal["sentencepiece", "bytes", "words"],
+    kind: Literal["sentencepiece", "bytes", "words", "symbols"],
     texts: Callable[[], Iterable[str]],
     *,
     cache: Cache,
@@ -253,19 +256,16 @@ def learn_tokenizer(
         texts: gives what is learned from, once more if need be.
         facts: what tells these texts from others.
         about: where they are from.
-        options: of `train` of SentencePiece or of `from_texts` for words.
+        options: of `train` of SentencePiece or of `from_texts` for words and symbols.
     """
     if config.vocabulary is not None:
         return load_tokenizer(config.vocabulary)
     if kind == "bytes":
         return ByteTokenizer()
-    if kind == "words":
-        return keep_tokenizer(
-            cache,
-            facts() | {"kind": kind} | options,
-            lambda: PretokenizedTokenizer.from_texts(texts(), **options),
-            about=about,
-        )
+    if kind in ("words", "symbols"):
+        made: Any = PretokenizedTokenizer if kind == "words" else SymbolTokenizer
+        listed = facts() | {"kind": kind} | options
+        return keep_tokenizer(cache, listed, lambda: made.from_texts(texts(), **options), about=about)
     settings = config.learned() | options
 
     def learn() -> Tokenizer:
@@ -319,9 +319,10 @@ def start_facts(model: TransformerConfig, placed: Placed, batches: Any, *, reaso
         **{f"updated_by_{name}" if name != "frozen" else name: which for name, which in groups.items()},
         "batch_shapes": [list(shape) for shape in batches.shapes],
         "tokens_per_device": tokens_on_device(batches.shapes, mesh),
-        "padding_share": batches.padding_share,
-        "padding_optimum": batches.optimum,
+        **({"padding_share": batches.padding_share} if hasattr(batches, "padding_share") else {}),
+        **({"padding_optimum": batches.optimum} if hasattr(batches, "optimum") else {}),
         "updates_per_epoch": batches.batches_per_epoch,
+        **(facts_of_rows(batches) if isinstance(batches, Windows) else {}),
     }
 
 

@@ -21,6 +21,7 @@ LEVELS = {
     6: (
         *(
             "lmx.account",
+            "lmx.objective",
             "lmx.config",
             "lmx.learner",
             "lmx.translator",

@@ -18,6 +18,7 @@ from lmx.data.shards import TokenCorpus
 from lmx.data.stream_rows import StreamRows
 
 Packing = Literal["stream", "documents"]
+Corpus = TokenCorpus | Mixture
 # Makes the arrays of a batch out of raw rows, given the seed and the number of each row.
 Objective = Callable[[Batch, tuple[int, np.ndarray]], Batch]
 

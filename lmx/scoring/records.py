@@ -118,8 +118,12 @@ def scores_of_seeds(
     )
 
 
-def mean_row(row: Row, tests: Sequence[float], *, made: str) -> Row:
-    """Returns the row of a mean over seeds, like the row of one of them."""
+def mean_row(row: Row, tests: Sequence[float], *, made: str, digits: int = 2) -> Row:
+    """Returns the row of a mean over seeds, like the row of one of them.
+
+    Args:
+        digits: of the deviation, behind the point.
+    """
     deviation = float(np.std(tests, ddof=1))
-    told = f"mean of {len(tests)} seeds, standard deviation {deviation:.2f}; {made}"
+    told = f"mean of {len(tests)} seeds, standard deviation {deviation:.{digits}f}; {made}"
     return replace(row, score=float(np.mean(tests)), interval=None, made=told)

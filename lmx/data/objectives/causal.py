@@ -13,7 +13,7 @@ def causal(rows: Rows, key: Key | None = None, *, pad_id: int, start_id: int | N
 
     Without a start, W tokens give W - 1 predictions: the first token of each segment is predicted by nobody, which is
     what a stream wants, whose rows begin anywhere. With one, each segment is read from `start_id` on, and all of its W
-    tokens are predicted.
+    tokens are predicted. Tokens that do not count (`counts` 0, where rows have it) are read, not predicted.
 
     Args:
         key: has no part in it.
@@ -22,8 +22,9 @@ def causal(rows: Rows, key: Key | None = None, *, pad_id: int, start_id: int | N
     """
     check_rows(rows)
     tokens, segments, positions = rows["tokens"], rows["segments"], rows["positions"]
+    counted = rows.get("counts", np.ones_like(tokens)) > 0
     if start_id is None:
-        counts = (segments[..., 1:] == segments[..., :-1]) & (segments[..., 1:] > 0)
+        counts = (segments[..., 1:] == segments[..., :-1]) & (segments[..., 1:] > 0) & counted[..., 1:]
         return {
             "tokens": tokens[..., :-1],
             "labels": np.where(counts, tokens[..., 1:], pad_id).astype(np.int32),
@@ -36,7 +37,7 @@ def causal(rows: Rows, key: Key | None = None, *, pad_id: int, start_id: int | N
     read = np.where(begins, start_id, before)
     return {
         "tokens": np.where(segments > 0, read, pad_id).astype(np.int32),
-        "labels": np.where(segments > 0, tokens, pad_id).astype(np.int32),
+        "labels": np.where((segments > 0) & counted, tokens, pad_id).astype(np.int32),
         "segments": segments,
         "positions": positions,
     }

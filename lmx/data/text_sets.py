@@ -1,0 +1,56 @@
+"""Text to learn a language from, to validate on and to be scored on, as an experiment's choice."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from lmx.data.cache import Cache
+from lmx.data.corpus import CorpusFiles, encode_corpus, find_corpus
+from lmx.data.windows import Corpus
+from lmx.text import Tokenizer
+
+
+class TextSets(NamedTuple):
+    """Tokens of each text, and what reads them; there need not be a test text."""
+
+    tokenizer: Tokenizer
+    train: Corpus
+    validation: Corpus
+    test: Corpus | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSetsConfig:
+    """Which text is learned from, and which is held out.
+
+    Attributes:
+        train: text to learn from: a file, a folder, `lines:FILE` with a document a line, a .jsonl or .parquet with
+            `text`, `hub:ID:SPLIT`, `stdlib`; several with commas, and as `a.txt*0.7,b.jsonl*0.3` mixed by weight.
+        validation: text that is validated on; None holds out the last of train.
+        held_out: share of train that is held out, where there is no validation text.
+        test: text that the finished model is scored on; None scores it on the validation text.
+    """
+
+    train: str = "stdlib"
+    validation: str | None = None
+    held_out: float = 0.1
+    test: str | None = None
+
+    def load(self, tokenizer_for: Callable[[CorpusFiles], Tokenizer], *, cache: Cache) -> TextSets:
+        """Finds all text, and its tokens where they have been made before.
+
+        Args:
+            tokenizer_for: gives the tokenizer, made of the training text where there is none yet.
+
+        Raises:
+            FileNotFoundError: a text is not there.
+            ValueError: one is empty, damaged, or too small to be cut in two.
+        """
+        train, held_out = find_corpus(self.train), None
+        if self.validation is None:
+            train, held_out = train.split(1 - self.held_out)
+        validation = held_out or find_corpus(str(self.validation))
+        test = find_corpus(self.test) if self.test else None
+        tokenizer = tokenizer_for(train)
+        encoded = [encode_corpus(files, tokenizer, cache=cache) for files in (train, validation)]
+        return TextSets(tokenizer, *encoded, encode_corpus(test, tokenizer, cache=cache) if test else None)

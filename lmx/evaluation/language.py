@@ -1,0 +1,170 @@
+"""The test of a finished language model: its scores on held-out text, and how much each token surprised it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lmx.config import Published
+from lmx.data.mixtures import Mixture
+from lmx.data.shards import TokenCorpus
+from lmx.data.windows import Windows
+from lmx.definition import Params, member
+from lmx.evaluation.tables import print_record
+from lmx.learner import Placed, mean_loss
+from lmx.models.language import predict
+from lmx.run import Run
+from lmx.saved import write_json
+from lmx.scoring.language import Extent, LanguageScore, score_tokens
+from lmx.scoring.records import Record, Row, mean_row, scores_of_seeds
+from lmx.sharding import batch_shards, place_rows, replicated, rows_on, use_mesh
+from lmx.text import Tokenizer
+
+Metric = Literal["loss", "perplexity", "word_perplexity", "bits_per_byte"]
+NAMES: dict[str, str] = {
+    "loss": "loss",
+    "perplexity": "perplexity",
+    "word_perplexity": "perplexity of words",
+    "bits_per_byte": "bits per byte",
+}
+UNITS = {
+    "loss": "nats a token",
+    "perplexity": "of a token",
+    "word_perplexity": "of what stands between white space, line ends counted where they are documents' ends",
+    "bits_per_byte": "of UTF-8",
+}
+DIGITS = 4
+SHOWN_TOKENS, SHOWN_TEXTS = 512, 4
+
+
+def measure(placed: Placed, params: Params, windows: Windows, *, predicts_all: bool) -> tuple[Any, dict[str, Any]]:
+    """Returns the loss of a text in nats a token, and the line of a validation; of several seeds, arrays.
+
+    Args:
+        predicts_all: whether the objective predicts each token: only then bits a byte are known.
+    """
+    mesh = placed.mesh
+    rows = windows.once(lambda number: rows_on(mesh, number), fill_multiple=batch_shards(mesh))
+    line = mean_loss(placed, params, rows)
+    scores = score_tokens(line["nll"], extent_of(windows.corpus))
+    line["perplexity"] = scores.perplexity
+    if predicts_all:
+        line["bits_per_byte"] = scores.bits_per_byte
+    return line["nll"], line
+
+
+def extent_of(corpus: TokenCorpus | Mixture) -> Extent:
+    """Returns how much text a corpus is."""
+    return Extent(tokens=corpus.num_tokens, words=max(corpus.num_words, 1), bytes=max(corpus.num_bytes, 1))
+
+
+class Exam(NamedTuple):
+    """What a finished model is tested on, and how.
+
+    Attributes:
+        name: of the text, such as "shakespeare-char validation".
+        windows: its rows.
+        metric: the main score.
+        predicts_all: see `measure`.
+        made: how the parameters came about.
+    """
+
+    name: str
+    windows: Windows
+    metric: Metric
+    predicts_all: bool
+    made: str
+    published: Published
+
+
+def examine_language_model(
+    run: Run, placed: Placed, params: Params, exam: Exam, *, seeds: Sequence[int], tokenizer: Tokenizer
+) -> Record:
+    """Scores the held-out text, and writes scores and the surprise of its first tokens; returns what was scored."""
+    value, _ = measure(placed, params, exam.windows, predicts_all=exam.predicts_all)
+    corpus = exam.windows.corpus
+    scores = score_tokens(value, extent_of(corpus))
+    known = tuple(NAMES) if exam.predicts_all else ("loss", "perplexity")
+    first = exam.metric if exam.metric in known else "loss"
+    rows = [_row(exam, name, scores) for name in (first, *(name for name in known if name != first))]
+    record = Record(test=exam.name, rows=tuple(rows)).compared_with(**vars(exam.published))
+    if len(seeds) > 1 and run.memory.best:
+        tests = np.asarray(getattr(scores, first)).tolist()
+        best = {"best": run.memory.best, "best_step": run.memory.best_step}
+        record = replace(record, seeds=scores_of_seeds(seeds, tests, **best))
+    about = f"{corpus.num_tokens:,} tokens, {corpus.num_words:,} words, {corpus.num_bytes:,} bytes"
+    record = record.with_others(text=corpus.origin, tokens=corpus.num_tokens)
+    one = member(params, int(np.argmin(run.memory.best or [0]))) if placed.learner.num_seeds is not None else params
+    with run.only_reporting("the surprise of tokens is"):
+        texts = surprise(placed, one, exam.windows, tokenizer)
+        if run.writes:
+            write_json(run.directory / "surprise.json", texts)
+    if run.writes:
+        write_json(run.directory / "scores.json", record.to_json())
+    print_record(run, record, title=f"{exam.name}: {about}", baselines_are="", digits=DIGITS)
+    return record
+
+
+def _row(exam: Exam, name: str, scores: LanguageScore) -> Row:
+    values = np.atleast_1d(getattr(scores, name))
+    row = Row(
+        name=f"{exam.name} {NAMES[name]}",
+        score=float(values[0]),
+        interval=None,
+        signature=UNITS[name],
+        made=exam.made,
+    )
+    return row if len(values) == 1 else mean_row(row, values.tolist(), made=exam.made, digits=DIGITS)
+
+
+def surprise(placed: Placed, params: Params, windows: Windows, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """Returns the first tokens of a text with the bits by which each surprised the model; None where none is predicted.
+
+    Args:
+        params: of one seed.
+    """
+    mesh, model = placed.mesh, placed.learner.model
+    shards = batch_shards(mesh)
+    whole = next(iter(windows.once(fill_multiple=shards)))
+    rows = -(-SHOWN_TEXTS // shards) * shards
+    whole = {name: array[:rows] for name, array in whole.items()}
+    if "source" not in whole and mesh.shape["sequence"] == 1:
+        whole = {name: array[:, :SHOWN_TOKENS] for name, array in whole.items()}
+
+    def bits(params: Params, batch: Mapping[str, jax.Array]) -> jax.Array:
+        with use_mesh(mesh, rules=placed.rules):
+            network = model.merge(params)
+            states, labels = predict(network, batch, key=None, is_packed=windows.packing == "documents")
+            logits = jax.nn.log_softmax(network.logits(states))
+            return -jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0] / jnp.log(2.0)
+
+    number = len(next(iter(whole.values())))
+    held = {name: array[rows_on(mesh, number)] for name, array in whole.items()}
+    found = np.asarray(jax.jit(bits, out_shardings=replicated(mesh))(params, place_rows(held, mesh)))
+    labels = whole["labels"] if "labels" in whole else whole["target"]
+    shown = labels
+    if "labels" in whole and not (labels != tokenizer.pad_id).mean() > 0.5:
+        shown = np.where(labels != tokenizer.pad_id, labels, whole["tokens"])  # the words around those taken out
+    texts = []
+    for ids, predicted, values in zip(shown[:SHOWN_TEXTS], labels, found, strict=False):
+        kept = np.flatnonzero(ids != tokenizer.pad_id)
+        if kept.size:
+            texts.append(
+                {
+                    "pieces": readable_pieces(tokenizer, ids[kept].tolist()),
+                    "bits": [
+                        round(float(values[place]), 2) if predicted[place] != tokenizer.pad_id else None
+                        for place in kept
+                    ],
+                }
+            )
+    return texts
+
+
+def readable_pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
+    """Returns the pieces of ids; those behind the tokenizer's are a mask or sentinels, told by their number."""
+    size = tokenizer.vocab_size
+    return [tokenizer.pieces([index])[0] if index < size else f"<{index}>" for index in ids]

@@ -1,0 +1,172 @@
+"""What a language model learns, as a choice: the objective, its numbers, and the ids it adds to a vocabulary.
+
+The functions that make rows are `lmx.data.objectives`'. A mask or a sentinel is a piece of the vocabulary where it has
+one, and else an id behind those of the tokenizer: the tokenizer stays what it was.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+
+from lmx.data.objectives.causal import causal, pairs
+from lmx.data.objectives.masked import masked
+from lmx.data.objectives.rows import Key, Rows
+from lmx.data.objectives.spans import Noise, Special, input_and_target_lengths, raw_length, spans
+from lmx.errors import InputError
+from lmx.symbols import SymbolTokenizer
+from lmx.text import ByteTokenizer, SentencePieceTokenizer, Tokenizer
+
+ObjectiveName = Literal["causal", "pairs", "masked", "spans"]
+FAMILIES: dict[str, str] = {"causal": "decoder", "pairs": "decoder", "masked": "masked", "spans": "seq2seq"}
+MASKS = ("<mask>", "[MASK]")
+SENTINEL = "<extra_id_0>"
+
+
+class Objective(NamedTuple):
+    """An objective for one vocabulary and one length of rows.
+
+    Attributes:
+        make: a batch of raw rows, see `lmx.data.windows.Windows`.
+        length: tokens of a raw row.
+        ahead: tokens of a raw row beyond these, which are labels alone.
+        vocab_size: of the model.
+        facts: what config.json says of it.
+    """
+
+    make: Callable[[Rows, Key], Rows]
+    length: int
+    ahead: int
+    vocab_size: int
+    facts: dict[str, int]
+
+    @property
+    def rows(self) -> dict[str, Any]:
+        """How `Windows` cuts rows for it."""
+        return {"make": self.make, "length": self.length, "ahead": self.ahead}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """What is predicted.
+
+    Attributes:
+        objective: causal predicts each token from those before it; pairs does so behind the separator of each document
+            (the tokenizer's beginning of text), so that a decoder translates; masked predicts tokens that were taken
+            out, spans runs of them.
+        from_start: causal reads each document from the beginning of text on, so that its first token is predicted too.
+        mask_share: of the tokens that masked predicts.
+        whole_words: masked takes out whole words.
+        noise_density: share of the tokens that spans takes out.
+        mean_span: mean length of a span.
+        sentinels: ids that name spans: as many as a row can have.
+    """
+
+    objective: ObjectiveName = "causal"
+    from_start: bool = False
+    mask_share: float = 0.15
+    whole_words: bool = False
+    noise_density: float = 0.15
+    mean_span: float = 3.0
+    sentinels: int = 100
+
+    def check(self, family: str) -> None:
+        """Checks that a family of models can learn it.
+
+        Raises:
+            InputError: it cannot.
+        """
+        if FAMILIES[self.objective] != family:
+            fitting = " or ".join(name for name, each in FAMILIES.items() if each == family)
+            raise InputError(f"objective must be {fitting} for this preset's model, got objective={self.objective}.")
+
+    def shapes(self, accumulation: int, rows: int, context: int) -> dict[str, tuple[int, int, int]]:
+        """Returns the shapes of a batch's arrays, by their names."""
+        source, target = self.sizes(context=context)
+        if self.objective != "spans":
+            return dict.fromkeys(("tokens", "labels", "segments", "positions"), (accumulation, rows, source))
+        packing = ("", "_segments", "_positions")
+        shapes = {f"source{each}": (accumulation, rows, source) for each in packing}
+        return shapes | dict.fromkeys(
+            ("decoder_input", *(f"target{each}" for each in packing)), (accumulation, rows, target)
+        )
+
+    def sizes(self, *, context: int) -> tuple[int, int]:
+        """Returns the tokens that a model reads of a row: of spans, of source and target; else the same twice.
+
+        Raises:
+            ValueError: a row is too short.
+        """
+        if self.objective != "spans":
+            return context, context
+        noise = Noise(self.noise_density, self.mean_span)
+        return context, input_and_target_lengths(raw_length(context, noise=noise), noise=noise)[1]
+
+    def of(self, tokenizer: Tokenizer, *, context: int) -> Objective:
+        """Returns the objective for a vocabulary and rows of a length.
+
+        Raises:
+            ValueError: a row is too short.
+            InputError: the vocabulary does not tell where words begin.
+        """
+        pad, size = tokenizer.pad_id, tokenizer.vocab_size
+        if self.objective == "causal":
+            start = tokenizer.bos_id if self.from_start else None
+            make = functools.partial(causal, pad_id=pad, start_id=start)
+            return Objective(make, context, int(start is None), size, {} if start is None else {"first_id": start})
+        if self.objective == "pairs":
+            make = functools.partial(pairs, pad_id=pad, separator_id=tokenizer.bos_id)
+            return Objective(make, context, 1, size, {"separator_id": tokenizer.bos_id})
+        if self.objective == "masked":
+            pieces = tokenizer.pieces(range(size))
+            mask = next((pieces.index(each) for each in MASKS if each in pieces), size)
+            # Special ids stand in front, as a rule: what is behind them may come in the place of a word.
+            special = {pad, tokenizer.bos_id, tokenizer.eos_id, mask}
+            first = max((each for each in (*special, tokenizer.unk_id) if each < size // 2), default=-1) + 1
+            make = functools.partial(
+                masked,
+                pad_id=pad,
+                mask_id=mask,
+                words=(first, size),
+                special_ids=tuple(special),
+                share=self.mask_share,
+                begins_word=words_begin(tokenizer) if self.whole_words else None,
+            )
+            return Objective(make, context, 0, max(size, mask + 1), {"mask_id": mask})
+        noise = Noise(self.noise_density, self.mean_span)
+        raw, target = raw_length(context, noise=noise), self.sizes(context=context)[1]
+        has_own = SENTINEL in tokenizer.pieces([size - 1])
+        vocab_size = size if has_own else size + self.sentinels
+        make = functools.partial(
+            spans,
+            special=Special(pad, tokenizer.eos_id, tokenizer.bos_id),
+            vocab_size=vocab_size,
+            num_sentinels=self.sentinels,
+            lengths=(context, target),
+            noise=noise,
+        )
+        return Objective(make, raw, 0, vocab_size, {"num_sentinels": self.sentinels})
+
+
+def words_begin(tokenizer: Tokenizer) -> Bool[np.ndarray, " V"]:
+    """Returns of each id whether a word begins with it.
+
+    Raises:
+        InputError: the vocabulary does not tell.
+    """
+    if isinstance(tokenizer, ByteTokenizer) or getattr(tokenizer, "unit", "") == "characters":
+        raise InputError(
+            "whole_words must be off where the vocabulary is of bytes or characters, got whole_words=True."
+        )
+    size = tokenizer.vocab_size
+    if isinstance(tokenizer, SymbolTokenizer):
+        return np.ones(size, bool)
+    pieces = tokenizer.pieces(range(size))
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        return np.array([not piece[:1].isalnum() for piece in pieces])  # the mark of a space is no letter
+    if any(piece.endswith("@@") for piece in pieces):
+        raise InputError("whole_words must be off where pieces of a word end with @@, got whole_words=True.")
+    return np.ones(size, bool)

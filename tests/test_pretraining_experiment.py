@@ -1,0 +1,237 @@
+"""The script of language models: a tiny form of each family trains to a report, is killed and goes on, and plans."""
+
+import functools
+import importlib.util
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from lmx.models.language import fit_vocabulary
+from lmx.process import EXIT_STOPPED
+from lmx.sharding import make_mesh
+
+ROOT = Path(__file__).parents[1]
+UNOPTIMISED = "xla_backend_optimization_level"  # 0: without LLVM's optimizations, which are half of compiling
+TINY = """
+    --tokenizer bytes --model.width 8 --model.feedforward-width 12 --model.num-heads 2 --model.unroll 1
+    --context 32 --tokens-per-batch 256 --updates 4 --validate-every 2 --log-every 2 --text-cache off
+""".split()
+LAYERS = {"stdlib-t5": ["--model.num-encoder-layers", "1", "--model.num-decoder-layers", "1", "--sentinels", "9"]}
+
+
+def load_script():
+    spec = importlib.util.spec_from_file_location("pretraining_experiment", ROOT / "experiments" / "pretraining.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+pretraining = load_script()
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "input.txt"
+    path.write_text("".join(f"line {number} of the text\n" for number in range(200)))
+    return path
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, text):
+    """Runs the script in this process, with annotations checked, and returns what it prints."""
+    monkeypatch.setattr(pretraining, "make_mesh", lambda config: make_mesh(config, devices=jax.devices()[:1]))
+    monkeypatch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options={UNOPTIMISED: 0}))
+
+    def run(preset: str, *arguments: str | Path) -> str:
+        layers = LAYERS.get(preset, ["--model.num-layers", "1"])
+        given = [preset, *TINY, "--train", text, *layers, *arguments]
+        monkeypatch.setattr(sys, "argv", ["pretraining.py", *map(str, given)])
+        pretraining.run_script(pretraining.command_line, pretraining.main, pretraining.plan)
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("preset", "family", "arguments"),
+    [
+        ("stdlib-gpt", "decoder", ["--metric", "loss", "--z-loss", "1e-4", "--seeds", "2"]),
+        ("stdlib-bert", "masked", []),
+        ("stdlib-t5", "seq2seq", []),
+    ],
+)
+def test_a_tiny_form_of_each_family_trains_to_scores_and_a_report(command, tmp_path, preset, family, arguments):
+    printed = command(preset, *arguments, "--run", tmp_path)
+    lines = [line for line in printed.splitlines() if line.startswith(f"{preset} validation loss = ")]
+    assert len(lines) == 1
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert lines[0].endswith(f" = {scores['rows'][0]['score']:.4f}")
+    metrics = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    last = next(line for line in reversed(metrics) if line["kind"] == "validation")
+    assert scores["rows"][0]["score"] == pytest.approx(last["nll"], rel=1e-5)
+    assert scores["rows"][1]["score"] == pytest.approx(last["perplexity"], rel=1e-4)
+    assert 3 < last["nll"] < 6.5  # ln 260 is 5.56
+    names = [row["name"] for row in scores["rows"]]
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["family"], config["model"]["pad_id"]) == (family, 0)
+    assert ("bits per byte" in names[-1]) == (family == "decoder")
+    if family == "decoder":
+        bits = scores["rows"][-1]["score"]
+        tokens = scores["tokens"]  # a byte each, and the end of the document
+        assert bits == pytest.approx(last["nll"] * tokens / math.log(2) / (tokens - 1), rel=1e-5)
+        assert [each["seed"] for each in scores["seeds"]] == [1, 2]
+        assert "mean of 2 seeds" in scores["rows"][0]["made"]
+    elif family == "masked":
+        assert (config["mask_id"], config["model"]["vocab_size"]) == (260, 261)
+    else:
+        assert config["model"]["source_vocab_size"] == config["model"]["target_vocab_size"] == 260 + 9
+    surprise = json.loads((tmp_path / "surprise.json").read_text())
+    assert all(len(each["pieces"]) == len(each["bits"]) for each in surprise)
+    assert any(bits is not None for each in surprise for bits in each["bits"])
+    assert "the run took" in printed
+    page = (tmp_path / "report.html").read_text()
+    assert "How much each token surprised the model" in page
+    assert "What the optimizer took" in page
+
+
+def test_packed_documents_are_predicted_from_their_start(command, tmp_path, text):
+    printed = command(
+        "names", "--train", f"lines:{text}", "--held-out", "0.1", "--test", "None", "--from-start",
+        "--packing", "documents", "--run", tmp_path,
+    )  # fmt: skip
+    assert "names validation loss = " in printed
+    assert "% full" in printed
+    assert json.loads((tmp_path / "config.json").read_text())["first_id"] == 1
+
+
+def arguments_of(run: Path, text: Path) -> list[str]:
+    tiny = [*TINY, "--model.num-layers", "1", "--updates", "60", "--validate-every", "20", "--save-every", "5"]
+    return [sys.executable, str(ROOT / "experiments" / "pretraining.py"), "stdlib-gpt", *tiny,
+            "--train", str(text), "--run", str(run)]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, text):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    options = {
+        "cwd": tmp_path,
+        "env": environment,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+        "text": True,
+    }
+    whole = subprocess.run(arguments_of(tmp_path / "whole", text), timeout=600, **options)
+    assert whole.returncode == 0, whole.stdout
+    for kill in (signal.SIGKILL, signal.SIGTERM):
+        process = subprocess.Popen(arguments_of(tmp_path / "killed", text), **options)
+        for line in process.stdout:
+            if line.startswith("validation after") and "60" not in line.split()[2]:
+                process.send_signal(kill)
+                break
+        process.communicate(timeout=600)
+        assert process.returncode in (-signal.SIGKILL, EXIT_STOPPED)
+    rest = subprocess.run(arguments_of(tmp_path / "killed", text), timeout=600, **options)
+    assert rest.returncode == 0, rest.stdout
+    assert "2 restarts" in rest.stdout
+    model = "model.safetensors"
+    assert (tmp_path / "killed" / model).read_bytes() == (tmp_path / "whole" / model).read_bytes()
+
+    def losses(run: str) -> list:
+        lines = map(json.loads, (tmp_path / run / "metrics.jsonl").read_text().splitlines())
+        return [(line["kind"], line["step"], line["loss"]) for line in lines]
+
+    assert losses("killed") == losses("whole")
+
+
+@pytest.mark.parametrize("preset", pretraining.PRESETS)
+def test_every_preset_builds_and_gives_a_finite_loss_by_shapes(preset):
+    config = pretraining.PRESETS[preset][1]
+    size = max(getattr(config.model, name) for name in pretraining.vocabulary_fields(config.model)) or 99
+    model = fit_vocabulary(config.model, vocab_size=size, length=config.batch.context)
+    learner = pretraining.build(config, model)
+    shapes = config.objective.shapes(1, 2, config.batch.context)
+    batch = {name: jax.ShapeDtypeStruct(shape[1:], np.int32) for name, shape in shapes.items()}
+    sums = jax.eval_shape(learner.loss, learner.model.shapes, batch, jax.eval_shape(lambda: jax.random.key(0)))
+    assert sums["loss"].shape == sums["weight"].shape == ()
+    full, causal = learner.flops((1, 2, config.batch.context))
+    assert full >= causal > 0
+
+
+PLANS = ["stdlib-gpt", "stdlib-t5", pytest.param("bert-base", marks=pytest.mark.slow),
+         pytest.param("llama-70b", marks=pytest.mark.slow)]  # fmt: skip
+
+
+@pytest.mark.parametrize("preset", PLANS)
+def test_a_plan_needs_no_text(preset, tmp_path):
+    sizes = ["--devices", "64", "--mesh.fsdp", "64"] if preset == "llama-70b" else []
+    command = [sys.executable, str(ROOT / "experiments" / "pretraining.py"), preset, "--plan", "h100", *sizes]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert f"{preset}: " in done.stdout
+    assert "fits" in done.stdout
+
+
+# ---- bad input -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("preset", "arguments", "message"),
+    [
+        ("stdlib-gpt", ["--objective", "masked"],
+         "objective must be causal or pairs for this preset's model, got objective=masked."),
+        ("stdlib-t5", ["--objective", "causal"], "objective must be spans for this preset's model, got objective=causal."),
+        ("stdlib-gpt", ["--tokens-per-batch", "16"],
+         "tokens_per_batch must be at least a row of context=32 tokens, got tokens_per_batch=16."),
+        ("stdlib-gpt", ["--context", "4096", "--tokens-per-batch", "4096"], "must hold a row of 4,097 tokens, got "),
+        ("stdlib-gpt", ["--model.vocab-size", "99"],
+         "model.vocab_size must be the 260 of tokenizer and objective, or 0 to take them, got vocab_size=99."),
+        ("stdlib-bert", ["--whole-words"], "whole_words must be off where the vocabulary is of bytes or characters"),
+        ("stdlib-t5", ["--sentinels", "1", "--context", "64"],
+         "a document must have at most num_sentinels=1 spans, got 4."),
+        ("stdlib-t5", ["--noise-density", "1.5"], "the density of noise must be over 0 and below 1, got density=1.5."),
+        ("stdlib-gpt", ["--held-out", "1.5"], "share must be between 0 and 1, got share="),
+        ("stdlib-gpt", ["--optimization.final-share", "2"], "final_share must be from 0 to 1, got final_share=2.0."),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_one_line_and_leaves_nothing(command, capsys, tmp_path, preset, arguments, message):
+    with pytest.raises(SystemExit):
+        command(preset, *arguments, "--run", tmp_path / "run")
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_text_is_one_line(command, capsys, tmp_path):
+    (tmp_path / "empty.txt").touch()
+    with pytest.raises(SystemExit):
+        command("stdlib-gpt", "--train", tmp_path / "empty.txt", "--run", tmp_path / "run")
+    assert "empty.txt must hold text, got none." in capsys.readouterr().err
+
+
+def test_other_words_of_a_begun_run_are_refused(command, capsys, tmp_path, text):
+    command("stdlib-gpt", "--run", tmp_path / "run", "--updates", "1")
+    other = tmp_path / "other.txt"
+    other.write_text(text.read_text().replace("line", "LINE"))
+    with pytest.raises(SystemExit):
+        command("stdlib-gpt", "--run", tmp_path / "run", "--updates", "1", "--train", other)
+    assert "must be a run of the same config" in capsys.readouterr().err
+
+
+def test_presets_of_full_size_have_published_shapes():
+    llama = pretraining.PRESETS["llama-8b"][1]
+    assert replace(llama.model, dtype="float32", remat="none") == replace(
+        pretraining.shapes.llama_8b(), dtype="float32", remat="none"
+    )
