@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from lmx.largest import blocks, largest
+
 # (tokens [B W], cache, offset, positions [B W], mask [B 1 W slots], places [slots]) -> (logits [B W V], cache). The
 # places are the positions of the tokens in the slots: those of other beams hold tokens too.
 DecodeStep = Callable[..., tuple[jax.Array, Any]]
@@ -20,7 +22,6 @@ DecodeStep = Callable[..., tuple[jax.Array, Any]]
 LengthPenalty = Callable[[jax.Array], jax.Array]
 
 NEVER = -1e30  # the score of what must not be chosen
-BLOCK = 128  # words a block when the best few of a large vocabulary are looked for
 
 
 class Hypotheses(NamedTuple):
@@ -147,9 +148,9 @@ def beam_search(
 
         # The best 2W of each beam, then of the sentence.
         forbidden = _Forbidden((pad_id, bos_id), early_id, time < min_length)
-        best, words, largest = _choices(logits, 2 * width, forbidden=forbidden)
-        # Summed in the blocks of `_top`: read in two shapes, masked logits would be written twice by XLA's CPU backend.
-        log_z = largest + jnp.log(jnp.exp(_blocks(logits) - largest[..., None, None]).sum((-2, -1)))
+        best, words, highest = _choices(logits, 2 * width, forbidden=forbidden)
+        # Summed in the same blocks: read in two shapes, masked logits would be written twice by XLA's CPU backend.
+        log_z = highest + jnp.log(jnp.exp(blocks(logits) - highest[..., None, None]).sum((-2, -1)))
         is_last, rank = time == max_length - 1, jnp.arange(best.shape[-1])
         end = jnp.where(rank == 0, logits[..., eos_id, None], NEVER)
         best, words = jnp.where(is_last, end, best), jnp.where(is_last, eos_id, words)
@@ -232,7 +233,7 @@ def _choices(
     be a pass over the whole vocabulary.
     """
     always, early_id, is_early = forbidden
-    values, words = _top(logits, k + len(always) + (early_id is not None))
+    values, words = largest(logits, k + len(always) + (early_id is not None))
     struck = (words[..., None] == jnp.asarray(always)).any(-1)
     if early_id is not None:
         struck |= (words == early_id) & is_early
@@ -242,27 +243,3 @@ def _choices(
 def _of_beams(x: jax.Array, beams: jax.Array) -> jax.Array:
     """Returns the rows [B, N, T] of the named beams."""
     return jnp.take_along_axis(x, beams[..., None], axis=1)
-
-
-def _blocks(logits: Float[Array, "*B V"]) -> Float[Array, "*B _ _"]:
-    """Returns the last axis in blocks, or as one where it does not divide."""
-    *rows, size = logits.shape
-    return logits.reshape(*rows, -1, BLOCK if size % BLOCK == 0 else size)
-
-
-def _top(logits: Float[Array, "*B V"], k: int) -> tuple[Float[Array, "*B k"], Int[Array, "*B k"]]:
-    """Returns the k largest of the last axis, exactly; a large one is first narrowed to its k best blocks.
-
-    The k largest lie in the k blocks with the largest maxima, and a maximum over blocks is one fast pass.
-    """
-    *rows, size = logits.shape
-    k = min(k, size)
-    if size % BLOCK or size // BLOCK <= 2 * k:
-        values, words = jax.lax.top_k(logits, k)
-        return values, words
-    blocks = _blocks(logits)
-    _, best = jax.lax.top_k(blocks.max(-1), k)
-    narrowed = jnp.take_along_axis(blocks, best[..., None], axis=-2).reshape(*rows, k * BLOCK)
-    values, places = jax.lax.top_k(narrowed, k)
-    block = jnp.take_along_axis(best, places // BLOCK, axis=-1)
-    return values, block * BLOCK + places % BLOCK

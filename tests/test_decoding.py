@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lmx.decoding import BLOCK, NEVER, _top, beam_search, gnmt_penalty, greedy_search, power_penalty
+from lmx.decoding import NEVER, beam_search, gnmt_penalty, greedy_search, power_penalty
+from lmx.largest import BLOCK, largest
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 
 PAD, BOS, EOS = 0, 1, 2
@@ -493,7 +494,7 @@ def test_penalties_are_their_papers_formulas(alpha):
 @pytest.mark.parametrize("size", [3, 100, 2 * BLOCK, 19 * BLOCK, 19 * BLOCK + 1, 40 * BLOCK])
 def test_the_best_of_large_vocabularies_are_exact(size, k):
     logits = np.random.default_rng(size).permuted(np.arange(2 * 5 * size).reshape(2, 5, size), axis=-1)
-    values, words = _top(jnp.asarray(logits, jnp.float32), k)
+    values, words = largest(jnp.asarray(logits, jnp.float32), k)
     expected_values, expected_words = jax.lax.top_k(jnp.asarray(logits, jnp.float32), min(k, size))
     np.testing.assert_array_equal(values, expected_values)
     np.testing.assert_array_equal(words, expected_words)
@@ -506,7 +507,7 @@ def test_the_best_are_found_where_they_crowd_or_tie():
     logits[1, 0] = np.random.default_rng(1).integers(0, 3, size)  # everywhere
     logits[1, 1, :] = NEVER  # nowhere
     logits[1, 2, 3:] = NEVER  # fewer than k
-    values, words = map(np.asarray, _top(jnp.asarray(logits), k))
+    values, words = map(np.asarray, largest(jnp.asarray(logits), k))
     np.testing.assert_array_equal(values, jax.lax.top_k(jnp.asarray(logits), k)[0])
     np.testing.assert_array_equal(np.take_along_axis(logits, words, axis=-1), values)
     assert all(len(set(row)) == k for row in words.reshape(-1, k).tolist())

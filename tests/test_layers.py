@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[1]
 LEVELS = {
     10: ("lmx.cli", "experiments", "benchmarks"),
     9: ("lmx.streams", "lmx.loop", "lmx.experiment", "lmx.planning", "lmx.evaluation"),
-    8: ("lmx.fitting", "lmx.meter", "lmx.pretrained", "lmx.report", "lmx.interop"),
-    7: ("lmx.run", "lmx.plan", "lmx.classifier", "lmx.image_classifier"),
+    8: ("lmx.fitting", "lmx.meter", "lmx.pretrained", "lmx.report", "lmx.interop", "lmx.generator"),
+    7: ("lmx.run", "lmx.plan", "lmx.classifier", "lmx.image_classifier", "lmx.writer"),
     6: (
         *(
             "lmx.account",
@@ -26,12 +26,15 @@ LEVELS = {
             "lmx.learner",
             "lmx.translator",
             "lmx.explanation",
-            "lmx.generator",
+            "lmx.generation",
             "lmx.predictor",
         ),
         *("lmx.scoring.tested",),
     ),
-    5: ("lmx.training", "lmx.decoding", "lmx.checkpoint", "lmx.saved", "lmx.data", "lmx.scoring", "lmx.memory"),
+    5: (
+        *("lmx.training", "lmx.decoding", "lmx.checkpoint", "lmx.saved", "lmx.data", "lmx.scoring", "lmx.memory"),
+        *("lmx.sampling", "lmx.continuation"),
+    ),
     4: ("lmx.models", "lmx.parameters"),
     3: ("lmx.nn.flops", "lmx.nn.transformer", "lmx.words"),
     2: (
@@ -47,7 +50,7 @@ LEVELS = {
     ),
     1: (
         *("lmx.nn.kernels", "lmx.nn.layers", "lmx.nn.positions", "lmx.nn.remat", "lmx.chunked_loss"),
-        *("lmx.collectives", "lmx.console", "lmx.optimizers", "lmx.reasons", "lmx.symbols"),
+        *("lmx.collectives", "lmx.console", "lmx.optimizers", "lmx.reasons", "lmx.symbols", "lmx.unstacked"),
     ),
     0: (
         "lmx.nn.dropout",
@@ -61,6 +64,7 @@ LEVELS = {
         "lmx.differences",
         "lmx.errors",
         "lmx.hosts",
+        "lmx.largest",
         "lmx.lock",
         "lmx.optimization",
         "lmx.programs",

@@ -4,22 +4,26 @@ A call gives states; `lmx.losses.token_loss` with `output()` turns them into a l
 What is predicted from what, objectives and recipes say.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from lmx.losses import Output
+from lmx.nn.attention import CachedKeyValues, KeyValues
 from lmx.nn.config import ActivationName, NormPosition, TransformerConfig
 from lmx.nn.dropout import dropout
 from lmx.nn.flops import of_stack
 from lmx.nn.layers import OUTPUT_DEVIATION, Embedding, output_logits
 from lmx.nn.masks import Sees
 from lmx.nn.positions.make import PositionName, make_positions
-from lmx.nn.transformer import embed, make_stack
+from lmx.nn.transformer import Block, BlockCache, embed, make_stack
+
+DecodeStep = Callable[..., tuple[jax.Array, list[BlockCache]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +94,79 @@ class Decoder(nnx.Module):
                 key=stack_key,
                 with_attention=with_attention,
             )
+
+    def start_decoding(
+        self, prompts: Int[Array, "B P"], lengths: Int[Array, " B"], *, slots: int
+    ) -> tuple[DecodeStep, list[BlockCache]]:
+        """Returns `(step, cache)` for going on from prompts, with room for `slots` tokens.
+
+        `step` is as `Seq2Seq.start_decoding` gives it: offset, positions, mask and places count from where the search
+        begins. What begins it is the last token of each prompt, whichever token the search itself takes.
+
+        Args:
+            prompts: each has a token or more, and its padding behind it.
+        """
+        blocks = self.stack.unstack()
+        cache = self.prefill(prompts, slots=prompts.shape[1] + slots, blocks=blocks)
+        return self.decoding_step(prompts, lengths, blocks=blocks), cache
+
+    def prefill(self, prompts: Int[Array, "B P"], *, slots: int, blocks: list[Block]) -> list[BlockCache]:
+        """Returns the cache of prompts in the first of `slots` slots: one pass over all, without logits.
+
+        Args:
+            blocks: of the stack, one by one.
+        """
+        x = embed(self.config, self.embedding(prompts), self.positions)
+        _, pasts = self.stack.run(blocks, x, sees=Sees(causal=True), encoding=self.positions, with_past=True)
+        caches = [CachedKeyValues.of(KeyValues(past["key"], past["value"])) for past in pasts]
+        return [BlockCache(cache.with_room(slots), None) for cache in caches]
+
+    def states(self, tokens: Int[Array, "B T"], *, blocks: list[Block]) -> Float[Array, "B T D"]:
+        """Returns the states that a call gives, of a stack whose blocks are given one by one."""
+        x = embed(self.config, self.embedding(tokens), self.positions)
+        return self.stack.run(blocks, x, sees=Sees(causal=True), encoding=self.positions)[0]
+
+    def decoding_step(
+        self, prompts: Int[Array, "B P"], lengths: Int[Array, " B"], *, blocks: list[Block]
+    ) -> DecodeStep:
+        """Returns the `step` of `start_decoding`, for a cache that `prefill` has made of the same prompts.
+
+        All rows write into the same slot, behind the padding of the longest prompt: the mask lets each row see its own
+        prompt and its own new tokens, and its positions go on as if there were no padding.
+
+        Args:
+            blocks: of the stack, one by one.
+        """
+        first = lengths[:, None] - 1
+        last = jnp.take_along_axis(prompts, first, axis=1)
+        # The last token is given to the step, which writes it anew.
+        held = (jnp.arange(prompts.shape[1]) < first)[:, None, None]
+        places_held = jnp.broadcast_to(jnp.arange(prompts.shape[1]), prompts.shape)
+
+        def step(
+            tokens: Int[Array, "B W"],
+            cache: list[BlockCache],
+            offset: Int[Array, ""],
+            positions: Int[Array, "B W"],
+            mask: Bool[Array, "B 1 W L"],
+            places: Int[Array, " L"],
+        ) -> tuple[Float[Array, "B W V"], list[BlockCache]]:
+            tokens = jnp.where(positions == 0, last, tokens)
+            seen = jnp.broadcast_to(held, (*mask.shape[:-1], held.shape[-1]))
+            x = embed(self.config, self.embedding(tokens), self.positions, positions=first + positions)
+            x, cache = self.stack.extend(
+                blocks,
+                x,
+                cache,
+                encoding=self.positions,
+                positions=first + positions,
+                slots=jnp.concatenate([places_held, first + places], axis=1),
+                offset=prompts.shape[1] + offset,
+                mask=jnp.concatenate([seen, mask], axis=-1),
+            )
+            return self.logits(x), cache
+
+        return step
 
     def attentions(self) -> dict[str, Sees]:
         """Returns the structure of each kind of attention in this model, of rows that are not packed."""

@@ -41,7 +41,13 @@ class CachedKeyValues(NamedTuple):
     def of(cls, keys_values: KeyValues) -> "CachedKeyValues":
         """Returns keys and values laid out for the cache."""
         key, value = keys_values
-        return cls(key.transpose(0, 2, 3, 1), value.transpose(0, 2, 1, 3))
+        return cls(key.transpose(0, 2, 3, 1), value.transpose(0, 2, 1, 3))._laid_out()
+
+    def with_room(self, slots: int) -> "CachedKeyValues":
+        """Returns the cache with so many slots, the new ones behind those there are."""
+        more = slots - self.value.shape[2]
+        key = jnp.pad(self.key, ((0, 0), (0, 0), (0, 0), (0, more)))
+        return CachedKeyValues(key, jnp.pad(self.value, ((0, 0), (0, 0), (0, more), (0, 0))))._laid_out()
 
     def write(self, new: KeyValues, *, offset: Int[Array, ""]) -> "CachedKeyValues":
         """Returns the cache with new keys and values in the slots that begin at `offset`."""
@@ -49,7 +55,11 @@ class CachedKeyValues(NamedTuple):
         return CachedKeyValues(
             jax.lax.dynamic_update_slice_in_dim(self.key, key, offset, axis=3),
             jax.lax.dynamic_update_slice_in_dim(self.value, value, offset, axis=2),
-        )
+        )._laid_out()
+
+    def _laid_out(self) -> "CachedKeyValues":
+        axes = ("batch", "kv_heads", None, None)
+        return CachedKeyValues(constrain(self.key, *axes), constrain(self.value, *axes))
 
 
 def attend_cached(

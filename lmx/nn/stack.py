@@ -74,11 +74,7 @@ class Stack(nnx.Module):
             encoding: asked how self-attention knows where tokens stand; None does not tell it.
             positions: of the tokens; None means from 0.
         """
-        if self.window is not None:
-            inputs["sees"] = inputs["sees"].within(self.window)
-        if encoding is not None:
-            inputs["rotate"] = functools.partial(encoding.rotate, positions=positions)
-            inputs["sees"] = _with_bias(inputs["sees"], encoding, positions, length=x.shape[1])
+        inputs = self._placed(inputs, encoding, positions, length=x.shape[1])
         definition, state = nnx.split(self.blocks)
         keys = None if key is None else jax.random.split(key, self.num_layers)
 
@@ -114,6 +110,33 @@ class Stack(nnx.Module):
             return nnx.merge(definition, jax.tree.map(lambda leaf: leaf[index], state))
 
         return [layer(index) for index in range(self.num_layers)]
+
+    def run(
+        self, blocks: list[Any], x: Float[Array, "B T D"], *, encoding: PositionalEncoding | None = None, **inputs
+    ) -> tuple[Float[Array, "B T D"], list[dict[str, jax.Array]]]:
+        """Returns what a call does, of unstacked blocks, and what each of them was asked for."""
+        inputs = self._placed(inputs, encoding, None, length=x.shape[1])
+        found = []
+        for block in blocks:
+            x, asked = block(x, **inputs)
+            found.append(asked)
+        return self._finish(x), found
+
+    def _placed(
+        self,
+        inputs: dict[str, Any],
+        encoding: PositionalEncoding | None,
+        positions: Int[Array, "#B T"] | None,
+        *,
+        length: int,
+    ) -> dict[str, Any]:
+        """Returns the inputs of blocks with where tokens stand and how far they see."""
+        if self.window is not None:
+            inputs["sees"] = inputs["sees"].within(self.window)
+        if encoding is not None:
+            inputs["rotate"] = functools.partial(encoding.rotate, positions=positions)
+            inputs["sees"] = _with_bias(inputs["sees"], encoding, positions, length=length)
+        return inputs
 
     def _finish(self, x: jax.Array) -> jax.Array:
         return x if self.final_norm is None else self.final_norm(x)

@@ -87,11 +87,13 @@ class Block(nnx.Module):
         rotate: Rotate | None = None,
         key: Key[Array, ""] | None = None,
         with_attention: bool = False,
+        with_past: bool = False,
     ) -> tuple[Float[Array, "B T D"], dict[str, jax.Array]]:
-        """Returns the block's output, and its attention maps by name when asked ("self", "memory").
+        """Returns the block's output, and by name what is asked for: attention maps ("self", "memory"), "key", "value".
 
         Args:
             rotate: turns queries and keys of self-attention by their positions.
+            with_past: asks for keys and values of self-attention, which decoding keeps.
 
         Raises:
             ValueError: the block attends to a memory, and none is given.
@@ -101,6 +103,8 @@ class Block(nnx.Module):
 
         def attend_self(y: jax.Array) -> jax.Array:
             queries, past = self.attention.project(y, rotate=rotate)
+            if with_past:
+                maps.update(past._asdict())
             if with_attention:
                 maps["self"] = self.attention.weights(queries, past.key, sees=sees)
             return self.attention(queries, past, sees=sees, key=keys[0])

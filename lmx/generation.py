@@ -1,0 +1,166 @@
+"""From prompts' ids to the ids that follow, on the device: a batch is started once, then goes on for some words a call.
+
+The state between calls is one tree of arrays, `Writing`. Batches are made by `lmx.writer`, texts by `lmx.generator`.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key, UInt
+
+from lmx.decoding import DecodeStep
+from lmx.nn.masks import MASKED
+from lmx.sampling import Choice, Numbers, choose, forbid_repeats, penalise
+from lmx.sharding import constrain
+
+
+class Ids(NamedTuple):
+    """The special ids of a vocabulary, as decoding needs them."""
+
+    pad: int
+    bos: int
+    eos: int
+
+
+class Prompts(NamedTuple):
+    """A batch of prompts.
+
+    Attributes:
+        tokens: with padding behind each.
+        lengths: of each, at least 1.
+        limits: how many tokens each text may have; 0 for rows that are padding.
+        draws: what the randomness of a row is made of beside the seed: see `row_keys`.
+    """
+
+    tokens: Int[Array, "B P"]
+    lengths: Int[Array, " B"]
+    limits: Int[Array, " B"]
+    draws: UInt[Array, "B 3"]
+
+
+class Writing(NamedTuple):
+    """The state of a batch between two calls.
+
+    Attributes:
+        time: how many tokens each text that goes on has.
+        last: newest token of each row.
+        tokens, logprobs: what was written, padding and 0 behind the end; log-probabilities are the model's own.
+        ended: whether a text has its end, or as many tokens as it may have.
+        seen: words that occur in a prompt or its text, where that matters.
+        history: prompts and texts without a gap, where that matters.
+        cache: of the decoder.
+    """
+
+    time: Int[Array, ""]
+    last: Int[Array, " B"]
+    tokens: Int[Array, "B T"]
+    logprobs: Float[Array, "B T"]
+    ended: Bool[Array, " B"]
+    seen: Bool[Array, "B V"] | None
+    history: Int[Array, "B L"] | None
+    cache: Any
+
+
+def row_keys(seed: UInt[Array, ""], draws: UInt[Array, "B 3"]) -> Key[Array, " B"]:
+    """Returns a key for each row: of the seed and its three numbers, and of no other row.
+
+    Threefry whatever jax's default is: the bits are the same on any mesh.
+    """
+
+    def key(words: jax.Array) -> jax.Array:
+        found = jax.random.key(seed, impl="threefry2x32")
+        for word in words:
+            found = jax.random.fold_in(found, word)
+        return found
+
+    return jax.vmap(key)(draws)
+
+
+def begin(cache: Any, prompts: Prompts, *, slots: int, vocab_size: int, choice: Choice, ids: Ids) -> Writing:
+    """Returns the state of a batch of which nothing is written yet.
+
+    Args:
+        cache: of the decoder, with the prompts in it.
+        slots: how many tokens there is room for.
+        vocab_size: of the logits.
+    """
+    tokens, lengths, limits, _ = prompts
+    batch, width = tokens.shape
+    rows = jnp.arange(batch)[:, None]
+    seen = history = None
+    if choice.has_penalty:
+        real = jnp.arange(width) < lengths[:, None]
+        seen = jnp.zeros((batch, vocab_size), bool).at[rows, tokens].max(real)
+    if choice.no_repeat is not None:
+        history = jnp.pad(tokens, ((0, 0), (0, slots)))
+    return Writing(
+        time=jnp.zeros((), jnp.int32),
+        last=jnp.take_along_axis(tokens, lengths[:, None] - 1, axis=1)[:, 0],
+        tokens=jnp.full((batch, slots), ids.pad, jnp.int32),
+        logprobs=jnp.zeros((batch, slots), jnp.float32),
+        ended=limits < 1,
+        seen=seen,
+        history=history,
+        cache=cache,
+    )
+
+
+def advance(
+    step: DecodeStep,
+    writing: Writing,
+    until: Int[Array, ""],
+    prompts: Prompts,
+    *,
+    keys: Key[Array, " B"],
+    choice: Choice,
+    numbers: Numbers,
+    ids: Ids,
+) -> Writing:
+    """Goes on until there are so many tokens, or all texts have ended.
+
+    Args:
+        step: of the decoder that made the cache.
+    """
+    batch, slots = writing.tokens.shape
+    never = sorted({ids.pad, ids.bos} - {ids.eos})
+    rows = jnp.arange(batch)
+
+    def going(writing: Writing) -> jax.Array:
+        return (writing.time < until) & ~writing.ended.all()
+
+    def write(writing: Writing) -> Writing:
+        time, seen, history = writing.time, writing.seen, writing.history
+        mask = jnp.broadcast_to(jnp.arange(slots) <= time, (batch, 1, 1, slots))
+        positions = jnp.broadcast_to(time, (batch, 1))
+        logits, cache = step(writing.last[:, None], writing.cache, time, positions, mask, jnp.arange(slots))
+        logits = constrain(logits[:, 0], "batch", None)
+        allowed = logits
+        if seen is not None:
+            allowed = penalise(allowed, seen, numbers.penalty)
+        if history is not None and choice.no_repeat is not None:
+            allowed = forbid_repeats(allowed, history, prompts.lengths + time, size=choice.no_repeat)
+        allowed = allowed.at[:, jnp.asarray(never, jnp.int32)].set(MASKED)
+        allowed = allowed.at[:, ids.eos].min(jnp.where(time < numbers.min_tokens, MASKED, jnp.inf))
+        word = choose(
+            allowed, jax.vmap(lambda key: jax.random.fold_in(key, time))(keys), choice=choice, numbers=numbers
+        )
+        logprob = jnp.take_along_axis(logits, word[:, None], axis=1)[:, 0] - jax.nn.logsumexp(logits, axis=-1)
+        word = jnp.where(writing.ended, ids.pad, word)
+        logprob = jnp.where(writing.ended, 0.0, logprob)
+        if seen is not None:
+            seen = seen.at[rows, word].max(~writing.ended)
+        if history is not None:
+            history = history.at[rows, prompts.lengths + time].set(word)
+        return Writing(
+            time=time + 1,
+            last=word,
+            tokens=jax.lax.dynamic_update_slice_in_dim(writing.tokens, word[:, None], time, axis=1),
+            logprobs=jax.lax.dynamic_update_slice_in_dim(writing.logprobs, logprob[:, None], time, axis=1),
+            ended=writing.ended | (word == ids.eos) | (time + 1 >= prompts.limits),
+            seen=seen,
+            history=history,
+            cache=cache,
+        )
+
+    return jax.lax.while_loop(going, write, writing)

@@ -1,0 +1,285 @@
+"""Prompts in, texts out: the one path that scripts, the command line and notebooks share.
+
+A `Generator` is a decoder, its tokenizer and how words are chosen (`lmx.sampling`). Its batches are run by
+`lmx.writer`, and texts come back in the order of the prompts.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float
+
+from lmx.continuation import Continuation
+from lmx.definition import define
+from lmx.generation import Ids
+from lmx.models.decoder import Decoder, DecoderConfig
+from lmx.parameters import Params, load_params, load_placed
+from lmx.sampling import Sampling
+from lmx.saved import find_tokenizers, read_config, read_field, read_fields
+from lmx.text import Tokenizer, load_tokenizer
+from lmx.unstacked import placed_shapes
+from lmx.writer import Asked, Writer
+
+StoppedBy = Literal["end", "stop", "max_tokens", "context"]
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A text that a model has written.
+
+    Attributes:
+        prompt: what it goes on from.
+        text: what follows the prompt, without end token and stop string.
+        tokens: the ids that were written, those of the end or the stop string too.
+        logprob: the sum of their log-probabilities by the model itself, whatever they were drawn by.
+        stopped_by: "end" is the end token; "stop" a stop string; "max_tokens" as many as were asked for; "context" as
+            many as the model has positions for.
+    """
+
+    prompt: str
+    text: str
+    tokens: tuple[int, ...]
+    logprob: float
+    stopped_by: StoppedBy
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A text and how likely a model finds it: each token after those before it, and their sum."""
+
+    text: str
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+    @property
+    def logprob(self) -> float:
+        """The log-probability of the whole text."""
+        return float(sum(self.logprobs))
+
+
+class Generator:
+    """Writes texts with one decoder.
+
+    Args:
+        params: as `nnx.to_pure_dict` gives them.
+        tokenizer: of prompts and texts; pads as the model does.
+        sampling: how words are chosen, where a call says nothing else.
+        rows: of each batch, filled up with empty ones. Compilers sum in another order for another number of rows, and
+            what is drawn between two words that are equally likely depends on the last bit: with a fixed number, a
+            prompt gets the same text alone and among others. None takes as many as there are prompts: the fastest, and
+            the same but for such roundings.
+        first_id: stands before each prompt, where the model was trained so. Without it an empty prompt begins behind
+            the end of another text.
+        mesh: where the parameters live, if on several devices: they write together, and every host calls alike and
+            gets all texts.
+
+    Raises:
+        ValueError: the model does not read the ids of the tokenizer.
+    """
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        params: Params,
+        *,
+        tokenizer: Tokenizer,
+        sampling: Sampling | None = None,
+        rows: int | None = 8,
+        first_id: int | None = None,
+        mesh: Mesh | None = None,
+    ):
+        if config.vocab_size < tokenizer.vocab_size or config.pad_id != tokenizer.pad_id:
+            raise ValueError(
+                f"the model must read the ids of the tokenizer, got vocab_size={config.vocab_size} and "
+                f"pad_id={config.pad_id}, and {tokenizer.vocab_size} and {tokenizer.pad_id} of the tokenizer."
+            )
+        if rows is not None and rows < 1:
+            raise ValueError(f"rows must be at least 1, or None for as many as there are, got rows={rows}.")
+        self.config, self.tokenizer = config, tokenizer
+        self.sampling = sampling or Sampling()
+        self.first_id = first_id
+        ids = Ids(tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id)
+        self._writer = Writer(config, params, ids=ids, rows=rows, mesh=mesh)
+
+    @staticmethod
+    def load(
+        run_directory: Path, *, sampling: Sampling | None = None, rows: int | None = 8, mesh: Mesh | None = None
+    ) -> "Generator":
+        """Returns the generator of a finished run, from the files in its directory alone.
+
+        Args:
+            sampling: None is what the run's own samples were drawn by.
+            rows: see `Generator`.
+
+        Raises:
+            FileNotFoundError: the directory is not a run's, or its training has not ended.
+            ValueError: the run is of another kind.
+        """
+        run_directory = Path(run_directory)
+        saved = read_config(run_directory, family="decoder", purpose="writes text")
+        path = run_directory / "config.json"
+        config = read_fields(DecoderConfig, saved["model"], path=path, field="model")
+        first_id = read_field(saved, "config", "first_id", kind=int | None, path=path)
+        sampling = sampling or read_sampling(run_directory)
+        tokenizers = find_tokenizers(run_directory)
+        if "tokenizer" not in tokenizers:
+            raise FileNotFoundError(f"{run_directory} must hold a tokenizer (tokenizer.model, .vocab or .bytes).")
+        definition, file = define(lambda rngs: Decoder(config, rngs=rngs)), run_directory / "model.safetensors"
+        if mesh is None or mesh.size == 1:
+            params = load_params(file, definition.shapes)
+        else:
+            params = load_placed([file], placed_shapes(definition, mesh))
+        tokenizer = load_tokenizer(tokenizers["tokenizer"])
+        return Generator(
+            config, params, tokenizer=tokenizer, sampling=sampling, rows=rows, first_id=first_id, mesh=mesh
+        )
+
+    def with_params(self, params: Params) -> "Generator":
+        """Returns a generator with other parameters that shares all that is compiled."""
+        other = object.__new__(Generator)
+        other.__dict__.update(self.__dict__, _writer=self._writer.with_params(params))
+        return other
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        num_samples: int = 1,
+        progress: Callable[[int], None] = lambda done: None,
+        **changes: Any,
+    ) -> list[Generated]:
+        """Writes on from prompts, each by itself; returns the samples of the first prompt, then those of the next.
+
+        Args:
+            prompts: one, or several.
+            num_samples: texts for each prompt.
+            progress: called with the number of texts done so far.
+            changes: fields of `Sampling`, for this call.
+
+        Raises:
+            ValueError: a prompt has no room for a token in the context of the model.
+        """
+        if num_samples < 1:
+            raise ValueError(f"num_samples must be at least 1, got num_samples={num_samples}.")
+        sampling = replace(self.sampling, **changes)
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        asked = self._asked(prompts, num_samples, sampling)
+        found: dict[int, Generated] = {}
+        for members in self._writer.groups([len(each.ids) for each in asked]):
+            batch = [asked[index] for index in members]
+            texts = [self._continuation(each.ids, sampling) for each in batch]
+            (written,) = self._writer.write(batch, sampling, stops=_stops(texts, sampling))
+            for index, each, text, (ids, logprobs, is_stopped) in zip(members, batch, texts, written, strict=True):
+                by: StoppedBy = "max_tokens" if each.limit == sampling.max_tokens else "context"
+                if ids[-1] == self.tokenizer.eos_id:
+                    by = "end"
+                if is_stopped:
+                    by = "stop"
+                prompt, logprob = prompts[index // num_samples], float(logprobs.sum())
+                found[index] = Generated(prompt, text.text(ids), tuple(ids), logprob, by)
+            progress(len(found))
+        return [found[index] for index in range(len(asked))]
+
+    def stream(self, prompt: str, **changes: Any) -> Iterator[str]:
+        """Yields the text behind a prompt in pieces, each as soon as nothing can change it: what `generate` gives.
+
+        Args:
+            changes: fields of `Sampling`, for this call.
+        """
+        sampling = replace(self.sampling, **changes)
+        asked = self._asked([prompt], 1, sampling)
+        text, told, ids = self._continuation(asked[0].ids, sampling), 0, []
+        for written in self._writer.write(asked, sampling, stops=_stops([text], sampling), every=1):
+            ids = written[0].ids
+            settled = text.settled(ids)
+            if len(settled) > told:
+                yield settled[told:]
+                told = len(settled)
+        if len(whole := text.text(ids)) > told:
+            yield whole[told:]
+
+    def logits(self, text: str) -> Float[np.ndarray, "T V"]:
+        """Returns the logits of the next word behind each token of a text, and of what stands before it.
+
+        Raises:
+            ValueError: the text is longer than the context of the model.
+        """
+        ids = self._prompt_ids(text)
+        self._check_length(text, len(ids), room=0)
+        return self._writer.logits(ids)
+
+    def score(self, texts: str | Sequence[str]) -> list[Scored]:
+        """Returns the log-probability of texts: of each token after those before it.
+
+        The first one stands behind `first_id` or, without it, behind the end of another text.
+
+        Raises:
+            ValueError: a text is longer than the context of the model.
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        start = self.tokenizer.eos_id if self.first_id is None else self.first_id
+        encoded = [self.tokenizer.encode(text) for text in texts]
+        for text, ids in zip(texts, encoded, strict=True):
+            self._check_length(text, len(ids), room=0)
+        before = [[start, *ids[:-1]] for ids in encoded]
+        found: dict[int, Scored] = {}
+        for members in self._writer.groups([len(ids) for ids in before]):
+            logprobs = self._writer.logprobs([before[i] for i in members], [encoded[i] for i in members])
+            for index, row in zip(members, logprobs, strict=True):
+                found[index] = Scored(texts[index], tuple(encoded[index]), tuple(map(float, row)))
+        return [found[index] for index in range(len(texts))]
+
+    def _prompt_ids(self, prompt: str) -> list[int]:
+        ids = [*([] if self.first_id is None else [self.first_id]), *self.tokenizer.encode(prompt)]
+        return ids or [self.tokenizer.eos_id]
+
+    def _check_length(self, text: str, length: int, *, room: int) -> None:
+        most = self.config.max_length - room
+        if length > most:
+            what = "a prompt must leave room for a token" if room else "a text must fit"
+            raise ValueError(
+                f"{what} in the context of the model, so it must have at most {most:,} tokens, got {length:,} in "
+                f"{text[:40]!r}. Cut it."
+            )
+
+    def _asked(self, prompts: list[str], num_samples: int, sampling: Sampling) -> list[Asked]:
+        """Returns what is to be written; equal prompts have samples of different numbers."""
+        asked, times = [], dict[tuple[int, ...], int]()
+        for prompt in prompts:
+            ids = self._prompt_ids(prompt)
+            self._check_length(prompt, len(ids), room=1)
+            limit = min(sampling.max_tokens, self.config.max_length - len(ids))
+            for _ in range(num_samples):
+                times[tuple(ids)] = times.get(tuple(ids), -1) + 1
+                asked.append(Asked(ids, times[tuple(ids)], limit))
+        return asked
+
+    def _continuation(self, ids: list[int], sampling: Sampling) -> Continuation:
+        special = {self.tokenizer.pad_id, self.tokenizer.bos_id, self.tokenizer.eos_id}
+        return Continuation(self.tokenizer, [index for index in ids if index not in special], sampling.stop)
+
+
+def read_sampling(run_directory: Path, **changes: Any) -> Sampling:
+    """Returns what a run's own samples were drawn by, with changes; what its config does not say is as for any.
+
+    Raises:
+        FileNotFoundError: the directory is not a run's, or its training has not begun.
+        ValueError: the run is of another kind, or its config.json damaged; or a change is none that can be.
+    """
+    saved = read_config(run_directory, family="decoder", purpose="writes text")
+    path = run_directory / "config.json"
+    fields = dict(read_field(saved, "config", "sampling", kind=dict | None, path=path) or {})
+    if isinstance(fields.get("stop"), list):
+        fields["stop"] = tuple(fields["stop"])
+    return replace(read_fields(Sampling, fields, path=path, field="config.sampling"), **changes)
+
+
+def _stops(texts: list[Continuation], sampling: Sampling) -> Callable[[int, list[int], int], int | None] | None:
+    """Returns what looks for stop strings in the texts of a batch, or None where there are none."""
+    if not sampling.stop:
+        return None
+    return lambda row, ids, known: texts[row].stops_after(ids, known=known)
