@@ -65,8 +65,8 @@ def unless_full() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def progress_bar(text: str, *, total: int, console: Console = console) -> Iterator[Callable[[int], None]]:
-    """Shows a bar with the time left, on a terminal; what it yields takes how many are done."""
+def progress_bar(text: str, *, total: int | None, console: Console = console) -> Iterator[Callable[[int], None]]:
+    """Shows a bar with the time left, on a terminal; what it yields takes how many are done, of a total if known."""
     if not console.is_terminal or console.quiet:
         yield lambda done: None
         return

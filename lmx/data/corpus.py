@@ -1,7 +1,7 @@
 """Text to learn a language from, by the name of its place; and its tokens, made once and kept in shards.
 
-Here are locations, the parts that a corpus is cut into, and their shards. How documents are read is
-`lmx.data.documents`'s, what is in a shard `lmx.data.shards`'s, how rows are made of tokens `lmx.data.windows`'s.
+Here are locations, and the parts that a corpus is cut into. How documents are read is `lmx.data.documents`'s, how
+shards are kept `lmx.data.keeper`'s, how rows are made of tokens `lmx.data.windows`'s.
 """
 
 import re
@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmx.data.cache import ArrayWriter, Cache, Entry, digest_of
-from lmx.data.documents import Form, Part, cut, hub_texts, place_of, read_part, whole_file, whole_hub
-from lmx.data.encoding import saved_tokenizer
+from lmx.data.cache import Cache, digest_of
+from lmx.data.documents import Form, Part, cut, read_part, stream_pieces, whole_file, whole_hub
 from lmx.data.files import check_name_unpacked, existing_file
+from lmx.data.hub import stream_hub
+from lmx.data.keeper import SHARD_BYTES, Keeper, facts_of_parts
 from lmx.data.mixtures import Mixture
-from lmx.data.shards import COUNTS, Shard, TokenCorpus, make_shard
+from lmx.data.shards import TokenCorpus
 from lmx.data.standard_library import library_sources
 from lmx.text import Tokenizer
 
-SHARD_BYTES = 1 << 27  # of text
+LEARNED_BYTES = 1 << 30  # of a stream, for a vocabulary
 STDLIB = "stdlib"
 
 
@@ -27,7 +28,7 @@ STDLIB = "stdlib"
 class MixtureFiles:
     """Corpora where they are, and the weight of each in a mixture, as it is written."""
 
-    files: "tuple[CorpusFiles, ...]"
+    files: "tuple[CorpusFiles | StreamedFiles, ...]"
     weights: tuple[str, ...]
 
     @property
@@ -67,7 +68,7 @@ class CorpusFiles:
 
     def facts(self, cache: Cache) -> dict[str, Any]:
         """Returns what tells this text from any other."""
-        return {"text": digest_of([_facts(shard, cache) for shard in self.shards()])}
+        return {"text": digest_of([facts_of_parts(shard, cache) for shard in self.shards()])}
 
     def shards(self) -> Iterator[tuple[Part, ...]]:
         """Yields the parts of each shard: of some small files, or a range of a large one."""
@@ -121,7 +122,41 @@ class CorpusFiles:
         )
 
 
-def find_corpus(location: str) -> CorpusFiles | MixtureFiles:
+@dataclass(frozen=True)
+class StreamedFiles:
+    """A hub dataset whose rows come one by one, and are not kept but as tokens."""
+
+    origin: str
+
+    def rows(self) -> Any:
+        """Returns the rows from the first on, see `lmx.data.hub.stream_hub`."""
+        return stream_hub(self.origin)[0]
+
+    def texts(self) -> Iterator[str]:
+        """Yields documents from the first on; what is learned from them stops after `LEARNED_BYTES`."""
+        total = 0
+        for piece in stream_pieces(self.rows(), self.origin):
+            total += len(piece.text)
+            if total > LEARNED_BYTES:
+                return
+            yield piece.text
+
+    def facts(self, cache: Cache) -> dict[str, Any]:
+        """Returns what tells this text from any other: its location, and the versions of its files."""
+        return {"text": digest_of([self.origin, stream_hub(self.origin)[1]])}
+
+    def split(self, share: float) -> tuple["StreamedFiles", "StreamedFiles"]:
+        """Raises ValueError: nobody knows where a stream ends."""
+        raise ValueError(
+            f"{self.origin} must end somewhere to be cut into {share:.0%} and the rest. Name a validation text: "
+            f"{self.origin.partition('[')[0]}[:1000] for its first rows, and [1000:] for those to learn from."
+        )
+
+
+AnyFiles = CorpusFiles | StreamedFiles | MixtureFiles
+
+
+def find_corpus(location: str) -> AnyFiles:
     """Returns the text at a location; none of it is read yet.
 
     - `input.txt`, or any other file of text: one document.
@@ -129,6 +164,7 @@ def find_corpus(location: str) -> CorpusFiles | MixtureFiles:
     - `texts.jsonl`: one a line, its field `text`; `texts.parquet`: its column `text`.
     - a folder: all files in it and below, by name; hidden ones are left out.
     - `hub:ID:SPLIT`, `hub:ID:CONFIGURATION:SPLIT`: the column `text` of a hub dataset or a local folder of such files.
+    - `stream:ID:SPLIT`, `stream:ID:CONFIGURATION:SPLIT[1000:2000]`: the same, as its rows come; of them some.
     - `stdlib`: the sources of Python's library, a file a document, the same for the same Python.
     - several of them, with commas between: one behind another; with weights, as `a.txt*0.7,b.jsonl*0.3`, a mixture.
 
@@ -143,11 +179,14 @@ def find_corpus(location: str) -> CorpusFiles | MixtureFiles:
     if any(weighted) and len(names) > 1:
         if not all(weighted):
             raise ValueError(f"all of several texts must have a weight, or none of them, got {location}.")
-        return MixtureFiles(tuple(_find(found[1]) for found in weighted), tuple(found[2] for found in weighted))
+        mixed = [found.groups() for found in weighted if found]
+        return MixtureFiles(tuple(_find(name) for name, _ in mixed), tuple(weight for _, weight in mixed))
     return _find(*names)
 
 
-def _find(*names: str) -> CorpusFiles:
+def _find(*names: str) -> CorpusFiles | StreamedFiles:
+    if len(names) == 1 and names[0].startswith("stream:"):
+        return StreamedFiles(names[0])
     location = ",".join(names)
     parts = tuple(part for name in names for part in _parts(name.strip()))
     if not sum(part.weight for part in parts):
@@ -156,73 +195,23 @@ def _find(*names: str) -> CorpusFiles:
 
 
 def encode_corpus(
-    files: CorpusFiles | MixtureFiles, tokenizer: Tokenizer, *, cache: Cache, num_processes: int | None = None
+    files: AnyFiles, tokenizer: Tokenizer, *, cache: Cache, num_processes: int | None = None
 ) -> TokenCorpus | Mixture:
     """Returns the tokens of a corpus; text is read where there are no shards of it, or they are of other text.
 
-    A shard that is finished is kept, whatever becomes of the rest.
+    A shard that is finished is kept, whatever becomes of the rest: a start that was interrupted is continued.
 
     Raises:
         FileNotFoundError: a file is not there.
         ValueError: the text is not what its location says (names the file and the line), or there is none.
     """
     if isinstance(files, MixtureFiles):
-        made = [_encode(each, tokenizer, cache=cache, num_processes=num_processes) for each in files.files]
+        made = [encode_corpus(each, tokenizer, cache=cache, num_processes=num_processes) for each in files.files]
         return Mixture(tuple(made), files.weights)
-    return _encode(files, tokenizer, cache=cache, num_processes=num_processes)
-
-
-def _encode(files: CorpusFiles, tokenizer: Tokenizer, *, cache: Cache, num_processes: int | None) -> TokenCorpus:
-    shards = list(files.shards())
-    facts = [_facts(shard, cache) for shard in shards]
-    by = {"tokenizer": digest_of(saved_tokenizer(tokenizer).hex())}
-    weights = [sum(part.weight for part in shard) for shard in shards]
-    entries: list[Entry] = []
-
-    def keep(number: int, show: Any) -> Entry:
-        def make(writer: ArrayWriter) -> dict[str, Any]:
-            if number and not made and not whole:
-                cache.report(f"{files.origin}: {number:,} of {len(shards):,} shards are there, the rest is encoded")
-            made.append(number)
-            pieces = (piece for part in shards[number] for piece in read_part(part))
-            done = sum(weights[:number])
-            shown = lambda read: show(100 * (done + min(read, weights[number])) // sum(weights))  # noqa: E731
-            notes = make_shard(writer, pieces, tokenizer, num_processes=num_processes, progress=shown)
-            if notes["first_without"]:
-                path, offset = notes["first_without"]
-                form = next(part.form for part in shards[number] if part.path == path)
-                notes["first_without"] = place_of(form, path, offset)
-            return notes
-
-        about = f"{files.origin}, shard {number + 1:,} of {len(shards):,},"
-        return cache.keep({"what": "tokens", **facts[number], **by}, make, about=about, says_why=False)
-
-    made: list[int] = []
-    whole: list[Entry] = []
-
-    def make_all(_: ArrayWriter) -> dict[str, Any]:
-        with cache.progress(f"encoding {files.origin}, percent", total=100) as show:
-            for number in range(len(shards)):
-                entries.append(keep(number, show))
-        if not sum(entry.notes["tokens"] for entry in entries):
-            raise ValueError(f"{files.origin} must hold a document with a token, got none.")
-        return {name: sum(entry.notes[name] for entry in entries) for name in COUNTS}
-
-    whole.append(cache.keep({"what": "corpus", "text": digest_of(facts), **by}, make_all, about=files.origin))
-    counts = whole[0].notes
-    entries = entries or [keep(number, lambda percent: None) for number in range(len(shards))]
-    return TokenCorpus(
-        shards=tuple(
-            Shard(entry.arrays["tokens"], entry.arrays["ends"]) for entry in entries if entry.arrays["tokens"].size
-        ),
-        origin=files.origin,
-        digest=digest_of([entry.digest for entry in entries]),
-        num_bytes=counts["bytes"],
-        num_words=counts["words"] + counts["line_ends"],
-        pad_id=tokenizer.pad_id,
-        without_tokens=counts["without_tokens"],
-        first_without=next((entry.notes["first_without"] for entry in entries if entry.notes["first_without"]), ""),
-    )
+    keeper = Keeper(files.origin, tokenizer, cache=cache, num_processes=num_processes)
+    if isinstance(files, StreamedFiles):
+        return keeper.keep_stream(files.rows, files.facts(cache))
+    return keeper.keep_parts(list(files.shards()))
 
 
 def _parts(name: str) -> Iterator[Part]:
@@ -246,18 +235,3 @@ def _parts(name: str) -> Iterator[Part]:
 def _form_of(path: Path) -> Form:
     name = re.sub(r"\.gz$", "", path.name)
     return "jsonl" if name.endswith(".jsonl") else "parquet" if name.endswith(".parquet") else "text"
-
-
-def _facts(shard: tuple[Part, ...], cache: Cache) -> dict[str, Any]:
-    """Returns what tells a shard's text from any other."""
-    plain = [(Path(part.path), part.begin, part.end) for part in shard if part.form not in ("parquet", "hub")]
-    found: dict[str, Any] = {"text": cache.digest_of_files(plain)} if plain else {}
-    records = []
-    for part in shard:
-        if part.form == "parquet":
-            records.append([cache.digest_of_file(Path(part.path)), part.begin, part.end])
-        elif part.form == "hub":
-            kept = [cache.digest_of_file(Path(file["filename"])) for file in hub_texts(part.path).cache_files]
-            records.append([kept or hub_texts(part.path)._fingerprint, part.begin, part.end])
-    forms = digest_of([[part.form, part.end - part.begin, part.end == part.size] for part in shard])
-    return found | {"records": records, "forms": forms}

@@ -221,6 +221,13 @@ def _read_hub(part: Part) -> Iterator[Piece]:
             number += 1
 
 
+def stream_pieces(rows: Any, location: str, *, first: int = 0) -> Iterator[Piece]:
+    """Yields the documents of a hub dataset whose rows come one by one, numbered from `first` on."""
+    for number, row in enumerate(rows, start=first):
+        found = _text_of(row, lambda at=number: place_of("hub", location, at))
+        yield Piece(found, True, location, number)
+
+
 def _record(text: Any, form: Form, path: str, number: int) -> Piece:
     found = _text_of({"text": text}, lambda: place_of(form, path, number))
     return Piece(found, True, path, number)

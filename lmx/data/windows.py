@@ -17,6 +17,7 @@ from lmx.data.packed_rows import PackedRows
 from lmx.data.shards import TokenCorpus
 from lmx.data.stream_rows import StreamRows
 
+Corpus = TokenCorpus | Mixture
 Packing = Literal["stream", "documents"]
 Corpus = TokenCorpus | Mixture
 # Makes the arrays of a batch out of raw rows, given the seed and the number of each row.
@@ -69,7 +70,7 @@ class Windows:
 
     def __init__(
         self,
-        corpus: TokenCorpus | Mixture,
+        corpus: Corpus,
         *,
         length: int,
         rows: int,
@@ -87,7 +88,7 @@ class Windows:
         self.corpus, self.length, self.width, self.packing = corpus, length, length + ahead, packing
         self.accumulation, self.seeds, self._rows, self._make = accumulation, tuple(seeds), rows, make
         self._pad_id = (corpus.corpora[0] if isinstance(corpus, Mixture) else corpus).pad_id
-        self._of_seeds = [self._numbered(corpus, seed) for seed in seeds]
+        self.numbered = [self._numbered(corpus, seed) for seed in seeds]
         self._taken = rows * accumulation
 
     @property
@@ -98,15 +99,15 @@ class Windows:
     @property
     def batches_per_epoch(self) -> float:
         """Batches of an epoch on average; epochs differ by at most one."""
-        return self._of_seeds[0].rows_per_epoch / self._taken
+        return self.numbered[0].rows_per_epoch / self._taken
 
     def first_batch(self, epoch: int) -> int:
         """Returns the number of an epoch's first batch, both counted from 0."""
-        return epoch * self._of_seeds[0].rows_per_epoch // self._taken
+        return epoch * self.numbered[0].rows_per_epoch // self._taken
 
     def epoch_of(self, k: int) -> int:
         """Returns the epoch that batch k belongs to, counted from 0."""
-        return ((k + 1) * self._taken - 1) // self._of_seeds[0].rows_per_epoch
+        return ((k + 1) * self._taken - 1) // self.numbered[0].rows_per_epoch
 
     def epochs_before(self, k: int) -> float:
         """Returns how many epochs lie before batch k, to four decimals."""
@@ -123,7 +124,7 @@ class Windows:
             numbers = numbers[:, rows(self._rows) if callable(rows) else rows]
         parts = [
             self._made(numbered.rows(numbers.ravel()), seed, numbers)
-            for seed, numbered in zip(self.seeds, self._of_seeds, strict=True)
+            for seed, numbered in zip(self.seeds, self.numbered, strict=True)
         ]
         if len(parts) == 1:
             return parts[0]
@@ -138,7 +139,7 @@ class Windows:
     def tokens(self, k: int) -> int:
         """Returns the tokens that batch k has a model read, of all seeds together, without padding."""
         numbers = self.numbers(k).ravel()
-        return sum(numbered.tokens(numbers, length=self.length) for numbered in self._of_seeds)
+        return sum(numbered.tokens(numbers, length=self.length) for numbered in self.numbered)
 
     def once(self, rows: Rows | None = None, *, fill_multiple: int = 1) -> Iterator[Batch]:
         """Yields batches [B, ...] in which each token is predicted once, in order; the last ends with rows of padding.
@@ -152,7 +153,7 @@ class Windows:
         size = -(-self._rows // fill_multiple) * fill_multiple
         chosen = slice(None) if rows is None else rows(size) if callable(rows) else rows
         number = 0
-        for raw in _regrouped(self._of_seeds[0].in_order(), self._rows):
+        for raw in _regrouped(self.numbered[0].in_order(), self._rows):
             numbers = np.arange(number, number + size)
             number += len(raw["tokens"])
             for name, array in raw.items():
@@ -161,17 +162,7 @@ class Windows:
                 raw[name] = np.concatenate([array, padding])[chosen]
             yield self._made(raw, 0, numbers[chosen])
 
-    def described(self) -> str:
-        """Returns what a run says of its rows when it starts."""
-        said = f"rows of {self.length:,} tokens, {self.batches_per_epoch:,.1f} batches an epoch"
-        packed = [one for one in self._of_seeds[0].sources if isinstance(one, PackedRows)]
-        if packed:
-            places = sum(one.rows_per_epoch for one in packed) * self.width
-            full = sum(one.corpus.num_tokens for one in packed) / places
-            said += f", {full:.1%} full; of a first pool of documents {packed[0].share_cut():.1%} were cut to fill gaps"
-        return said
-
-    def _numbered(self, corpus: TokenCorpus | Mixture, seed: int) -> NumberedRows:
+    def _numbered(self, corpus: Corpus, seed: int) -> NumberedRows:
         if isinstance(corpus, Mixture):
             return MixedRows([self._numbered(each, seed) for each in corpus.corpora], corpus.weights)
         if self.packing == "documents":
@@ -193,3 +184,15 @@ def _regrouped(blocks: Iterator[Batch], size: int) -> Iterator[Batch]:
             waiting = {name: array[size:] for name, array in waiting.items()}
     if waiting and len(waiting["tokens"]):
         yield waiting
+
+
+def facts(windows: Windows) -> dict[str, str]:
+    """Returns what a run says of its rows when it starts."""
+    said = {"rows": f"of {windows.length:,} tokens, {windows.batches_per_epoch:,.1f} batches an epoch"}
+    packed = [one for one in windows.numbered[0].sources if isinstance(one, PackedRows)]
+    if packed:
+        places = sum(one.rows_per_epoch for one in packed) * windows.width
+        full = sum(one.corpus.num_tokens for one in packed) / places
+        cut = packed[0].share_cut()
+        said["packing"] = f"{full:.1%} full, of a first pool of documents {cut:.1%} were cut to fill gaps"
+    return said

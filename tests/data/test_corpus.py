@@ -10,7 +10,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from lmx.data import corpus as module
+from lmx.data import corpus as found_at
+from lmx.data import keeper as module
 from lmx.data.cache import MANIFEST, Cache
 from lmx.data.corpus import encode_corpus, find_corpus
 from lmx.data.shards import TokenCorpus
@@ -116,7 +117,8 @@ def text_of(size: int) -> str:
 
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "SHARD_BYTES", 2000)
+    for each in (module, found_at):
+        monkeypatch.setattr(each, "SHARD_BYTES", 2000)
 
 
 def shards_made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -143,7 +145,8 @@ def test_shards_do_not_change_what_is_in_them(form, processes: int, tmp_path: Pa
     path = tmp_path / f"a.{form}"
     path.write_text(content, encoding="utf-8")
     whole = encoded(path, Cache(None))
-    monkeypatch.setattr(module, "SHARD_BYTES", 2000)
+    for each in (module, found_at):
+        monkeypatch.setattr(each, "SHARD_BYTES", 2000)
     monkeypatch.setattr("lmx.data.encoding.FEW_TEXTS", 0)
     monkeypatch.setattr("lmx.data.encoding.CHUNK_CHARACTERS", 500)
     parts = encoded(path, cache, num_processes=processes)
@@ -328,3 +331,76 @@ def test_what_cannot_be_read_is_told_with_its_place(name: str, expected: str, tm
         encoded(location, cache)
     assert expected in str(error.value)
     assert "\n" not in str(error.value)
+
+
+# Streams
+
+
+@pytest.fixture
+def stream(tmp_path: Path) -> str:
+    """A folder of two files, as a hub dataset whose rows come one by one."""
+    folder = tmp_path / "streamed"
+    folder.mkdir()
+    for part in range(2):
+        texts = [f"{part} {number} " + "w" * 90 for number in range(50)]
+        pyarrow.parquet.write_table(pyarrow.table({"id": range(50), "text": texts}), folder / f"train-{part}.parquet")
+    return f"stream:{folder}:train"
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_stream_becomes_shards_as_it_comes_and_is_continued(stream: str, cache: Cache, lines, monkeypatch):
+    made = shards_made(monkeypatch)
+    real, opened = found_at.stream_hub, []
+
+    class Breaks:
+        """A stream that breaks off after some rows."""
+
+        def __init__(self, rows):
+            self.rows = rows
+            self.state_dict, self.load_state_dict = rows.state_dict, rows.load_state_dict
+
+        def __iter__(self):
+            for number, row in enumerate(self.rows):
+                if number == 70:
+                    raise ConnectionError("the line is broken")
+                yield row
+
+    monkeypatch.setattr(found_at, "stream_hub", lambda location: (Breaks(real(location)[0]), real(location)[1]))
+    with pytest.raises(ConnectionError):
+        encoded(stream, cache)
+    before = len(made)
+    assert before >= 2
+    monkeypatch.setattr(found_at, "stream_hub", lambda location: opened.append(location) or real(location))
+    corpus = encoded(stream, cache)
+    assert lines == [f"{stream}: {before} shards are there, the rest is encoded"]
+    texts = [f"{part} {number} " + "w" * 90 for part in range(2) for number in range(50)]
+    assert documents(corpus) == texts
+    monkeypatch.setattr(module, "stream_pieces", lambda *_, **__: pytest.fail("rows are read again"))
+    assert encoded(stream, cache).identity == corpus.identity
+
+
+def test_some_rows_of_a_stream(stream: str, cache: Cache):
+    assert [text.split(" w")[0] for text in documents(encoded(f"{stream}[48:51]", cache))] == ["0 48", "0 49", "1 0"]
+    assert len(documents(encoded(f"{stream}[:7]", cache))) == 7
+    assert len(list(find_corpus(f"{stream}[98:]").texts())) == 2
+
+
+@pytest.mark.parametrize(
+    ("location", "expected"),
+    [
+        ("stream:nothing", r"location must be stream:ID:SPLIT or .*, got location=stream:nothing\."),
+        ("{}[:0]", r"must hold a document with a token, got none\."),
+        ("stream:{}/none:train", "must be a hub dataset or a local folder"),
+    ],
+)
+def test_a_stream_that_cannot_be_read_is_told(location: str, expected: str, stream: str, tmp_path: Path, cache: Cache):
+    location = location.format(tmp_path if location.startswith("stream") else stream)
+    with pytest.raises((ValueError, FileNotFoundError), match=expected):
+        encoded(location, cache)
+
+
+def test_a_stream_is_not_cut(stream: str):
+    with pytest.raises(
+        ValueError, match=r"must end somewhere to be cut into 90% and the rest\. Name a validation text"
+    ):
+        find_corpus(stream).split(0.9)

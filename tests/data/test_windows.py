@@ -1,10 +1,12 @@
 """Batch k is a function of (seed, k): each token comes once an epoch, and once in evaluation."""
 
+import re
+
 import numpy as np
 import pytest
 
 from lmx.data.shards import TokenCorpus
-from lmx.data.windows import Windows
+from lmx.data.windows import Windows, facts
 from lmx.loop import Batches
 from tests.data.test_packing import corpus_of
 
@@ -132,12 +134,10 @@ def test_hosts_evaluate_their_rows(corpus: TokenCorpus, packing: str):
 
 
 def test_what_a_run_says_of_its_rows(corpus: TokenCorpus):
-    assert (
-        windows(corpus, "stream").described()
-        == f"rows of 10 tokens, {corpus.num_tokens // L / 12:,.1f} batches an epoch"
-    )
-    said = windows(corpus, "documents").described()
-    assert " full; of a first pool of documents " in said
+    number = corpus.num_tokens // L / (A * B)
+    assert facts(windows(corpus, "stream")) == {"rows": f"of 10 tokens, {number:,.1f} batches an epoch"}
+    said = facts(windows(corpus, "documents"))["packing"]
+    assert re.fullmatch(r"\d\d\.\d% full, of a first pool of documents \d+\.\d% were cut to fill gaps", said)
 
 
 @pytest.mark.parametrize(
