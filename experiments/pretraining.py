@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar
 import jax
 
 from lmx.config import INLINE, Published, RowsConfig, RunConfig, SelectionConfig, TextVocabularyConfig
-from lmx.data.corpus import CorpusFiles
+from lmx.data.corpus import AnyFiles
 from lmx.data.text_sets import TextSetsConfig
 from lmx.data.windows import Windows
 from lmx.definition import define
@@ -237,7 +237,7 @@ def main(preset: str, config: Config) -> None:
     with begin("pretraining", preset, config, family=family_of(config.model), ends_with="updates") as run:
         cache, pieces = text_cache(config.run.text_cache), config.pieces
 
-        def tokenizer_for(train: CorpusFiles) -> Tokenizer:
+        def tokenizer_for(train: AnyFiles) -> Tokenizer:
             lines = lambda: (line for text in train.texts() for line in text.splitlines(keepends=True))  # noqa: E731
             about = {"facts": lambda: train.facts(cache), "about": train.origin, **pieces.options()}
             known = tokenizer_of(run.directory, config.start.init_from)

@@ -206,8 +206,14 @@ def encode_corpus(
         ValueError: the text is not what its location says (names the file and the line), or there is none.
     """
     if isinstance(files, MixtureFiles):
-        made = [encode_corpus(each, tokenizer, cache=cache, num_processes=num_processes) for each in files.files]
+        made = [_encode(each, tokenizer, cache=cache, num_processes=num_processes) for each in files.files]
         return Mixture(tuple(made), files.weights)
+    return _encode(files, tokenizer, cache=cache, num_processes=num_processes)
+
+
+def _encode(
+    files: CorpusFiles | StreamedFiles, tokenizer: Tokenizer, *, cache: Cache, num_processes: int | None
+) -> TokenCorpus:
     keeper = Keeper(files.origin, tokenizer, cache=cache, num_processes=num_processes)
     if isinstance(files, StreamedFiles):
         return keeper.keep_stream(files.rows, files.facts(cache))

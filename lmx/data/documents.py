@@ -91,7 +91,7 @@ def cut(part: Part, place: int, *, exact: bool = False) -> tuple[Part, Part]:
     return part._replace(end=place, weight=first), part._replace(begin=place, weight=part.weight - first)
 
 
-def place_of(form: Form, path: str, offset: int) -> str:
+def place_of(form: str, path: str, offset: int) -> str:
     """Returns where something is, for messages; the lines before it are counted now."""
     if form == "hub":
         return f"{path} row {offset + 1:,}"

@@ -45,8 +45,8 @@ def stream_hub(location: str) -> tuple[Any, list[Any]]:
 
     with _told(location):
         builder = datasets.load_dataset_builder(found[1], found[2])
-        rows = builder.as_streaming_dataset(split=found[3])
-        files = builder.config.data_files[found[3]]
+        rows: Any = builder.as_streaming_dataset(split=found[3])
+        files: Any = builder.config.data_files[found[3]]  # type: ignore[index]
         facts = [sorted(files), [list(each) for each in files.origin_metadata]]
     begin, end = int(found[4] or 0), int(found[5]) if found[5] else None
     rows = rows.skip(begin) if begin else rows

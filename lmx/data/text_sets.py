@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from lmx.data.cache import Cache
-from lmx.data.corpus import CorpusFiles, encode_corpus, find_corpus
+from lmx.data.corpus import AnyFiles, encode_corpus, find_corpus
 from lmx.data.windows import Corpus
 from lmx.text import Tokenizer
 
@@ -25,7 +25,8 @@ class TextSetsConfig:
 
     Attributes:
         train: text to learn from: a file, a folder, `lines:FILE` with a document a line, a .jsonl or .parquet with
-            `text`, `hub:ID:SPLIT`, `stdlib`; several with commas, and as `a.txt*0.7,b.jsonl*0.3` mixed by weight.
+            `text`, `hub:ID:SPLIT`, `stream:ID:SPLIT`, `stdlib`; several with commas, and as `a.txt*0.7,b.jsonl*0.3` mixed
+            by weight.
         validation: text that is validated on; None holds out the last of train.
         held_out: share of train that is held out, where there is no validation text.
         test: text that the finished model is scored on; None scores it on the validation text.
@@ -36,7 +37,7 @@ class TextSetsConfig:
     held_out: float = 0.1
     test: str | None = None
 
-    def load(self, tokenizer_for: Callable[[CorpusFiles], Tokenizer], *, cache: Cache) -> TextSets:
+    def load(self, tokenizer_for: Callable[[AnyFiles], Tokenizer], *, cache: Cache) -> TextSets:
         """Finds all text, and its tokens where they have been made before.
 
         Args:
@@ -53,4 +54,6 @@ class TextSetsConfig:
         test = find_corpus(self.test) if self.test else None
         tokenizer = tokenizer_for(train)
         encoded = [encode_corpus(files, tokenizer, cache=cache) for files in (train, validation)]
-        return TextSets(tokenizer, *encoded, encode_corpus(test, tokenizer, cache=cache) if test else None)
+        return TextSets(
+            tokenizer, encoded[0], encoded[1], encode_corpus(test, tokenizer, cache=cache) if test else None
+        )

@@ -19,7 +19,6 @@ from lmx.data.stream_rows import StreamRows
 
 Corpus = TokenCorpus | Mixture
 Packing = Literal["stream", "documents"]
-Corpus = TokenCorpus | Mixture
 # Makes the arrays of a batch out of raw rows, given the seed and the number of each row.
 Objective = Callable[[Batch, tuple[int, np.ndarray]], Batch]
 
