@@ -46,12 +46,16 @@ class EncoderConfig(TransformerConfig):
 
 
 class Encoder(nnx.Module):
-    """An encoder-only Transformer: each position sees the whole text."""
+    """An encoder-only Transformer: each position sees the whole text.
 
-    def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
+    Args:
+        deviation: standard deviation of the word vectors' first values, see `lmx.nn.layers.Embedding`.
+    """
+
+    def __init__(self, config: EncoderConfig, *, deviation: float | None = None, rngs: nnx.Rngs):
         self.config = config
         dtype = jnp.dtype(config.dtype)
-        self.embedding = Embedding(config.vocab_size, config.width, dtype=dtype, rngs=rngs)
+        self.embedding = Embedding(config.vocab_size, config.width, deviation=deviation, dtype=dtype, rngs=rngs)
         self.positions = make_positions(config, is_causal=False, rngs=rngs)
         self.types = Embedding(config.num_types, config.width, dtype=dtype, rngs=rngs) if config.num_types else None
         self.embedding_norm = make_norm(config) if config.embedding_norm else None

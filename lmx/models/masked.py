@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 from lmx.losses import Output
 from lmx.models.encoder import Encoder, EncoderConfig
 from lmx.nn.flops import of_stack
-from lmx.nn.layers import Linear, output_logits
+from lmx.nn.layers import OUTPUT_DEVIATION, Linear, output_logits
 from lmx.nn.masks import Sees
 from lmx.nn.transformer import activation_of, make_norm
 
@@ -51,7 +51,7 @@ class MaskedEncoder(nnx.Module):
 
     def __init__(self, config: MaskedConfig, *, rngs: nnx.Rngs):
         self.config = config
-        self.encoder = Encoder(config, rngs=rngs)
+        self.encoder = Encoder(config, deviation=OUTPUT_DEVIATION, rngs=rngs)  # the table ends the model too
         self.head = MaskedHead(config, rngs=rngs)
 
     def __call__(

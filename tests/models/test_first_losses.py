@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lmx.losses import cross_entropy, label_loss
+from lmx.losses import label_loss, token_loss
 from lmx.models.decoder import Decoder, DecoderConfig
 from lmx.models.encoder import ClassifierConfig, EncoderClassifier
+from lmx.models.masked import MaskedConfig, MaskedEncoder
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 
 B, T, S, V, D = 8, 19, 17, 3001, 64
@@ -21,8 +22,8 @@ def words(*shape: int, seed: int = 0) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).integers(4, V, shape), jnp.int32)
 
 
-def mean_loss(model: Seq2Seq | Decoder, states: jax.Array) -> float:
-    found = cross_entropy(states, model.output_table(), words(B, T, seed=2), jnp.ones((B, T)), vocab_size=V)
+def mean_loss(model: Seq2Seq | Decoder | MaskedEncoder, states: jax.Array) -> float:
+    found = token_loss(states, model.output(), words(B, T, seed=2), jnp.ones((B, T)))
     return float(found.loss / found.weight)
 
 
@@ -36,7 +37,11 @@ def test_a_classifiers_first_loss_is_that_of_equal_classes(num_classes, pooling)
 
 
 @pytest.mark.parametrize(
-    ("tied", "kind"), [(False, {}), (True, {"norm": "layer", "positions": "learned", "activation": "gelu"})]
+    ("tied", "kind"),
+    [
+        (False, {"qk_norm": True, "score_cap": 50.0, "logit_cap": 30.0, "window": 4, "head_width": 8}),
+        (True, {"norm": "layer", "positions": "learned", "activation": "gelu"}),
+    ],
 )
 def test_a_decoders_first_loss_is_that_of_equal_words(tied, kind):
     config = DecoderConfig(vocab_size=V, num_layers=2, tied_embeddings=tied, **kind, **SIZES)
@@ -66,3 +71,19 @@ def test_a_tied_tables_first_loss_is_that_of_equal_words(tied, norm_position):
     # As fairseq draws it, with the variance 1/D that its use as an input wants (Vaswani et al. 2017): logits of
     # variance 1 cost half a nat, and a state that resembles its own word a little more.
     assert first_loss(**kind, embedding_init="fairseq") == pytest.approx(math.log(V) + 0.55, abs=0.1)
+
+
+T5 = {"norm": "rms", "norm_position": "pre", "positions": "t5", "attention_scale": 1.0, "use_bias": False}
+T5 |= {"scaled_embeddings": False, "head_width": 24}
+
+
+def test_t5s_first_loss_is_half_a_nat_more_where_it_is_drawn_as_published():
+    published = first_loss(**T5, scaled_output=True, embedding_init="t5")
+    assert published == pytest.approx(math.log(V) + 0.55, abs=0.1)
+    gated = {"activation": "gated-gelu", "tied_embeddings": "inputs", "embedding_init": "t5"}
+    assert first_loss(**T5, **gated) == pytest.approx(math.log(V), rel=0.05)
+
+
+def test_a_masked_encoders_first_loss_is_that_of_equal_words():
+    model = MaskedEncoder(MaskedConfig(vocab_size=V, num_layers=2, **SIZES), rngs=nnx.Rngs(1))
+    assert mean_loss(model, model(words(B, T))[0]) == pytest.approx(math.log(V), rel=0.05)
