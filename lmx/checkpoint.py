@@ -181,37 +181,42 @@ class Checkpoints:
             except DamagedCheckpoint as error:
                 raise DamagedCheckpoint(f"{error}. Remove it to average the others.") from error
             paths.append(path)
-        # Array by array: beside the sum, one array of one checkpoint is in memory, and never an optimizer's.
-        places = [number for number, (path, _) in enumerate(_leaves(target)) if path[0].key == "params"]
-        means = []
-        for place in places:
-            total = self._restore_array(paths[0], target, place)
-            for path in paths[1:]:
-                total = total + self._restore_array(path, target, place)
-            means.append(total / len(paths))
+        # A few arrays at a time: beside the sum, no more is in memory than the largest array of one checkpoint, and
+        # never an optimizer's.
+        leaves = enumerate(_leaves(target))
+        sizes = {place: leaf.size * leaf.dtype.itemsize for place, (key, leaf) in leaves if key[0].key == "params"}
+        means: list[jax.Array] = []
+        for places in groups_within(sizes, max(sizes.values())):
+            means += self._mean_arrays(paths, target, places)
         return jax.tree.unflatten(jax.tree.structure(target["params"]), means)
 
-    def _restore_array(self, path: Path, target: dict[str, Any], place: int) -> jax.Array:
-        """Returns one array of a checkpoint's state, the one at a place among its leaves."""
+    def _mean_arrays(self, paths: Sequence[Path], target: dict[str, Any], places: Sequence[int]) -> list[jax.Array]:
+        """Returns the means of what `_restore_arrays` does, over checkpoints."""
+        total = self._restore_arrays(paths[0], target, places)
+        for path in paths[1:]:
+            total = [one + other for one, other in zip(total, self._restore_arrays(path, target, places), strict=True)]
+        return [each / len(paths) for each in total]
+
+    def _restore_arrays(self, path: Path, target: dict[str, Any], places: Sequence[int]) -> list[jax.Array]:
+        """Returns some arrays of a checkpoint's state, those at these places among its leaves."""
         orbax = self._orbax
         structure = jax.tree.structure(target)
 
-        def alone(one: Any, other: Any) -> Any:
-            return structure.unflatten(one if number == place else other for number in range(structure.num_leaves))
+        def alone(ones: dict[int, Any], other: Any) -> Any:
+            return structure.unflatten(ones.get(place, other) for place in range(structure.num_leaves))
 
-        wanted = _leaves(target)[place][1]
-        arguments = orbax.checkpoint_utils.construct_restore_args(wanted)
+        wanted = {place: _leaves(target)[place][1] for place in places}
+        arguments = alone(orbax.checkpoint_utils.construct_restore_args(wanted), orbax.RestoreArgs())
         with orbax.Checkpointer(orbax.PyTreeCheckpointHandler()) as reader:
             try:
                 found = reader.restore(
                     (path / "state").resolve(),
-                    args=orbax.args.PyTreeRestore(
-                        alone(wanted, orbax.PLACEHOLDER), restore_args=alone(arguments, orbax.RestoreArgs())
-                    ),
+                    args=orbax.args.PyTreeRestore(alone(wanted, orbax.PLACEHOLDER), restore_args=arguments),
                 )
             except Exception as error:
                 raise DamagedCheckpoint(f"{path} cannot be read: {reason_of(error)}") from error
-        return jax.tree.leaves(found, is_leaf=lambda leaf: leaf is orbax.PLACEHOLDER)[place]
+        leaves = jax.tree.leaves(found, is_leaf=lambda leaf: leaf is orbax.PLACEHOLDER)
+        return [leaves[place] for place in places]
 
     def wait(self) -> None:
         """Waits until every save is on disk and unneeded checkpoints are deleted.
@@ -319,6 +324,19 @@ def kept(
     ranked = sorted(scored, key=lambda step: (scores[step], step))
     multiples = {step for step in ordered if every is not None and step % every == 0}
     return set(ordered[-2:]) | set((scored or ordered)[-last:]) | set(ranked[:best]) | multiples
+
+
+def groups_within(sizes: Mapping[int, int], limit: int) -> list[list[int]]:
+    """Returns the keys in groups, in their order, whose sizes add up to no more than a limit; a larger one is alone."""
+    groups: list[list[int]] = []
+    filled = 0
+    for key, size in sizes.items():
+        if not groups or filled + size > limit:
+            groups.append([])
+            filled = 0
+        groups[-1].append(key)
+        filled += size
+    return groups
 
 
 def _said_by_the_first(fact: bool) -> bool:

@@ -29,7 +29,8 @@ def keep_programs(where: CompileCache, *, directory: Path, writes: bool, report:
 
     "user" is a folder that all runs of a user share. Who has set JAX_COMPILATION_CACHE_DIR has chosen another. Several
     processes that train together need a folder that all of them see, or one would load what the others compile: they
-    take the run's.
+    take the run's. Programs that half a second compiles are not kept, unless
+    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS says otherwise.
 
     Args:
         where: "off" keeps none.
@@ -37,7 +38,8 @@ def keep_programs(where: CompileCache, *, directory: Path, writes: bool, report:
         writes: whether this process is the one that writes; the others only read.
         report: takes a line when the user's folder cannot be used and the run's takes its place.
     """
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     if where == "off":
         _use(None)
         return "off"

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from lmx.decoding import Hypotheses, average_steps, beam_search, gnmt_penalty, greedy_search, power_penalty
 from lmx.definition import Definition, define, member, stack
@@ -118,6 +118,7 @@ class Translator:
         self.members = self._count_members(params)
         self._mesh = mesh if mesh is not None and mesh.size > 1 else None
         self._search = jax.jit(self._make_search(), static_argnames="max_length", out_shardings=self._whole())
+        self._look = jax.jit(self._attention_to_source, out_shardings=self._whole())
 
     @staticmethod
     def load(run_directory: Path, *, search: Search | None = None, ensemble: bool = False) -> "Translator":
@@ -205,21 +206,22 @@ class Translator:
         words = [word for word in translation.ids if word != end]
         decoder_input = np.asarray([[self.target_tokenizer.bos_id, *words]], np.int32)
 
-        def look(params: Params, source: Int[Array, "B S"], decoder_input: Int[Array, "B T"]) -> jax.Array:
-            model = self._definition.merge(params)
-            with self._on_mesh(rows=False):
-                memory, _ = model.encode(source)
-                return model.decode(memory, source, decoder_input, with_attention=True)[1]["memory"][:, 0]
-
-        if self._mesh is not None:
-            look = jax.jit(look, out_shardings=self._whole())
         params = self.params if self.members is None else member(self.params, 0)
-        weights = look(params, jnp.asarray(source), jnp.asarray(decoder_input))
+        weights = self._look(params, source, decoder_input)
         return {
             "source": self.source_tokenizer.pieces(ids),
             "target": self.target_tokenizer.pieces([*words, end]),
             "weights": np.asarray(weights),
         }
+
+    def _attention_to_source(
+        self, params: Params, source: Int[Array, "B S"], decoder_input: Int[Array, "B T"]
+    ) -> Float[Array, "N H T S"]:
+        """Returns the attention of the first row in all layers."""
+        model = self._definition.merge(params)
+        with self._on_mesh(rows=False):
+            memory, _ = model.encode(source)
+            return model.decode(memory, source, decoder_input, with_attention=True)[1]["memory"][:, 0]
 
     def _make_search(self) -> Callable[..., Hypotheses]:
         search, tokenizer, pad_id = self.search, self.target_tokenizer, self.config.pad_id

@@ -16,7 +16,7 @@ import optax
 import pytest
 from safetensors.numpy import load_file
 
-from lmx.checkpoint import CheckpointNotSaved, Checkpoints, DamagedCheckpoint, kept
+from lmx.checkpoint import CheckpointNotSaved, Checkpoints, DamagedCheckpoint, groups_within, kept
 from lmx.checksums import CHECKSUMS, checksum_of, damage_of
 from lmx.parameters import average_files, load_params, save_params
 from lmx.sharding import MeshConfig, make_mesh, named_sharding, replicated
@@ -185,27 +185,40 @@ def test_an_average_is_the_mean_of_the_parameters(opened):
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(found))
 
 
-def test_an_average_holds_one_array_beside_the_sum(opened, monkeypatch):
+def test_an_average_holds_no_more_beside_the_sum_than_the_largest_array(opened, monkeypatch):
+    generator = np.random.default_rng(0)
+
+    def make() -> TrainState:
+        shapes = {"bias": (2,), "table": (5, 4), "weight": (3, 2), "window": (1, 7)}
+        params = {name: jnp.asarray(generator.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
+        return create_state(params, optax.adam(0.1), seed=1, average=True)
+
     checkpoints = opened(keep_last=4)
     for step in (10, 20, 30):
-        checkpoints.save(step, state(step, average=True), HOST, scores={})
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state(1, average=True))
+        checkpoints.save(step, make(), HOST, scores={})
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), make())
     checkpoints.steps()
     restored, live = [], []
     before = {id(array) for array in jax.live_arrays()}
-    real = checkpoints._restore_array
+    real = checkpoints._restore_arrays
 
-    def restore(path, target, place):
-        array = real(path, target, place)
-        restored.append((int(path.name), array.size))
+    def restore(path, target, places):
+        arrays = real(path, target, places)
+        restored.append((int(path.name), tuple(array.size for array in arrays)))
         live.append(sum(each.size for each in jax.live_arrays() if id(each) not in before))
-        return array
+        return arrays
 
-    monkeypatch.setattr(checkpoints, "_restore_array", restore)
+    monkeypatch.setattr(checkpoints, "_restore_arrays", restore)
     found = checkpoints.average([10, 20, 30], like)
-    sizes = [leaf.size for leaf in jax.tree.leaves(found)]
-    assert restored == [(step, size) for size in sizes for step in (10, 20, 30)]  # nothing but parameters
-    assert max(live) <= sum(sizes) + max(sizes)
+    assert jax.tree.map(lambda leaf: leaf.shape, found) == jax.tree.map(lambda leaf: leaf.shape, like.params)
+    # Small ones are read together, and nothing but parameters.
+    assert restored == [(step, sizes) for sizes in ((2,), (20,), (6, 7)) for step in (10, 20, 30)]
+    assert max(live) <= 35 + 20
+
+
+def test_groups_are_filled_up_to_their_limit():
+    assert groups_within({3: 4, 5: 6, 6: 1, 9: 10, 11: 12, 12: 3}, 10) == [[3, 5], [6], [9], [11], [12]]
+    assert groups_within({}, 10) == []
 
 
 def test_errors_of_checkpoints_say_what_is_wrong(opened):

@@ -378,6 +378,14 @@ def test_attention_maps_have_a_row_for_each_target_piece(translator):
     assert (found["weights"] >= 0).all()
 
 
+def test_maps_of_the_same_lengths_are_of_one_program(translator):
+    before = translator._look._cache_size()
+    for one in (translator, translator.with_params(parameters())):
+        for line in make_lines(11, 11):
+            one.attention(line, Translation("", (4, 5, 6, 7), 0.0))
+    assert translator._look._cache_size() == before + 1
+
+
 # Several devices.
 
 
