@@ -60,7 +60,7 @@ def test_rows_of_a_batch_are_shown_in_words(run: Path, monkeypatch, capsys):
 def test_the_speed_of_the_batches_alone_is_told_beside_what_training_used(run: Path, monkeypatch, capsys):
     assert command(monkeypatch, capsys, "time", run, "--seconds", "0.05")[-1].endswith(" batches")
     (run / "metrics.jsonl").write_text(
-        '{"kind": "train", "tokens_per_second": 10.0}\n{"kind": "validation"}\n{"kind": "train", "tokens_per_second": 1.0}\n'
+        '{"kind": "train", "tokens_per_second": 9}\n{"kind": "test"}\n{"kind": "train", "tokens_per_second": 1.0}\n'
     )
     last = command(monkeypatch, capsys, "time", run, "--seconds", "0.05")[-1]
     found = re.fullmatch(r"([\d,]+) tokens/s alone, in [\d,]+ batches; training used 1, a ([\d,]+)th of that", last)
@@ -113,7 +113,7 @@ def test_pairs_of_a_translation_are_shown(tmp_path: Path, monkeypatch, capsys):
     write_json(tmp_path / "config.json", {"experiment": "translation", "config": config, "sizes": {"accumulation": 1}})
     save_tokenizer(tmp_path, BYTES)
     lines = command(monkeypatch, capsys, "show", tmp_path, "--rows", "1")
-    assert lines[0].endswith("train.tsv: 40 pairs")
+    assert lines[0].endswith("train.tsv: kept all 40 pairs")
     assert lines[2] == f"batch 0, 0.00 epochs in: 1 x 8 rows of 4 tokens, {lines[2].split()[-6]} of them are no padding"
     assert re.fullmatch(r"  segment 1: 3 tokens, [34] more, [34] count", lines[4])
     assert re.fullmatch(r"    reads          a \d </s>", lines[5])
@@ -142,7 +142,7 @@ def test_what_is_no_run_of_text_is_told_in_a_line(change, expected: str, run: Pa
         write_json(run / "config.json", saved | change)
     with pytest.raises(SystemExit) as stopped:
         command(monkeypatch, capsys, "show", run)
-    assert stopped.value.code == 1
+    assert stopped.value.code == 2
     told = capsys.readouterr().err
     assert expected in told
     assert len(told.splitlines()) == 1
