@@ -1,21 +1,17 @@
 """The command line of the installed package: commands on run directories and files, without the scripts behind them."""
 
-import contextlib
 import difflib
-import os
-import stat
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
-from rich.console import Console
 
-from lmx.console import console, duration, progress_bar
+from lmx.console import console, duration
 from lmx.process import keep_freed_memory, one_line_errors
-from lmx.streams import Written, check_output, check_streams
+from lmx.streams import Written, check_output, check_streams, shown_share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +119,22 @@ class Compare:
     """Directory of the other run."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Shows rows of a run's training batches in words, or says how many tokens a second they alone are made at."""
+
+    what: Annotated[Literal["show", "time"], tyro.conf.Positional]
+    """`show` or `time`."""
+    run: Annotated[Path, tyro.conf.Positional]
+    """Directory of the run, of language models or of translation."""
+    batch: int = 0
+    """Number of the batch to show, from 0."""
+    rows: int = 4
+    """Rows of it to show."""
+    seconds: float = 5.0
+    """How long the time is taken."""
+
+
 COMMANDS = {
     "translate": Translate,
     "classify": Classify,
@@ -130,6 +142,7 @@ COMMANDS = {
     "compare": Compare,
     "average": Average,
     "report": Report,
+    "data": Data,
 }
 
 
@@ -165,38 +178,6 @@ def translate(options: Translate) -> None:
     notes += f", {translator.limited:,} translations ended by the length limit" if translator.limited else ""
     seconds = duration(time.perf_counter() - began)
     print(f"{number:,} lines in {seconds} ({translator.search}){notes}", file=sys.stderr)
-
-
-class Share:
-    """Shows how much of a file is done, in percent of its bytes: the number of its lines is not known in advance."""
-
-    def __init__(self, show: Callable[[int], None], size: int):
-        self._show, self._size = show, size
-        self._read = self._done = 0
-
-    def position(self, bytes_read: int) -> None:
-        """Takes the number of bytes read so far."""
-        self._read = bytes_read
-
-    def within(self, number: int) -> Callable[[int], None]:
-        """Returns a function that takes how many of the last `number` lines are done."""
-        begin, self._done = self._done, self._read
-        end = self._done
-        return lambda done: self._show(100 * (begin + (end - begin) * done // number) // self._size)
-
-
-@contextlib.contextmanager
-def shown_share(text: str, path: Path | None) -> Iterator[Share]:
-    """Shows the progress through a file on a terminal; nothing for a pipe, whose end is unknown."""
-    size = 0
-    with contextlib.suppress(OSError, AttributeError):  # standard input may be closed, or no file
-        found = os.fstat(sys.stdin.fileno()) if path in (None, Path("-")) else path.stat()
-        size = found.st_size if stat.S_ISREG(found.st_mode) else 0
-    if not size:
-        yield Share(lambda percent: None, 1)
-        return
-    with progress_bar(f"{text}, percent", total=100, console=Console(stderr=True, markup=False, emoji=False)) as show:
-        yield Share(show, size)
 
 
 def classify(options: Classify) -> None:
@@ -362,6 +343,17 @@ def report(options: Report) -> None:
     console.print(f"report: {write_report(options.run)}")
 
 
+def data(options: Data) -> None:
+    """Runs `lmx data`."""
+    from lmx.data_commands import measure_speed, show
+
+    check_output()
+    shown = {"show": lambda: show(options.run, batch=options.batch, rows=options.rows)}
+    shown["time"] = lambda: measure_speed(options.run, seconds=options.seconds)
+    for line in shown[options.what]():
+        print(line)
+
+
 def main() -> None:
     """Runs the command that the arguments name."""
     with one_line_errors():
@@ -382,5 +374,5 @@ def main() -> None:
             raise ValueError(f"command must be one of {', '.join(COMMANDS)}, got {arguments[0]}. Nearest: {nearest}.")
         name = arguments[0]
         options = tyro.cli(COMMANDS[name], args=arguments[1:], prog=f"lmx {name}", description=COMMANDS[name].__doc__)
-        commands = (translate, classify, score, compare, average, report)
+        commands = (translate, classify, score, compare, average, report, data)
         {command.__name__: command for command in commands}[name](options)

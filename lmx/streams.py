@@ -1,12 +1,17 @@
 """Where a command reads lines and writes them: standard input and output, files, pipes."""
 
+import contextlib
 import io
 import os
+import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import cast
 
+from rich.console import Console
+
+from lmx.console import progress_bar
 from lmx.errors import naming
 from lmx.lines import one_line
 
@@ -71,3 +76,35 @@ class Written:
         if self._file is not sys.stdout:
             with naming(self._name):
                 self._file.close()
+
+
+class Share:
+    """Shows how much of a file is done, in percent of its bytes: the number of its lines is not known in advance."""
+
+    def __init__(self, show: Callable[[int], None], size: int):
+        self._show, self._size = show, size
+        self._read = self._done = 0
+
+    def position(self, bytes_read: int) -> None:
+        """Takes the number of bytes read so far."""
+        self._read = bytes_read
+
+    def within(self, number: int) -> Callable[[int], None]:
+        """Returns a function that takes how many of the last `number` lines are done."""
+        begin, self._done = self._done, self._read
+        end = self._done
+        return lambda done: self._show(100 * (begin + (end - begin) * done // number) // self._size)
+
+
+@contextlib.contextmanager
+def shown_share(text: str, path: Path | None) -> Iterator[Share]:
+    """Shows the progress through a file on a terminal; nothing for a pipe, whose end is unknown."""
+    size = 0
+    with contextlib.suppress(OSError, AttributeError):  # standard input may be closed, or no file
+        found = os.fstat(sys.stdin.fileno()) if path in (None, Path("-")) else path.stat()
+        size = found.st_size if stat.S_ISREG(found.st_mode) else 0
+    if not size:
+        yield Share(lambda percent: None, 1)
+        return
+    with progress_bar(f"{text}, percent", total=100, console=Console(stderr=True, markup=False, emoji=False)) as show:
+        yield Share(show, size)

@@ -56,7 +56,10 @@ class PackedRows:
         """Returns the raw rows of some numbers, see `lmx.data.windows.Windows`."""
         shape = (numbers.size, self.width)
         arrays: dict[str, np.ndarray] = {}
-        for pool, here, rows in self._places(numbers):
+        places = self._places(numbers)
+        if len(places) == 1:
+            return raw_rows(self.corpus, places[0][0], places[0][2], width=self.width)
+        for pool, here, rows in places:
             for name, found in raw_rows(self.corpus, pool, rows, width=self.width).items():
                 arrays.setdefault(name, np.empty(shape, np.int32))[here] = found
         return arrays
@@ -85,8 +88,7 @@ class PackedRows:
         """Returns how many of the first places of some rows hold a token, all together."""
         total = 0
         for pool, _, rows in self._places(numbers):
-            sums = np.concatenate([[0], np.cumsum(pool.lengths)])
-            total += int(np.minimum(sums[pool.first[rows + 1]] - sums[pool.first[rows]], length).sum())
+            total += int(np.minimum(pool.sizes[rows], length).sum())
         return total
 
     @property
@@ -103,10 +105,11 @@ class PackedRows:
         """Returns the pools of some rows, and of each pool which of the numbers are its, and their rows in it."""
         epochs, rows = np.divmod(numbers, self.rows_per_epoch)
         pools, rows = np.divmod(rows, POOL_ROWS)
+        keys = epochs * (self._pools + 1) + pools
         found = []
-        for epoch, pool in np.unique(np.stack([epochs, pools], axis=-1), axis=0).tolist():
-            here = np.flatnonzero((epochs == epoch) & (pools == pool))
-            found.append((self._pool(epoch, pool), here, rows[here]))
+        for key in np.unique(keys).tolist():
+            here = np.flatnonzero(keys == key)
+            found.append((self._pool(*divmod(key, self._pools + 1)), here, rows[here]))
         return found
 
     def _make_pool(self, epoch: int, number: int) -> Pool:

@@ -20,6 +20,7 @@ class Pool(NamedTuple):
         lengths: of the pieces.
         offsets: place of each piece in its row.
         first: number of the first piece of each row, and the end.
+        sizes: tokens of each row.
         num_cut: pieces that had no place as they were, and were cut to fill gaps.
     """
 
@@ -27,6 +28,7 @@ class Pool(NamedTuple):
     lengths: Int64[np.ndarray, " pieces"]
     offsets: Int64[np.ndarray, " pieces"]
     first: Int64[np.ndarray, " rows_and_one"]
+    sizes: Int64[np.ndarray, " rows"]
     num_cut: int
 
 
@@ -72,10 +74,9 @@ def pack(
         begins, lengths, rows = _fill_gaps(begins, lengths, rows, gaps)
     order = np.argsort(rows, kind="stable")
     begins, lengths, rows = begins[order], lengths[order], rows[order]
-    upto = np.cumsum(lengths) - lengths
+    upto = np.concatenate([[0], np.cumsum(lengths)])
     first = np.searchsorted(rows, np.arange(num_rows + 1))
-    upto_row = np.concatenate([upto, [int(lengths.sum())]])[first]
-    return Pool(begins, lengths, upto - upto_row[rows], first, homeless.size)
+    return Pool(begins, lengths, upto[:-1] - upto[first][rows], first, np.diff(upto[first]), homeless.size)
 
 
 def _fill_gaps(
@@ -128,7 +129,7 @@ def ordered(pool: Pool, order: Int64[np.ndarray, " rows"]) -> Pool:
     counts = np.diff(pool.first)[order]
     pieces = np.repeat(pool.first[order], counts) + numbers_within(counts)
     first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return Pool(pool.begins[pieces], pool.lengths[pieces], pool.offsets[pieces], first, pool.num_cut)
+    return Pool(pool.begins[pieces], pool.lengths[pieces], pool.offsets[pieces], first, pool.sizes[order], pool.num_cut)
 
 
 def numbers_within(counts: Int64[np.ndarray, " groups"]) -> Int64[np.ndarray, " members"]:
