@@ -15,9 +15,20 @@ from lmx.text import ByteTokenizer, SentencePieceTokenizer
 
 BYTES = ByteTokenizer()
 CONFIG = {
-    "train": "lines:names.txt", "validation": None, "held_out": 0.2, "test": None,
-    "objective": "causal", "from_start": True, "context": 16, "tokens_per_batch": 64, "packing": "documents",
-    "accumulation": 1, "seed": 3, "seeds": 2, "text_cache": "off", "updates": 9,
+    "train": "lines:names.txt",
+    "validation": None,
+    "held_out": 0.2,
+    "test": None,
+    "objective": "causal",
+    "from_start": True,
+    "context": 16,
+    "tokens_per_batch": 64,
+    "packing": "documents",
+    "accumulation": 1,
+    "seed": 3,
+    "seeds": 2,
+    "text_cache": "off",
+    "updates": 9,
 }
 
 
@@ -106,9 +117,19 @@ def test_pairs_of_a_translation_are_shown(tmp_path: Path, monkeypatch, capsys):
     pairs = "".join(f"a{number % 7}\tb{number}\n" for number in range(40))
     (tmp_path / "train.tsv").write_text(pairs)
     config = {
-        "train": str(tmp_path / "train.tsv"), "source_language": "en", "target_language": "de",
-        "max_length": 9, "max_ratio": None, "tokens_per_batch": 32, "accumulation": 2, "rows_multiple": 2,
-        "length_multiple": 1, "num_buckets": 1, "seed": 1, "seeds": 1, "text_cache": "off",
+        "train": str(tmp_path / "train.tsv"),
+        "source_language": "en",
+        "target_language": "de",
+        "max_length": 9,
+        "max_ratio": None,
+        "tokens_per_batch": 32,
+        "accumulation": 2,
+        "rows_multiple": 2,
+        "length_multiple": 1,
+        "num_buckets": 1,
+        "seed": 1,
+        "seeds": 1,
+        "text_cache": "off",
     }
     write_json(tmp_path / "config.json", {"experiment": "translation", "config": config, "sizes": {"accumulation": 1}})
     save_tokenizer(tmp_path, BYTES)
