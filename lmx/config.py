@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self, get_type_hints
+from typing import Any, Literal, TypeVar, get_type_hints
 
 import numpy as np
 import tyro
@@ -23,6 +23,8 @@ from lmx.data.windows import Packing
 from lmx.errors import InputError
 from lmx.hosts import HostsConfig
 from lmx.sharding import GradientSum, MeshConfig, batch_shards, resolve_mesh, rows_on, token_shards
+
+Tokens = TypeVar("Tokens", bound="TokensConfig")
 
 INLINE = tyro.conf.arg(name="")
 
@@ -102,7 +104,7 @@ class TokensConfig:
     accumulation: int = 1
     gradient_sum: GradientSum = "float32"
 
-    def settled(self, mesh: MeshConfig, *, run: Path, devices: int) -> Self:
+    def settled(self: Tokens, mesh: MeshConfig, *, run: Path, devices: int) -> Tokens:
         """Returns the record with tokens_per_batch computed from tokens_per_device, if that is given.
 
         A run that has begun keeps its tokens_per_batch on whatever devices it continues: its batches stay the same.

@@ -15,7 +15,7 @@ from jaxtyping import Bool
 from lmx.data.objectives.causal import causal, pairs
 from lmx.data.objectives.masked import masked
 from lmx.data.objectives.rows import Key, Rows
-from lmx.data.objectives.spans import Noise, Special, input_and_target_lengths, raw_length, spans
+from lmx.data.objectives.spans import Noise, Special, count_spans, input_and_target_lengths, raw_length, spans
 from lmx.errors import InputError
 from lmx.symbols import SymbolTokenizer
 from lmx.text import ByteTokenizer, SentencePieceTokenizer, Tokenizer
@@ -110,7 +110,7 @@ class ObjectiveConfig:
 
         Raises:
             ValueError: a row is too short.
-            InputError: the vocabulary does not tell where words begin.
+            InputError: the vocabulary does not tell where words begin, or a row has more spans than sentinels.
         """
         pad, size = tokenizer.pad_id, tokenizer.vocab_size
         if self.objective == "causal":
@@ -138,6 +138,8 @@ class ObjectiveConfig:
             return Objective(make, context, 0, max(size, mask + 1), {"mask_id": mask})
         noise = Noise(self.noise_density, self.mean_span)
         raw, target = raw_length(context, noise=noise), self.sizes(context=context)[1]
+        if (most := count_spans(raw, noise=noise)[1]) > self.sentinels:
+            raise InputError(f"sentinels must be at least the {most} spans of a row, got sentinels={self.sentinels}.")
         has_own = SENTINEL in tokenizer.pieces([size - 1])
         vocab_size = size if has_own else size + self.sentinels
         make = functools.partial(

@@ -190,7 +190,8 @@ def test_a_plan_needs_no_text(preset, tmp_path):
     [
         ("stdlib-gpt", ["--objective", "masked"],
          "objective must be causal or pairs for this preset's model, got objective=masked."),
-        ("stdlib-t5", ["--objective", "causal"], "objective must be spans for this preset's model, got objective=causal."),
+        ("stdlib-t5", ["--objective", "causal"],
+         "objective must be spans for this preset's model, got objective=causal."),
         ("stdlib-gpt", ["--tokens-per-batch", "16"],
          "tokens_per_batch must be at least a row of context=32 tokens, got tokens_per_batch=16."),
         ("stdlib-gpt", ["--context", "4096", "--tokens-per-batch", "4096"], "must hold a row of 4,097 tokens, got "),
@@ -198,7 +199,7 @@ def test_a_plan_needs_no_text(preset, tmp_path):
          "model.vocab_size must be the 260 of tokenizer and objective, or 0 to take them, got vocab_size=99."),
         ("stdlib-bert", ["--whole-words"], "whole_words must be off where the vocabulary is of bytes or characters"),
         ("stdlib-t5", ["--sentinels", "1", "--context", "64"],
-         "a document must have at most num_sentinels=1 spans, got 4."),
+         "sentinels must be at least the 3 spans of a row, got sentinels=1."),
         ("stdlib-t5", ["--noise-density", "1.5"], "the density of noise must be over 0 and below 1, got density=1.5."),
         ("stdlib-gpt", ["--held-out", "1.5"], "share must be between 0 and 1, got share="),
         ("stdlib-gpt", ["--optimization.final-share", "2"], "final_share must be from 0 to 1, got final_share=2.0."),

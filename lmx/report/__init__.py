@@ -12,6 +12,7 @@ from pathlib import Path
 from lmx.errors import naming
 from lmx.report.classification import classification_page
 from lmx.report.files import read_json
+from lmx.report.language import language_page
 from lmx.report.page import Html
 from lmx.report.translation import translation_page
 
@@ -21,6 +22,9 @@ PAGES: dict[str, Callable[[Path], Html]] = {
     "classification": classification_page,
     "classifier": classification_page,
     "vision": classification_page,
+    "pretraining": language_page,
+    "decoder": language_page,
+    "masked": language_page,
 }
 """The page of a run by config.json's "experiment", or else by its "family"."""
 

@@ -114,6 +114,6 @@ def facts(pairs: Sequence[tuple[str, str]], *, style: str) -> Html:
     return Html(f"<dl class='facts {text(style)}'>{items}</dl>")
 
 
-def signed(value: Number) -> str:
-    """Returns a difference with its sign and two digits."""
-    return f"{value:+.2f}".replace("-", "−")
+def signed(value: Number, *, digits: int = 2) -> str:
+    """Returns a difference with its sign and so many digits."""
+    return f"{value:+.{digits}f}".replace("-", "−")

@@ -56,14 +56,15 @@ def _training_time(train: list[dict]) -> str | None:
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
 
 
-def sureness_of(row: dict) -> list[str]:
+def sureness_of(row: dict, *, digits: int = 2) -> list[str]:
     """Returns how sure a score is and how far from the published one, a line each."""
     lines = []
     if row.get("interval"):
         low, high = row["interval"]
-        lines.append(f"95% interval {low:.2f} to {high:.2f}")
+        lines.append(f"95% interval {low:.{digits}f} to {high:.{digits}f}")
     if is_number(row.get("published")):
-        lines.append(f"published {row['published']:.2f}, a difference of {signed(row['score'] - row['published'])}")
+        difference = signed(row["score"] - row["published"], digits=digits)
+        lines.append(f"published {row['published']:.{digits}f}, a difference of {difference}")
     return lines
 
 
@@ -73,7 +74,7 @@ def big_number(value: str, label: str, lines: Sequence[str]) -> Html:
     return Html(f"<div class=headline><b>{text(value)}</b><p><strong>{text(label)}</strong>{notes}</p></div>")
 
 
-def score_table(rows: Sequence[dict]) -> Html:
+def score_table(rows: Sequence[dict], *, digits: int = 2) -> Html:
     """Returns scores with how each was made and the published numbers beside them, or nothing without rows."""
     cells = []
     for row in rows:
@@ -82,15 +83,17 @@ def score_table(rows: Sequence[dict]) -> Html:
         difference = ""
         if is_number(published):
             inside = interval and interval[0] <= published <= interval[1]
-            difference = signed(row["score"] - published) + (" · inside our interval" if inside else "")
+            difference = signed(row["score"] - published, digits=digits) + (" · inside our interval" if inside else "")
         cells.append(
             [
                 Html(f"<strong>{text(row['name'])}</strong>"),
                 Html(
-                    f"<b class=score>{row['score']:.2f}</b>"
-                    + (f"<small>{interval[0]:.2f} to {interval[1]:.2f}</small>" if interval else "")
+                    f"<b class=score>{row['score']:.{digits}f}</b>"
+                    + (f"<small>{interval[0]:.{digits}f} to {interval[1]:.{digits}f}</small>" if interval else "")
                 ),
-                Html(f"<b class=score>{published:.2f}</b><small>{difference}</small>") if difference else Html(""),
+                Html(f"<b class=score>{published:.{digits}f}</b><small>{difference}</small>")
+                if difference
+                else Html(""),
                 Html(
                     _labelled("ours", row.get("made"))
                     + _labelled("published", row.get("published_made"))

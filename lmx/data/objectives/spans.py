@@ -217,11 +217,16 @@ def input_and_target_lengths(raw: int, *, noise: Noise = T5_NOISE, documents: in
     Args:
         documents: of a row, of equal lengths, each with ends and sentinels of its own.
     """
-    noise.check()
     each = max(raw // documents, 2)
-    taken = min(max(round(each * noise.density), 1), each - 1)
-    number = min(max(round(taken / noise.mean_span), 1), taken, each - taken)
+    taken, number = count_spans(each, noise=noise)
     return documents * (each - taken + number + 1), documents * (taken + number + 1)
+
+
+def count_spans(size: int, *, noise: Noise = T5_NOISE) -> tuple[int, int]:
+    """Returns how many tokens are taken out of a document of at least two, and in how many spans."""
+    noise.check()
+    taken = min(max(round(size * noise.density), 1), size - 1)
+    return taken, min(max(round(taken / noise.mean_span), 1), taken, size - taken)
 
 
 def raw_length(source: int, *, noise: Noise = T5_NOISE, documents: int = 1) -> int:
