@@ -15,12 +15,11 @@ from typing import Annotated, Any, ClassVar
 import jax
 
 from lmx.config import INLINE, Published, RowsConfig, RunConfig, SelectionConfig, TextVocabularyConfig
-from lmx.data.corpus import AnyFiles
 from lmx.data.text_sets import TextSetsConfig
 from lmx.data.windows import Windows
 from lmx.definition import define
-from lmx.evaluation.language import Exam, Metric, examine_language_model, measure
-from lmx.experiment import begin, finish, learn_tokenizer, read_command_line, run_script, start_facts, text_cache
+from lmx.evaluation.language import Exam, Metric, SampleWriter, examine_language_model, measure
+from lmx.experiment import begin, finish, read_command_line, run_script, start_facts, tokenizer_of_texts
 from lmx.fitting import fit_warmup, training_kernel
 from lmx.learner import Learner, place
 from lmx.loop import Training
@@ -36,9 +35,9 @@ from lmx.optimization import OptimizerConfig, make_schedule
 from lmx.optimizers import make_optimizer, updated_by
 from lmx.planning import planned_sizes, print_plan
 from lmx.pretrained import StartConfig
-from lmx.saved import save_tokenizer, tokenizer_of
+from lmx.sampling import Sampling
+from lmx.saved import save_tokenizer
 from lmx.sharding import make_mesh
-from lmx.text import Tokenizer
 
 # ---- what can be chosen ----------------------------------------------------------------------------------------------
 
@@ -56,6 +55,7 @@ class Config:
         metric: the main score.
         z_loss: weight of log(Z)^2, which keeps logits from drifting.
         updates: updates after which training ends.
+        prompts: texts that a decoder goes on from at each validation; none is written without one.
         seed: seed of initial values, of the order of the text and of dropout, of the first model.
         seeds: models to train in one step, by the seeds seed, seed + 1 and so on.
     """
@@ -71,13 +71,15 @@ class Config:
     z_loss: float = 0.0
     batch: Annotated[RowsConfig, INLINE] = field(default_factory=RowsConfig)
     updates: int = 2000
+    prompts: tuple[str, ...] = ("\n",)
+    sampling: Sampling = field(default_factory=lambda: Sampling(max_tokens=200))
     selection: Annotated[SelectionConfig, INLINE] = field(default_factory=lambda: SelectionConfig(validate_every=250))
     seed: int = 1
     seeds: int = 1
     run: Annotated[RunConfig, INLINE] = field(default_factory=lambda: RunConfig(run=Path("runs/pretraining")))
 
     # What may change when a run is continued, beside RunConfig and Published: it has no part in the training.
-    free = ("test", "metric")
+    free = ("test", "metric", "prompts", "sampling")
     absent: ClassVar = {}  # no earlier version had this task
 
     @property
@@ -109,10 +111,11 @@ class SpansPretraining(Config):
 _NO_WORDS = {"source_vocab_size": 0, "target_vocab_size": 0}  # the tokenizer will tell
 
 
-def _small(**sizes: Any) -> DecoderConfig:
+def _small(context: int, **sizes: Any) -> DecoderConfig:
     """Returns nanoGPT's form of a GPT-2: no biases."""
     form = {"norm": "layer", "activation": "gelu", "positions": "learned", "tied_embeddings": True}
-    return DecoderConfig(vocab_size=0, **form | {"feedforward_width": 4 * sizes["width"]} | sizes)
+    given = {"feedforward_width": 4 * sizes["width"], "unroll": sizes["num_layers"], "max_length": context} | sizes
+    return DecoderConfig(vocab_size=0, **form, **given)
 
 
 def _on(base: dict[str, Any], **choices: Any) -> dict[str, Any]:
@@ -139,7 +142,7 @@ _CHOICES: dict[str, tuple[str, type[Config], dict[str, Any]]] = {
     )),
     "stdlib-bert": ("an encoder that fills in masked words of the same sources", MaskedPretraining, _on(_STDLIB,
         model=MaskedConfig(vocab_size=0, width=192, feedforward_width=768, num_heads=6, num_layers=4, unroll=4,
-                           norm_position="pre", dropout_rate=0.0, attention_dropout_rate=0.0),
+                           max_length=128, norm_position="pre", dropout_rate=0.0, attention_dropout_rate=0.0),
         optimization=_adam(peak=2e-3), batch=RowsConfig(context=128, tokens_per_batch=8192),
     )),
     "stdlib-t5": ("an encoder-decoder that writes spans which were taken out of them", SpansPretraining, _on(_STDLIB,
@@ -148,19 +151,19 @@ _CHOICES: dict[str, tuple[str, type[Config], dict[str, Any]]] = {
         optimization=_adam(peak=2e-3), batch=RowsConfig(context=128, tokens_per_batch=8192),
     )),
     "shakespeare-char": ("tiny Shakespeare by nanoGPT's recipe for a CPU: 1.88 nats", Config, _on(_SHAKESPEARE,
-        model=_small(width=128, num_heads=4, num_layers=4, unroll=4),
+        model=_small(64, width=128, num_heads=4, num_layers=4),
         batch=RowsConfig(context=64, tokens_per_batch=12 * 64),
         published=Published(1.88, "nanoGPT's README, from 20 random batches (its deviation 0.015); all text: 1.90"),
     )),
     "shakespeare-char-gpu": ("the same by its recipe for a GPU: 1.4697 nats", Config, _on(_SHAKESPEARE,
-        model=_small(width=384, num_heads=6, num_layers=6, unroll=6, dropout_rate=0.2, dtype="bfloat16"),
+        model=_small(256, width=384, num_heads=6, num_layers=6, dropout_rate=0.2, dtype="bfloat16"),
         batch=RowsConfig(tokens_per_batch=64 * 256), updates=5000, selection=_BEST,
         published=Published(1.4697, "nanoGPT's README: the best of its validations, each from 200 random batches"),
     )),
     "names": ("first names by letters, as makemore's Transformer: 1.92 nats", Config, _on(_LETTERS,
         texts=TextSetsConfig(train="lines:data/names/train.txt", held_out=0.03, test="lines:data/names/test.txt"),
-        objective=ObjectiveConfig(from_start=True),
-        model=_small(width=64, num_heads=4, num_layers=4, unroll=4, dropout_rate=0.1, use_bias=True),
+        objective=ObjectiveConfig(from_start=True), prompts=("", "", "", "A", "B"),
+        model=_small(64, width=64, num_heads=4, num_layers=4, dropout_rate=0.1, use_bias=True),
         optimization=_adam(peak=3e-3), batch=RowsConfig(context=64, tokens_per_batch=2048, packing="documents"),
         updates=4000, selection=_BEST,
         published=Published(1.92, "makemore's README: about 1.92 on 1,000 names that were held out at random"),
@@ -235,15 +238,7 @@ def main(preset: str, config: Config) -> None:
     seeds = range(config.seed, config.seed + config.seeds)
     # What can be wrong is found in here, before anything is written; all hosts must then agree.
     with begin("pretraining", preset, config, family=family_of(config.model), ends_with="updates") as run:
-        cache, pieces = text_cache(config.run.text_cache), config.pieces
-
-        def tokenizer_for(train: AnyFiles) -> Tokenizer:
-            lines = lambda: (line for text in train.texts() for line in text.splitlines(keepends=True))  # noqa: E731
-            about = {"facts": lambda: train.facts(cache), "about": train.origin, **pieces.options()}
-            known = tokenizer_of(run.directory, config.start.init_from)
-            return known or learn_tokenizer(pieces, pieces.kind, lines, cache=cache, **about)
-
-        data = config.texts.load(tokenizer_for, cache=cache)
+        data = config.texts.load(*tokenizer_of_texts(run, config))
         objective = config.objective.of(data.tokenizer, context=config.batch.context)
         ids = {"vocab_size": objective.vocab_size, "pad_id": data.tokenizer.pad_id}
         model = fit_vocabulary(config.model, **ids, length=config.batch.context)
@@ -262,8 +257,11 @@ def main(preset: str, config: Config) -> None:
 
     training = Training(run, placed, batches, last=config.updates, seeds=seeds, selection=config.selection)
     predicts_all = config.objective.objective == "causal"
+    prompts = config.prompts if predicts_all else ()
+    samples = SampleWriter(run, placed, prompts=prompts, sampling=config.sampling, tokenizer=data.tokenizer)
 
     def judge() -> tuple[Any, dict[str, Any]]:
+        samples.write(training.params, state=training.state)
         return measure(placed, training.params, held_out, predicts_all=predicts_all)
 
     if not training.serves:

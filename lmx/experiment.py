@@ -20,6 +20,7 @@ from rich.console import Console
 from lmx.config import Published, RunConfig, VocabularyConfig, config_as_json
 from lmx.console import console, progress_bar
 from lmx.data.cache import Cache, open_cache
+from lmx.data.corpus import AnyFiles
 from lmx.data.encoded import keep_tokenizer
 from lmx.data.windows import Windows
 from lmx.devices import describe_precision
@@ -34,7 +35,7 @@ from lmx.plan.command import explain_out_of_memory, plan_of_this_command, split_
 from lmx.process import keep_freed_memory, make_deterministic, one_line_errors, stop_on_signals
 from lmx.report import write_report
 from lmx.run import Run
-from lmx.saved import check_vocabulary
+from lmx.saved import check_vocabulary, tokenizer_of
 from lmx.sharding import MeshConfig, count_devices, resolve_mesh, token_shards, use_mesh
 from lmx.symbols import SymbolTokenizer
 from lmx.text import ByteTokenizer, PretokenizedTokenizer, SentencePieceTokenizer, Tokenizer, load_tokenizer
@@ -274,6 +275,27 @@ def learn_tokenizer(
             return SentencePieceTokenizer.train(texts(), **{**settings, "vocab_size": error.most})
 
     return keep_tokenizer(cache, facts() | {"kind": kind} | settings, learn, about=about)
+
+
+def tokenizer_of_texts(run: Run, config: Any) -> tuple[Callable[[AnyFiles], Tokenizer], Cache]:
+    """Returns what gives a run its tokenizer for running text, and where its tokens are kept.
+
+    It is the run's own, or that of the run it begins with, or is learned from the lines of the training text.
+
+    Args:
+        config: of the experiment, its `pieces` a `TextVocabularyConfig`.
+    """
+    cache, pieces = text_cache(config.run.text_cache), config.pieces
+
+    def tokenizer_for(train: AnyFiles) -> Tokenizer:
+        def lines() -> Iterator[str]:
+            return (line for text in train.texts() for line in text.splitlines(keepends=True))
+
+        about: dict[str, Any] = {"facts": lambda: train.facts(cache), "about": train.origin, **pieces.options()}
+        known = tokenizer_of(run.directory, config.start.init_from)
+        return known or learn_tokenizer(pieces, pieces.kind, lines, cache=cache, **about)
+
+    return tokenizer_for, cache
 
 
 def say_fewer_pieces(run: Run, config: Any, *tokenizers: Tokenizer) -> None:

@@ -123,7 +123,7 @@ class Generator:
         saved = read_config(run_directory, family="decoder", purpose="writes text")
         path = run_directory / "config.json"
         config = read_fields(DecoderConfig, saved["model"], path=path, field="model")
-        first_id = read_field(saved, "config", "first_id", kind=int | None, path=path)
+        first_id = read_field(saved, "first_id", kind=int | None, path=path)
         sampling = sampling or read_sampling(run_directory)
         tokenizers = find_tokenizers(run_directory)
         if "tokenizer" not in tokenizers:

@@ -37,7 +37,7 @@ class TextSetsConfig:
     held_out: float = 0.1
     test: str | None = None
 
-    def load(self, tokenizer_for: Callable[[AnyFiles], Tokenizer], *, cache: Cache) -> TextSets:
+    def load(self, tokenizer_for: Callable[[AnyFiles], Tokenizer], cache: Cache) -> TextSets:
         """Finds all text, and its tokens where they have been made before.
 
         Args:

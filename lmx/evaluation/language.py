@@ -1,5 +1,6 @@
 """The test of a finished language model: its scores on held-out text, and how much each token surprised it."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
@@ -14,14 +15,17 @@ from lmx.data.shards import TokenCorpus
 from lmx.data.windows import Windows
 from lmx.definition import Params, member
 from lmx.evaluation.tables import print_record
+from lmx.generator import Generator
 from lmx.learner import Placed, mean_loss
 from lmx.models.language import predict
 from lmx.run import Run
-from lmx.saved import write_json
+from lmx.sampling import Sampling
+from lmx.saved import write_json, write_jsonl
 from lmx.scoring.language import Extent, LanguageScore, score_tokens
 from lmx.scoring.records import Record, Row, mean_row, scores_of_seeds
 from lmx.sharding import batch_shards, place_rows, replicated, rows_on, use_mesh
 from lmx.text import Tokenizer
+from lmx.training import TrainState
 
 Metric = Literal["loss", "perplexity", "word_perplexity", "bits_per_byte"]
 NAMES: dict[str, str] = {
@@ -37,6 +41,7 @@ UNITS = {
     "bits_per_byte": "of UTF-8",
 }
 DIGITS = 4
+WRITTEN = "written.jsonl"
 SHOWN_TOKENS, SHOWN_TEXTS = 512, 4
 
 
@@ -59,6 +64,46 @@ def measure(placed: Placed, params: Params, windows: Windows, *, predicts_all: b
 def extent_of(corpus: TokenCorpus | Mixture) -> Extent:
     """Returns how much text a corpus is."""
     return Extent(tokens=corpus.num_tokens, words=max(corpus.num_words, 1), bytes=max(corpus.num_bytes, 1))
+
+
+class SampleWriter:
+    """What a decoder goes on with from the same prompts, by the same random numbers, at each validation.
+
+    Args:
+        prompts: none writes nothing.
+    """
+
+    def __init__(self, run: Run, placed: Placed, *, prompts: Sequence[str], sampling: Sampling, tokenizer: Tokenizer):
+        self._run, self._placed, self._prompts = run, placed, prompts
+        self._settings: dict[str, Any] = {"sampling": sampling, "tokenizer": tokenizer}
+        self._generator: Generator | None = None
+
+    def write(self, params: Params, *, state: TrainState | None) -> None:
+        """Writes texts of a step into the run's directory, behind those of earlier steps.
+
+        Of several seeds, the first writes. What fails is told, and training goes on.
+
+        Args:
+            state: of the step; None writes nothing.
+        """
+        path = self._run.directory / WRITTEN
+        if not self._prompts or state is None:
+            return
+        step = int(state.step)
+        with self._run.only_reporting("the texts of this step are"):
+            if self._placed.learner.num_seeds is not None:
+                params = member(params, 0)
+            if self._generator is None:
+                mesh = None if self._placed.mesh.size == 1 else self._placed.mesh
+                first_id = self._run.decided.get("first_id")
+                config = self._placed.learner.model.network.config
+                self._generator = Generator(config, params, first_id=first_id, mesh=mesh, **self._settings)
+            texts = self._generator.with_params(params).generate(self._prompts)
+            if self._run.writes:
+                lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+                before = [each for each in map(json.loads, lines) if each["step"] < step]
+                now = [{"step": step, "prompt": each.prompt, "text": each.text} for each in texts]
+                write_jsonl(path, before + now)
 
 
 class Exam(NamedTuple):

@@ -43,7 +43,7 @@ def language_page(run_directory: Path) -> Html:
         header(config, _headline(scores, of_kind(metrics, "validation")), placing_facts(versions, start, metrics)),
         section("Scores", score_table(scores.get("rows") or [], digits=DIGITS), note=scores.get("test", "")),
         _learning_section(metrics),
-        _samples_section(read_json_lines(run_directory / "samples.jsonl", "step", "prompt", "text")),
+        _samples_section(read_json_lines(run_directory / "written.jsonl", "step", "prompt", "text")),
         _surprise_section(read_surprise(run_directory / "surprise.json")),
         _optimizer_section(of_kind(metrics, "train"), start),
         _time_section(read_json(run_directory / "account.json", dict)),
