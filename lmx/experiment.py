@@ -20,7 +20,7 @@ from rich.console import Console
 from lmx.config import Published, RunConfig, VocabularyConfig, config_as_json
 from lmx.console import console, progress_bar
 from lmx.data.cache import Cache, open_cache
-from lmx.data.corpus import CorpusFiles
+from lmx.data.corpus import AnyFiles
 from lmx.data.encoded import keep_tokenizer
 from lmx.data.windows import Windows
 from lmx.devices import describe_precision
@@ -277,7 +277,7 @@ def learn_tokenizer(
     return keep_tokenizer(cache, facts() | {"kind": kind} | settings, learn, about=about)
 
 
-def tokenizer_of_texts(run: Run, config: Any) -> tuple[Callable[[CorpusFiles], Tokenizer], Cache]:
+def tokenizer_of_texts(run: Run, config: Any) -> tuple[Callable[[AnyFiles], Tokenizer], Cache]:
     """Returns what gives a run its tokenizer for running text, and where its tokens are kept.
 
     It is the run's own, or that of the run it begins with, or is learned from the lines of the training text.
@@ -287,7 +287,7 @@ def tokenizer_of_texts(run: Run, config: Any) -> tuple[Callable[[CorpusFiles], T
     """
     cache, pieces = text_cache(config.run.text_cache), config.pieces
 
-    def tokenizer_for(train: CorpusFiles) -> Tokenizer:
+    def tokenizer_for(train: AnyFiles) -> Tokenizer:
         def lines() -> Iterator[str]:
             return (line for text in train.texts() for line in text.splitlines(keepends=True))
 

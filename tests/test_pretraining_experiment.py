@@ -23,8 +23,9 @@ ROOT = Path(__file__).parents[1]
 UNOPTIMISED = "xla_backend_optimization_level"  # 0: without LLVM's optimizations, which are half of compiling
 TINY = """
     --tokenizer bytes --model.width 8 --model.feedforward-width 12 --model.num-heads 2 --model.unroll 1
-    --context 32 --tokens-per-batch 256 --updates 4 --validate-every 2 --log-every 2 --text-cache off
-""".split()
+    --context 32 --tokens-per-batch 256 --updates 4 --validate-every 2 --log-every 2 --text-cache off --prompts
+""".split()  # no prompts
+WRITES = ["--prompts", "line", "--sampling.max-tokens", "4"]
 LAYERS = {"stdlib-t5": ["--model.num-encoder-layers", "1", "--model.num-decoder-layers", "1", "--sentinels", "9"]}
 
 
@@ -65,7 +66,7 @@ def command(monkeypatch, capsys, text):
 @pytest.mark.parametrize(
     ("preset", "family", "arguments"),
     [
-        ("stdlib-gpt", "decoder", ["--metric", "loss", "--z-loss", "1e-4", "--seeds", "2"]),
+        ("stdlib-gpt", "decoder", ["--metric", "loss", "--z-loss", "1e-4", "--seeds", "2", *WRITES]),
         ("stdlib-bert", "masked", []),
         ("stdlib-t5", "seq2seq", []),
     ],
@@ -91,6 +92,8 @@ def test_a_tiny_form_of_each_family_trains_to_scores_and_a_report(command, tmp_p
         assert bits == pytest.approx(last["nll"] * tokens / math.log(2) / (tokens - 1), rel=1e-5)
         assert [each["seed"] for each in scores["seeds"]] == [1, 2]
         assert "mean of 2 seeds" in scores["rows"][0]["made"]
+        written = [json.loads(line) for line in (tmp_path / "written.jsonl").read_text().splitlines()]
+        assert [(each["step"], each["prompt"]) for each in written] == [(2, "line"), (4, "line")]
     elif family == "masked":
         assert (config["mask_id"], config["model"]["vocab_size"]) == (260, 261)
     else:

@@ -25,8 +25,8 @@ class TextSetsConfig:
 
     Attributes:
         train: text to learn from: a file, a folder, `lines:FILE` with a document a line, a .jsonl or .parquet with
-            `text`, `hub:ID:SPLIT`, `stream:ID:SPLIT`, `stdlib`; several with commas, and as `a.txt*0.7,b.jsonl*0.3` by
-            weight.
+            `text`, `hub:ID:SPLIT`, `stream:ID:SPLIT`, `stdlib`; several with commas, and as `a.txt*0.7,b.jsonl*0.3`
+            mixed by weight.
         validation: text that is validated on; None holds out the last of train.
         held_out: share of train that is held out, where there is no validation text.
         test: text that the finished model is scored on; None scores it on the validation text.
