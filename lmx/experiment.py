@@ -23,6 +23,7 @@ from lmx.data.cache import Cache, open_cache
 from lmx.data.corpus import AnyFiles
 from lmx.data.encoded import keep_tokenizer
 from lmx.data.windows import Windows
+from lmx.data.windows import facts as facts_of_rows
 from lmx.devices import describe_precision
 from lmx.errors import InputError
 from lmx.hosts import agreement, is_writer, start, wait
@@ -343,7 +344,7 @@ def start_facts(model: TransformerConfig, placed: Placed, batches: Any, *, reaso
         **({"padding_share": batches.padding_share} if hasattr(batches, "padding_share") else {}),
         **({"padding_optimum": batches.optimum} if hasattr(batches, "optimum") else {}),
         "updates_per_epoch": batches.batches_per_epoch,
-        **({"rows": batches.described()} if isinstance(batches, Windows) else {}),
+        **(facts_of_rows(batches) if isinstance(batches, Windows) else {}),
     }
 
 
