@@ -16,7 +16,8 @@ jax.config.update("jax_num_cpu_devices", 8)
 
 from lmx.nn.kernels import Accelerator, choose_kernel, queries_per_block  # noqa: E402
 from lmx.nn.masks import Sees  # noqa: E402
-from lmx.sharding import MeshConfig, make_mesh, use_mesh  # noqa: E402
+from lmx.sharding.mesh import MeshConfig, make_mesh  # noqa: E402
+from lmx.sharding.step import use_mesh  # noqa: E402
 
 LENGTHS = jax.ShapeDtypeStruct((8,), jnp.int32)
 SEGMENTS = jax.ShapeDtypeStruct((8, 64), jnp.int32)

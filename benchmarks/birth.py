@@ -31,9 +31,9 @@ def main(config: Config) -> None:
     from flax import nnx
 
     from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
-    from lmx.nn.layers import count_parameters
+    from lmx.nn.embedding import count_parameters
     from lmx.optimization import adam, constant
-    from lmx.sharding import MeshConfig, make_mesh
+    from lmx.sharding.mesh import MeshConfig, make_mesh
     from lmx.training import born, state_shardings
 
     model = Seq2SeqConfig(

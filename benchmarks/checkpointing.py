@@ -38,7 +38,8 @@ from lmx.losses import cross_entropy
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from lmx.optimization import adam, constant
 from lmx.process import keep_freed_memory, one_line_errors
-from lmx.sharding import MeshConfig, make_mesh, place_batch
+from lmx.sharding.mesh import MeshConfig, make_mesh
+from lmx.sharding.placement import place_batch
 from lmx.training import born, compile_step, make_train_step, state_shardings
 
 

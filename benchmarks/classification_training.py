@@ -123,8 +123,9 @@ def lmx_trainer(shape: Shape) -> Trainer:
 
     from lmx import optimization
     from lmx.models.encoder import ClassifierConfig, EncoderClassifier
-    from lmx.nn.layers import count_parameters
-    from lmx.sharding import MeshConfig, make_mesh, place_batch
+    from lmx.nn.embedding import count_parameters
+    from lmx.sharding.mesh import MeshConfig, make_mesh
+    from lmx.sharding.placement import place_batch
     from lmx.training import born, compile_step, make_train_step, state_shardings
 
     config = ClassifierConfig(

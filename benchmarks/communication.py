@@ -23,20 +23,20 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from flax import nnx
 
-from lmx import losses, optimization, sharding
+from lmx import losses, optimization
 from lmx.collectives import read_collectives
 from lmx.models.decoder import Decoder, DecoderConfig
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
-from lmx.nn.layers import spread_tables
 from lmx.plan.command import use_virtual_devices
 from lmx.plan.communication import summarize_communication
 from lmx.plan.figures import Job
 from lmx.plan.step import program_of
 from lmx.plan.tables import communication_table
 from lmx.plan.working import fullest_moment
-from lmx.sharding import MESH_AXES, MeshConfig
+from lmx.sharding import tables
+from lmx.sharding.mesh import MeshConfig
+from lmx.sharding.rules import MESH_AXES
 from lmx.training import Params
 
 MESHES = ("fsdp=8", "data=8", "tensor=8", "data=2,fsdp=2,tensor=2")
@@ -89,10 +89,10 @@ def job_of(
     words: int,
 ) -> Job:
     """Returns a job whose loss is the cross entropy of a model's states with label smoothing, trained by Adam."""
-    definition = nnx.graphdef(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+    definition = define(build)
 
     def loss(params: Params, batch: Any, key: Any) -> dict[str, jax.Array]:
-        network = spread_tables(nnx.merge(definition, params))
+        network = definition.merge(params)
         found, target = states(network, batch, key), batch["target"]
         table = network.output_table()
         return losses.cross_entropy(found, table, target, target != 0, vocab_size=words, label_smoothing=0.1)._asdict()
@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--largest", type=int, default=0)
     options = parser.parse_args()
     if options.whole_tables:
-        sharding.WHOLE_TABLE_BYTES = 2**60
+        tables.WHOLE_TABLE_BYTES = 2**60
     meshes = {text: read_mesh(text) for text in options.meshes}
     use_virtual_devices(max(math.prod(mesh_sizes(mesh).values()) for mesh in meshes.values()))
     lines = []

@@ -87,7 +87,7 @@ def lmx_side(shape: Shape) -> tuple[Callable[[int, int], Call], dict[str, Any]]:
 
     from lmx.decoding import beam_search, power_penalty
     from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
-    from lmx.nn.layers import count_parameters
+    from lmx.nn.embedding import count_parameters
 
     config = Seq2SeqConfig(
         source_vocab_size=shape.vocab_size,

@@ -140,8 +140,9 @@ def lmx_trainer(shape: Shape) -> Trainer:
 
     from lmx import losses, optimization
     from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
-    from lmx.nn.layers import count_parameters
-    from lmx.sharding import MeshConfig, make_mesh, place_batch
+    from lmx.nn.embedding import count_parameters
+    from lmx.sharding.mesh import MeshConfig, make_mesh
+    from lmx.sharding.placement import place_batch
     from lmx.training import born, compile_step, make_train_step, state_shardings
 
     config = Seq2SeqConfig(

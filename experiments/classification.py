@@ -19,7 +19,6 @@ import numpy as np
 
 from lmx.classifier import Classifier
 from lmx.config import INLINE, BatchConfig, Published, RunConfig, SelectionConfig
-from lmx.config import LabelledVocabularyConfig as Pieces
 from lmx.data.cache import Cache
 from lmx.data.encoded import facts_of_examples
 from lmx.data.labelled import Examples, sides_of
@@ -49,13 +48,15 @@ from lmx.models.encoder import ClassifierConfig, EncoderClassifier, training_flo
 from lmx.nn.masks import segments_of
 from lmx.optimization import OptimizerConfig, make_schedule
 from lmx.optimizers import make_optimizer, updated_by
+from lmx.pieces import LabelledVocabularyConfig as Pieces
 from lmx.planning import planned_sizes, print_plan
 from lmx.pretrained import StartConfig
 from lmx.run import Run
 from lmx.saved import save_tokenizer, tokenizer_of
 from lmx.scoring.classification import load_scikit_learn
 from lmx.scoring.tested import Tested, score_seeds
-from lmx.sharding import make_mesh
+from lmx.sharding.mesh import make_mesh
+from lmx.sharding.rules import DEFAULT_RULES
 from lmx.text import PretokenizedTokenizer, Tokenizer
 
 # ---- what can be chosen ----------------------------------------------------------------------------------------------
@@ -119,6 +120,7 @@ class Config:
 
     # What may change when a run is continued, beside RunConfig and Published; the test set has no part in the training.
     free = ("predict", "explain", "attention", "baseline", "test", "test_reading")
+    rules: ClassVar = DEFAULT_RULES  # which axes the mesh splits
     # What fields mean that a run of an earlier version lacks.
     absent: ClassVar = {"average_of": "best", **READ_LATER}
 
@@ -411,7 +413,7 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> T
             special_ids=(tokenizer.bos_id, tokenizer.eos_id), replacement=replacement,
             class_weights=balanced_weights(targets, data.labels) if balanced else None,
         )  # fmt: skip
-        placed = config.start.begin(place(learner, mesh, shapes=batches.shapes), run)
+        placed = config.start.begin(place(learner, mesh, rules=config.rules, shapes=batches.shapes), run)
         facts = start_facts(trained, placed, batches, reason=reason)
     run.open(data.labels.save, lambda folder: save_tokenizer(folder, tokenizer))
 
@@ -421,7 +423,7 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> T
         max_length=config.max_length, stride=config.stride,
         batch_tokens=config.batch.tokens_per_batch, rows_multiple=config.batch.rows_multiple,
         buckets=(*batches.buckets, config.max_length),  # other texts may be longer than those of training
-        mesh=mesh,
+        layout=placed.layout,
     )  # fmt: skip
 
     def judge(params: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar
 
 import jax
 
-from lmx.config import INLINE, Published, RowsConfig, RunConfig, SelectionConfig, TextVocabularyConfig
+from lmx.config import INLINE, Published, RowsConfig, RunConfig, SelectionConfig
 from lmx.data.text_sets import TextSetsConfig
 from lmx.data.windows import Windows
 from lmx.definition import define
@@ -29,15 +29,16 @@ from lmx.models.decoder import DecoderConfig
 from lmx.models.language import build_network, family_of, fit_vocabulary, predict, training_flops, vocabulary_fields
 from lmx.models.masked import MaskedConfig
 from lmx.models.seq2seq import Seq2SeqConfig
-from lmx.nn.layers import spread_tables
 from lmx.objective import ObjectiveConfig
 from lmx.optimization import OptimizerConfig, make_schedule
 from lmx.optimizers import make_optimizer, updated_by
+from lmx.pieces import TextVocabularyConfig
 from lmx.planning import planned_sizes, print_plan
 from lmx.pretrained import StartConfig
 from lmx.sampling import Sampling
 from lmx.saved import save_tokenizer
-from lmx.sharding import make_mesh
+from lmx.sharding.mesh import make_mesh
+from lmx.sharding.rules import DEFAULT_RULES
 
 # ---- what can be chosen ----------------------------------------------------------------------------------------------
 
@@ -80,6 +81,7 @@ class Config:
 
     # What may change when a run is continued, beside RunConfig and Published: it has no part in the training.
     free = ("test", "metric", "prompts", "sampling")
+    rules: ClassVar = DEFAULT_RULES  # which axes the mesh splits
     absent: ClassVar = {}  # no earlier version had this task
 
     @property
@@ -215,7 +217,7 @@ def build(config: Config, model: Any) -> Learner:
     lengths = config.objective.sizes(context=config.batch.context)
 
     def loss(params: Any, batch: Any, key: Any) -> dict[str, jax.Array]:
-        network = spread_tables(definition.merge(params))
+        network = definition.merge(params)
         states, labels = predict(network, batch, key=key, is_packed=is_packed)
         return token_loss(states, network.output(), labels, labels != model.pad_id, z_loss=config.z_loss)._asdict()
 
@@ -251,7 +253,8 @@ def main(preset: str, config: Config) -> None:
         run.decided |= objective.facts
         config = fit_warmup(run, config, PRESETS[preset][1], updates=config.updates)
         trained, reason = training_kernel(model, mesh, stacked=config.seeds > 1)
-        placed = config.start.begin(place(build(config, trained), mesh, shapes=batches.shapes), run)
+        learner = build(config, trained)
+        placed = config.start.begin(place(learner, mesh, rules=config.rules, shapes=batches.shapes), run)
         facts = start_facts(trained, placed, batches, reason=reason)
     run.open(lambda folder: save_tokenizer(folder, data.tokenizer))
 

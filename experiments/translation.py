@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from lmx import losses
-from lmx.config import INLINE, BatchConfig, Published, RunConfig, SelectionConfig, VocabularyConfig
+from lmx.config import INLINE, BatchConfig, Published, RunConfig, SelectionConfig
 from lmx.data.cache import Cache
 from lmx.data.embedded import phrasebook
 from lmx.data.encoded import Corpus, facts_of_pairs, find_pairs, keep_pairs, side_texts
@@ -40,13 +40,14 @@ from lmx.fitting import fit_batches, fit_sizes, fit_warmup, training_kernel
 from lmx.learner import Learner, mean_loss, place
 from lmx.loop import Training
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig, training_flops
-from lmx.nn.layers import spread_tables
 from lmx.optimization import OptimizerConfig, make_schedule
 from lmx.optimizers import make_optimizer, updated_by
+from lmx.pieces import VocabularyConfig
 from lmx.planning import planned_sizes, print_plan
 from lmx.pretrained import StartConfig
 from lmx.run import Run
-from lmx.sharding import make_mesh
+from lmx.sharding.mesh import make_mesh
+from lmx.sharding.rules import DEFAULT_RULES
 from lmx.text import Tokenizer
 from lmx.translator import Search, Translator, load_tokenizers, save_tokenizers
 
@@ -110,6 +111,7 @@ class Config:
     run: Annotated[RunConfig, INLINE] = field(default_factory=lambda: RunConfig(run=Path("runs/translation")))
 
     free = ("tokenize",)  # may change when a run is continued, beside RunConfig and Published
+    rules: ClassVar = DEFAULT_RULES  # which axes the mesh splits
     absent: ClassVar = {"search.min_length": 0, "model.embedding_init": "fairseq"}  # in earlier versions
 
 
@@ -199,7 +201,7 @@ def build(config: Config, model: Seq2SeqConfig) -> Learner:
     options = config.optimization
 
     def loss(params: Any, batch: Any, key: Any) -> dict[str, jax.Array]:
-        network = spread_tables(definition.merge(params))
+        network = definition.merge(params)
         encoder_key, decoder_key = (None, None) if key is None else jax.random.split(key)
         memory, _ = network.encode(batch["source"], key=encoder_key)
         states, _ = network.decode(memory, batch["source"], batch["decoder_input"], key=decoder_key)
@@ -214,18 +216,12 @@ def build(config: Config, model: Seq2SeqConfig) -> Learner:
 
     schedule = make_schedule(options, total=config.updates, width=model.width)
     return Learner(
-        model=definition,
-        loss=loss,
+        model=definition, loss=loss, schedule=schedule, updated_by=updated_by(options, definition),
         optimizer=make_optimizer(options, schedule, model=definition),
-        updated_by=updated_by(options, definition),
-        schedule=schedule,
         flops=lambda shape: training_flops(model, rows=shape[0] * shape[1], source=shape[2], target=shape[2]),
-        dtype=model.dtype,
-        average_decay=options.average_decay,
-        keeps_best=config.selection.keeps_best,
-        num_seeds=config.seeds if config.seeds > 1 else None,
-        gradient_sum=config.batch.gradient_sum,
-    )
+        dtype=model.dtype, average_decay=options.average_decay, keeps_best=config.selection.keeps_best,
+        num_seeds=config.seeds if config.seeds > 1 else None, gradient_sum=config.batch.gradient_sum,
+    )  # fmt: skip
 
 
 # ---- data ------------------------------------------------------------------------------------------------------------
@@ -328,19 +324,20 @@ def main(preset: str, config: Config) -> None:
         )  # fmt: skip
         config = fit_warmup(run, config, PRESETS[preset][1], updates=config.updates)
         trained, reason = training_kernel(model, mesh, stacked=config.seeds > 1)
-        placed = config.start.begin(place(build(config, trained), mesh, shapes=batches.shapes), run)
+        learner = build(config, trained)
+        placed = config.start.begin(place(learner, mesh, rules=config.rules, shapes=batches.shapes), run)
         facts = start_facts(trained, placed, batches, reason=reason)
     run.open(lambda folder: save_tokenizers(folder, data.source, data.target))
 
     training = Training(run, placed, batches, last=config.updates, seeds=seeds, selection=config.selection)
     translator = Translator(
         model, training.params, source_tokenizer=data.source, target_tokenizer=data.target,
-        search=config.search, max_source_length=config.max_length, mesh=mesh,
+        search=config.search, max_source_length=config.max_length, layout=placed.layout,
     )  # fmt: skip
 
     def judge(params: Any) -> tuple[Any, dict[str, Any]]:
         """Returns the loss, and what a line of validation holds; of several seeds, of each."""
-        line = mean_loss(placed, params, batch.once(data.validation, mesh, buckets=batches.buckets))
+        line = mean_loss(placed, params, batch.once(data.validation, placed.layout, buckets=batches.buckets))
         line["perplexity"] = np.exp(line["nll"])
         if config.scoring.translates(validation=len(run.memory.losses) + 1):
             now = translator.with_params(params)

@@ -29,12 +29,13 @@ from lmx.loop import Training
 from lmx.losses import label_loss
 from lmx.models.vision import VisionConfig, VisionTransformer, training_flops
 from lmx.optimization import OptimizerConfig, make_schedule
-from lmx.optimizers import make_optimizer
+from lmx.optimizers import make_optimizer, updated_by
 from lmx.planning import print_plan
 from lmx.pretrained import StartConfig
 from lmx.scoring.classification import load_scikit_learn
 from lmx.scoring.tested import Tested
-from lmx.sharding import make_mesh
+from lmx.sharding.mesh import make_mesh
+from lmx.sharding.rules import DEFAULT_RULES
 
 # ---- what can be chosen ----------------------------------------------------------------------------------------------
 
@@ -72,6 +73,7 @@ class Config:
 
     # What may change when a run is continued, beside RunConfig and Published; the test set has no part in the training.
     free = ("predict", "explain", "attention", "baseline", "test")
+    rules: ClassVar = DEFAULT_RULES  # which axes the mesh splits
     absent: ClassVar = {}  # no earlier version had this task
 
     @property
@@ -105,14 +107,12 @@ PRESETS: dict[str, tuple[str, Config]] = {
         selection=SelectionConfig(average_of="best", validate_every=200), run=RunConfig(run=Path("runs/digits")),
     )),
     "mnist": ("MNIST from its IDX files", Config(
-        sets=_idx("mnist"),
-        model=_sizes(28, 28, 1, dropout_rate=0.1),
+        sets=_idx("mnist"), model=_sizes(28, 28, 1, dropout_rate=0.1),
         augment=AugmentationConfig(crop=2, turn=10.0, stretch=0.1),
         run=RunConfig(run=Path("runs/mnist")),
     )),
     "fashion-mnist": ("Fashion-MNIST from its IDX files: ten kinds of clothes", Config(
-        sets=_idx("fashion-mnist", label_names=_FASHION),
-        model=_sizes(28, 28, 1, **_MEDIUM),
+        sets=_idx("fashion-mnist", label_names=_FASHION), model=_sizes(28, 28, 1, **_MEDIUM),
         augment=AugmentationConfig(crop=2, flip=True, erase=0.25),
         run=RunConfig(run=Path("runs/fashion-mnist")),
     )),
@@ -120,13 +120,11 @@ PRESETS: dict[str, tuple[str, Config]] = {
         sets=ImageSetsConfig(train="hub:uoft-cs/cifar10:train", test="hub:uoft-cs/cifar10:test"),
         model=_sizes(32, 32, 3, **_MEDIUM | {"width": 192, "feedforward_width": 768}),
         augment=AugmentationConfig(crop=4, flip=True, erase=0.25),
-        optimization=_adam(warmup=1000),
-        epochs=100, run=RunConfig(run=Path("runs/cifar10")),
+        optimization=_adam(warmup=1000), epochs=100, run=RunConfig(run=Path("runs/cifar10")),
     )),
     "own": ("your own images: --train train, a folder with a folder for each class, and --test test", Config(
         sets=ImageSetsConfig(train="train"),
-        model=VisionConfig(patch=8, **_MEDIUM),
-        augment=AugmentationConfig(crop=4),
+        model=VisionConfig(patch=8, **_MEDIUM), augment=AugmentationConfig(crop=4),
         selection=SelectionConfig(average_of="best", patience=10),
         run=RunConfig(run=Path("runs/own-images")),
     )),
@@ -139,6 +137,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
 def build(config: Config, model: VisionConfig, *, updates: int) -> Learner:
     """Returns model, loss and optimizer of a config whose images are known; schedules end with the updates."""
     definition = config.start.adapt(define(lambda rngs: VisionTransformer(model, rngs=rngs)))
+    options = config.optimization
 
     def loss(params: Any, batch: Any, key: Any) -> dict[str, jax.Array]:
         image_key, model_key = (None, None) if key is None else jax.random.split(key)
@@ -146,12 +145,12 @@ def build(config: Config, model: VisionConfig, *, updates: int) -> Learner:
         how = {"kind": "single", "label_smoothing": config.label_smoothing}
         return label_loss(outputs, batch["labels"], batch["weights"], **how)._asdict()
 
-    schedule = make_schedule(config.optimization, total=updates, width=model.width)
+    schedule = make_schedule(options, total=updates, width=model.width)
     return Learner(
         model=definition, loss=loss, schedule=schedule, num_seeds=config.seeds, gradient_sum=config.batch.gradient_sum,
-        optimizer=make_optimizer(config.optimization, schedule, model=definition),
+        optimizer=make_optimizer(options, schedule, model=definition), updated_by=updated_by(options, definition),
         flops=lambda shape: (training_flops(model, rows=shape[0] * shape[1]),) * 2,  # no causal half
-        dtype=model.dtype, average_decay=config.optimization.average_decay, keeps_best=config.selection.keeps_best,
+        dtype=model.dtype, average_decay=options.average_decay, keeps_best=config.selection.keeps_best,
     )  # fmt: skip
 
 
@@ -189,12 +188,13 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> T
         updates = config.batch.updates_of(batches, epochs=config.epochs)
         config = fit_warmup(run, config, PRESETS[preset][1], updates=updates)
         trained, reason = training_kernel(model, mesh, stacked=True)
-        placed = config.start.begin(place(build(config, trained, updates=updates), mesh, shapes=batches.shapes), run)
+        learner = build(config, trained, updates=updates)
+        placed = config.start.begin(place(learner, mesh, rules=config.rules, shapes=batches.shapes), run)
         facts = start_facts(trained, placed, batches, reason=reason)
     run.open(data.labels.save)
 
     training = Training(run, placed, batches, last=updates, seeds=seeds, selection=config.selection)
-    classifier = ImageClassifier(model, training.params, labels=data.labels, batch=config.batch, mesh=mesh)
+    classifier = ImageClassifier(model, training.params, labels=data.labels, batch=config.batch, layout=placed.layout)
     if training.serves:
         run.recall(judge(classifier, rows.dev, config.exam)[0], seeds=seeds)
     else:

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lmx.sharding import WORDS, constrain, parts, sums_in_float32
+from lmx.sharding.step import constrain, parts, sums_in_float32
+from lmx.sharding.tables import WORDS
 
 
 class _Chunk(NamedTuple):

@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Float
 
 from lmx.data.labelled import Examples, Text
@@ -25,6 +24,7 @@ from lmx.nn.positions.make import longest
 from lmx.parameters import Params, load_params
 from lmx.predictor import Prediction, Predictor
 from lmx.saved import find_tokenizers, read_config, read_field, read_fields, seed_files
+from lmx.sharding.layout import ONE_DEVICE, Layout
 from lmx.text import Tokenizer, load_tokenizer
 
 
@@ -41,8 +41,8 @@ class Classifier:
         rows_multiple: the number of rows of a batch is a multiple of this.
         buckets: lengths that rows are padded to, ending with max_length or more; None for powers of two.
         pairs: whether the model was trained on pairs of texts, and takes no others; None takes both.
-        mesh: where the parameters live, if on several devices. Its devices share the rows; every host must make the
-            same calls, and gets all outputs.
+        layout: where the parameters live, if on several devices, which share the rows. Every host must make the same
+            calls, and gets all outputs.
 
     Raises:
         ValueError: the arguments do not fit together.
@@ -61,7 +61,7 @@ class Classifier:
         rows_multiple: int = 8,
         buckets: Sequence[int] | None = None,
         pairs: bool | None = None,
-        mesh: Mesh | None = None,
+        layout: Layout = ONE_DEVICE,
     ):
         _check_parts(config, tokenizer=tokenizer, labels=labels, max_length=max_length)
         self.config, self.labels, self.tokenizer = config, labels, tokenizer
@@ -76,10 +76,10 @@ class Classifier:
             buckets=buckets or _powers_of_two(max_length),
             batch_tokens=batch_tokens,
             rows_multiple=rows_multiple,
-            mesh=mesh,
+            layout=layout,
         )
-        integrate = make_integrate(definition, kind=labels.kind, pad_id=config.pad_id, mesh=self._predictor.mesh)
-        self.integrate = jax.jit(integrate, out_shardings=self._predictor.whole())
+        integrate = make_integrate(definition, kind=labels.kind, pad_id=config.pad_id, layout=layout)
+        self.integrate = jax.jit(integrate, out_shardings=layout.whole)
 
     @property
     def params(self) -> Params:

@@ -1,4 +1,4 @@
-"""Choices of every experiment: where and how it runs, its batches, its vocabulary, and which parameters it keeps.
+"""Choices of every experiment: where and how it runs, its batches, and which parameters it keeps.
 
 An experiment's config holds these records `INLINE`: on the command line and in config.json their fields have no prefix.
 """
@@ -13,7 +13,6 @@ from typing import Any, Literal, TypeVar, get_type_hints
 
 import numpy as np
 import tyro
-from jax.sharding import Mesh
 
 from lmx.compilation import CompileCache
 from lmx.data.batches import SeedBatches, TokenBatches, evaluation_batches
@@ -22,7 +21,11 @@ from lmx.data.fitting import Sizes
 from lmx.data.windows import Packing
 from lmx.errors import InputError
 from lmx.hosts import HostsConfig
-from lmx.sharding import GradientSum, MeshConfig, batch_shards, resolve_mesh, rows_on, token_shards
+from lmx.sharding.layout import Layout
+from lmx.sharding.mesh import MeshConfig, resolve_mesh
+from lmx.sharding.placement import token_shards
+from lmx.sharding.rules import DEFAULT_RULES, Rules
+from lmx.sharding.step import GradientSum
 
 Tokens = TypeVar("Tokens", bound="TokensConfig")
 
@@ -104,7 +107,7 @@ class TokensConfig:
     accumulation: int = 1
     gradient_sum: GradientSum = "float32"
 
-    def settled(self: Tokens, mesh: MeshConfig, *, run: Path, devices: int) -> Tokens:
+    def settled(self: Tokens, mesh: MeshConfig, *, run: Path, devices: int, rules: Rules = DEFAULT_RULES) -> Tokens:
         """Returns the record with tokens_per_batch computed from tokens_per_device, if that is given.
 
         A run that has begun keeps its tokens_per_batch on whatever devices it continues: its batches stay the same.
@@ -120,7 +123,7 @@ class TokensConfig:
             return self
         if self.tokens_per_device < 1:
             raise ValueError(f"tokens_per_device must be at least 1, got tokens_per_device={self.tokens_per_device}.")
-        tokens = self.tokens_per_device * token_shards(resolve_mesh(mesh, devices))
+        tokens = self.tokens_per_device * token_shards(resolve_mesh(mesh, devices), rules=rules)
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # what is wrong there, `Run` says
             begun = json.loads((run / "config.json").read_text(encoding="utf-8"))["config"]
             if begun["tokens_per_device"] == self.tokens_per_device:
@@ -179,7 +182,7 @@ class BatchConfig(TokensConfig):
             )
         return updates
 
-    def once(self, encoded: Encoded, mesh: Mesh, *, buckets: Sequence[int]) -> Iterator[dict[str, np.ndarray]]:
+    def once(self, encoded: Encoded, layout: Layout, *, buckets: Sequence[int]) -> Iterator[dict[str, np.ndarray]]:
         """Yields batches [B, L] that hold every row once; of each batch, this host gets its own rows.
 
         Args:
@@ -193,8 +196,8 @@ class BatchConfig(TokensConfig):
             buckets=buckets,
             tokens_per_batch=max(self.tokens_per_batch, self.rows_multiple * buckets[-1]),
             rows_multiple=self.rows_multiple,
-            fill_multiple=batch_shards(mesh),
-            rows=lambda number: rows_on(mesh, number),
+            fill_multiple=layout.row_shards,
+            rows=layout.rows_of_host,
         )
 
     def shape(self, length: int) -> tuple[int, int, int]:
@@ -206,7 +209,7 @@ class BatchConfig(TokensConfig):
         """Checks that every padded length divides over a mesh.
 
         Args:
-            sequence: the mesh's size along that axis.
+            sequence: the mesh's size along that axis: parts that a row is split into.
 
         Raises:
             ValueError: some length does not.
@@ -256,7 +259,7 @@ class RowsConfig(TokensConfig):
 
         Args:
             max_length: of a row.
-            sequence: the mesh's size along that axis.
+            sequence: the mesh's size along that axis: parts that a row is split into.
 
         Raises:
             InputError: they will not.
@@ -299,78 +302,6 @@ class SelectionConfig:
             raise ValueError(f"average must be at least 1, got average={self.average}.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class VocabularyConfig:
-    """The vocabulary that splits text into pieces.
-
-    Attributes:
-        vocabulary: file of a trained tokenizer; None makes one from the training text.
-        vocab_size: number of pieces that SentencePiece learns.
-        max_texts: number of texts to learn them from, drawn at random; None takes all, slow above a few million.
-        character_coverage: share of the text's characters that get a piece; the rarest are unknown. 1.0 suits clean
-            text in alphabets, 0.9995 suits crawled text and scripts with thousands of characters.
-    """
-
-    vocabulary: Path | None = None
-    vocab_size: int = 8000
-    max_texts: int | None = 2_000_000
-    character_coverage: float = 1.0
-
-    def learned(self) -> dict[str, Any]:
-        """Returns the settings that SentencePiece learns with."""
-        return {
-            "vocab_size": self.vocab_size,
-            "max_texts": self.max_texts,
-            "character_coverage": self.character_coverage,
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelledVocabularyConfig(VocabularyConfig):
-    """The vocabulary that splits texts with labels into pieces.
-
-    Attributes:
-        tokenizer: the kind: SentencePiece learned from the training texts, bytes, or the words of tokenised text.
-        min_count: words that are rarer than this in training become the unknown word.
-        lowercase: SentencePiece folds case, so that a word is the same at the beginning of a sentence.
-    """
-
-    tokenizer: Literal["sentencepiece", "bytes", "words"] = "sentencepiece"
-    min_count: int = 2
-    lowercase: bool = False
-
-    def options(self) -> dict[str, Any]:
-        """Returns the settings that this kind of tokenizer adds."""
-        return {"words": {"min_count": self.min_count}, "bytes": {}}.get(
-            self.tokenizer, {"folding": "case" if self.lowercase else "compatibility"}
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextVocabularyConfig(VocabularyConfig):
-    """Which pieces running text is split into.
-
-    Attributes:
-        tokenizer: what is made: SentencePiece learned from the training text, which keeps all spaces and line ends, its
-            characters, bytes, or the words of tokenised text.
-        min_count: a character or word that is rarer in training is an unknown one.
-    """
-
-    tokenizer: Literal["sentencepiece", "characters", "bytes", "words"] = "sentencepiece"
-    min_count: int = 1
-
-    @property
-    def kind(self) -> Literal["sentencepiece", "bytes", "symbols"]:
-        """Which kind of tokenizer that is, see `lmx.experiment.learn_tokenizer`."""
-        return "symbols" if self.tokenizer in ("characters", "words") else self.tokenizer
-
-    def options(self) -> dict[str, Any]:
-        """Returns what else the tokenizer is learned by."""
-        if self.kind == "symbols":
-            return {"unit": self.tokenizer, "min_count": self.min_count}
-        return {"folding": "none", "byte_fallback": True} if self.tokenizer == "sentencepiece" else {}
-
-
 @dataclass(frozen=True)
 class Published:
     """A published score to compare with.
@@ -382,6 +313,11 @@ class Published:
 
     published: float | None = None
     published_made: str = ""
+
+
+def rules_of(config: Any) -> Rules:
+    """Returns what a mesh's axes split in an experiment: the `rules` of its config, if it has a table of its own."""
+    return getattr(config, "rules", DEFAULT_RULES)
 
 
 def config_as_json(config: Any) -> dict[str, Any]:

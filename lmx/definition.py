@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
+from lmx.sharding.tables import spread_tables
+
 Params = Any  # nested dicts of arrays, as `nnx.to_pure_dict` gives them
 
 
@@ -31,8 +33,14 @@ class Definition(NamedTuple):
     frozen: tuple[str, ...] = ()
 
     def merge(self, params: Params) -> Any:
-        """Returns the model with these parameters, the trained ones or the network's own."""
-        return nnx.merge(self.graph, params if self.adapt is None else self.adapt(params))
+        """Returns the model with these parameters, the trained ones or the network's own.
+
+        Where a step is traced for a mesh, each group of tokens first gets a copy of the tables of words, so that the
+        gradients of all their uses meet once.
+        """
+        model = nnx.merge(self.graph, params if self.adapt is None else self.adapt(params))
+        spread_tables(model)
+        return model
 
 
 def define(build: Callable[[nnx.Rngs], nnx.Module]) -> Definition:

@@ -17,7 +17,7 @@ import tyro
 from jax.sharding import Mesh
 from rich.console import Console
 
-from lmx.config import Published, RunConfig, VocabularyConfig, config_as_json
+from lmx.config import Published, RunConfig, config_as_json, rules_of
 from lmx.console import console, progress_bar
 from lmx.data.cache import Cache, open_cache
 from lmx.data.corpus import AnyFiles
@@ -30,14 +30,18 @@ from lmx.hosts import agreement, is_writer, start, wait
 from lmx.learner import Placed
 from lmx.lora import LoraConfig
 from lmx.nn.config import TransformerConfig
+from lmx.nn.embedding import count_parameters
 from lmx.nn.kernels import choose_kernel
-from lmx.nn.layers import count_parameters
+from lmx.pieces import VocabularyConfig
 from lmx.plan.command import explain_out_of_memory, plan_of_this_command, split_arguments
 from lmx.process import keep_freed_memory, make_deterministic, one_line_errors, stop_on_signals
 from lmx.report import write_report
 from lmx.run import Run
 from lmx.saved import check_vocabulary, tokenizer_of
-from lmx.sharding import MeshConfig, count_devices, resolve_mesh, token_shards, use_mesh
+from lmx.sharding.mesh import MeshConfig, count_devices, resolve_mesh
+from lmx.sharding.placement import shards, token_shards
+from lmx.sharding.rules import DEFAULT_RULES, Rules
+from lmx.sharding.step import use_mesh
 from lmx.symbols import SymbolTokenizer
 from lmx.text import ByteTokenizer, PretokenizedTokenizer, SentencePieceTokenizer, Tokenizer, load_tokenizer
 from lmx.training_text import VocabularyTooLarge
@@ -75,7 +79,7 @@ def run_script(
         if device is not None:
             mesh = resolve_mesh(config.run.mesh, devices)
             config = settle(dataclasses.replace(config, run=dataclasses.replace(config.run, mesh=mesh)))
-            config.batch.check_lengths(max_length=config.max_length, sequence=mesh.sequence)
+            _check_lengths(config, mesh)
             plan(preset, config, device=device)
             return
         with explain_out_of_memory(plan_of_this_command):
@@ -102,8 +106,13 @@ def settle(config: Config) -> Config:
         return config
     mesh: MeshConfig = settled.run.mesh
     number = jax.device_count() if -1 in vars(mesh).values() else count_devices(mesh)
-    batch = settled.batch.settled(mesh, run=settled.run.run, devices=number)
+    batch = settled.batch.settled(mesh, run=settled.run.run, devices=number, rules=rules_of(config))
     return dataclasses.replace(settled, batch=batch)
+
+
+def _check_lengths(config: Any, mesh: MeshConfig) -> None:
+    sequence = shards(mesh, "length", rules=rules_of(config))
+    config.batch.check_lengths(max_length=config.max_length, sequence=sequence)
 
 
 def read_command_line(
@@ -170,10 +179,8 @@ def begin(
         free += (ends_with,)
     with agreement() as agreed:
         agreed |= told | {"versions": versions(machine=False), "device": jax.local_devices()[0].device_kind}
-        sequence = options.mesh.sequence
-        if sequence == -1:
-            sequence = resolve_mesh(options.mesh, jax.device_count()).sequence
-        config.batch.check_lengths(max_length=config.max_length, sequence=sequence)
+        open_ = -1 in vars(options.mesh).values()
+        _check_lengths(config, resolve_mesh(options.mesh, jax.device_count()) if open_ else options.mesh)
         kept = options.run if ends_with is not None else options.run / "fold-1"
         if hasattr(config, "pieces"):  # images have none
             if config.pieces.vocabulary is not None and config.start.init_from is not None:
@@ -323,7 +330,7 @@ def start_facts(model: TransformerConfig, placed: Placed, batches: Any, *, reaso
     """
     network, mesh = placed.learner.model.network, placed.mesh
     hosts = f", {jax.process_count()} hosts" if jax.process_count() > 1 else ""
-    kernel = attention_facts(model, network, mesh)
+    kernel = attention_facts(model, network, mesh, rules=placed.rules)
     groups = placed.learner.updated_by or {}
     if reason is not None and "asked for" in kernel["attention_reason"]:
         kernel["attention_reason"] = reason
@@ -340,7 +347,7 @@ def start_facts(model: TransformerConfig, placed: Placed, batches: Any, *, reaso
         "parameters": count_parameters(network),
         **{f"updated_by_{name}" if name != "frozen" else name: which for name, which in groups.items()},
         "batch_shapes": [list(shape) for shape in batches.shapes],
-        "tokens_per_device": tokens_on_device(batches.shapes, mesh),
+        "tokens_per_device": tokens_on_device(batches.shapes, mesh, rules=placed.rules),
         **({"padding_share": batches.padding_share} if hasattr(batches, "padding_share") else {}),
         **({"padding_optimum": batches.optimum} if hasattr(batches, "optimum") else {}),
         "updates_per_epoch": batches.batches_per_epoch,
@@ -348,13 +355,15 @@ def start_facts(model: TransformerConfig, placed: Placed, batches: Any, *, reaso
     }
 
 
-def attention_facts(model: TransformerConfig, network: Any, mesh: Mesh) -> dict[str, str]:
+def attention_facts(
+    model: TransformerConfig, network: Any, mesh: Mesh, *, rules: Rules = DEFAULT_RULES
+) -> dict[str, str]:
     """Returns which kernels a training's attention takes on a mesh, and why.
 
     Raises:
         ValueError: the config asks for a kernel that cannot do what the model needs.
     """
-    with use_mesh(mesh):
+    with use_mesh(mesh, rules=rules):
         choices = {
             name: choose_kernel(
                 model.kernel,
@@ -377,9 +386,9 @@ def attention_facts(model: TransformerConfig, network: Any, mesh: Mesh) -> dict[
     return {"attention_kernel": told(0), "attention_reason": told(1)}
 
 
-def tokens_on_device(shapes: Sequence[tuple[int, int, int]], mesh: Mesh) -> str:
+def tokens_on_device(shapes: Sequence[tuple[int, int, int]], mesh: Mesh, *, rules: Rules = DEFAULT_RULES) -> str:
     """Returns in words how many tokens, padding counted, a device gets of batches of shapes (A, B, L)."""
-    tokens = [rows * length // token_shards(mesh.shape) for _, rows, length in shapes]
+    tokens = [rows * length // token_shards(mesh.shape, rules=rules) for _, rows, length in shapes]
     micro_batches = shapes[0][0]
 
     def span(times: int) -> str:

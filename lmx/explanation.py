@@ -3,14 +3,12 @@
 A classifier hands over what reads texts; which model that is, is not known here.
 """
 
-import contextlib
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from lmx.data.buckets import permutation
@@ -19,13 +17,12 @@ from lmx.data.labels import Kind, Labels
 from lmx.data.texts import EncodedExamples
 from lmx.definition import Definition, Params
 from lmx.losses import activated
-from lmx.sharding import DECODING_RULES, use_mesh
+from lmx.sharding.layout import Layout
 from lmx.text import Tokenizer
 from lmx.words import Word, split_words
 
 MOST_DELETED = 5  # words that the deletion check takes out
 DRAWS = 10  # orders of random words that it compares with
-WHOLE_ROWS = {**DECODING_RULES, "batch": ()}
 
 
 @runtime_checkable
@@ -116,12 +113,12 @@ def explain(classifier: Reads, text: Text, *, steps: int = 64) -> dict[str, Any]
 
 
 def make_integrate(
-    definition: Definition, *, kind: Kind, pad_id: int, mesh: Mesh | None
+    definition: Definition, *, kind: Kind, pad_id: int, layout: Layout
 ) -> Callable[..., tuple[jax.Array, jax.Array]]:
     """Returns what `explain` runs: outputs on the way from an empty row to a text, and the slopes there.
 
     Args:
-        mesh: where the parameters live, if on several devices.
+        layout: where the parameters live.
     """
 
     def integrate(
@@ -152,7 +149,7 @@ def make_integrate(
 
             return jax.lax.map(at, nodes)
 
-        with contextlib.nullcontext() if mesh is None else use_mesh(mesh, rules=WHOLE_ROWS):
+        with layout.inference(rows=False):
             outputs, slopes = jax.lax.map(of_one, params)
         return outputs.mean(0).reshape(-1), slopes.mean(0).reshape(-1, slopes.shape[-1])
 

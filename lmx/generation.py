@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt
 from lmx.decoding import DecodeStep
 from lmx.nn.masks import MASKED
 from lmx.sampling import Choice, Numbers, choose, forbid_repeats, penalise
-from lmx.sharding import constrain
+from lmx.sharding.step import constrain
 
 
 class Ids(NamedTuple):

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Float
 
 from lmx.continuation import Continuation
@@ -20,6 +19,7 @@ from lmx.models.decoder import Decoder, DecoderConfig
 from lmx.parameters import Params, load_params, load_placed
 from lmx.sampling import Sampling
 from lmx.saved import find_tokenizers, read_config, read_field, read_fields
+from lmx.sharding.layout import ONE_DEVICE, Layout
 from lmx.text import Tokenizer, load_tokenizer
 from lmx.unstacked import placed_shapes
 from lmx.writer import Asked, Writer
@@ -74,8 +74,8 @@ class Generator:
             the same but for such roundings.
         first_id: stands before each prompt, where the model was trained so. Without it an empty prompt begins behind
             the end of another text.
-        mesh: where the parameters live, if on several devices: they write together, and every host calls alike and
-            gets all texts.
+        layout: where the parameters live, if on several devices, which write together. Every host must make the same
+            calls, and gets all texts.
 
     Raises:
         ValueError: the model does not read the ids of the tokenizer.
@@ -90,7 +90,7 @@ class Generator:
         sampling: Sampling | None = None,
         rows: int | None = 8,
         first_id: int | None = None,
-        mesh: Mesh | None = None,
+        layout: Layout = ONE_DEVICE,
     ):
         if config.vocab_size < tokenizer.vocab_size or config.pad_id != tokenizer.pad_id:
             raise ValueError(
@@ -103,11 +103,11 @@ class Generator:
         self.sampling = sampling or Sampling()
         self.first_id = first_id
         ids = Ids(tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id)
-        self._writer = Writer(config, params, ids=ids, rows=rows, mesh=mesh)
+        self._writer = Writer(config, params, ids=ids, rows=rows, layout=layout)
 
     @staticmethod
     def load(
-        run_directory: Path, *, sampling: Sampling | None = None, rows: int | None = 8, mesh: Mesh | None = None
+        run_directory: Path, *, sampling: Sampling | None = None, rows: int | None = 8, layout: Layout = ONE_DEVICE
     ) -> "Generator":
         """Returns the generator of a finished run, from the files in its directory alone.
 
@@ -129,13 +129,13 @@ class Generator:
         if "tokenizer" not in tokenizers:
             raise FileNotFoundError(f"{run_directory} must hold a tokenizer (tokenizer.model, .vocab or .bytes).")
         definition, file = define(lambda rngs: Decoder(config, rngs=rngs)), run_directory / "model.safetensors"
-        if mesh is None or mesh.size == 1:
+        if layout.devices == 1:
             params = load_params(file, definition.shapes)
         else:
-            params = load_placed([file], placed_shapes(definition, mesh))
+            params = load_placed([file], placed_shapes(definition, layout))
         tokenizer = load_tokenizer(tokenizers["tokenizer"])
         return Generator(
-            config, params, tokenizer=tokenizer, sampling=sampling, rows=rows, first_id=first_id, mesh=mesh
+            config, params, tokenizer=tokenizer, sampling=sampling, rows=rows, first_id=first_id, layout=layout
         )
 
     def with_params(self, params: Params) -> "Generator":

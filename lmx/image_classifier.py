@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Float
 
 from lmx.config import BatchConfig
@@ -23,6 +22,7 @@ from lmx.models.vision import VisionConfig, VisionTransformer
 from lmx.parameters import Params, load_params
 from lmx.predictor import Prediction, Predictor
 from lmx.saved import read_config, read_fields, seed_files
+from lmx.sharding.layout import ONE_DEVICE, Layout
 
 
 class ImageClassifier:
@@ -32,7 +32,7 @@ class ImageClassifier:
         params: as `nnx.to_pure_dict` returns them; every array has a leading axis S of seeds.
         labels: what the outputs mean.
         batch: most tokens of a batch, which bounds the memory, and the multiple of its rows.
-        mesh: where the parameters live, if on several devices.
+        layout: where the parameters live, if on several devices.
 
     Raises:
         ValueError: the arguments do not fit together.
@@ -45,7 +45,7 @@ class ImageClassifier:
         *,
         labels: Labels,
         batch: BatchConfig | None = None,
-        mesh: Mesh | None = None,
+        layout: Layout = ONE_DEVICE,
     ):
         if config.num_outputs != labels.num_outputs:
             raise ValueError(
@@ -62,7 +62,7 @@ class ImageClassifier:
             buckets=(config.num_tokens,),
             batch_tokens=batch.tokens_per_batch,
             rows_multiple=batch.rows_multiple,
-            mesh=mesh,
+            layout=layout,
         )
 
     @staticmethod

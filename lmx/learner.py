@@ -17,16 +17,10 @@ from jax.sharding import Mesh
 from lmx.definition import Definition, Params
 from lmx.lora import own_parameters
 from lmx.parameters import load_placed
-from lmx.sharding import (
-    DEFAULT_RULES,
-    GradientSum,
-    Rules,
-    named_sharding,
-    place_batch,
-    place_rows,
-    replicated,
-    use_mesh,
-)
+from lmx.sharding.layout import Layout
+from lmx.sharding.placement import named_sharding, place_batch, place_rows, replicated
+from lmx.sharding.rules import DEFAULT_RULES, Rules
+from lmx.sharding.step import GradientSum, use_mesh
 from lmx.training import (
     Batch,
     Loss,
@@ -78,6 +72,7 @@ class Placed(NamedTuple):
     """A learner on a mesh; made by `place`.
 
     Attributes:
+        rules: what the mesh's axes split, of parameters, batches and activations.
         shardings: where each array of the state lives.
         like: the state as shapes with their shardings.
         step: `(state, batch) -> (state, metrics)`; donates the state.
@@ -98,9 +93,14 @@ class Placed(NamedTuple):
     whole: Callable[[Params], Params]
     born: Callable[[Sequence[int]], TrainState]
 
+    @property
+    def layout(self) -> Layout:
+        """The mesh and the rules: where validation, decoding and classification run."""
+        return Layout(self.mesh, self.rules)
+
     def place_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """Places the rows that this host made of a training batch as its part of the whole on the mesh."""
-        return place_batch(batch, self.mesh, rows_axis=1 if self.learner.num_seeds is None else 2)
+        return place_batch(batch, self.mesh, rows_axis=1 if self.learner.num_seeds is None else 2, rules=self.rules)
 
     def load(self, run_directory: Path) -> Params:
         """Loads the parameters of a finished run, for all its seeds, onto the mesh."""
@@ -119,7 +119,8 @@ def place(
     """Returns a learner on a mesh: where its state lives, and its steps, which compile on their first call.
 
     Args:
-        rules: maps the names of axes to axes of the mesh.
+        rules: map the names of axes to axes of the mesh, for parameters, batches and activations, and through
+            `Placed.layout` for decoding and classification.
         shapes: shapes (A, B, L) of the batches it will get.
 
     Raises:
@@ -199,7 +200,8 @@ def mean_loss(placed: Placed, params: Params, batches: Iterable[Mapping[str, np.
     """
     sums: dict[str, Any] = {}
     for batch in batches:
-        for name, value in jax.device_get(placed.evaluate(params, place_rows(batch, placed.mesh))).items():
+        on_mesh = place_rows(batch, placed.mesh, rules=placed.rules)
+        for name, value in jax.device_get(placed.evaluate(params, on_mesh)).items():
             sums[name] = sums.get(name, 0.0) + np.asarray(value, np.float64)
     weight = sums.pop("weight")
     means = {name: value / weight for name, value in sums.items()}

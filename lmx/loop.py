@@ -29,7 +29,7 @@ from lmx.learner import Placed
 from lmx.meter import Meter, mean_of_seeds, readable_mean
 from lmx.process import EXIT_STOPPED, seconds_since_start
 from lmx.run import Run
-from lmx.sharding import connect, rows_on
+from lmx.sharding.mesh import connect
 from lmx.training import TrainState, newest_rate
 
 AGREE_EVERY = 8  # steps between two times when hosts ask each other whether one must stop: each time they wait
@@ -207,17 +207,17 @@ class Training:
 
     def _make_updates(self) -> Generator[Update, None, None]:
         run, placed, batches, last = self.run, self.placed, self._batches, self._last
-        mesh, options = placed.mesh, run.options
+        layout, options = placed.layout, run.options
         due = run.memory.validation_due  # skipped when the run was stopped
         if not due and (run.memory.stopped_early or self._first >= last):
             return
 
         def make(k: int) -> Mapping[str, np.ndarray]:
-            return batches.batch(k) if jax.process_count() == 1 else batches.batch(k, lambda rows: rows_on(mesh, rows))
+            return batches.batch(k) if jax.process_count() == 1 else batches.batch(k, layout.rows_of_host)
 
         run.account = account = Account(run.directory, step=self._first, writes=run.writes)
         meet()  # one host may have restored its part of the state long before another
-        connect(mesh)
+        connect(placed.mesh)
         peak = peak_flops(jax.devices()[0].device_kind, placed.learner.dtype)
         self._meter = meter = Meter(
             run,

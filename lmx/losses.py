@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from lmx.chunked_loss import Settings, chunked_loss
-from lmx.sharding import COLUMNS, WORDS, group, move, parts, spread, stays_in_pieces
+from lmx.sharding.step import move, parts
+from lmx.sharding.tables import COLUMNS, WORDS, group, spread, stays_in_pieces
 
 # Tokens whose logits exist at one time. 512 x 10,000 words in float32 are 20 MB: near a CPU's caches, while the
 # product still is large enough to run at full speed.
@@ -42,10 +43,10 @@ class Output(NamedTuple):
     """What makes logits of states: states table^T + bias, kept between -cap and cap where there is one.
 
     Attributes:
-        table: of words; also as `lmx.nn.layers.spread_tables` leaves it, a copy for each group of tokens.
+        table: of words; also as `lmx.sharding.tables.spread` leaves it, a copy for each group of tokens.
         vocab_size: rows of the table that are words; the rest is padding and has no probability.
         bias: of each word (BERT).
-        cap: see `lmx.nn.layers.output_logits` (Gemma 2).
+        cap: see `lmx.nn.vocabulary.output_logits` (Gemma 2).
     """
 
     table: Float[Array, "*G V D"]

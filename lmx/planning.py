@@ -3,13 +3,14 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lmx.config import rules_of
 from lmx.learner import Learner
 from lmx.plan import double_fsdp, halve_rows, make_plan
 from lmx.plan.command import use_virtual_devices
 from lmx.plan.figures import Job, Proposal
 from lmx.plan.tables import render
 from lmx.saved import find_tokenizers
-from lmx.sharding import count_devices
+from lmx.sharding.mesh import count_devices
 from lmx.text import ByteTokenizer, load_tokenizer
 
 
@@ -79,6 +80,7 @@ def print_plan(
             dtype=learner.dtype,
             average=learner.average_decay is not None or learner.keeps_best,  # the best take as much
             gradient_sum=learner.gradient_sum,
+            rules=rules_of(config),
         )
 
     job = job_of()

@@ -5,14 +5,12 @@ length into a few compiled shapes, and returns outputs in the order of the rows.
 that the model reads. `lmx.classifier` turns texts into rows, and `lmx.image_classifier` images.
 """
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Float, Int
 
 from lmx.data.labelled import Label
@@ -21,7 +19,7 @@ from lmx.data.texts import average_rows
 from lmx.definition import Definition
 from lmx.losses import activated
 from lmx.parameters import Params
-from lmx.sharding import DECODING_RULES, batch_shards, place_rows, replicated, rows_on, use_mesh
+from lmx.sharding.layout import ONE_DEVICE, Layout
 
 THRESHOLD = 0.5  # a label of several is predicted from this probability on
 
@@ -52,8 +50,8 @@ class Predictor:
         buckets: lengths that rows are padded to.
         batch_tokens: most tokens of one batch, with padding; bounds the memory.
         rows_multiple: the number of rows of a batch is a multiple of this.
-        mesh: where the parameters live, if on several devices. Its devices share the rows; every host must make the
-            same calls, and gets all outputs.
+        layout: where the parameters live, if on several devices, which share the rows. Every host must make the same
+            calls, and gets all outputs.
     """
 
     def __init__(
@@ -66,14 +64,14 @@ class Predictor:
         buckets: Sequence[int],
         batch_tokens: int = 4096,
         rows_multiple: int = 8,
-        mesh: Mesh | None = None,
+        layout: Layout = ONE_DEVICE,
     ):
         self.params, self.labels, self.buckets = stacked_params(params), labels, tuple(buckets)
         self.batch_tokens, self.rows_multiple = batch_tokens, rows_multiple
-        self.mesh = mesh if mesh is not None and mesh.size > 1 else None
+        self.layout = layout
         self._definition, self._inputs = definition, tuple(inputs)
-        self.run = jax.jit(self._make_run(), out_shardings=self.whole())
-        self._look = jax.jit(self._make_look(), out_shardings=self.whole())
+        self.run = jax.jit(self._make_run(), out_shardings=layout.whole)
+        self._look = jax.jit(self._make_look(), out_shardings=layout.whole)
 
     def with_params(self, params: Params) -> "Predictor":
         """Returns a predictor with other parameters that shares the compiled programs."""
@@ -95,7 +93,7 @@ class Predictor:
         done = 0
         for items, batch in self._batches(encoded):
             number = int((items >= 0).sum())
-            found = jax.device_get(self.run(self.params, self._placed(self.inputs(batch))))
+            found = jax.device_get(self.run(self.params, self.layout.place(self.inputs(batch))))
             logits[:, items[:number]], outputs[:, items[:number]] = (each[:, :number] for each in found)
             done += number
             progress(done * encoded.num_texts // len(encoded))
@@ -169,7 +167,7 @@ class Predictor:
         multiple = self.rows_multiple
         most = max(1, self.batch_tokens // length // multiple) * multiple
         rows = min(most, -(-(1 << (number - 1).bit_length()) // multiple) * multiple)
-        shards = 1 if self.mesh is None else batch_shards(self.mesh)
+        shards = self.layout.row_shards
         return -(-rows // shards) * shards
 
     # What is compiled.
@@ -184,7 +182,7 @@ class Predictor:
                 return self._definition.merge(params)(inputs[first], **named)[0]
 
             # Seeds one after another: the memory of one, and cuDNN's attention has no batches of masked batches.
-            with self._on_mesh():
+            with self.layout.inference():
                 logits = jax.lax.map(one, params)
             return logits, activated(logits, kind=self.labels.kind)
 
@@ -195,28 +193,11 @@ class Predictor:
 
         def look(params: Params, inputs: dict[str, jax.Array]) -> jax.Array:
             named = {name: inputs[name] for name in others}
-            with self._on_mesh(rows=False):
+            with self.layout.inference(rows=False):
                 _, maps = self._definition.merge(params)(inputs[first], **named, with_attention=True)
             return maps["self"][:, 0]
 
         return look
-
-    def _on_mesh(self, *, rows: bool = True) -> contextlib.AbstractContextManager[None]:
-        """Returns what to trace under: the mesh, if there is one, with the rows split over it or not."""
-        if self.mesh is None:
-            return contextlib.nullcontext()
-        return use_mesh(self.mesh, rules=DECODING_RULES if rows else {**DECODING_RULES, "batch": ()})
-
-    def whole(self) -> NamedSharding | None:
-        """Returns where outputs live: whole on every device, where there are several."""
-        return None if self.mesh is None else replicated(self.mesh)
-
-    def _placed(self, inputs: dict[str, np.ndarray]) -> dict[str, Any]:
-        """Returns a batch where it is to run; each host gives its rows."""
-        if self.mesh is None:
-            return inputs
-        rows = rows_on(self.mesh, len(next(iter(inputs.values()))))
-        return place_rows({name: array[rows] for name, array in inputs.items()}, self.mesh)
 
 
 def stacked_params(params: Params) -> Params:

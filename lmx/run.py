@@ -29,7 +29,7 @@ from lmx.lock import take_lock
 from lmx.memory import Memory
 from lmx.parameters import save_params
 from lmx.saved import read_record, write_json
-from lmx.sharding import fetch
+from lmx.sharding.placement import fetch
 from lmx.training import TrainState
 from lmx.versions import versions
 

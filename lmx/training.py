@@ -16,7 +16,9 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Bool, Float, Int, Key, UInt
 
 from lmx.definition import Params, param_axes
-from lmx.sharding import DEFAULT_RULES, GradientSum, Rules, named_sharding, replicated, stacked, use_mesh
+from lmx.sharding.placement import named_sharding, replicated, stacked
+from lmx.sharding.rules import DEFAULT_RULES, Rules
+from lmx.sharding.step import GradientSum, use_mesh
 
 Batch = Mapping[str, jax.Array]
 # (params, micro-batch, key or None) -> sums over what counts: "loss" (to be minimised), "weight", and any others.

@@ -4,7 +4,6 @@ A `Translator` is a model, its tokenizers and the settings of the search. It sor
 shapes, and hands translations back in the order of the lines.
 """
 
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,18 +12,17 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int
 
 from lmx.decoding import Hypotheses, average_steps, beam_search, gnmt_penalty, greedy_search, power_penalty
 from lmx.definition import Definition, define, member, stack
 from lmx.lines import one_line
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
-from lmx.nn.layers import padded_vocabulary
+from lmx.nn.embedding import padded_vocabulary
 from lmx.nn.positions.make import longest
 from lmx.parameters import Params, load_params
 from lmx.saved import find_tokenizers, read_config, read_field, read_fields, save_tokenizer, seed_files
-from lmx.sharding import DECODING_RULES, batch_shards, place_rows, replicated, rows_on, use_mesh
+from lmx.sharding.layout import ONE_DEVICE, Layout
 from lmx.text import Tokenizer, load_tokenizer
 
 # Source lengths are rounded up to these, so that few programs are compiled; beyond the last, to its multiples.
@@ -91,8 +89,8 @@ class Translator:
         params: the model's parameters, as `nnx.to_pure_dict` returns them. With a leading axis, they are those of
             several models that translate together: the mean of their probabilities chooses each word.
         max_source_length: longer sources are truncated to this many tokens, with the end token; `cut` counts them.
-        mesh: where the parameters live, if on several devices. Its devices search together; every host must make the
-            same calls, and gets all translations.
+        layout: where the parameters live, if on several devices, which search together. Every host must make the same
+            calls, and gets all translations.
 
     Attributes:
         cut: number of sources so far that were longer than `max_source_length`.
@@ -108,7 +106,7 @@ class Translator:
         target_tokenizer: Tokenizer,
         search: Search,
         max_source_length: int | None = None,
-        mesh: Mesh | None = None,
+        layout: Layout = ONE_DEVICE,
     ):
         self.config, self.params, self.search = config, params, search
         self.source_tokenizer, self.target_tokenizer = source_tokenizer, target_tokenizer
@@ -116,9 +114,9 @@ class Translator:
         self.cut = self.limited = 0
         self._definition = _define(config)
         self.members = self._count_members(params)
-        self._mesh = mesh if mesh is not None and mesh.size > 1 else None
-        self._search = jax.jit(self._make_search(), static_argnames="max_length", out_shardings=self._whole())
-        self._look = jax.jit(self._attention_to_source, out_shardings=self._whole())
+        self._layout = layout
+        self._search = jax.jit(self._make_search(), static_argnames="max_length", out_shardings=layout.whole)
+        self._look = jax.jit(self._attention_to_source, out_shardings=layout.whole)
 
     @staticmethod
     def load(run_directory: Path, *, search: Search | None = None, ensemble: bool = False) -> "Translator":
@@ -177,14 +175,14 @@ class Translator:
         results = [Translation("", (), 0.0)] * len(lines)
         done = sum(len(ids) == 1 for ids in sources)
         for length, indices in self._groups(sources):
-            rows = self._rows(length, len(indices))
-            if self._mesh is not None:
-                rows = -(-rows // batch_shards(self._mesh)) * batch_shards(self._mesh)
+            shards = self._layout.row_shards
+            rows = -(-self._rows(length, len(indices)) // shards) * shards
             source = np.full((rows, length), self.config.pad_id, np.int32)
             for row, index in enumerate(indices):
                 source[row, : len(sources[index])] = sources[index]
             max_length = self._max_target_length(length)
-            found = jax.device_get(self._search(self.params, self._placed(source), max_length=max_length))
+            placed = self._layout.place({"source": source})["source"]
+            found = jax.device_get(self._search(self.params, placed, max_length=max_length))
             for row, index in enumerate(indices):
                 ids = self._until_end(found.tokens[row, 0])
                 self.limited += len(ids) == max_length
@@ -219,7 +217,7 @@ class Translator:
     ) -> Float[Array, "N H T S"]:
         """Returns the attention of the first row in all layers."""
         model = self._definition.merge(params)
-        with self._on_mesh(rows=False):
+        with self._layout.inference(rows=False):
             memory, _ = model.encode(source)
             return model.decode(memory, source, decoder_input, with_attention=True)[1]["memory"][:, 0]
 
@@ -232,7 +230,7 @@ class Translator:
         def run(params: Params, source: Int[Array, "B S"], *, max_length: int) -> Hypotheses:
             number = self._count_members(params)
             each = [params] if number is None else [member(params, index) for index in range(number)]
-            with self._on_mesh():
+            with self._layout.inference():
                 slots = max_length * search.beam_size
                 started = [self._definition.merge(one).start_decoding(source, slots=slots) for one in each]
                 step, cache = average_steps(started)
@@ -259,21 +257,6 @@ class Translator:
         """Returns how many models the parameters are of, or None where they have no axis of members."""
         leaf, shape = jax.tree.leaves(params)[0], jax.tree.leaves(self._definition.shapes)[0]
         return None if leaf.ndim == shape.ndim else leaf.shape[0]
-
-    def _on_mesh(self, *, rows: bool = True) -> contextlib.AbstractContextManager[None]:
-        """Returns the context to trace in: the mesh, if there is one, with the rows split over it or not."""
-        if self._mesh is None:
-            return contextlib.nullcontext()
-        return use_mesh(self._mesh, rules=DECODING_RULES if rows else {**DECODING_RULES, "batch": ()})
-
-    def _whole(self) -> NamedSharding | None:
-        return None if self._mesh is None else replicated(self._mesh)
-
-    def _placed(self, source: Int[np.ndarray, "B S"]) -> Int[np.ndarray, "B S"] | Int[Array, "B S"]:
-        """Places a batch of sources where its search will run; each host contributes its rows."""
-        if self._mesh is None:
-            return source
-        return place_rows({"source": source[rows_on(self._mesh, len(source))]}, self._mesh)["source"]
 
     def _ended(self, ids: list[int]) -> list[int]:
         return [*ids[: self.max_source_length - 1], self.source_tokenizer.eos_id]

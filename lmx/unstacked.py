@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 
 import jax
 from flax import nnx
-from jax.sharding import Mesh
 
 from lmx.definition import Definition, Params, member
-from lmx.sharding import DECODING_RULES, named_sharding
+from lmx.sharding.layout import Layout
 
 
 class Unstacked(NamedTuple):
@@ -38,23 +37,22 @@ def merge(definition: Definition, parts: Unstacked) -> tuple[Any, list[Any]]:
     return model, [nnx.merge(block, layer) for layer in parts.layers]
 
 
-def placed_shapes(definition: Definition, mesh: Mesh) -> Params:
+def placed_shapes(definition: Definition, layout: Layout) -> Params:
     """Returns the shapes of all parameters, stacked, with where a mesh has them."""
 
     def place(axes: tuple[str | None, ...], leaf: Any) -> jax.ShapeDtypeStruct:
-        sharding = named_sharding(mesh, axes, leaf.shape, rules=DECODING_RULES)
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout.sharding(axes, leaf.shape))
 
     return jax.tree.map(place, definition.axes, definition.shapes, is_leaf=_is_axes)
 
 
-def shardings(definition: Definition, mesh: Mesh) -> Unstacked:
+def shardings(definition: Definition, layout: Layout) -> Unstacked:
     """Returns where a mesh has the parameters of `unstack`."""
     shapes = jax.eval_shape(unstack, definition.shapes)
     rest, layers = unstack_axes(definition)
 
     def place(axes: tuple[str | None, ...], leaf: Any) -> Any:
-        return named_sharding(mesh, axes, leaf.shape, rules=DECODING_RULES)
+        return layout.sharding(axes, leaf.shape)
 
     return jax.tree.map(place, Unstacked(rest, layers), shapes, is_leaf=_is_axes)
 

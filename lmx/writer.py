@@ -4,23 +4,21 @@ Text is `lmx.generator`'s; what a program does is `lmx.generation`'s. Prompts ar
 shapes.
 """
 
-import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from lmx.definition import Params, define
 from lmx.generation import Ids, Prompts, Writing, advance, begin, row_keys
 from lmx.models.decoder import Decoder, DecoderConfig
-from lmx.nn.layers import padded_vocabulary
+from lmx.nn.embedding import padded_vocabulary
 from lmx.sampling import Choice, Numbers, Sampling, split
-from lmx.sharding import DECODING_RULES, batch_shards, named_sharding, place_rows, replicated, rows_on, use_mesh
+from lmx.sharding.layout import Layout
 from lmx.unstacked import Unstacked, merge, shardings, unstack
 
 # Lengths of prompts and of what is written are rounded up to these, so that few programs are compiled; beyond the
@@ -56,18 +54,18 @@ class Writer:
     Args:
         params: as `nnx.to_pure_dict` gives them.
         ids: the special ones.
-        rows, mesh: see `lmx.generator.Generator`.
+        rows, layout: see `lmx.generator.Generator`.
     """
 
-    def __init__(self, config: DecoderConfig, params: Params, *, ids: Ids, rows: int | None, mesh: Mesh | None):
+    def __init__(self, config: DecoderConfig, params: Params, *, ids: Ids, rows: int | None, layout: Layout):
         self.config, self.ids, self.rows = config, ids, rows
-        self._mesh = mesh if mesh is not None and mesh.size > 1 else None
+        self._layout = layout
         self._definition = define(lambda rngs: Decoder(config, rngs=rngs))
-        whole = places = apart = None
-        if self._mesh is not None:
+        whole, places, apart = layout.whole, None, None
+        if whole is not None:
             # The cache lives as the model does; the rest of the state, which is small, whole everywhere.
-            whole, apart = replicated(self._mesh), shardings(self._definition, self._mesh)
-            cache = named_sharding(self._mesh, ("batch", "kv_heads", None, None))
+            apart = shardings(self._definition, layout)
+            cache = layout.sharding(("batch", "kv_heads", None, None))
             places = Writing(*[whole] * (len(Writing._fields) - 1), cache=cache)
         self._unstack = jax.jit(unstack, out_shardings=apart)
         self._begin = jax.jit(self._run_begin, static_argnames=("slots", "choice"), out_shardings=places)
@@ -118,7 +116,7 @@ class Writer:
                 writing,
                 np.int32(until),
                 prompts,
-                stopped=self._placed({"stopped": stopped})["stopped"],
+                stopped=self._layout.place({"stopped": stopped})["stopped"],
                 seed=np.uint32(sampling.seed),
                 numbers=numbers,
                 choice=choice,
@@ -144,13 +142,13 @@ class Writer:
         """
         shape = self._batch_rows(len(ids)), self._rounded(len(before[0]))
         batch = {"tokens": _filled(before, shape, pad=self.ids.pad), "labels": _filled(ids, shape, pad=self.ids.pad)}
-        found = jax.device_get(self._logprobs(self._parts, **self._placed(batch)))
+        found = jax.device_get(self._logprobs(self._parts, **self._layout.place(batch)))
         return [found[row, : len(each)] for row, each in enumerate(ids)]
 
     def logits(self, ids: list[int]) -> Float[np.ndarray, "T V"]:
         """Returns the logits of the next word behind each id of a text."""
         tokens = _filled([ids], (self._batch_rows(1), self._rounded(len(ids))), pad=self.ids.pad)
-        logits = jax.device_get(self._logits(self._parts, **self._placed({"tokens": tokens})))
+        logits = jax.device_get(self._logits(self._parts, **self._layout.place({"tokens": tokens})))
         return logits[: len(ids), : self.config.vocab_size]
 
     # Batches.
@@ -161,7 +159,7 @@ class Writer:
 
     def _batch_rows(self, number: int) -> int:
         rows = self.rows if self.rows is not None else 1 << (number - 1).bit_length()
-        shards = 1 if self._mesh is None else batch_shards(self._mesh)
+        shards = self._layout.row_shards
         return -(-rows // shards) * shards
 
     def _batch(self, asked: Sequence[Asked]) -> Prompts:
@@ -173,14 +171,7 @@ class Writer:
             lengths[row], limits[row], draws[row] = len(ids), limit, [*np.frombuffer(said, "<u4"), sample]
         shape = rows, self._rounded(len(asked[0].ids))
         tokens = _filled([each.ids for each in asked], shape, pad=self.ids.pad)
-        return Prompts(**self._placed({"tokens": tokens, "lengths": lengths, "limits": limits, "draws": draws}))
-
-    def _placed(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
-        """Returns arrays of rows where they are to run; each host gives its rows."""
-        if self._mesh is None:
-            return batch
-        rows = rows_on(self._mesh, len(next(iter(batch.values()))))
-        return place_rows({name: array[rows] for name, array in batch.items()}, self._mesh)
+        return Prompts(**self._layout.place({"tokens": tokens, "lengths": lengths, "limits": limits, "draws": draws}))
 
     def _until_end(self, tokens: Int[np.ndarray, " T"]) -> list[int]:
         ends = np.flatnonzero(tokens == self.ids.eos)
@@ -190,7 +181,7 @@ class Writer:
 
     def _run_begin(self, parts: Unstacked, prompts: Prompts, *, slots: int, choice: Choice) -> Writing:
         vocab_size = padded_vocabulary(self.config.vocab_size)
-        with self._on_mesh():
+        with self._layout.inference():
             decoder, blocks = merge(self._definition, parts)
             cache = decoder.prefill(prompts.tokens, slots=prompts.tokens.shape[1] + slots, blocks=blocks)
             return begin(cache, prompts, slots=slots, vocab_size=vocab_size, choice=choice, ids=self.ids)
@@ -207,7 +198,7 @@ class Writer:
         numbers: Numbers,
         choice: Choice,
     ) -> Writing:
-        with self._on_mesh():
+        with self._layout.inference():
             decoder, blocks = merge(self._definition, parts)
             step = decoder.decoding_step(prompts.tokens, prompts.lengths, blocks=blocks)
             writing = writing._replace(ended=writing.ended | stopped)
@@ -217,7 +208,7 @@ class Writer:
     def _run_logprobs(
         self, parts: Unstacked, *, tokens: Int[Array, "B T"], labels: Int[Array, "B T"]
     ) -> Float[Array, "B T"]:
-        with self._on_mesh():
+        with self._layout.inference():
             decoder, blocks = merge(self._definition, parts)
             states = decoder.states(tokens, blocks=blocks)
             rows, length = tokens.shape
@@ -234,12 +225,9 @@ class Writer:
             return jax.lax.map(one, (pieces, chosen)).swapaxes(0, 1).reshape(rows, length)
 
     def _run_logits(self, parts: Unstacked, *, tokens: Int[Array, "B T"]) -> Float[Array, "T V"]:
-        with self._on_mesh():
+        with self._layout.inference():
             decoder, blocks = merge(self._definition, parts)
             return decoder.logits(decoder.states(tokens, blocks=blocks))[0]
-
-    def _on_mesh(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext() if self._mesh is None else use_mesh(self._mesh, rules=DECODING_RULES)
 
 
 def _filled(rows: list[list[int]], shape: tuple[int, int], *, pad: int) -> Int[np.ndarray, "B T"]:

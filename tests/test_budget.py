@@ -9,7 +9,8 @@ import pytest
 from lmx.config import BatchConfig
 from lmx.experiment import tokens_on_device
 from lmx.learner import check_shapes
-from lmx.sharding import MeshConfig, make_mesh, token_shards
+from lmx.sharding.mesh import MeshConfig, make_mesh
+from lmx.sharding.placement import token_shards
 
 
 def mesh_of(**sizes: int) -> jax.sharding.Mesh:

@@ -19,7 +19,8 @@ from safetensors.numpy import load_file
 from lmx.checkpoint import CheckpointNotSaved, Checkpoints, DamagedCheckpoint, groups_within, kept
 from lmx.checksums import CHECKSUMS, checksum_of, damage_of
 from lmx.parameters import average_files, load_params, save_params
-from lmx.sharding import MeshConfig, make_mesh, named_sharding, replicated
+from lmx.sharding.mesh import MeshConfig, make_mesh
+from lmx.sharding.placement import named_sharding, replicated
 from lmx.training import TrainState, create_state
 
 HOST = {"best": None, "losses": {"4": 1.5, "8": 0.1}, "tokens": 2**40, "stopped_early": False}

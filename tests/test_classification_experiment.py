@@ -22,7 +22,7 @@ from lmx.classifier import Classifier
 from lmx.data.labels import Labels, balanced_weights
 from lmx.data.sets import SetsConfig
 from lmx.run import TESTED
-from lmx.sharding import make_mesh
+from lmx.sharding.mesh import make_mesh
 from lmx.text import SentencePieceTokenizer
 
 ROOT = Path(__file__).parents[1]

@@ -15,7 +15,10 @@ from lmx.data.labels import Labels
 from lmx.models.encoder import ClassifierConfig, EncoderClassifier
 from lmx.parameters import save_params
 from lmx.saved import save_tokenizer, seed_files
-from lmx.sharding import MeshConfig, make_mesh, replicated
+from lmx.sharding.layout import Layout
+from lmx.sharding.mesh import MeshConfig, make_mesh
+from lmx.sharding.placement import replicated
+from lmx.sharding.rules import DEFAULT_RULES
 from lmx.text import PretokenizedTokenizer
 
 # Thirteen words; those that end in @@ are the beginnings of others.
@@ -368,8 +371,9 @@ def test_attention_maps_are_of_the_pieces(classifier):
 # Several devices.
 
 
-def test_devices_that_label_together_find_what_one_finds(classifier):
-    mesh = make_mesh(MeshConfig(data=3, tensor=1), devices=jax.devices()[:3])
+def test_devices_that_label_together_find_what_one_finds(classifier, monkeypatch):
+    mesh = make_mesh(MeshConfig(data=1, sequence=3), devices=jax.devices()[:3])
+    rules = {**DEFAULT_RULES, "batch": ("sequence",)}
     together = Classifier(
         CONFIG,
         jax.device_put(parameters(), replicated(mesh)),
@@ -378,11 +382,19 @@ def test_devices_that_label_together_find_what_one_finds(classifier):
         max_length=12,
         batch_tokens=96,
         buckets=(12,),
-        mesh=mesh,
+        layout=Layout(mesh, rules),
     )
     texts = make_texts(9, 3, 1)
+    run, rows = together._predictor.run, []
+
+    def watched(params, inputs):
+        rows.append(inputs["tokens"])
+        return run(params, inputs)
+
+    monkeypatch.setattr(together._predictor, "run", watched)
     expected = [pytest.approx(one.outputs, abs=1e-5) for one in classifier.classify(texts)]
     assert [one.outputs for one in together.classify(texts)] == expected
+    assert {len(array) // array.sharding.shard_shape(array.shape)[0] for array in rows} == {3}
     records = [one.explain(texts[0], steps=8) for one in (together, classifier)]
     assert records[0]["attributions"] == pytest.approx(records[1]["attributions"], abs=1e-5)
     maps = [one.attention(texts[0])["weights"] for one in (together, classifier)]

@@ -4,16 +4,15 @@ import functools
 
 import jax
 import pytest
-from flax import nnx
 
+from lmx.definition import define
 from lmx.losses import cross_entropy
 from lmx.models.decoder import Decoder, DecoderConfig
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
-from lmx.nn.layers import spread_tables
 from lmx.optimization import adam, constant
 from lmx.plan.communication import measure_communication
 from lmx.plan.figures import Job
-from lmx.sharding import MeshConfig
+from lmx.sharding.mesh import MeshConfig
 
 pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
 
@@ -27,10 +26,10 @@ SEQ2SEQ = Seq2SeqConfig(
 
 def job(config: DecoderConfig | Seq2SeqConfig, mesh: MeshConfig) -> Job:
     build = functools.partial(Decoder if isinstance(config, DecoderConfig) else Seq2Seq, config)
-    definition = nnx.graphdef(nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0))))
+    definition = define(lambda rngs: build(rngs=rngs))
 
     def loss(params, batch, key):
-        model = spread_tables(nnx.merge(definition, params))
+        model = definition.merge(params)
         if isinstance(config, DecoderConfig):
             states, _ = model(batch["input"], key=key)
         else:

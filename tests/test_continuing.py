@@ -12,7 +12,8 @@ from lmx.checkpoint import Checkpoints
 from lmx.losses import cross_entropy
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from lmx.optimization import adam, constant
-from lmx.sharding import MeshConfig, make_mesh, place_batch
+from lmx.sharding.mesh import MeshConfig, make_mesh
+from lmx.sharding.placement import place_batch
 from lmx.training import TrainState, compile_step, create_state, make_train_step, state_shardings
 
 WORDS = 150

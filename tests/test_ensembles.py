@@ -12,7 +12,8 @@ import pytest
 from lmx.definition import define, member, stack
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from lmx.parameters import save_params
-from lmx.sharding import MeshConfig, make_mesh
+from lmx.sharding.layout import Layout
+from lmx.sharding.mesh import MeshConfig, make_mesh
 from lmx.text import PretokenizedTokenizer
 from lmx.translator import Search, Translator, save_tokenizers
 
@@ -117,7 +118,7 @@ def test_copies_of_one_model_translate_as_it_does(greedy):
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
 def test_members_translate_together_on_a_mesh(greedy):
     mesh = make_mesh(MeshConfig(data=2, tensor=1, fsdp=4))
-    found = translator(TOGETHER, GREEDY, mesh=mesh).translate(LINES)
+    found = translator(TOGETHER, GREEDY, layout=Layout(mesh)).translate(LINES)
     assert [each.ids for each in found] == [each.ids for each in greedy.translate(LINES)]
 
 

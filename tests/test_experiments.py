@@ -18,7 +18,8 @@ from flax import nnx
 
 from lmx.experiment import settle
 from lmx.lock import release_lock
-from lmx.sharding import MeshConfig, make_mesh
+from lmx.sharding.layout import Layout
+from lmx.sharding.mesh import MeshConfig, make_mesh
 from lmx.text import SentencePieceTokenizer
 from lmx.translator import Translation
 
@@ -195,7 +196,7 @@ def test_validation_test_and_export_use_the_exponential_average(finished, averag
     encoded = translation.encode_pairs(pairs, translator.source_tokenizer, translator.target_tokenizer)
     parts = translation.build(config, translator.config)
     mesh = make_mesh(MeshConfig(), devices=jax.devices()[:1])
-    batches = translation.BatchConfig(tokens_per_batch=1600).once(encoded, mesh, buckets=(40,))
+    batches = translation.BatchConfig(tokens_per_batch=1600).once(encoded, Layout(mesh), buckets=(40,))
     found = translation.mean_loss(translation.place(parts, mesh), translator.params, batches)
     assert found["nll"] == pytest.approx(validated_too[-1]["nll"], rel=1e-4)
     scores = json.loads((averaged / "scores.json").read_text())

@@ -15,7 +15,8 @@ from lmx.models.decoder import Decoder, DecoderConfig
 from lmx.parameters import save_params
 from lmx.sampling import Sampling
 from lmx.saved import save_tokenizer
-from lmx.sharding import MeshConfig, make_mesh
+from lmx.sharding.layout import Layout
+from lmx.sharding.mesh import MeshConfig, make_mesh
 from lmx.text import PretokenizedTokenizer, Tokenizer
 
 WORDS = PretokenizedTokenizer([f"w{i}" for i in range(30)])
@@ -248,7 +249,7 @@ def test_what_is_written_has_the_score_that_it_says(generator):
 def test_devices_write_together_what_one_writes(generator, mesh):
     if jax.device_count() < 8:
         pytest.skip("needs 8 devices")
-    together = make_generator(mesh=make_mesh(MeshConfig(**mesh), devices=jax.devices()[:8]))
+    together = make_generator(layout=Layout(make_mesh(MeshConfig(**mesh), devices=jax.devices()[:8])))
     found = together.generate(PROMPTS, stop=("w11",))
     expected = generator.generate(PROMPTS, stop=("w11",))
     assert [(one.text, one.tokens, one.stopped_by) for one in found] == [

@@ -17,13 +17,17 @@ from lmx.losses import cross_entropy
 from lmx.models.decoder import Decoder, DecoderConfig
 from lmx.models.encoder import Encoder, EncoderConfig
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
-from lmx.nn.layers import Linear, joint_product, look_up
+from lmx.nn.layers import Linear
+from lmx.nn.vocabulary import look_up
 from lmx.optimization import adam, constant
 from lmx.plan.communication import summarize_communication
 from lmx.plan.figures import Job
 from lmx.plan.step import program_of
 from lmx.plan.tables import communication_table
-from lmx.sharding import MeshConfig, make_mesh, named_sharding, replicated, use_mesh
+from lmx.sharding.mesh import MeshConfig, make_mesh
+from lmx.sharding.placement import named_sharding, replicated
+from lmx.sharding.products import joint_product
+from lmx.sharding.step import use_mesh
 
 pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
 

@@ -34,7 +34,8 @@ from lmx.hosts import (
     largest,
     start,
 )
-from lmx.sharding import MeshConfig, batch_shards, fetch, make_mesh, named_sharding, place_rows, rows_on
+from lmx.sharding.mesh import MeshConfig, make_mesh
+from lmx.sharding.placement import batch_shards, fetch, named_sharding, place_rows, rows_on
 
 ROOT = Path(__file__).parents[1]
 
@@ -569,7 +570,8 @@ import sys, time
 import jax, numpy as np
 from jax._src import distributed
 from lmx.hosts import HostsConfig, agreement, start, wait
-from lmx.sharding import MeshConfig, connect, fetch, make_mesh, place_rows, rows_on
+from lmx.sharding.mesh import MeshConfig, connect, make_mesh
+from lmx.sharding.placement import fetch, place_rows, rows_on
 
 options = dict(zip(sys.argv[2::2], sys.argv[3::2]))
 coordinator, number, host = (options[f"--hosts.{name}"] for name in ("coordinator", "num-processes", "process-id"))

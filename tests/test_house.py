@@ -149,7 +149,6 @@ def test_configs_are_frozen_and_keyword_only():
 LONGEST_FILE, MOST_PARAMETERS = 400, 8
 LONGER_FILES = {
     "lmx/data/phrasebook/words.py",  # a table of words
-    "lmx/sharding.py",
 }
 # Where each is a plain number of one thing, and functions of an earlier day.
 MANY_PARAMETERS = {

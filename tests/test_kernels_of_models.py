@@ -12,13 +12,14 @@ import pytest
 from flax import nnx
 from jax.sharding import Mesh
 
+from lmx.definition import define
 from lmx.experiment import attention_facts
 from lmx.losses import cross_entropy
 from lmx.models.decoder import Decoder, DecoderConfig
 from lmx.models.encoder import ClassifierConfig, Encoder, EncoderClassifier, EncoderConfig
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
-from lmx.nn.layers import spread_tables
-from lmx.sharding import MeshConfig, make_mesh, use_mesh
+from lmx.sharding.mesh import MeshConfig, make_mesh
+from lmx.sharding.step import use_mesh
 from lmx.text import ByteTokenizer
 from lmx.training import make_eval_step, make_train_step
 from lmx.translator import Translator
@@ -73,13 +74,12 @@ def gradient_of(family: str, *, dtype: str, sizes: dict[str, int], length: int =
     """Returns a family's gradient by its parameters, and shapes to trace it with."""
     kind, config, states_of = FAMILIES[family]
     config = config(dtype=dtype, **SIZES, **changes)
-    model = nnx.eval_shape(lambda: kind(config, rngs=nnx.Rngs(0)))
-    definition, params = nnx.split(model)
+    definition = define(lambda rngs: kind(config, rngs=rngs))
     mesh = mesh_of(sizes)
 
     def loss(params, batch, key):
         with use_mesh(mesh):
-            network = spread_tables(nnx.merge(definition, params))
+            network = definition.merge(params)
             states = states_of(network, batch, key, batch["segments"] if packed else None)
             if family == "classifier":
                 return jnp.square(states).sum()
@@ -88,7 +88,8 @@ def gradient_of(family: str, *, dtype: str, sizes: dict[str, int], length: int =
 
     shape = jax.ShapeDtypeStruct((ROWS, length), jnp.int32)
     batch = {"tokens": shape, "targets": shape, "segments": shape}
-    return jax.grad(loss), (params, batch, jax.eval_shape(lambda: jax.random.key(0))), model, config, mesh
+    arguments = definition.shapes, batch, jax.eval_shape(lambda: jax.random.key(0))
+    return jax.grad(loss), arguments, definition.network, config, mesh
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from lmx.loop import Training
 from lmx.meter import SKIPPED_LIMIT
 from lmx.process import EXIT_STOPPED
 from lmx.run import Run
-from lmx.sharding import MeshConfig, make_mesh
+from lmx.sharding.mesh import MeshConfig, make_mesh
 from lmx.training import TrainState, create_state
 
 FACTS = {"experiment": "counting", "preset": "tiny", "family": "none", "config": {}}

@@ -15,7 +15,7 @@ from lmx.models.encoder import ClassifierConfig, EncoderClassifier
 from lmx.optimization import OptimizerConfig, constant
 from lmx.optimizers import make_optimizer, updated_by
 from lmx.parameters import save_params
-from lmx.sharding import MeshConfig, make_mesh
+from lmx.sharding.mesh import MeshConfig, make_mesh
 
 CONFIG = ClassifierConfig(
     vocab_size=40, width=16, feedforward_width=24, num_heads=4, num_layers=3, num_outputs=5, max_length=7,

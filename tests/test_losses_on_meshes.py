@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmx import sharding
 from lmx.losses import cross_entropy
-from lmx.sharding import MeshConfig, make_mesh, use_mesh
+from lmx.sharding import tables
+from lmx.sharding.mesh import MeshConfig, make_mesh
+from lmx.sharding.step import use_mesh
 
 # Optimised: losses of hundreds are compared to their last bits.
 pytestmark = [pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices"), pytest.mark.optimised]
@@ -34,7 +35,7 @@ CASES += [pytest.param(sizes, IN_PIECES, id=f"{name}, in pieces") for name, size
 
 @pytest.fixture
 def limit(request, monkeypatch) -> None:
-    monkeypatch.setattr(sharding, "WHOLE_TABLE_BYTES", request.param)
+    monkeypatch.setattr(tables, "WHOLE_TABLE_BYTES", request.param)
 
 
 @pytest.fixture(autouse=True)

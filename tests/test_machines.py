@@ -8,7 +8,9 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from lmx.sharding import MESH_AXES, MeshConfig, batch_shards, in_order, make_mesh, named_sharding, piece, rows_on
+from lmx.sharding.mesh import MeshConfig, in_order, make_mesh
+from lmx.sharding.placement import batch_shards, named_sharding, piece, rows_on
+from lmx.sharding.rules import MESH_AXES
 
 
 @pytest.fixture(autouse=True)

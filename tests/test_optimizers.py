@@ -26,7 +26,8 @@ from lmx.optimization import OptimizerConfig, adam, constant
 from lmx.optimizers import make_optimizer, matrix_of, updated_by
 from lmx.plan.figures import Job
 from lmx.plan.memory import measure_memory
-from lmx.sharding import MeshConfig, make_mesh, replicated
+from lmx.sharding.mesh import MeshConfig, make_mesh
+from lmx.sharding.placement import replicated
 from lmx.training import parameter_of, state_shardings
 
 needs_eight = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")

@@ -21,7 +21,8 @@ from lmx.experiment import start_facts
 from lmx.learner import Learner, place
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from lmx.nn.dropout import dropout
-from lmx.nn.layers import Embedding, LayerNorm, Linear
+from lmx.nn.embedding import Embedding
+from lmx.nn.layers import LayerNorm, Linear
 from lmx.optimization import adam, constant
 from lmx.plan import double_fsdp, halve_rows, make_plan
 from lmx.plan.command import explain_out_of_memory, plan_of_this_command, split_arguments
@@ -29,7 +30,9 @@ from lmx.plan.communication import measure_communication, summarize_communicatio
 from lmx.plan.figures import USABLE, Job
 from lmx.plan.memory import measure_memory
 from lmx.plan.tables import render
-from lmx.sharding import MeshConfig, constrain, make_mesh, place_batch, resolve_mesh
+from lmx.sharding.mesh import MeshConfig, make_mesh, resolve_mesh
+from lmx.sharding.placement import place_batch
+from lmx.sharding.step import constrain
 from lmx.training import born, compile_step, make_train_step, state_shardings
 
 ROOT = Path(__file__).parents[1]
@@ -403,7 +406,7 @@ from lmx.optimization import adam, constant
 from lmx.plan import make_plan
 from lmx.plan.command import use_virtual_devices
 from lmx.plan.figures import Job
-from lmx.sharding import MeshConfig
+from lmx.sharding.mesh import MeshConfig
 
 use_virtual_devices(256)
 config = DecoderConfig(

@@ -22,7 +22,7 @@ from lmx.optimizers import make_optimizer
 from lmx.parameters import load_params, save_params
 from lmx.pretrained import StartConfig
 from lmx.run import Run
-from lmx.sharding import MeshConfig, make_mesh
+from lmx.sharding.mesh import MeshConfig, make_mesh
 from tests.test_experiments import MAKE_IT_TINY, run_script, write_numbers
 
 SIZES = {"width": 16, "feedforward_width": 24, "num_heads": 4, "num_layers": 2, "max_length": 9}

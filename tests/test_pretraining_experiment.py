@@ -17,7 +17,7 @@ import pytest
 
 from lmx.models.language import fit_vocabulary
 from lmx.process import EXIT_STOPPED
-from lmx.sharding import make_mesh
+from lmx.sharding.mesh import make_mesh
 
 ROOT = Path(__file__).parents[1]
 UNOPTIMISED = "xla_backend_optimization_level"  # 0: without LLVM's optimizations, which are half of compiling

@@ -20,7 +20,7 @@ from lmx.loop import Training
 from lmx.nn.dropout import dropout
 from lmx.nn.layers import Linear
 from lmx.run import Run
-from lmx.sharding import MeshConfig, make_mesh
+from lmx.sharding.mesh import MeshConfig, make_mesh
 from lmx.text import PretokenizedTokenizer
 from lmx.training import (
     TrainState,

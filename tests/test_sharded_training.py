@@ -13,14 +13,16 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lmx import sharding
+from lmx.definition import Definition, define
 from lmx.losses import cross_entropy
 from lmx.models.decoder import Decoder, DecoderConfig
 from lmx.models.encoder import Encoder, EncoderConfig
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
-from lmx.nn.layers import spread_tables
 from lmx.optimization import adam, constant
-from lmx.sharding import MeshConfig, make_mesh, place_batch, use_mesh
+from lmx.sharding import tables
+from lmx.sharding.mesh import MeshConfig, make_mesh
+from lmx.sharding.placement import place_batch
+from lmx.sharding.step import use_mesh
 from lmx.training import born, compile_step, make_train_step, state_shardings
 
 pytestmark = [pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices"), pytest.mark.optimised]
@@ -42,11 +44,11 @@ CONFIGS = {
 }
 
 
-def logits_loss(family: str, definition: Any):
+def logits_loss(family: str, definition: Definition):
     """Returns the loss of a family: translation, the next word, or masked words; with smoothing and padding."""
 
     def loss(params, part, key):
-        model = spread_tables(nnx.merge(definition, params))
+        model = definition.merge(params)
         if family == "seq2seq":
             keys = jax.random.split(key)
             memory, _ = model.encode(part["source"], key=keys[0])
@@ -106,11 +108,11 @@ def train(family: str, sizes: tuple[int, int, int, int], *, dtype: str = "float3
     mesh = make_mesh(config, devices=jax.devices()[: int(np.prod(sizes))])
     model = dataclasses.replace(CONFIGS[family], dtype=dtype)
     build = lambda rngs: MODELS[family](model, rngs=rngs)  # noqa: E731
-    abstract = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
-    shardings = state_shardings(abstract, OPTIMIZER, mesh=mesh)
+    definition = define(build)
+    shardings = state_shardings(definition.network, OPTIMIZER, mesh=mesh)
     state = born(build, OPTIMIZER, shardings=shardings, seed=11)
     start = jax.tree.map(np.asarray, state.params)
-    step = make_train_step(logits_loss(family, nnx.graphdef(abstract)), OPTIMIZER)
+    step = make_train_step(logits_loss(family, definition), OPTIMIZER)
     placed = [place_batch(batch, mesh) for batch in batches()]
     lowered = compile_step(step, mesh=mesh, shardings=shardings).lower(state, placed[0])
     # Compiled ahead of time, and without LLVM's optimizations: they are half of the time.
@@ -193,13 +195,13 @@ IN_PIECES = [("seq2seq", (2, 2, 2, 1)), ("decoder", (1, 2, 2, 2)), ("encoder", (
     ],
 )
 def test_training_with_tables_in_pieces_is_training_on_one_device(unsharded, monkeypatch, family, sizes):
-    monkeypatch.setattr(sharding, "WHOLE_TABLE_BYTES", 0)
+    monkeypatch.setattr(tables, "WHOLE_TABLE_BYTES", 0)
     assert_trained_alike(train(family, sizes), unsharded(family))
 
 
 @pytest.mark.parametrize("limit", [2**28, 0], ids=["whole", "in pieces"])
 def test_training_in_bfloat16_on_a_mesh_is_near_that_on_one_device(monkeypatch, limit):
-    monkeypatch.setattr(sharding, "WHOLE_TABLE_BYTES", limit)
+    monkeypatch.setattr(tables, "WHOLE_TABLE_BYTES", limit)
     found, expected = (train("decoder", sizes, dtype="bfloat16") for sizes in ((2, 2, 2, 1), (1, 1, 1, 1)))
     jax.tree.map(np.testing.assert_array_equal, found.start, expected.start)
     for one, other in zip(found.metrics, expected.metrics, strict=True):
@@ -207,20 +209,24 @@ def test_training_in_bfloat16_on_a_mesh_is_near_that_on_one_device(monkeypatch, 
     assert_gradients_near(found, expected, share=0.05)
 
 
-@pytest.mark.parametrize("prepare", [spread_tables, lambda model: model], ids=["spread", "as it is"])
+def merge_alone(definition: Definition, params: Any) -> Any:
+    return nnx.merge(definition.graph, params)
+
+
+@pytest.mark.parametrize("merge", [Definition.merge, merge_alone], ids=["spread", "as it is"])
 @pytest.mark.parametrize("limit", [2**28, 0], ids=["whole", "in pieces"])
-def test_logits_on_a_mesh_are_those_of_the_table(monkeypatch, limit, prepare):
-    monkeypatch.setattr(sharding, "WHOLE_TABLE_BYTES", limit)
-    model = Decoder(CONFIGS["decoder"], rngs=nnx.Rngs(0))
-    definition, params = nnx.split(model)
+def test_logits_on_a_mesh_are_those_of_the_table(monkeypatch, limit, merge):
+    monkeypatch.setattr(tables, "WHOLE_TABLE_BYTES", limit)
+    definition = define(lambda rngs: Decoder(CONFIGS["decoder"], rngs=rngs))
+    params = nnx.to_pure_dict(nnx.state(definition.build(nnx.Rngs(0)), nnx.Param))
     tokens = batches()[0]["tokens"][0]
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2), devices=jax.devices()[:8])
 
     @jax.jit
     def on_mesh(params, tokens):
         with use_mesh(mesh):
-            network = prepare(nnx.merge(definition, params))
+            network = merge(definition, params)
             return network.logits(network(tokens)[0])
 
-    expected = jax.jit(lambda params, tokens: (m := nnx.merge(definition, params)).logits(m(tokens)[0]))(params, tokens)
+    expected = jax.jit(lambda params, tokens: (m := definition.merge(params)).logits(m(tokens)[0]))(params, tokens)
     np.testing.assert_allclose(on_mesh(params, tokens), expected, atol=1e-5, rtol=1e-5)

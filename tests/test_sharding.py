@@ -6,21 +6,14 @@ from flax import nnx
 from jax.sharding import AxisType, PartitionSpec
 
 from lmx.nn.dropout import dropout
+from lmx.nn.embedding import Embedding
 from lmx.nn.feedforward import FeedForward
-from lmx.nn.layers import Embedding, LayerNorm, Linear
+from lmx.nn.layers import LayerNorm, Linear
 from lmx.optimization import adam, constant
-from lmx.sharding import (
-    DEFAULT_RULES,
-    MESH_AXES,
-    MeshConfig,
-    constrain,
-    fetch,
-    make_mesh,
-    named_sharding,
-    place_batch,
-    replicated,
-    use_mesh,
-)
+from lmx.sharding.mesh import MeshConfig, make_mesh
+from lmx.sharding.placement import fetch, named_sharding, place_batch, replicated
+from lmx.sharding.rules import DEFAULT_RULES, MESH_AXES
+from lmx.sharding.step import constrain, use_mesh
 from lmx.training import born, state_shardings
 
 pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
@@ -145,7 +138,7 @@ def test_arrays_in_pieces_on_one_host_are_fetched_without_a_word_to_others(monke
     def never(*_, **__):
         raise AssertionError("hosts talk about arrays that one of them has")
 
-    monkeypatch.setattr("lmx.sharding.multihost_utils.process_allgather", never)
+    monkeypatch.setattr("lmx.sharding.placement.multihost_utils.process_allgather", never)
     whole = np.arange(64.0).reshape(8, 8)
     mesh = mesh_of(2, 2, 2)
     for axes in (("batch", None), ("vocab", "embed"), (None, None)):

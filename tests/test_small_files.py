@@ -17,7 +17,7 @@ from lmx.data.fitting import Sizes
 from lmx.fitting import fit_batches, fit_warmup
 from lmx.optimization import OptimizerConfig
 from lmx.run import Run
-from lmx.sharding import make_mesh
+from lmx.sharding.mesh import make_mesh
 
 ROOT = Path(__file__).parents[1]
 SMALL = "--model.width 16 --model.feedforward-width 16 --model.num-heads 2".split()

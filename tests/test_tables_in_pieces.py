@@ -7,20 +7,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
-from lmx import sharding
 from lmx.collectives import read_collectives
+from lmx.definition import define
 from lmx.losses import cross_entropy
 from lmx.models.decoder import Decoder, DecoderConfig
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
-from lmx.nn.layers import look_up, output_logits, spread_tables
+from lmx.nn.vocabulary import look_up, output_logits
 from lmx.optimization import adam, constant
 from lmx.plan.communication import summarize_communication
 from lmx.plan.figures import Job
 from lmx.plan.step import batch_of, compile_unoptimised, mesh_of, program_of, state_of, step_of
 from lmx.programs import elements_of, parse_program
-from lmx.sharding import DEFAULT_RULES, MeshConfig, make_mesh, stays_in_pieces, use_mesh
+from lmx.sharding import tables
+from lmx.sharding.mesh import MeshConfig, make_mesh
+from lmx.sharding.rules import DEFAULT_RULES
+from lmx.sharding.step import use_mesh
+from lmx.sharding.tables import stays_in_pieces
 from lmx.training import compile_step
 
 pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
@@ -33,10 +36,10 @@ DECODER = DecoderConfig(vocab_size=V, num_layers=1, **SHARED)
 
 def job(config: DecoderConfig | Seq2SeqConfig, **sizes: int) -> Job:
     build = functools.partial(Decoder if isinstance(config, DecoderConfig) else Seq2Seq, config)
-    definition = nnx.graphdef(nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0))))
+    definition = define(lambda rngs: build(rngs=rngs))
 
     def loss(params, batch, key):
-        model = spread_tables(nnx.merge(definition, params))
+        model = definition.merge(params)
         if isinstance(config, DecoderConfig):
             states, _ = model(batch["tokens"], key=key)
         else:
@@ -64,7 +67,7 @@ def largest_array(text: str) -> int:
 
 @pytest.fixture
 def in_pieces(monkeypatch):
-    monkeypatch.setattr(sharding, "WHOLE_TABLE_BYTES", 0)
+    monkeypatch.setattr(tables, "WHOLE_TABLE_BYTES", 0)
 
 
 @pytest.mark.parametrize("config", [SEQ2SEQ, DECODER], ids=["tied three times", "two tables"])
@@ -82,7 +85,7 @@ def test_memory_is_that_of_the_pieces(monkeypatch):
     """Of the copy (2 bytes a number) and the float32 gradient (4), whole on each device before, an eighth is left."""
 
     def allotted(limit: int) -> int:
-        monkeypatch.setattr(sharding, "WHOLE_TABLE_BYTES", limit)
+        monkeypatch.setattr(tables, "WHOLE_TABLE_BYTES", limit)
         task = job(SEQ2SEQ, fsdp=8)
         mesh = mesh_of(task)
         state, shardings = state_of(task, mesh)
@@ -94,7 +97,7 @@ def test_memory_is_that_of_the_pieces(monkeypatch):
 
 def test_less_is_sent_where_words_are_many(monkeypatch):
     def sent(limit: int) -> float:
-        monkeypatch.setattr(sharding, "WHOLE_TABLE_BYTES", limit)
+        monkeypatch.setattr(tables, "WHOLE_TABLE_BYTES", limit)
         task = job(SEQ2SEQ, fsdp=8)
         found = summarize_communication(task, read_collectives(program_of(task), dict(mesh_of(task).shape)))
         assert 0.5 * found.least_total < found.counted <= 1.1 * found.least_total
@@ -108,13 +111,13 @@ def test_what_stays_in_pieces():
     size = 128 * 8 * (2 + 4)
 
     def stays(limit: int, table=table, rules=DEFAULT_RULES, **sizes: int) -> bool:
-        sharding.WHOLE_TABLE_BYTES, before = limit, sharding.WHOLE_TABLE_BYTES
+        tables.WHOLE_TABLE_BYTES, before = limit, tables.WHOLE_TABLE_BYTES
         try:
             mesh = make_mesh(MeshConfig(**({"data": 1} | sizes)), devices=jax.devices()[: math.prod(sizes.values())])
             with use_mesh(mesh, rules=rules):
                 return stays_in_pieces(table, dtype=jnp.bfloat16)
         finally:
-            sharding.WHOLE_TABLE_BYTES = before
+            tables.WHOLE_TABLE_BYTES = before
 
     assert not stays_in_pieces(table, dtype=jnp.bfloat16)
     assert stays(size - 1, fsdp=2)
@@ -138,7 +141,7 @@ RULES = {
 @pytest.mark.parametrize("limit", [2**28, 0])
 def test_any_rule_for_tables_gives_the_same_numbers(monkeypatch, rules, limit):
     """A vocabulary left whole, or split over fsdp: look-up, logits, loss and gradient are those of one device."""
-    monkeypatch.setattr(sharding, "WHOLE_TABLE_BYTES", limit)
+    monkeypatch.setattr(tables, "WHOLE_TABLE_BYTES", limit)
     generator = np.random.default_rng(3)
     table = generator.normal(size=(128, 8)).astype(np.float32)
     tokens = generator.integers(0, 100, (8, 6)).astype(np.int32)
@@ -154,6 +157,6 @@ def test_any_rule_for_tables_gives_the_same_numbers(monkeypatch, rules, limit):
             return jax.value_and_grad(loss, has_aux=True)(table, tokens)
 
     expected = jax.jit(jax.value_and_grad(loss, has_aux=True))(table, tokens)
-    placed = jax.device_put(table, sharding.named_sharding(mesh, ("vocab", "embed"), table.shape, rules=rules))
+    placed = jax.device_put(table, named_sharding(mesh, ("vocab", "embed"), table.shape, rules=rules))
     found = jax.jit(on_mesh)(placed, tokens)
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=2e-4, rtol=1e-5), found, expected)

@@ -9,8 +9,9 @@ import pytest
 
 from lmx import sharding
 from lmx.losses import Output, token_loss
-from lmx.nn.layers import output_logits
-from lmx.sharding import MeshConfig, make_mesh, use_mesh
+from lmx.nn.vocabulary import output_logits
+from lmx.sharding.mesh import MeshConfig, make_mesh
+from lmx.sharding.step import use_mesh
 
 pytestmark = pytest.mark.optimised  # losses of hundreds are compared to their last bits
 

@@ -12,7 +12,8 @@ from lmx.losses import cross_entropy
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from lmx.nn.dropout import dropout
 from lmx.optimization import adam, constant, inverse_sqrt
-from lmx.sharding import MeshConfig, make_mesh, place_batch, place_rows
+from lmx.sharding.mesh import MeshConfig, make_mesh
+from lmx.sharding.placement import place_batch, place_rows
 from lmx.training import (
     TrainState,
     born,

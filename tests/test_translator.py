@@ -14,7 +14,10 @@ from lmx.cli import main
 from lmx.decoding import Hypotheses
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from lmx.parameters import save_params
-from lmx.sharding import MeshConfig, make_mesh, replicated
+from lmx.sharding.layout import Layout
+from lmx.sharding.mesh import MeshConfig, make_mesh
+from lmx.sharding.placement import replicated
+from lmx.sharding.rules import DEFAULT_RULES
 from lmx.text import ByteTokenizer, PretokenizedTokenizer
 from lmx.translator import TOKEN_BYTES, Search, Translation, Translator, load_tokenizers, save_tokenizers
 
@@ -389,9 +392,10 @@ def test_maps_of_the_same_lengths_are_of_one_program(translator):
 # Several devices.
 
 
-def test_devices_that_search_together_find_what_one_finds(translator):
-    # Parameters on all, rows on three parts: of 4 and of 2 lines, which are filled up. A sequence axis splits nothing.
-    mesh = make_mesh(MeshConfig(data=3, sequence=2), devices=jax.devices()[:6])
+def test_devices_that_search_together_find_what_one_finds(translator, monkeypatch):
+    # Parameters on all, rows on three parts, as these rules say: of 4 and of 2 lines, which are filled up.
+    mesh = make_mesh(MeshConfig(data=2, sequence=3), devices=jax.devices()[:6])
+    rules = {**DEFAULT_RULES, "batch": ("sequence",)}
     together = Translator(
         CONFIG,
         jax.device_put(parameters(), replicated(mesh)),
@@ -399,13 +403,21 @@ def test_devices_that_search_together_find_what_one_finds(translator):
         target_tokenizer=TARGET,
         search=SEARCH,
         max_source_length=MAX_SOURCE_LENGTH,
-        mesh=mesh,
+        layout=Layout(mesh, rules),
     )
+    search, placed = together._search, []
+
+    def watched(params, source, **options):
+        placed.append(source)
+        return search(params, source, **options)
+
+    monkeypatch.setattr(together, "_search", watched)
     lines = make_lines(3, 7, 1, 6, 9)
     expected = translator.translate(lines)
     found = together.translate(lines)
     assert [one.ids for one in found] == [one.ids for one in expected]
     assert [one.score for one in found] == pytest.approx([one.score for one in expected], rel=1e-5)
+    assert {len(rows) // rows.sharding.shard_shape(rows.shape)[0] for rows in placed} == {3}
     seen, maps = (one.attention(lines[0], expected[0])["weights"] for one in (together, translator))
     np.testing.assert_allclose(seen, maps, rtol=1e-4, atol=1e-6)
 

@@ -19,7 +19,8 @@ from lmx.data.image_files import ImageReading, read_digits
 from lmx.data.labels import Labels
 from lmx.image_classifier import ImageClassifier
 from lmx.models.vision import VisionTransformer
-from lmx.sharding import MeshConfig, make_mesh
+from lmx.sharding.layout import ONE_DEVICE, Layout
+from lmx.sharding.mesh import MeshConfig, make_mesh
 
 ROOT = Path(__file__).parents[1]
 TINY = """
@@ -119,7 +120,8 @@ def test_a_mesh_gives_the_outputs_of_one_device():
     params = jax.tree.map(lambda *arrays: np.stack(arrays), build(0), build(1))
     labels = Labels(kind="single", names=tuple(map(str, range(10))))
     mesh = make_mesh(MeshConfig(data=2, fsdp=2), devices=jax.devices()[:4])
-    one, several = (ImageClassifier(config.model, params, labels=labels, mesh=where) for where in (None, mesh))
+    layouts = ONE_DEVICE, Layout(mesh)
+    one, several = (ImageClassifier(config.model, params, labels=labels, layout=layout) for layout in layouts)
     rows = one.encode(images)
     np.testing.assert_allclose(one.outputs(rows), several.outputs(rows), atol=1e-5)
 

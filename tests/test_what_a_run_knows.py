@@ -18,7 +18,7 @@ import pytest
 
 from lmx.lock import NAME, release_lock, take_lock
 from lmx.run import Run
-from lmx.sharding import make_mesh
+from lmx.sharding.mesh import make_mesh
 from lmx.text import PretokenizedTokenizer
 
 ROOT = Path(__file__).parents[1]

@@ -5,17 +5,16 @@ import functools
 import jax
 import jax.numpy as jnp
 import pytest
-from flax import nnx
 
+from lmx.definition import define
 from lmx.losses import chunk_size, cross_entropy
 from lmx.models.decoder import Decoder, DecoderConfig
-from lmx.nn.layers import spread_tables
 from lmx.optimization import adam, constant
 from lmx.plan.figures import Job
 from lmx.plan.memory import measure_memory
 from lmx.plan.step import batch_of, compile_unoptimised, mesh_of, program_of, state_of, step_of
 from lmx.plan.working import fullest_moment
-from lmx.sharding import MeshConfig
+from lmx.sharding.mesh import MeshConfig
 from lmx.training import compile_step
 
 needs_eight = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
@@ -48,10 +47,10 @@ def test_the_loss_takes_what_xla_allots(rows, length, words, width, dtype):
 def job_of(*, words: int, length: int, rows: int = 16, layers: int = 2, mesh: MeshConfig | None = None, **sizes) -> Job:
     config = DecoderConfig(vocab_size=words, num_layers=layers, tied_embeddings=True, num_heads=4, **sizes)
     build = functools.partial(Decoder, config)
-    definition = nnx.graphdef(nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0))))
+    definition = define(lambda rngs: build(rngs=rngs))
 
     def loss(params, batch, key):
-        model = spread_tables(nnx.merge(definition, params))
+        model = definition.merge(params)
         states, _ = model(batch["tokens"], key=key)
         tokens = batch["tokens"]
         return cross_entropy(states, model.output_table(), tokens, tokens > 0, vocab_size=words)._asdict()

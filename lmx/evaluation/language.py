@@ -23,7 +23,7 @@ from lmx.sampling import Sampling
 from lmx.saved import write_json, write_jsonl
 from lmx.scoring.language import Extent, LanguageScore, score_tokens
 from lmx.scoring.records import Record, Row, mean_row, scores_of_seeds
-from lmx.sharding import batch_shards, place_rows, replicated, rows_on, use_mesh
+from lmx.sharding.step import use_mesh
 from lmx.text import Tokenizer
 from lmx.training import TrainState
 
@@ -51,8 +51,7 @@ def measure(placed: Placed, params: Params, windows: Windows, *, predicts_all: b
     Args:
         predicts_all: whether the objective predicts each token: only then bits a byte are known.
     """
-    mesh = placed.mesh
-    rows = windows.once(lambda number: rows_on(mesh, number), fill_multiple=batch_shards(mesh))
+    rows = windows.once(placed.layout.rows_of_host, fill_multiple=placed.layout.row_shards)
     line = mean_loss(placed, params, rows)
     scores = score_tokens(line["nll"], extent_of(windows.corpus))
     line["perplexity"] = scores.perplexity
@@ -94,10 +93,9 @@ class SampleWriter:
             if self._placed.learner.num_seeds is not None:
                 params = member(params, 0)
             if self._generator is None:
-                mesh = None if self._placed.mesh.size == 1 else self._placed.mesh
-                first_id = self._run.decided.get("first_id")
+                first_id, layout = self._run.decided.get("first_id"), self._placed.layout
                 config = self._placed.learner.model.network.config
-                self._generator = Generator(config, params, first_id=first_id, mesh=mesh, **self._settings)
+                self._generator = Generator(config, params, first_id=first_id, layout=layout, **self._settings)
             texts = self._generator.with_params(params).generate(self._prompts)
             if self._run.writes:
                 lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
@@ -171,24 +169,22 @@ def surprise(placed: Placed, params: Params, windows: Windows, tokenizer: Tokeni
     Args:
         params: of one seed.
     """
-    mesh, model = placed.mesh, placed.learner.model
-    shards = batch_shards(mesh)
+    layout, model = placed.layout, placed.learner.model
+    shards = layout.row_shards
     whole = next(iter(windows.once(fill_multiple=shards)))
     rows = -(-SHOWN_TEXTS // shards) * shards
     whole = {name: array[:rows] for name, array in whole.items()}
-    if "source" not in whole and mesh.shape["sequence"] == 1:
+    if "source" not in whole and placed.mesh.shape["sequence"] == 1:
         whole = {name: array[:, :SHOWN_TOKENS] for name, array in whole.items()}
 
     def bits(params: Params, batch: Mapping[str, jax.Array]) -> jax.Array:
-        with use_mesh(mesh, rules=placed.rules):
+        with use_mesh(placed.mesh, rules=placed.rules):
             network = model.merge(params)
             states, labels = predict(network, batch, key=None, is_packed=windows.packing == "documents")
             logits = jax.nn.log_softmax(network.logits(states))
             return -jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0] / jnp.log(2.0)
 
-    number = len(next(iter(whole.values())))
-    held = {name: array[rows_on(mesh, number)] for name, array in whole.items()}
-    found = np.asarray(jax.jit(bits, out_shardings=replicated(mesh))(params, place_rows(held, mesh)))
+    found = np.asarray(jax.jit(bits, out_shardings=layout.whole)(params, layout.place(whole)))
     labels = whole["labels"] if "labels" in whole else whole["target"]
     shown = labels
     if "labels" in whole and not (labels != tokenizer.pad_id).mean() > 0.5:

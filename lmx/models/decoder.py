@@ -17,11 +17,13 @@ from lmx.losses import Output
 from lmx.nn.attention import CachedKeyValues, KeyValues
 from lmx.nn.config import ActivationName, NormPosition, TransformerConfig
 from lmx.nn.dropout import dropout
+from lmx.nn.embedding import Embedding
 from lmx.nn.flops import of_stack
-from lmx.nn.layers import OUTPUT_DEVIATION, Embedding, output_logits
+from lmx.nn.layers import OUTPUT_DEVIATION
 from lmx.nn.masks import Sees
 from lmx.nn.positions.make import PositionName, make_positions
 from lmx.nn.transformer import Block, BlockCache, embed, make_stack
+from lmx.nn.vocabulary import output_logits
 
 DecodeStep = Callable[..., tuple[jax.Array, list[BlockCache]]]
 

@@ -14,12 +14,14 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from lmx.nn.config import ActivationName, TransformerConfig
 from lmx.nn.dropout import dropout
+from lmx.nn.embedding import Embedding
 from lmx.nn.flops import of_stack
-from lmx.nn.layers import OUTPUT_DEVIATION, Embedding, Linear, output_logits
+from lmx.nn.layers import OUTPUT_DEVIATION, Linear
 from lmx.nn.masks import MASKED, Sees, lengths_of
 from lmx.nn.positions.make import PositionName, make_positions
 from lmx.nn.transformer import embed, make_norm, make_stack
-from lmx.sharding import constrain
+from lmx.nn.vocabulary import output_logits
+from lmx.sharding.step import constrain
 
 Pooling = Literal["first", "mean", "attention"]
 

@@ -15,9 +15,10 @@ from jaxtyping import Array, Float, Int, Key
 from lmx.losses import Output
 from lmx.models.encoder import Encoder, EncoderConfig
 from lmx.nn.flops import of_stack
-from lmx.nn.layers import OUTPUT_DEVIATION, Linear, output_logits
+from lmx.nn.layers import OUTPUT_DEVIATION, Linear
 from lmx.nn.masks import Sees
 from lmx.nn.transformer import activation_of, make_norm
+from lmx.nn.vocabulary import output_logits
 
 
 @dataclass(frozen=True, kw_only=True)

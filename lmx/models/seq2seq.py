@@ -17,12 +17,14 @@ from lmx.losses import Output
 from lmx.nn.attention import share
 from lmx.nn.config import TransformerConfig
 from lmx.nn.dropout import dropout
+from lmx.nn.embedding import Embedding
 from lmx.nn.flops import of_stack
-from lmx.nn.layers import OUTPUT_DEVIATION, Embedding, output_logits
+from lmx.nn.layers import OUTPUT_DEVIATION
 from lmx.nn.masks import Sees, lengths_of
 from lmx.nn.positions.encoding import PositionalEncoding
 from lmx.nn.positions.make import make_positions
 from lmx.nn.transformer import BlockCache, Memory, embed, make_stack
+from lmx.nn.vocabulary import output_logits
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from lmx.nn.masks import Sees
 from lmx.nn.positions.learned import LearnedPositions
 from lmx.nn.positions.sinusoidal import sinusoidal
 from lmx.nn.transformer import make_stack
-from lmx.sharding import constrain
+from lmx.sharding.step import constrain
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,9 +16,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from lmx.nn.kernels import EVERYTHING, PLAIN, KernelName, Scores, attend, attention_weights, capped, scaled
-from lmx.nn.layers import Linear, RMSNorm, joint_product, weight_product
+from lmx.nn.layers import Linear, RMSNorm
 from lmx.nn.masks import MASKED, Sees
-from lmx.sharding import constrain, parts
+from lmx.sharding.products import joint_product, weight_product
+from lmx.sharding.step import constrain, parts
 
 # Turns queries or keys [B, T, H, K] by their positions.
 Rotate = Callable[[jax.Array], jax.Array]

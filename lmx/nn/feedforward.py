@@ -9,8 +9,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 from lmx.nn.dropout import dropout
-from lmx.nn.layers import Linear, joint_product
-from lmx.sharding import constrain, parts
+from lmx.nn.layers import Linear
+from lmx.sharding.products import joint_product
+from lmx.sharding.step import constrain, parts
 
 Activation = Callable[[jax.Array], jax.Array]
 

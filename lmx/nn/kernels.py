@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from lmx.nn.dropout import dropout
 from lmx.nn.masks import MASKED, MakeBias, Sees
-from lmx.sharding import constrain, parts
+from lmx.sharding.step import constrain, parts
 
 KernelName = Literal["auto", "xla", "cudnn"]
 EVERYTHING = Sees()

@@ -17,7 +17,7 @@ from lmx.nn.kernels import biased
 from lmx.nn.masks import Sees
 from lmx.nn.positions.encoding import PositionalEncoding
 from lmx.nn.remat import POLICIES, Remat
-from lmx.sharding import is_gathered
+from lmx.sharding.step import is_gathered
 
 
 class Stack(nnx.Module):

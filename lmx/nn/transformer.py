@@ -24,7 +24,7 @@ from lmx.nn.layers import LayerNorm, RMSNorm
 from lmx.nn.masks import Sees
 from lmx.nn.positions.encoding import PositionalEncoding
 from lmx.nn.stack import Stack
-from lmx.sharding import constrain
+from lmx.sharding.step import constrain
 
 ACTIVATIONS = {
     "relu": jax.nn.relu,

@@ -15,7 +15,7 @@ from flax import nnx
 
 from lmx.costs import count_flops
 from lmx.devices import Device, find_device
-from lmx.nn.layers import count_parameters
+from lmx.nn.embedding import count_parameters
 from lmx.plan.communication import measure_communication
 from lmx.plan.figures import EFFICIENCY, USABLE, Change, Communication, Estimate, Job, Memory, Plan, Proposal, Seconds
 from lmx.plan.memory import measure_memory

@@ -12,7 +12,9 @@ from lmx.collectives import Collective, read_collectives
 from lmx.definition import param_axes
 from lmx.plan.figures import Communication, Job, Traffic
 from lmx.plan.step import mesh_of, program_of, state_of
-from lmx.sharding import stays_in_pieces, use_mesh
+from lmx.sharding.placement import token_shards
+from lmx.sharding.step import use_mesh
+from lmx.sharding.tables import stays_in_pieces
 
 
 def measure_communication(job: Job, *, group: int = 8, program: str | None = None) -> Communication:
@@ -81,14 +83,14 @@ def _least(job: Job) -> Iterator[tuple[str, tuple[str, ...], float]]:
     tables: list[int] = []  # widths of those split over tensor
     pieces: list[tuple[float, int]] = []  # bytes on a device and width of those that stay in pieces
     micro_batches, batch_rows, *length = next(iter(job.batch.values()))
-    local_tokens = micro_batches * batch_rows * math.prod(length) / (sizes["data"] * sizes["fsdp"] * sizes["sequence"])
+    local_tokens = micro_batches * batch_rows * math.prod(length) / token_shards(sizes, rules=job.rules)
     for leaf, sharding, axes in zip(
         jax.tree.leaves(state.params), jax.tree.leaves(shardings.params), axes_of, strict=True
     ):
         spec = [names if isinstance(names, tuple) else (names,) for names in sharding.spec]
         used = {name for names in spec for name in names}
         local = math.prod(sharding.shard_shape(leaf.shape)) * itemsize
-        with use_mesh(mesh):
+        with use_mesh(mesh, rules=job.rules):
             in_pieces = axes == ("vocab", "embed") and stays_in_pieces(leaf.shape, dtype=job.dtype)
         if in_pieces:
             pieces.append((local, leaf.shape[-1]))

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import optax
 from flax import nnx
@@ -10,7 +10,9 @@ from flax import nnx
 from lmx.costs import Flops
 from lmx.devices import Device
 from lmx.plan.working import Fullest
-from lmx.sharding import GradientSum, MeshConfig, count_devices
+from lmx.sharding.mesh import MeshConfig, count_devices
+from lmx.sharding.rules import DEFAULT_RULES, Rules
+from lmx.sharding.step import GradientSum
 from lmx.training import Loss
 
 EFFICIENCY = 0.5  # share of the peak that products of matrices reach; what good runs of large models have
@@ -27,6 +29,7 @@ class Job:
         dtype: the type that the model computes in.
         average: whether the state keeps an average of the parameters.
         gradient_sum: the type in which devices add up their gradients, see `lmx.training.compile_step`.
+        rules: what the mesh's axes split.
     """
 
     build: Callable[[nnx.Rngs], nnx.Module]
@@ -38,6 +41,7 @@ class Job:
     dtype: str = "float32"
     average: bool = False
     gradient_sum: GradientSum = "float32"
+    rules: Rules = field(default_factory=lambda: DEFAULT_RULES)
 
     @property
     def devices(self) -> int:

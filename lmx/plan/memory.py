@@ -12,7 +12,7 @@ from lmx.costs import saved_residuals
 from lmx.plan.figures import Job, Memory, Module
 from lmx.plan.step import batch_of, compile_unoptimised, mesh_of, program_of, state_of
 from lmx.plan.working import fullest_moment
-from lmx.sharding import use_mesh
+from lmx.sharding.step import use_mesh
 from lmx.training import TrainState, parameter_of
 
 
@@ -60,11 +60,11 @@ def _measure_residuals(job: Job, mesh: Mesh, state: TrainState) -> tuple[tuple[t
     Returns bytes by scope, and of them those in arrays of length x length.
     """
     described = []
-    micro_batch = batch_of({name: (1, *shape[1:]) for name, shape in job.batch.items()}, mesh)
+    micro_batch = batch_of({name: (1, *shape[1:]) for name, shape in job.batch.items()}, mesh, rules=job.rules)
 
     def forward(params: Any, batch: Mapping[str, jax.Array], key: jax.Array) -> list[jax.Array]:
         part = jax.tree.map(lambda x: x[0], batch)
-        with use_mesh(mesh, gradient_sum=job.gradient_sum):
+        with use_mesh(mesh, rules=job.rules, gradient_sum=job.gradient_sum):
             residuals, found = saved_residuals(lambda params: job.loss(params, part, key)["loss"], params)
             described[:] = found
             return residuals(params)

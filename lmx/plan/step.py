@@ -11,7 +11,9 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from lmx.plan.figures import Job
-from lmx.sharding import make_mesh, named_sharding
+from lmx.sharding.mesh import make_mesh
+from lmx.sharding.placement import named_sharding
+from lmx.sharding.rules import DEFAULT_RULES, Rules
 from lmx.training import TrainState, abstract_state, compile_step, make_train_step, state_shardings
 
 
@@ -32,16 +34,18 @@ def mesh_of(job: Job) -> Mesh:
 def state_of(job: Job, mesh: Mesh) -> tuple[TrainState, TrainState]:
     """Returns the state as shapes that know where they live, and where that is."""
     model = nnx.eval_shape(lambda: job.build(nnx.Rngs(0)))
-    shardings = state_shardings(model, job.optimizer, mesh=mesh, average=job.average)
+    shardings = state_shardings(model, job.optimizer, mesh=mesh, rules=job.rules, average=job.average)
     return abstract_state(model, job.optimizer, shardings=shardings), shardings
 
 
-def batch_of(shapes: Mapping[str, tuple[int, ...]], mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns a batch of tokens as `lmx.sharding.place_batch` would place it."""
+def batch_of(
+    shapes: Mapping[str, tuple[int, ...]], mesh: Mesh, *, rules: Rules = DEFAULT_RULES
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns a batch of tokens as `lmx.sharding.placement.place_batch` would place it."""
 
     def placed(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
         axes = (None, "batch", *[None] * (len(shape) - 2))
-        return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=named_sharding(mesh, axes, shape))
+        return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=named_sharding(mesh, axes, shape, rules=rules))
 
     return {name: placed(shape) for name, shape in shapes.items()}
 
@@ -55,8 +59,8 @@ def program_of(job: Job) -> str:
     """Returns the training step of one device as XLA's text: right after partitioning, or as it was traced."""
     mesh = mesh_of(job)
     state, shardings = state_of(job, mesh)
-    step = compile_step(step_of(job), mesh=mesh, shardings=shardings, gradient_sum=job.gradient_sum)
-    lowered = step.lower(state, batch_of(job.batch, mesh))
+    step = compile_step(step_of(job), mesh=mesh, shardings=shardings, rules=job.rules, gradient_sum=job.gradient_sum)
+    lowered = step.lower(state, batch_of(job.batch, mesh, rules=job.rules))
     if mesh.size == 1:
         return lowered.as_text(dialect="hlo")
     with tempfile.TemporaryDirectory() as folder:

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from lmx.models.decoder import Decoder, DecoderConfig
-from lmx.nn.layers import count_parameters
+from lmx.nn.embedding import count_parameters
 
 B, T, WORDS = 3, 9, 150
 LLAMA = DecoderConfig(vocab_size=WORDS, width=24, feedforward_width=36, num_heads=4, num_kv_heads=2, num_layers=2)

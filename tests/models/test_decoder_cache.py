@@ -10,7 +10,9 @@ from flax import nnx
 
 from lmx.decoding import beam_search, greedy_search, power_penalty
 from lmx.models.decoder import Decoder, DecoderConfig
-from lmx.sharding import DECODING_RULES, MeshConfig, make_mesh, named_sharding, use_mesh
+from lmx.sharding.layout import Layout
+from lmx.sharding.mesh import MeshConfig, make_mesh
+from lmx.sharding.placement import named_sharding
 
 WORDS, NEW, P = 37, 5, 7
 LENGTHS = np.array([7, 1, 4], np.int32)
@@ -138,7 +140,7 @@ def test_the_cache_is_split_as_the_model_is():
 
     def start(params, prompts, lengths):
         model = nnx.merge(definition, params)
-        with use_mesh(mesh, rules=DECODING_RULES):
+        with Layout(mesh).inference():
             cache = model.prefill(prompts, slots=P + NEW, blocks=model.stack.unstack())
             return jax.tree.leaves(cache)
 

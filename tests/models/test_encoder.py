@@ -8,8 +8,10 @@ from flax import nnx
 
 from lmx.costs import count_flops
 from lmx.models.encoder import ClassifierConfig, Encoder, EncoderClassifier, EncoderConfig, training_flops
-from lmx.nn.layers import count_parameters
-from lmx.sharding import MeshConfig, make_mesh, place_rows, replicated, use_mesh
+from lmx.nn.embedding import count_parameters
+from lmx.sharding.mesh import MeshConfig, make_mesh
+from lmx.sharding.placement import place_rows, replicated
+from lmx.sharding.step import use_mesh
 
 B, T, WORDS = 3, 9, 150
 BERT = EncoderConfig(

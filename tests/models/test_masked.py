@@ -11,7 +11,7 @@ from lmx.losses import token_loss
 from lmx.models.encoder import ClassifierConfig, EncoderClassifier
 from lmx.models.masked import MaskedConfig, MaskedEncoder
 from lmx.models.shapes import bert_base
-from lmx.sharding import DEFAULT_RULES
+from lmx.sharding.rules import DEFAULT_RULES
 
 B, T, WORDS, D = 3, 9, 150, 24
 SIZES = {"vocab_size": WORDS, "width": D, "feedforward_width": 36, "num_heads": 4, "num_layers": 2, "max_length": 20}

@@ -17,7 +17,7 @@ from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from lmx.models.shapes import bert_base, gpt2_124m, llama_8b, t5_small
 from lmx.nn.kernels import Accelerator, choose_kernel
 from lmx.nn.masks import Sees
-from lmx.sharding import MeshConfig, make_mesh
+from lmx.sharding.mesh import MeshConfig, make_mesh
 from tests.cudnn import gpu  # noqa: F401
 
 WORDS = 90

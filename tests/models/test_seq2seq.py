@@ -8,9 +8,9 @@ import pytest
 from flax import nnx
 
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
-from lmx.nn.layers import count_parameters
+from lmx.nn.embedding import count_parameters
 from lmx.nn.positions.sinusoidal import sinusoidal
-from lmx.sharding import DEFAULT_RULES
+from lmx.sharding.rules import DEFAULT_RULES
 
 B, S, T = 3, 9, 7
 WORDS, PAD = 150, 0

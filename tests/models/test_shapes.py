@@ -8,7 +8,7 @@ from flax import nnx
 from lmx.costs import count_flops
 from lmx.models import decoder, masked, seq2seq
 from lmx.models.shapes import SHAPES
-from lmx.nn.layers import count_parameters
+from lmx.nn.embedding import count_parameters
 
 # Of the published weights, padding left out; the models' cards and the papers round them.
 PUBLISHED = {

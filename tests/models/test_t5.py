@@ -11,7 +11,7 @@ from flax import nnx
 
 from lmx.models.seq2seq import Seq2Seq
 from lmx.models.shapes import t5_small, t5_v1_1_base
-from lmx.nn.layers import count_parameters
+from lmx.nn.embedding import count_parameters
 
 B, S, T, WORDS, D, H, K, F, N = 2, 23, 17, 50, 12, 3, 6, 20, 2
 SIZES = {"source_vocab_size": WORDS, "target_vocab_size": WORDS, "width": D, "num_heads": H, "head_width": K}

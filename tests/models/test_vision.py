@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from lmx.models.vision import VisionConfig, VisionTransformer, patches_of, sinusoidal_grid, training_flops
-from lmx.nn.layers import count_parameters
+from lmx.nn.embedding import count_parameters
 
 SIZES = {"image_height": 6, "image_width": 8, "image_channels": 3, "patch": 2, "num_outputs": 5}
 TINY = VisionConfig(**SIZES, width=16, feedforward_width=24, num_heads=2, num_layers=2, dropout_rate=0.0)

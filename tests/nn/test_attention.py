@@ -8,7 +8,8 @@ from lmx.nn.attention import AttentionForm, CachedKeyValues, KeyValues, MultiHea
 from lmx.nn.kernels import attend, attention_weights
 from lmx.nn.masks import Sees
 from lmx.nn.positions.rotary import RotaryPositions
-from lmx.sharding import MeshConfig, make_mesh, use_mesh
+from lmx.sharding.mesh import MeshConfig, make_mesh
+from lmx.sharding.step import use_mesh
 from tests.nn.by_hand import B, G, H, K, S, T, by_hand, heads, vectors
 
 pytestmark = pytest.mark.optimised

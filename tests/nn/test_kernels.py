@@ -11,7 +11,8 @@ from lmx.nn import kernels
 from lmx.nn.dropout import dropout
 from lmx.nn.kernels import Accelerator, KernelChoice, attend, attention_weights, choose_kernel, queries_per_block
 from lmx.nn.masks import Sees
-from lmx.sharding import MeshConfig, constrain, make_mesh, use_mesh
+from lmx.sharding.mesh import MeshConfig, make_mesh
+from lmx.sharding.step import constrain, use_mesh
 from tests.cudnn import calls_for_cuda, fused_calls, gpu  # noqa: F401
 from tests.nn.by_hand import B, G, H, K, S, T, by_hand, heads, vectors
 

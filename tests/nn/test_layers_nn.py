@@ -7,8 +7,10 @@ import pytest
 from flax import nnx
 
 from lmx.nn.dropout import dropout, hash_bits
-from lmx.nn.layers import Embedding, LayerNorm, Linear, RMSNorm, padded_vocabulary
-from lmx.sharding import MeshConfig, make_mesh, use_mesh
+from lmx.nn.embedding import Embedding, padded_vocabulary
+from lmx.nn.layers import LayerNorm, Linear, RMSNorm
+from lmx.sharding.mesh import MeshConfig, make_mesh
+from lmx.sharding.step import use_mesh
 
 call = jax.jit(lambda layer, x: layer(x))
 

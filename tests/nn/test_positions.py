@@ -20,7 +20,8 @@ from lmx.nn.positions.make import PositionName, longest
 from lmx.nn.positions.rotary import rotary
 from lmx.nn.positions.sinusoidal import sinusoidal
 from lmx.nn.positions.t5 import RelativeBias, buckets
-from lmx.sharding import MeshConfig, make_mesh, use_mesh
+from lmx.sharding.mesh import MeshConfig, make_mesh
+from lmx.sharding.step import use_mesh
 
 
 def vectors(*shape: int, seed: int = 0) -> np.ndarray:

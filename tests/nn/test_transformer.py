@@ -22,7 +22,8 @@ from lmx.nn.positions.rotary import RotaryPositions
 from lmx.nn.positions.sinusoidal import SinusoidalPositions, sinusoidal
 from lmx.nn.stack import Stack
 from lmx.nn.transformer import Block, Memory
-from lmx.sharding import MeshConfig, make_mesh, use_mesh
+from lmx.sharding.mesh import MeshConfig, make_mesh
+from lmx.sharding.step import use_mesh
 
 B, T, S, N, D, H, G, F = 2, 5, 7, 3, 24, 6, 2, 10
 CAUSAL = Sees(causal=True)

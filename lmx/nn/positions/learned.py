@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Int
 
 from lmx.nn.initializers import normal
 from lmx.nn.positions.encoding import PositionalEncoding
-from lmx.sharding import gather
+from lmx.sharding.step import gather
 
 
 class LearnedPositions(PositionalEncoding):
