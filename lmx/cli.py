@@ -16,6 +16,7 @@ from rich.console import Console
 from lmx.console import console, duration, progress_bar
 from lmx.process import keep_freed_memory, one_line_errors
 from lmx.streams import Written, check_output, check_streams
+from lmx.writing_commands import Fill, Generate, fill, generate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +127,8 @@ class Compare:
 COMMANDS = {
     "translate": Translate,
     "classify": Classify,
+    "generate": Generate,
+    "fill": Fill,
     "score": Score,
     "compare": Compare,
     "average": Average,
@@ -382,5 +385,5 @@ def main() -> None:
             raise ValueError(f"command must be one of {', '.join(COMMANDS)}, got {arguments[0]}. Nearest: {nearest}.")
         name = arguments[0]
         options = tyro.cli(COMMANDS[name], args=arguments[1:], prog=f"lmx {name}", description=COMMANDS[name].__doc__)
-        commands = (translate, classify, score, compare, average, report)
+        commands = (translate, classify, generate, fill, score, compare, average, report)
         {command.__name__: command for command in commands}[name](options)
