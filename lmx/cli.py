@@ -12,6 +12,7 @@ import tyro
 from lmx.console import console, duration
 from lmx.process import keep_freed_memory, one_line_errors
 from lmx.streams import Written, check_output, check_streams, shown_share
+from lmx.writing_commands import Fill, Generate, fill, generate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +139,8 @@ class Data:
 COMMANDS = {
     "translate": Translate,
     "classify": Classify,
+    "generate": Generate,
+    "fill": Fill,
     "score": Score,
     "compare": Compare,
     "average": Average,
@@ -374,5 +377,5 @@ def main() -> None:
             raise ValueError(f"command must be one of {', '.join(COMMANDS)}, got {arguments[0]}. Nearest: {nearest}.")
         name = arguments[0]
         options = tyro.cli(COMMANDS[name], args=arguments[1:], prog=f"lmx {name}", description=COMMANDS[name].__doc__)
-        commands = (translate, classify, score, compare, average, report, data)
+        commands = (translate, classify, generate, fill, score, compare, average, report, data)
         {command.__name__: command for command in commands}[name](options)

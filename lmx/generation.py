@@ -16,11 +16,20 @@ from lmx.sharding.step import constrain
 
 
 class Ids(NamedTuple):
-    """The special ids of a vocabulary, as decoding needs them."""
+    """The special ids of a vocabulary, and how many ids it has: a model may have more, which are no words."""
 
     pad: int
     bos: int
     eos: int
+    size: int
+
+    def may_come(self, vocab_size: int, *, is_early: Bool[Array, ""]) -> Bool[Array, " V"]:
+        """Returns of each logit whether its word may be written: padding and beginning never, the end not early."""
+        words = jnp.arange(vocab_size)
+        fits = (words < self.size) & ((words != self.eos) | ~is_early)
+        for never in {self.pad, self.bos} - {self.eos}:
+            fits &= words != never
+        return fits
 
 
 class Prompts(NamedTuple):
@@ -123,7 +132,6 @@ def advance(
         step: of the decoder that made the cache.
     """
     batch, slots = writing.tokens.shape
-    never = sorted({ids.pad, ids.bos} - {ids.eos})
     rows = jnp.arange(batch)
 
     def going(writing: Writing) -> jax.Array:
@@ -140,8 +148,8 @@ def advance(
             allowed = penalise(allowed, seen, numbers.penalty)
         if history is not None and choice.no_repeat is not None:
             allowed = forbid_repeats(allowed, history, prompts.lengths + time, size=choice.no_repeat)
-        allowed = allowed.at[:, jnp.asarray(never, jnp.int32)].set(MASKED)
-        allowed = allowed.at[:, ids.eos].min(jnp.where(time < numbers.min_tokens, MASKED, jnp.inf))
+        fits = ids.may_come(logits.shape[-1], is_early=time < numbers.min_tokens)
+        allowed = jnp.where(fits, allowed, MASKED)
         word = choose(
             allowed, jax.vmap(lambda key: jax.random.fold_in(key, time))(keys), choice=choice, numbers=numbers
         )

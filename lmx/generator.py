@@ -4,7 +4,8 @@ A `Generator` is a decoder, its tokenizer and how words are chosen (`lmx.samplin
 `lmx.writer`, and texts come back in the order of the prompts.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from collections.abc import Generator as Yielding
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +23,7 @@ from lmx.saved import find_tokenizers, read_config, read_field, read_fields
 from lmx.sharding.layout import ONE_DEVICE, Layout
 from lmx.text import Tokenizer, load_tokenizer
 from lmx.unstacked import placed_shapes
-from lmx.writer import Asked, Writer
+from lmx.writer import Asked, Writer, Written
 
 StoppedBy = Literal["end", "stop", "max_tokens", "context"]
 
@@ -74,6 +75,8 @@ class Generator:
             the same but for such roundings.
         first_id: stands before each prompt, where the model was trained so. Without it an empty prompt begins behind
             the end of another text.
+        separator_id: stands behind each prompt, where the model was trained on pairs: what it writes is a text of its
+            own.
         layout: where the parameters live, if on several devices, which write together. Every host must make the same
             calls, and gets all texts.
 
@@ -90,6 +93,7 @@ class Generator:
         sampling: Sampling | None = None,
         rows: int | None = 8,
         first_id: int | None = None,
+        separator_id: int | None = None,
         layout: Layout = ONE_DEVICE,
     ):
         if config.vocab_size < tokenizer.vocab_size or config.pad_id != tokenizer.pad_id:
@@ -101,8 +105,8 @@ class Generator:
             raise ValueError(f"rows must be at least 1, or None for as many as there are, got rows={rows}.")
         self.config, self.tokenizer = config, tokenizer
         self.sampling = sampling or Sampling()
-        self.first_id = first_id
-        ids = Ids(tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id)
+        self.first_id, self.separator_id = first_id, separator_id
+        ids = Ids(tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id, tokenizer.vocab_size)
         self._writer = Writer(config, params, ids=ids, rows=rows, layout=layout)
 
     @staticmethod
@@ -123,7 +127,9 @@ class Generator:
         saved = read_config(run_directory, family="decoder", purpose="writes text")
         path = run_directory / "config.json"
         config = read_fields(DecoderConfig, saved["model"], path=path, field="model")
-        first_id = read_field(saved, "first_id", kind=int | None, path=path)
+        first_id, separator_id = (
+            read_field(saved, name, kind=int | None, path=path) for name in ("first_id", "separator_id")
+        )
         sampling = sampling or read_sampling(run_directory)
         tokenizers = find_tokenizers(run_directory)
         if "tokenizer" not in tokenizers:
@@ -135,7 +141,14 @@ class Generator:
             params = load_placed([file], placed_shapes(definition, layout))
         tokenizer = load_tokenizer(tokenizers["tokenizer"])
         return Generator(
-            config, params, tokenizer=tokenizer, sampling=sampling, rows=rows, first_id=first_id, layout=layout
+            config,
+            params,
+            tokenizer=tokenizer,
+            sampling=sampling,
+            rows=rows,
+            first_id=first_id,
+            separator_id=separator_id,
+            layout=layout,
         )
 
     def with_params(self, params: Params) -> "Generator":
@@ -149,6 +162,7 @@ class Generator:
         prompts: str | Sequence[str],
         *,
         num_samples: int = 1,
+        counts: dict[tuple[int, ...], int] | None = None,
         progress: Callable[[int], None] = lambda done: None,
         **changes: Any,
     ) -> list[Generated]:
@@ -157,6 +171,7 @@ class Generator:
         Args:
             prompts: one, or several.
             num_samples: texts for each prompt.
+            counts: how many samples earlier calls have drawn of which prompt's ids, to draw others; it is counted on.
             progress: called with the number of texts done so far.
             changes: fields of `Sampling`, for this call.
 
@@ -167,40 +182,35 @@ class Generator:
             raise ValueError(f"num_samples must be at least 1, got num_samples={num_samples}.")
         sampling = replace(self.sampling, **changes)
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        asked = self._asked(prompts, num_samples, sampling)
+        asked = self._asked(prompts, num_samples, sampling, {} if counts is None else counts)
         found: dict[int, Generated] = {}
         for members in self._writer.groups([len(each.ids) for each in asked]):
             batch = [asked[index] for index in members]
             texts = [self._continuation(each.ids, sampling) for each in batch]
             (written,) = self._writer.write(batch, sampling, stops=_stops(texts, sampling))
-            for index, each, text, (ids, logprobs, is_stopped) in zip(members, batch, texts, written, strict=True):
-                by: StoppedBy = "max_tokens" if each.limit == sampling.max_tokens else "context"
-                if ids[-1] == self.tokenizer.eos_id:
-                    by = "end"
-                if is_stopped:
-                    by = "stop"
-                prompt, logprob = prompts[index // num_samples], float(logprobs.sum())
-                found[index] = Generated(prompt, text.text(ids), tuple(ids), logprob, by)
+            for index, *made in zip(members, batch, texts, written, strict=True):
+                found[index] = self._generated(prompts[index // num_samples], *made, sampling)
             progress(len(found))
         return [found[index] for index in range(len(asked))]
 
-    def stream(self, prompt: str, **changes: Any) -> Iterator[str]:
-        """Yields the text behind a prompt in pieces, each as soon as nothing can change it: what `generate` gives.
+    def stream(self, prompt: str, **changes: Any) -> Yielding[str, None, Generated]:
+        """Yields a text in pieces, each as soon as nothing can change it; returns what `generate` does.
 
         Args:
             changes: fields of `Sampling`, for this call.
         """
         sampling = replace(self.sampling, **changes)
-        asked = self._asked([prompt], 1, sampling)
-        text, told, ids = self._continuation(asked[0].ids, sampling), 0, []
-        for written in self._writer.write(asked, sampling, stops=_stops([text], sampling), every=1):
-            ids = written[0].ids
-            settled = text.settled(ids)
+        (asked,) = self._asked([prompt], 1, sampling, {})
+        text, told, written = self._continuation(asked.ids, sampling), 0, Written([], np.zeros(0), False)
+        for (written,) in self._writer.write([asked], sampling, stops=_stops([text], sampling), every=1):
+            settled = text.settled(written.ids)
             if len(settled) > told:
                 yield settled[told:]
                 told = len(settled)
-        if len(whole := text.text(ids)) > told:
-            yield whole[told:]
+        found = self._generated(prompt, asked, text, written, sampling)
+        if len(found.text) > told:
+            yield found.text[told:]
+        return found
 
     def logits(self, text: str) -> Float[np.ndarray, "T V"]:
         """Returns the logits of the next word behind each token of a text, and of what stands before it.
@@ -235,6 +245,7 @@ class Generator:
 
     def _prompt_ids(self, prompt: str) -> list[int]:
         ids = [*([] if self.first_id is None else [self.first_id]), *self.tokenizer.encode(prompt)]
+        ids += [] if self.separator_id is None else [self.separator_id]
         return ids or [self.tokenizer.eos_id]
 
     def _check_length(self, text: str, length: int, *, room: int) -> None:
@@ -246,21 +257,35 @@ class Generator:
                 f"{text[:40]!r}. Cut it."
             )
 
-    def _asked(self, prompts: list[str], num_samples: int, sampling: Sampling) -> list[Asked]:
+    def _asked(
+        self, prompts: list[str], num_samples: int, sampling: Sampling, counts: dict[tuple[int, ...], int]
+    ) -> list[Asked]:
         """Returns what is to be written; equal prompts have samples of different numbers."""
-        asked, times = [], dict[tuple[int, ...], int]()
+        asked = []
         for prompt in prompts:
             ids = self._prompt_ids(prompt)
             self._check_length(prompt, len(ids), room=1)
-            limit = min(sampling.max_tokens, self.config.max_length - len(ids))
-            for _ in range(num_samples):
-                times[tuple(ids)] = times.get(tuple(ids), -1) + 1
-                asked.append(Asked(ids, times[tuple(ids)], limit))
+            limit, said = min(sampling.max_tokens, self.config.max_length - len(ids)), tuple(ids)
+            for sample in range(counts.get(said, 0), counts.get(said, 0) + num_samples):
+                counts[said] = sample + 1
+                asked.append(Asked(ids, sample, limit))
         return asked
 
     def _continuation(self, ids: list[int], sampling: Sampling) -> Continuation:
         special = {self.tokenizer.pad_id, self.tokenizer.bos_id, self.tokenizer.eos_id}
-        return Continuation(self.tokenizer, [index for index in ids if index not in special], sampling.stop)
+        own = [index for index in ids if index not in special] if self.separator_id is None else []
+        return Continuation(self.tokenizer, own, sampling.stop)
+
+    def _generated(
+        self, prompt: str, asked: Asked, text: Continuation, written: Written, sampling: Sampling
+    ) -> Generated:
+        by: StoppedBy = "max_tokens" if asked.limit == sampling.max_tokens else "context"
+        if written.ids and written.ids[-1] == self.tokenizer.eos_id:
+            by = "end"
+        if written.is_stopped:
+            by = "stop"
+        logprob = float(written.logprobs.sum())
+        return Generated(prompt, text.text(written.ids), tuple(written.ids), logprob, by)
 
 
 def read_sampling(run_directory: Path, **changes: Any) -> Sampling:

@@ -84,11 +84,11 @@ class Writer:
 
     def groups(self, lengths: Sequence[int]) -> list[list[int]]:
         """Returns the members of each batch: texts of one rounded length, in their order."""
-        rounded = [self._rounded(length) for length in lengths]
+        padded = [rounded(length, self.config.max_length) for length in lengths]
         size = MOST_ROWS if self.rows is None else self.rows
         groups = []
-        for length in sorted(set(rounded)):
-            members = [index for index, each in enumerate(rounded) if each == length]
+        for length in sorted(set(padded)):
+            members = [index for index, each in enumerate(padded) if each == length]
             groups += [members[start : start + size] for start in range(0, len(members), size)]
         return groups
 
@@ -103,7 +103,7 @@ class Writer:
             every: tokens between two yields; None yields at the end alone.
         """
         prompts, (choice, numbers) = self._batch(asked), split(sampling)
-        slots = self._rounded(sampling.max_tokens)
+        slots = rounded(sampling.max_tokens, self.config.max_length)
         writing = self._begin(self._parts, prompts, slots=slots, choice=choice)
         most = max(each.limit for each in asked)
         size = every or (most if stops is None else BETWEEN_LOOKS)
@@ -140,22 +140,18 @@ class Writer:
         Args:
             before: of each text, for each id the one that stands before it; a text has at least one.
         """
-        shape = self._batch_rows(len(ids)), self._rounded(len(before[0]))
+        shape = self._batch_rows(len(ids)), rounded(len(before[0]), self.config.max_length)
         batch = {"tokens": _filled(before, shape, pad=self.ids.pad), "labels": _filled(ids, shape, pad=self.ids.pad)}
         found = jax.device_get(self._logprobs(self._parts, **self._layout.place(batch)))
         return [found[row, : len(each)] for row, each in enumerate(ids)]
 
     def logits(self, ids: list[int]) -> Float[np.ndarray, "T V"]:
         """Returns the logits of the next word behind each id of a text."""
-        tokens = _filled([ids], (self._batch_rows(1), self._rounded(len(ids))), pad=self.ids.pad)
+        tokens = _filled([ids], (self._batch_rows(1), rounded(len(ids), self.config.max_length)), pad=self.ids.pad)
         logits = jax.device_get(self._logits(self._parts, **self._layout.place({"tokens": tokens})))
         return logits[: len(ids), : self.config.vocab_size]
 
     # Batches.
-
-    def _rounded(self, length: int) -> int:
-        rounded = next((bound for bound in LENGTHS if length <= bound), -(-length // LENGTHS[-1]) * LENGTHS[-1])
-        return min(rounded, self.config.max_length)
 
     def _batch_rows(self, number: int) -> int:
         rows = self.rows if self.rows is not None else 1 << (number - 1).bit_length()
@@ -169,7 +165,7 @@ class Writer:
         for row, (ids, sample, limit) in enumerate(asked):
             said = hashlib.blake2b(np.asarray(ids, "<i8").tobytes(), digest_size=8).digest()
             lengths[row], limits[row], draws[row] = len(ids), limit, [*np.frombuffer(said, "<u4"), sample]
-        shape = rows, self._rounded(len(asked[0].ids))
+        shape = rows, rounded(len(asked[0].ids), self.config.max_length)
         tokens = _filled([each.ids for each in asked], shape, pad=self.ids.pad)
         return Prompts(**self._layout.place({"tokens": tokens, "lengths": lengths, "limits": limits, "draws": draws}))
 
@@ -228,6 +224,12 @@ class Writer:
         with self._layout.inference():
             decoder, blocks = merge(self._definition, parts)
             return decoder.logits(decoder.states(tokens, blocks=blocks))[0]
+
+
+def rounded(length: int, longest: int) -> int:
+    """Returns the length that a row is padded to."""
+    bound = next((bound for bound in LENGTHS if length <= bound), -(-length // LENGTHS[-1]) * LENGTHS[-1])
+    return min(bound, longest)
 
 
 def _filled(rows: list[list[int]], shape: tuple[int, int], *, pad: int) -> Int[np.ndarray, "B T"]:

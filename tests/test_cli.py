@@ -530,7 +530,8 @@ def test_files_of_other_shapes_are_not_averaged(lmx, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["score", "--help"], ["score", "same.txt", "same.txt"], ["report", "absent"]]
+    "arguments",
+    [["--help"], ["generate", "--help"], ["score", "--help"], ["score", "same.txt", "same.txt"], ["report", "absent"]],
 )
 def test_what_computes_nothing_loads_no_jax(arguments, tmp_path):
     """It would be half of the time that `lmx score` takes."""

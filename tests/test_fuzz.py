@@ -236,7 +236,7 @@ def test_scoring_arbitrary_files_scores_or_refuses(tmp_path, hypotheses, referen
     assert code == 0 or (said.startswith("error: ") and said.count("\n") == 1), said
 
 
-@pytest.mark.parametrize("command", ["translate", "classify", "report", "average", "compare"])
+@pytest.mark.parametrize("command", ["translate", "classify", "generate", "fill", "report", "average", "compare"])
 @cases(FEW // 4)
 @given(content=FILES)
 def test_a_folder_that_is_no_run_is_refused_by_every_command(tmp_path, command, content):

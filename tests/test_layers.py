@@ -14,9 +14,10 @@ ROOT = Path(__file__).parents[1]
 
 # The higher imports the lower. A name stands for a module or for all of a folder; the longest that fits counts.
 LEVELS = {
-    10: ("lmx.cli", "experiments", "benchmarks"),
+    11: ("lmx.cli", "experiments", "benchmarks"),
+    10: ("lmx.writing_commands",),
     9: ("lmx.streams", "lmx.loop", "lmx.experiment", "lmx.planning", "lmx.evaluation", "lmx.data_commands"),
-    8: ("lmx.fitting", "lmx.meter", "lmx.pretrained", "lmx.report", "lmx.interop", "lmx.generator"),
+    8: ("lmx.fitting", "lmx.meter", "lmx.pretrained", "lmx.report", "lmx.interop", "lmx.generator", "lmx.fill_mask"),
     7: ("lmx.run", "lmx.plan", "lmx.classifier", "lmx.image_classifier", "lmx.writer"),
     6: (
         *(
