@@ -18,9 +18,9 @@ class MultiplyAdds:
     whole: float
     seen: float
 
-    def __add__(self, other: "MultiplyAdds | float") -> "MultiplyAdds":
+    def __add__(self, other: "MultiplyAdds | float | int") -> "MultiplyAdds":
         """Returns the sum of both counts with those of another, or with a number that counts in both."""
-        more = other if isinstance(other, MultiplyAdds) else MultiplyAdds(other, other)
+        more = other if isinstance(other, MultiplyAdds) else MultiplyAdds(float(other), float(other))
         return MultiplyAdds(self.whole + more.whole, self.seen + more.seen)
 
     def of_training(self, rows: int) -> tuple[float, float]:
@@ -49,4 +49,5 @@ def of_stack(
     window = min(config.window or length, length)
     pairs = window * length - window**2 / 2  # of a query and a key at or before it
     seen = pairs if is_causal else 2 * pairs
-    return MultiplyAdds(layers * (always + 2 * queries * length**2), layers * (always + 2 * queries * seen))
+    whole = always + 2 * queries * length**2
+    return MultiplyAdds(float(layers * whole), float(layers * (always + 2 * queries * seen)))

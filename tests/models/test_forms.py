@@ -105,6 +105,7 @@ def test_prompts_of_mixed_lengths_go_on_from_a_cache_as_without_one(model):
     np.testing.assert_allclose(cached(model, prompts, following), expected, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
 @pytest.mark.parametrize(
     ("kind", "config"),
