@@ -3,12 +3,13 @@
 `lmx.costs` counts a traced step, and is what the formulas are tested against.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from lmx.nn.config import TransformerConfig
 
 
-class MultiplyAdds(NamedTuple):
+@dataclass(frozen=True)
+class MultiplyAdds:
     """Of a forward pass: with all scores of attention, and with those alone that causality and windows leave.
 
     The causal half is exactly half of the scores (FlashAttention's convention).
@@ -17,10 +18,10 @@ class MultiplyAdds(NamedTuple):
     whole: float
     seen: float
 
-    def __add__(self, other: "MultiplyAdds | float | tuple") -> "MultiplyAdds":
-        """Returns both counts with what another has more; a number is the same for both."""
-        whole, seen = other if isinstance(other, tuple) else (other, other)
-        return MultiplyAdds(self.whole + whole, self.seen + seen)
+    def __add__(self, other: "MultiplyAdds | float | int") -> "MultiplyAdds":
+        """Returns the sum of both counts with those of another, or with a number that counts in both."""
+        more = other if isinstance(other, MultiplyAdds) else MultiplyAdds(float(other), float(other))
+        return MultiplyAdds(self.whole + more.whole, self.seen + more.seen)
 
     def of_training(self, rows: int) -> tuple[float, float]:
         """Returns the FLOPs of a training step on so many rows, in both conventions.
@@ -48,4 +49,5 @@ def of_stack(
     window = min(config.window or length, length)
     pairs = window * length - window**2 / 2  # of a query and a key at or before it
     seen = pairs if is_causal else 2 * pairs
-    return MultiplyAdds(layers * (always + 2 * queries * length**2), layers * (always + 2 * queries * seen))
+    whole = always + 2 * queries * length**2
+    return MultiplyAdds(float(layers * whole), float(layers * (always + 2 * queries * seen)))

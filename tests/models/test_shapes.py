@@ -1,5 +1,8 @@
 """Full sizes by shape alone: published models have the published number of parameters, and a step of them is traced."""
 
+import re
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -22,6 +25,7 @@ PUBLISHED = {
     "mistral-7b": 7_241_732_096,
     "qwen3-600m": 596_049_920,
     "bert-base": 109_514_298,  # encoder and masked-language head, without the pooler
+    "bert-large": 335_174_458,
     "t5-small": 60_506_624,
     "t5-base": 222_903_552,
     "t5-large": 737_668_096,
@@ -54,7 +58,13 @@ def test_berts_encoder_has_its_published_size_with_the_pooler_that_only_next_sen
 
 
 def test_every_shape_has_its_size_here():
-    assert set(SHAPES) == {*PUBLISHED, "bert-large"}
+    assert set(SHAPES) == set(PUBLISHED)
+
+
+def test_the_page_of_models_says_these_sizes():
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    rows = re.findall(r"`([a-z0-9.-]+)` \| ([\d,]+) \|", page)
+    assert {name: int(number.replace(",", "")) for name, number in rows} == PUBLISHED
 
 
 @pytest.mark.parametrize("name", ["gpt2-124m", "llama-8b", "bert-base", "t5-11b"])

@@ -59,6 +59,16 @@ def test_a_window_of_the_past_sees_as_many_positions_as_its_size():
     np.testing.assert_array_equal(mask[0, 0].sum(-1), [1, 2, 3, 3, 3])
 
 
+def test_a_structure_within_a_window_has_the_narrower_of_two_and_all_else():
+    lengths = jnp.array([3, 5])
+    sees = Sees(causal=True, key_lengths=lengths, bias=jnp.zeros((1, 1, 5, 5)))
+    assert sees.within(None) is sees
+    assert [sees.within(size).within(4).window for size in (3, 4, 9)] == [3, 4, 4]
+    expected = Sees(causal=True, key_lengths=lengths, window=3).mask(5, 5)
+    np.testing.assert_array_equal(sees.within(3).mask(5, 5), expected)
+    assert sees.within(3).bias is sees.bias
+
+
 def test_a_window_must_hold_the_position_itself():
     with pytest.raises(ValueError, match=r"^window must be at least 1 \(a position sees itself\), got window=0\.$"):
         Sees(window=0)
