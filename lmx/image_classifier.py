@@ -29,7 +29,7 @@ class ImageClassifier:
     """Labels images with one model, or with the mean of several seeds of it.
 
     Args:
-        params: as `nnx.to_pure_dict` returns them; every array has a leading axis S of seeds.
+        params: as `nnx.to_pure_dict` returns them; every array has a leading axis E of seeds.
         labels: what the outputs mean.
         batch: most tokens of a batch, which bounds the memory, and the multiple of its rows.
         mesh: where the parameters live, if on several devices.
@@ -109,8 +109,8 @@ class ImageClassifier:
 
     def outputs(
         self, encoded: EncodedImages, *, progress: Callable[[int], None] = lambda done: None
-    ) -> Float[np.ndarray, "S images C"]:
-        """Returns the probabilities of the classes [S, images, C] by each seed."""
+    ) -> Float[np.ndarray, "E images C"]:
+        """Returns the probabilities of the classes [E, images, C] by each seed."""
         return self._predictor.outputs(encoded, progress=progress)
 
     def classify(self, images: Images) -> list[Prediction]:

@@ -19,7 +19,7 @@ class Memory:
             validations since then. Empty before the first validation.
         losses: the value of each validation by step, the mean over seeds.
         stopped_early: whether `waited` has reached the patience for all seeds.
-        sums: metrics since the last line, each times the weight of its step; arrays [S] for several seeds.
+        sums: metrics since the last line, each times the weight of its step; arrays [E] for several seeds.
         spent: tokens, seconds, seconds waited for data and FLOPs since the last line.
         metrics_bytes: length of metrics.jsonl; what follows is written again.
         unwritten: lines that a full disk has kept out of metrics.jsonl so far.

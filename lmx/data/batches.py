@@ -198,7 +198,7 @@ SHARED = (
 
 
 class SeedBatches:
-    """Training batches of several seeds that take their steps together: arrays [S, A, B, ...].
+    """Training batches of several seeds that take their steps together: arrays [E, A, B, ...].
 
     Each seed sees the rows in its own order; the sequence of shapes is one and the same. The batches of one seed are
     those it would have alone: of `TokenBatches` with this seed and `shapes_seed` 0.

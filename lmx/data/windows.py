@@ -51,7 +51,7 @@ class Windows:
     """Training batches: batch k is A micro-batches of B rows, a pure function of (seed, k); see `lmx.loop.Batches`.
 
     The rows of an epoch follow those of the one before without a gap, so a batch may hold rows of two. Rows of several
-    seeds, which train together, are stacked: arrays [S, A, B, ...].
+    seeds, which train together, are stacked: arrays [E, A, B, ...].
 
     Args:
         corpus: tokens, or a mixture.

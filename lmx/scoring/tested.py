@@ -33,14 +33,14 @@ class Tested(NamedTuple):
     examples: Labelled
     labels: Labels
     targets: Targets
-    outputs: Float[np.ndarray, "S texts *C"]
+    outputs: Float[np.ndarray, "E texts *C"]
     baseline: Int[np.ndarray, " texts"] | None
     features: str = "TF-IDF"
 
 
 def score_seeds(
-    outputs: Float[np.ndarray, "S texts *C"], targets: Targets, labels: Labels
-) -> dict[str, Float[np.ndarray, " S"]]:
+    outputs: Float[np.ndarray, "E texts *C"], targets: Targets, labels: Labels
+) -> dict[str, Float[np.ndarray, " E"]]:
     """Returns of each seed the loss, and by its name the first score: what a best step is chosen by."""
     scored = [_score(targets, each, labels, num_resamples=0).metrics[0] for each in outputs]
     loss = np.array([prediction_loss(targets, each, kind=labels.kind) for each in outputs])
