@@ -117,9 +117,7 @@ class Run:
                 )
             if taken:
                 values = ", ".join(f"{name}={value}" for name, value in taken.items() if value is not None)
-                self.console.print(
-                    f"{directory} is of an earlier version: fields that it lacks keep its behaviour: {values}"
-                )
+                self.console.print(f"{directory} is of an earlier version; missing fields keep its behaviour: {values}")
             self._saved, facts = saved, {**saved, **facts}
         elif directory.exists() and any(path.suffix not in (".partial", ".lock") for path in directory.iterdir()):
             raise ValueError(f"{directory} must be a run directory or empty: it has files, but no config.json.")

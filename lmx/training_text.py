@@ -30,9 +30,10 @@ class VocabularyTooLarge(ValueError):
 
 
 def draw_texts(texts: Iterable[str], number: int | None, *, seed: int) -> list[str]:
-    """Returns so many texts drawn at random, each as likely, in their order; all if there are no more, or with None.
+    """Returns `number` texts drawn uniformly at random, in their order; all texts if there are fewer, or with None.
 
-    One pass that holds what it has drawn so far (Vitter 1985, algorithm R): the texts may be many more than fit.
+    It takes one pass and holds only the texts drawn so far (Vitter 1985, algorithm R): the texts need not fit in
+    memory.
     """
     if number is None:
         return list(texts)

@@ -137,7 +137,7 @@ def test_a_field_that_an_earlier_version_had_not_is_what_was_done_then(tmp_path,
     assert run.changed == ()
     printed = capsys.readouterr().out
     assert printed.endswith(
-        "is of an earlier version: fields that it lacks keep its behaviour: length_multiple=1, search.min_length=0\n"
+        "is of an earlier version; missing fields keep its behaviour: length_multiple=1, search.min_length=0\n"
     )
     run.open()
     assert json.loads((tmp_path / "run" / "config.json").read_text())["config"] == later["config"]
