@@ -1,8 +1,8 @@
-"""Where compiled programs are kept, so that the next run does not compile what this one has compiled.
+"""Keeps compiled programs, so that the next run need not compile what this one has compiled.
 
-jax keeps them in a folder, each under a key of the program, its flags, its devices and jax's version. Here the folder
-is chosen, one for all runs of a user, and kept tidy: what a killed process left half written is removed, and what has
-not been used for longest, once they are too many. Several processes may share it at the same time.
+jax keeps them in a folder, each under a key of the program, its flags, its devices and jax's version. This module
+chooses the folder, one for all runs of a user, and tidies it: it removes what a killed process left half written, and,
+beyond a limit, the programs unused for longest. Several processes may share the folder at the same time.
 """
 
 import contextlib
@@ -61,7 +61,7 @@ def keep_programs(where: CompileCache, *, directory: Path, writes: bool, report:
 
 
 def user_folder() -> Path:
-    """Returns the folder for what lmx may lose and make again, by the habits of the platform.
+    """Returns the folder for files that lmx can make again, by the conventions of the platform.
 
     Raises:
         RuntimeError: no home is known.
@@ -76,7 +76,7 @@ def user_folder() -> Path:
 
 
 def machine_name() -> str:
-    """Returns a name for machines whose processors can do the same.
+    """Returns a name for machines whose processors have the same instructions.
 
     XLA compiles for the instructions of this processor, and jax's key does not name it: in a home that several kinds of
     machines share, one would load what it cannot execute.
@@ -90,13 +90,13 @@ def machine_name() -> str:
 
 
 def tidy(folder: Path, *, limit: int = LIMIT) -> None:
-    """Removes programs that were not written to the end, and beyond the limit those unused for longest.
+    """Removes programs that were not written to the end, and, beyond the limit, those unused for longest.
 
-    jax writes a program into its place, not beside it: of one that changed a moment ago nobody can say whether it is
-    torn or being written, and it stays. Each is read once; what was found whole is not read again.
+    jax writes a program in place. If a program changed a moment ago, nobody can tell whether it is torn or still being
+    written, so it stays. Each is read once; one that was found intact is not read again.
 
     Args:
-        limit: bytes that may stay.
+        limit: most bytes that may stay.
     """
     folder.mkdir(parents=True, exist_ok=True)
     stamp = folder / _CHECKED

@@ -226,11 +226,11 @@ class BatchConfig(TokensConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class RowsConfig(TokensConfig):
-    """Rows of one length out of a stream of text.
+    """Rows of one length from a stream of text.
 
     Attributes:
-        context: tokens of a row, which the mesh's sequence must divide.
-        packing: "stream" cuts rows out of all text, one document behind another; "documents" packs whole documents into
+        context: tokens of a row; the mesh's sequence must divide it.
+        packing: "stream" cuts rows out of all text, one document after another; "documents" packs whole documents into
             rows, and none sees another.
     """
 
@@ -348,12 +348,12 @@ class LabelledVocabularyConfig(VocabularyConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class TextVocabularyConfig(VocabularyConfig):
-    """Which pieces running text is split into.
+    """The vocabulary that splits running text into pieces.
 
     Attributes:
-        tokenizer: what is made: SentencePiece learned from the training text, which keeps all spaces and line ends, its
+        tokenizer: the kind: SentencePiece learned from the training text, which keeps all spaces and line ends, its
             characters, bytes, or the words of tokenised text.
-        min_count: a character or word that is rarer in training is an unknown one.
+        min_count: characters or words that are rarer than this in training become the unknown one.
     """
 
     tokenizer: Literal["sentencepiece", "characters", "bytes", "words"] = "sentencepiece"
@@ -361,11 +361,11 @@ class TextVocabularyConfig(VocabularyConfig):
 
     @property
     def kind(self) -> Literal["sentencepiece", "bytes", "symbols"]:
-        """Which kind of tokenizer that is, see `lmx.experiment.learn_tokenizer`."""
+        """The kind of tokenizer, see `lmx.experiment.learn_tokenizer`."""
         return "symbols" if self.tokenizer in ("characters", "words") else self.tokenizer
 
     def options(self) -> dict[str, Any]:
-        """Returns what else the tokenizer is learned by."""
+        """Returns the settings that this kind of tokenizer adds."""
         if self.kind == "symbols":
             return {"unit": self.tokenizer, "min_count": self.min_count}
         return {"folding": "none", "byte_fallback": True} if self.tokenizer == "sentencepiece" else {}
