@@ -103,7 +103,7 @@ def tidy(folder: Path, *, limit: int = LIMIT) -> None:
     checked = stamp.stat().st_mtime if stamp.exists() else 0.0
     stamp.touch()
     now = stamp.stat().st_mtime  # of the disk's clock, which may be another machine's
-    found = []
+    programs = []
     for path in folder.glob("*-cache"):
         with contextlib.suppress(FileNotFoundError):  # removed by another process
             facts = path.stat()
@@ -111,9 +111,9 @@ def tidy(folder: Path, *, limit: int = LIMIT) -> None:
             if settled and facts.st_mtime > checked - WRITING and _is_torn(path):
                 path.unlink()
             else:
-                found.append((max(facts.st_atime, facts.st_mtime), facts.st_size, path))
-    total = sum(size for _, size, _ in found)
-    for _, size, path in sorted(found):
+                programs.append((max(facts.st_atime, facts.st_mtime), facts.st_size, path))
+    total = sum(size for _, size, _ in programs)
+    for _, size, path in sorted(programs):
         if total <= limit:
             break
         path.unlink(missing_ok=True)

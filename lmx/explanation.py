@@ -96,7 +96,7 @@ def explain(classifier: Reads, text: Text, *, steps: int = 64) -> dict[str, Any]
         for piece in classifier.tokenizer.pieces(classifier.tokenizer.encode(side)[: len(values)])
     ]
     words = [split_words(side, classifier.tokenizer) for side in sides]
-    values = [_of_words(found, total) for found, total in zip(words, totals, strict=True)]
+    values = [_of_words(side, total) for side, total in zip(words, totals, strict=True)]
     (prediction,) = classifier.predictions(outputs)
     return {
         "text": text if isinstance(text, str) else list(text),
@@ -107,8 +107,8 @@ def explain(classifier: Reads, text: Text, *, steps: int = 64) -> dict[str, Any]
         "attributions": np.concatenate(totals).tolist(),
         "words": [
             [word.text, value]
-            for side, found in zip(words, values, strict=True)
-            for word, value in zip(side, found, strict=False)
+            for side, moved in zip(words, values, strict=True)
+            for word, value in zip(side, moved, strict=False)
         ],
         "gap": gap,
         "deletion": _deletion(classifier, text, words, values, chosen=chosen),
@@ -184,8 +184,8 @@ def _attributions(
         # As many rows at once as the memory is meant for; what fills the last ones up is not looked at.
         rows = max(1, min(len(nodes), 16, classifier.batch_tokens // replaced.shape[1]))
         chunks = np.resize(nodes.astype(np.float32), (-(-len(nodes) // rows), rows))
-        found = classifier.integrate(classifier.params, classifier.inputs(batch), replaced, np.int32(chosen), chunks)
-        outputs, slopes = jax.device_get(found)
+        results = classifier.integrate(classifier.params, classifier.inputs(batch), replaced, np.int32(chosen), chunks)
+        outputs, slopes = jax.device_get(results)
         attributions = weights @ slopes[: len(nodes)].astype(np.float64)
         change += float(outputs[1] - outputs[0]) / len(encoded)
         for side, place in enumerate(places):
@@ -201,7 +201,7 @@ def _deletion(
     classifier: Reads, text: Text, words: list[list[Word]], values: list[list[float]], *, chosen: int
 ) -> dict[str, list[float]]:
     """Returns the output after deleting 0, 1, 2, ... words: those with the highest attribution, and random ones."""
-    places = [(side, number) for side, found in enumerate(values) for number in range(len(found))]
+    places = [(side, number) for side, moved in enumerate(values) for number in range(len(moved))]
     most = min(MOST_DELETED, len(places))
     ranked = sorted(places, key=lambda place: -values[place[0]][place[1]])
     orders = [ranked]
@@ -230,7 +230,7 @@ def _of_words(words: list[Word], attributions: Float[np.ndarray, " pieces"]) -> 
 def _without(words: list[list[Word]], deleted: set[tuple[int, int]]) -> Text:
     """Returns a text, or a pair, without some of its words, each given by its side and its number."""
     sides = tuple(
-        "".join(word.span for number, word in enumerate(found) if (side, number) not in deleted).strip()
-        for side, found in enumerate(words)
+        "".join(word.span for number, word in enumerate(each) if (side, number) not in deleted).strip()
+        for side, each in enumerate(words)
     )
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])

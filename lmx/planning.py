@@ -27,9 +27,9 @@ def planned_sizes(config: Any, *fields: str) -> tuple[dict[str, int], str]:
             zip(fields, given, strict=True)
         ), f"{what} {' and '.join(f'{n:,}' for n in given)} as the config says"
     directory, pieces = config.run.run, config.pieces
-    found = list(find_tokenizers(directory).values()) if directory.is_dir() else []
-    if found:
-        sizes = [load_tokenizer(path).vocab_size for path in sorted(found)] * len(fields)
+    files = list(find_tokenizers(directory).values()) if directory.is_dir() else []
+    if files:
+        sizes = [load_tokenizer(path).vocab_size for path in sorted(files)] * len(fields)
         return dict(zip(fields, sizes, strict=False)), f"the vocabulary of {directory}, {sizes[0]:,}"
     size = pieces.vocab_size
     flags = [f"model.{name}".replace("_", "-") for name in fields]

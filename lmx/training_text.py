@@ -79,12 +79,12 @@ _CONTROL_WORD = re.compile("|".join(SPECIAL_PIECES))
 
 def training_error(error: RuntimeError, *, vocab_size: int) -> Exception:
     """Turns the library's two ways to refuse a vocabulary size into one line; passes anything else on."""
-    if found := re.search(r"Vocabulary size too high .*?<= (\d+)", str(error)):
-        message = f"vocab_size must be at most {found[1]} for this text, got vocab_size={vocab_size}."
-        return VocabularyTooLarge(message, most=int(found[1]))
-    if found := re.search(r"Vocabulary size is smaller than required_chars\. \d+ vs (\d+)", str(error)):
+    if match := re.search(r"Vocabulary size too high .*?<= (\d+)", str(error)):
+        message = f"vocab_size must be at most {match[1]} for this text, got vocab_size={vocab_size}."
+        return VocabularyTooLarge(message, most=int(match[1]))
+    if match := re.search(r"Vocabulary size is smaller than required_chars\. \d+ vs (\d+)", str(error)):
         return ValueError(
-            f"vocab_size must be at least {found[1]} to hold each character of this text, got vocab_size={vocab_size}. "
+            f"vocab_size must be at least {match[1]} to hold each character of this text, got vocab_size={vocab_size}. "
             "A lower character_coverage needs less."
         )
     return ValueError(f"SentencePiece could not learn a vocabulary: {error}")

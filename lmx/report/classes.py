@@ -363,9 +363,9 @@ def marked_words(words: Sequence[tuple[str, Number]]) -> Html:
     towards = [f"{word} {_moved(value)}" for word, value in strongest if value > 0][:5]
     against = [f"{word} {_moved(value)}" for word, value in strongest if value < 0][:3]
     said = "".join(
-        f"<span><b>{title}</b> {text(', '.join(found))}</span> "
-        for title, found in (("towards", towards), ("against", against))
-        if found
+        f"<span><b>{title}</b> {text(', '.join(words))}</span> "
+        for title, words in (("towards", towards), ("against", against))
+        if words
     )
     return Html(f"<p class=words>{' '.join(shown)}</p>" + (f"<p class=moved>{said}</p>" if said else ""))
 

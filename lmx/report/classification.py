@@ -314,13 +314,13 @@ def _learning_section(metrics: list[dict], seeds: int) -> Html:
 
 def _band(records: list[dict], key: str) -> list[tuple[Number, Number, Number]]:
     """Returns (step, lowest, highest) over the seeds, in order of steps; of a step written twice the later counts."""
-    found = {}
+    ranges = {}
     for record in records:
         values = (record.get("seeds") or {}).get(key)
         finite = [value for value in values if is_number(value)] if isinstance(values, list) else []
         if len(finite) > 1:
-            found[record["step"]] = (min(finite), max(finite))
-    return [(step, low, high) for step, (low, high) in sorted(found.items())]
+            ranges[record["step"]] = (min(finite), max(finite))
+    return [(step, low, high) for step, (low, high) in sorted(ranges.items())]
 
 
 def _metrics_of(validation: list[dict]) -> list[str]:
