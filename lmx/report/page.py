@@ -74,8 +74,8 @@ def section(title: str, *parts: Html, note: str = "") -> Html:
     """Returns a titled section, or nothing if all its parts are nothing."""
     if not any(parts):
         return Html("")
-    said = f"<p class=note>{text(note)}</p>" if note else ""
-    return Html(f"<section><h2>{text(title)}</h2>{said}{''.join(parts)}</section>")
+    note_line = f"<p class=note>{text(note)}</p>" if note else ""
+    return Html(f"<section><h2>{text(title)}</h2>{note_line}{''.join(parts)}</section>")
 
 
 def columns_of(*parts: Html, small: bool = False) -> Html:
