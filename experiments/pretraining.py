@@ -88,7 +88,7 @@ class Config:
         return self.batch.context
 
     def check(self) -> None:
-        """Checks what is told as one line, where tyro would print a box."""
+        """Checks values here, for errors of one line, where tyro would print a box."""
         self.objective.check(family_of(self.model))
 
 

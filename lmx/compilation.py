@@ -27,7 +27,7 @@ _CHECKED = ".checked"  # what is older than this file has been looked at
 def keep_programs(where: CompileCache, *, directory: Path, writes: bool, report: Callable[[str], object]) -> str:
     """Tells jax where to keep compiled programs; returns where that is, in words. Call it before compiling.
 
-    "user" is a folder that all runs of a user share. Who has set JAX_COMPILATION_CACHE_DIR has chosen another. Several
+    "user" is a folder that all runs of a user share. JAX_COMPILATION_CACHE_DIR names another. Several
     processes that train together need a folder that all of them see, or one would load what the others compile: they
     take the run's. Programs that half a second compiles are not kept, unless
     JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS says otherwise.
@@ -151,6 +151,6 @@ def _private(folder: Path) -> Path:
 
 
 def _use(folder: str | None) -> None:
-    """Sets jax's folder; jax opens the first it is told in a process and stays with it unless reset."""
+    """Sets jax's folder; jax opens the first folder of a process and stays with it unless reset."""
     compilation_cache.reset_cache()
     jax.config.update("jax_compilation_cache_dir", folder)

@@ -71,11 +71,11 @@ class Generator:
         rows: of each batch, filled up with empty ones. Compilers sum in another order for another number of rows, and
             what is drawn between two words that are equally likely depends on the last bit: with a fixed number, a
             prompt gets the same text alone and among others. None takes as many as there are prompts: the fastest, and
-            the same but for such roundings.
+            the same except for such rounding.
         first_id: stands before each prompt, where the model was trained so. Without it an empty prompt begins behind
             the end of another text.
-        mesh: where the parameters live, if on several devices: they write together, and every host calls alike and
-            gets all texts.
+        mesh: where the parameters live, if on several devices. They write together; every host must make the same
+            calls, and gets all texts.
 
     Raises:
         ValueError: the model does not read the ids of the tokenizer.

@@ -122,8 +122,8 @@ class ImageClassifier:
 
         Attention rollout (Abnar and Zuidema 2020): in each layer half of a state is what it was and half is what
         attention brings, by the mean over heads; the product over layers says how much of each patch has come into the
-        pooled vector. It says where information could come from, not what the decision would be without it. Of several
-        seeds, the first one's.
+        pooled vector. It says where information could come from, not what the decision would be without it. With
+        several seeds, it is that of the first.
 
         Returns:
             A record of explanations.json: text (where the image is from), image, prediction, probability, and `looked`

@@ -89,7 +89,7 @@ def with_lora(model: Definition, config: LoraConfig) -> Definition:
 
 
 def own_parameters(params: Params) -> Params:
-    """Returns a tree of parameters, or of what is said of them, without the changes."""
+    """Returns a tree of parameters, or of facts about them, without the changes."""
     return {name: part for name, part in params.items() if name != LORA}
 
 

@@ -32,7 +32,7 @@ class Prediction:
 
     Attributes:
         label: a name, a tuple of names where there may be several, or a number as text for regression.
-        probability: of the label. Of several labels, that exactly these apply, as if labels were independent. None for
+        probability: of the label; of several, that exactly these apply, as if labels were independent. None for
             regression.
         outputs: the probabilities of all classes in the order of the labels, or the number.
     """

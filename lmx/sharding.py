@@ -45,7 +45,7 @@ STORED = ("embed",)
 COLUMNS = ("outer_vocab", "shard")
 WORDS = ("words", None)
 
-# A vocabulary's table whose copy and float32 gradient take at most so many bytes on a device is gathered whole before
+# A vocabulary's table whose copy and float32 gradient take at most this many bytes on a device is gathered whole before
 # it is used. A larger one stays in pieces, and the tokens go to them: vectors are cut where words are looked up, and
 # words are dealt out where the loss is made.
 WHOLE_TABLE_BYTES = 2**28
@@ -124,7 +124,7 @@ def connect(mesh: Mesh) -> None:
 
 
 def resolve_mesh(mesh: MeshConfig, devices: int | None) -> MeshConfig:
-    """Returns the mesh without -1: what is left of so many devices; without a number, 1.
+    """Returns the mesh without -1, which takes what is left of the devices, or 1 if their number is unknown.
 
     Raises:
         ValueError: the sizes do not multiply to the number of devices.

@@ -181,7 +181,7 @@ class SetsConfig(LocationsConfig):
 
     @property
     def reading_of_test(self) -> Reading:
-        """How the files of test and predict are read: as all files, but for what `test_reading` says."""
+        """How to read the files of test and predict: as all files, except for what `test_reading` changes."""
         return self.reading.changed_by(self.test_reading)
 
     def load(self, *, fold: int | None = None, cache: Cache | None = None) -> Sets:

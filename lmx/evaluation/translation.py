@@ -133,7 +133,7 @@ class Exam(NamedTuple):
 def examine_translator(run: Run, translator: Translator, exam: Exam, *, seeds: Sequence[int]) -> Record:
     """Translates the test set, scores it, and writes translations, scores, samples and attention maps.
 
-    Of several seeds, each translates alone, for mean and deviation; what is written are translations of all together.
+    With several seeds, each translates alone, for mean and deviation; the files hold the translations of all together.
 
     Args:
         seeds: whose models translate; one where the parameters have no axis of members.

@@ -9,7 +9,7 @@ from lmx.nn.config import TransformerConfig
 
 
 class MultiplyAdds(NamedTuple):
-    """Of a forward pass: with all scores of attention, and with those alone that causality and windows leave.
+    """Multiply-adds of a forward pass: with all scores of attention, and with those that causality and windows leave.
 
     The causal half is exactly half of the scores (FlashAttention's convention).
     """
@@ -23,7 +23,7 @@ class MultiplyAdds(NamedTuple):
         return MultiplyAdds(self.whole + whole, self.seen + seen)
 
     def of_training(self, rows: int) -> tuple[float, float]:
-        """Returns the FLOPs of a training step on so many rows, in both conventions.
+        """Returns the FLOPs of a training step on `rows` rows, in both conventions.
 
         Forward and backward count as three times the forward pass; a multiply-add is two.
         """

@@ -18,7 +18,7 @@ MAX_LISTED_CLASSES = 30  # before the rest is folded away
 MAX_CONFUSIONS = 8
 FEW_TEXTS = 10  # of a bin of the calibration: its height is chance for the most part
 FAINTEST = 0.12  # of a cell that is not empty: one text in a thousand still has a colour
-# Up to so many classes, a cell of so many pixels.
+# The most classes, and the pixels of a cell.
 _CELLS = ((3, 92), (6, 68), (10, 52), (14, 38), (24, 29), (MAX_DRAWN_CLASSES, 22))
 _LETTER = 7.3  # pixels of a letter of a label, on average
 
@@ -115,7 +115,7 @@ font-size:13px;color:var(--soft)}
 def confusion_matrix(counts: Int[np.ndarray, "C C"], *, names: Sequence[str], unit: str = "text") -> Html:
     """Returns the texts by true class (a row) and predicted class (a column), and beside it the most frequent mistakes.
 
-    Of many classes those are drawn that take part in the most mistakes. The colour of a cell is its share of the row;
+    With many classes, it draws those that take part in the most mistakes. The colour of a cell is its share of the row;
     the counts are written where there is room, and stand in a table for those who cannot see the picture.
 
     Args:

@@ -115,5 +115,5 @@ def facts(pairs: Sequence[tuple[str, str]], *, style: str) -> Html:
 
 
 def signed(value: Number, *, digits: int = 2) -> str:
-    """Returns a difference with its sign and so many digits."""
+    """Returns a difference with its sign and `digits` digits."""
     return f"{value:+.{digits}f}".replace("-", "−")

@@ -155,8 +155,8 @@ def spread_of_folds(tested: Sequence[Tested]) -> tuple[Spread, ...]:
 def list_mistakes(tested: Tested) -> list[dict[str, Any]]:
     """Returns what the mean of the seeds has wrong, the worst first, at most 50.
 
-    Of single labels the most confident; of real numbers those furthest from the truth; of several labels, those with
-    the most labels wrong.
+    For single labels, the most confident; for real numbers, those furthest from the truth; for several labels, those
+    with the most labels wrong.
     """
     labels, targets, outputs = tested.labels, tested.targets, tested.outputs.mean(0)
     if labels.kind == "single":
