@@ -103,7 +103,7 @@ def trial_of_labels(config: Config, generator: np.random.Generator) -> dict[str,
 
 
 def by_chance(trials: int, level: float) -> tuple[float, float]:
-    """Returns the range of shares that 95% of tests of this level find in so many trials."""
+    """Returns the range of shares that 95% of tests of this level find in a number of trials."""
     counts = np.arange(trials + 1)
     logs = [math.lgamma(trials + 1) - math.lgamma(count + 1) - math.lgamma(trials - count + 1) for count in counts]
     below = np.cumsum(np.exp(logs + counts * math.log(level) + (trials - counts) * math.log1p(-level)))

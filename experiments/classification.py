@@ -125,7 +125,7 @@ class Config:
     absent: ClassVar = {"average_of": "best", **READ_LATER}
 
     def check(self) -> None:
-        """Checks what is told as one line, where tyro would print a box."""
+        """Checks values here, for errors of one line, where tyro would print a box."""
         if self.epochs < 1:
             raise InputError(f"epochs must be at least 1, got epochs={self.epochs}.")
         self.sets.check()

@@ -50,15 +50,15 @@ def _adam(**options: Any) -> OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """All choices of a pretraining; those in records of their own are told there.
+    """All choices of a pretraining; nested records describe their own fields.
 
     Attributes:
         metric: the main score.
         z_loss: weight of log(Z)^2, which keeps logits from drifting.
         updates: updates after which training ends.
-        prompts: texts that a decoder goes on from at each validation; none is written without one.
-        seed: seed of initial values, of the order of the text and of dropout, of the first model.
-        seeds: models to train in one step, by the seeds seed, seed + 1 and so on.
+        prompts: texts that a decoder continues at each validation; an empty list writes nothing.
+        seed: seed of the first model: of its initial values, its order of the text and its dropout.
+        seeds: number of models to train in one step, with the seeds seed, seed + 1 and so on.
     """
 
     texts: Annotated[TextSetsConfig, INLINE] = field(default_factory=TextSetsConfig)
@@ -90,7 +90,7 @@ class Config:
         return self.batch.context
 
     def check(self) -> None:
-        """Checks what is told as one line, where tyro would print a box."""
+        """Checks values here, for errors of one line, where tyro would print a box."""
         self.objective.check(family_of(self.model))
 
 

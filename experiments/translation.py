@@ -275,7 +275,7 @@ def make_tokenizers(run: Run, config: Config, pairs: Corpus | Pairs, cache: Cach
 
 
 def load(config: Config, run: Run) -> Data:
-    """Reads all text, so that a bad line is told now, and makes ids of it."""
+    """Reads all text, so that a bad line is reported now, and encodes it."""
     pairs = training_pairs(config)
     validation = load_pairs(config.validation, config, split="validation")
     test = load_pairs(config.test, config, split="test")

@@ -46,7 +46,7 @@ def _adam(**options: Any) -> OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """All choices of an image classification; those in records of their own are told there.
+    """All choices of an image classification; nested records describe their own fields.
 
     Attributes:
         augment: how images of training are changed at each step.
@@ -82,7 +82,7 @@ class Config:
         return self.model.num_tokens if self.model.image_height else self.batch.length_multiple
 
     def check(self) -> None:
-        """Checks what is told as one line, where tyro would print a box."""
+        """Checks values here, for errors of one line, where tyro would print a box."""
         self.augment.check()
         self.sets.check()
 

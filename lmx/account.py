@@ -25,10 +25,9 @@ KINDS = {
 
 
 class Account:
-    """The wall time of a run's processes by what it went to; a process that was killed is in it up to its last entry.
+    """The wall time of a run's processes by purpose; a killed process counts up to its last entry.
 
-    Steps that were made after the checkpoint from which the next process went on are made again: their time is told
-    as repeated.
+    Steps after the checkpoint from which the next process resumed are made again: their time counts as repeated.
 
     Args:
         directory: of the run.

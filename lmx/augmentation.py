@@ -18,7 +18,7 @@ class AugmentationConfig:
     """How training images are changed at each step; the defaults leave them alone.
 
     Attributes:
-        crop: pads images by so many empty pixels on each side, and cuts their size out at a random place.
+        crop: pads images by this many empty pixels on each side, and cuts out their size at a random place.
         flip: mirrors half of the images, left and right; not for digits and letters.
         turn: most degrees that an image is turned by, either way.
         stretch: largest share that height, width and slant of an image change by.

@@ -154,12 +154,12 @@ class Checkpoints:
         damaged: list[tuple[int, str]] = []
         for step in reversed(self.steps()):
             try:
-                found = self.restore(step, like)
+                restored = self.restore(step, like)
             except DamagedCheckpoint as error:
                 damaged.append((step, str(error)))
                 continue
             self._set_aside(damaged)
-            return found
+            return restored
         if damaged:
             raise ValueError(
                 f"{self._directory} must hold a checkpoint that can be read, got {len(damaged)} that are damaged, the "
@@ -209,13 +209,13 @@ class Checkpoints:
         arguments = alone(orbax.checkpoint_utils.construct_restore_args(wanted), orbax.RestoreArgs())
         with orbax.Checkpointer(orbax.PyTreeCheckpointHandler()) as reader:
             try:
-                found = reader.restore(
+                restored = reader.restore(
                     (path / "state").resolve(),
                     args=orbax.args.PyTreeRestore(alone(wanted, orbax.PLACEHOLDER), restore_args=arguments),
                 )
             except Exception as error:
                 raise DamagedCheckpoint(f"{path} cannot be read: {reason_of(error)}") from error
-        leaves = jax.tree.leaves(found, is_leaf=lambda leaf: leaf is orbax.PLACEHOLDER)
+        leaves = jax.tree.leaves(restored, is_leaf=lambda leaf: leaf is orbax.PLACEHOLDER)
         return [leaves[place] for place in places]
 
     def wait(self) -> None:

@@ -24,7 +24,7 @@ class _Chunk(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What a loss is told beside its arrays."""
+    """The settings of a loss beside its arrays."""
 
     vocab_size: int
     smoothing: float

@@ -32,7 +32,7 @@ class Classifier:
     """Labels texts with one model, or with the mean of several seeds of it.
 
     Args:
-        params: as `nnx.to_pure_dict` returns them; every array has a leading axis S of seeds.
+        params: as `nnx.to_pure_dict` returns them; every array has a leading axis E of seeds.
         tokenizer: of the texts; it must pad as the model does.
         labels: what the outputs mean.
         max_length: most tokens of a row, with special ones; longer texts are truncated, and `cut` counts them.
@@ -152,7 +152,7 @@ class Classifier:
 
     def logits(
         self, encoded: EncodedExamples, *, progress: Callable[[int], None] = lambda done: None
-    ) -> Float[np.ndarray, "S rows C"]:
+    ) -> Float[np.ndarray, "E rows C"]:
         """Returns the raw outputs of each row, for a loss with the targets and weights of `encoded`.
 
         A text that is longer than a row has several rows; `outputs` has one for each text.
@@ -161,8 +161,8 @@ class Classifier:
 
     def outputs(
         self, encoded: EncodedExamples, *, progress: Callable[[int], None] = lambda done: None
-    ) -> Float[np.ndarray, "S texts *C"]:
-        """Returns what each seed says of each text: probabilities of classes, or real numbers [S, texts].
+    ) -> Float[np.ndarray, "E texts *C"]:
+        """Returns what each seed says of each text: probabilities of classes, or real numbers [E, texts].
 
         Args:
             progress: called with the number of texts done so far.

@@ -171,9 +171,9 @@ def translate(options: Translate) -> None:
     with Written(options.output, input=options.input) as out, shown_share("translating", options.input) as show:
         lines = read_lines(options.input or "-", position=show.position)
         for block in in_blocks(lines, waits=comes_slowly(options.input or "-")):
-            found = translator.translate(block, progress=show.within(len(block)))
-            scores = [f"{translation.score:.4f}\t" if options.with_scores else "" for translation in found]
-            out.write([score + one.text for score, one in zip(scores, found, strict=True)])
+            translations = translator.translate(block, progress=show.within(len(block)))
+            scores = [f"{translation.score:.4f}\t" if options.with_scores else "" for translation in translations]
+            out.write([score + one.text for score, one in zip(scores, translations, strict=True)])
             number += len(block)
             empty += sum(not line.strip() for line in block)
     notes = f", {empty:,} empty" if empty else ""
@@ -206,8 +206,8 @@ def classify(options: Classify) -> None:
     with Written(options.output, input=options.input) as out, shown_share("classifying", options.input) as show:
         texts = iterate_texts(options, position=show.position)
         for block in in_blocks(texts, waits=comes_slowly(options.input or "-")):
-            found = classifier.classify(block, progress=show.within(len(block)))
-            outputs = np.array([prediction.outputs for prediction in found])
+            predictions = classifier.classify(block, progress=show.within(len(block)))
+            outputs = np.array([prediction.outputs for prediction in predictions])
             lines = prediction_lines(outputs[:, 0] if kind == "regression" else outputs, kind=kind, names=names)[1:]
             # A line is index, label and, but for regression, probability.
             lines = ["\t".join(line.split("\t")[1 : 3 if options.with_probabilities else 2]) for line in lines]
@@ -242,11 +242,14 @@ def classify_images(options: Classify) -> None:
     saved = read_config(options.run, family="vision", purpose="classifies images")["config"].get("reading") or {}
     reading = read_fields(ImageReading, saved, path=options.run / "config.json", field="reading")
     images = reading.read(str(options.input), split="test", labelled=False)
-    found = classifier.classify(images)
-    sure = [f"\t{each.probability:.6f}" if options.with_probabilities else "" for each in found]
+    predictions = classifier.classify(images)
+    sure = [f"\t{each.probability:.6f}" if options.with_probabilities else "" for each in predictions]
     with Written(options.output, input=None) as out:
         out.write(
-            [f"{written_label(str(one.label), kind='single')}{more}" for one, more in zip(found, sure, strict=True)]
+            [
+                f"{written_label(str(one.label), kind='single')}{more}"
+                for one, more in zip(predictions, sure, strict=True)
+            ]
         )
     print(f"{len(images):,} images", file=sys.stderr)
 
@@ -296,8 +299,8 @@ def score(options: Score) -> None:
     settings = {"lowercase": options.lowercase, "tokenized": options.tokenized, "tokenize": options.tokenize}
     if not options.tokenized and (warning := warn_of_few_spaces(references, options.tokenize or DEFAULT)):
         print(f"warning: {warning}", file=sys.stderr)
-    for found in score_translations(hypotheses, references, **settings):
-        print(found)
+    for each in score_translations(hypotheses, references, **settings):
+        print(each)
     if options.baseline is not None:
         baseline = list(read_lines(options.baseline))
         for comparison in compare_translations(baseline, hypotheses, references, **settings):
@@ -329,10 +332,10 @@ def average(options: Average) -> None:
             )
             if None not in (mine, its) and mine != its:
                 fields = differences(its, mine) if isinstance(its, dict) else []
-                found = ", ".join(f"{field}={one!r} and {other!r}" for field, one, other in fields)
+                details = ", ".join(f"{field}={one!r} and {other!r}" for field, one, other in fields)
                 raise ValueError(
                     f"runs must be of one model to be averaged, got another {name} in {path} than in {paths[0]}"
-                    f"{found and ': '}{found}."
+                    f"{details and ': '}{details}."
                 )
     files = [path / "model.safetensors" if path.is_dir() else path for path in options.inputs]
     average_files(files, options.output)

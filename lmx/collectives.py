@@ -77,7 +77,7 @@ def _sent(kind: str, size: int, devices: int) -> float:
 def read_collectives(text: str, mesh: Mapping[str, int]) -> list[Collective]:
     """Returns the collectives of a partitioned program, each with how often a step runs it.
 
-    Scalars of a few bytes are in it too. Of a conditional every branch counts.
+    Scalars of a few bytes are in it too. Every branch of a conditional counts.
 
     Args:
         text: XLA's text form of the module.

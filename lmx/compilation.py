@@ -1,8 +1,8 @@
-"""Where compiled programs are kept, so that the next run does not compile what this one has compiled.
+"""Keeps compiled programs, so that the next run need not compile what this one has compiled.
 
-jax keeps them in a folder, each under a key of the program, its flags, its devices and jax's version. Here the folder
-is chosen, one for all runs of a user, and kept tidy: what a killed process left half written is removed, and what has
-not been used for longest, once they are too many. Several processes may share it at the same time.
+jax keeps them in a folder, each under a key of the program, its flags, its devices and jax's version. This module
+chooses the folder, one for all runs of a user, and tidies it: it removes what a killed process left half written, and,
+beyond a limit, the programs unused for longest. Several processes may share the folder at the same time.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ _CHECKED = ".checked"  # what is older than this file has been looked at
 def keep_programs(where: CompileCache, *, directory: Path, writes: bool, report: Callable[[str], object]) -> str:
     """Tells jax where to keep compiled programs; returns where that is, in words. Call it before compiling.
 
-    "user" is a folder that all runs of a user share. Who has set JAX_COMPILATION_CACHE_DIR has chosen another. Several
+    "user" is a folder that all runs of a user share. JAX_COMPILATION_CACHE_DIR names another. Several
     processes that train together need a folder that all of them see, or one would load what the others compile: they
     take the run's. Programs that half a second compiles are not kept, unless
     JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS says otherwise.
@@ -61,7 +61,7 @@ def keep_programs(where: CompileCache, *, directory: Path, writes: bool, report:
 
 
 def user_folder() -> Path:
-    """Returns the folder for what lmx may lose and make again, by the habits of the platform.
+    """Returns the folder for files that lmx can make again, by the conventions of the platform.
 
     Raises:
         RuntimeError: no home is known.
@@ -76,7 +76,7 @@ def user_folder() -> Path:
 
 
 def machine_name() -> str:
-    """Returns a name for machines whose processors can do the same.
+    """Returns a name for machines whose processors have the same instructions.
 
     XLA compiles for the instructions of this processor, and jax's key does not name it: in a home that several kinds of
     machines share, one would load what it cannot execute.
@@ -90,20 +90,20 @@ def machine_name() -> str:
 
 
 def tidy(folder: Path, *, limit: int = LIMIT) -> None:
-    """Removes programs that were not written to the end, and beyond the limit those unused for longest.
+    """Removes programs that were not written to the end, and, beyond the limit, those unused for longest.
 
-    jax writes a program into its place, not beside it: of one that changed a moment ago nobody can say whether it is
-    torn or being written, and it stays. Each is read once; what was found whole is not read again.
+    jax writes a program in place. If a program changed a moment ago, nobody can tell whether it is torn or still being
+    written, so it stays. Each is read once; one that was found intact is not read again.
 
     Args:
-        limit: bytes that may stay.
+        limit: most bytes that may stay.
     """
     folder.mkdir(parents=True, exist_ok=True)
     stamp = folder / _CHECKED
     checked = stamp.stat().st_mtime if stamp.exists() else 0.0
     stamp.touch()
     now = stamp.stat().st_mtime  # of the disk's clock, which may be another machine's
-    found = []
+    programs = []
     for path in folder.glob("*-cache"):
         with contextlib.suppress(FileNotFoundError):  # removed by another process
             facts = path.stat()
@@ -111,9 +111,9 @@ def tidy(folder: Path, *, limit: int = LIMIT) -> None:
             if settled and facts.st_mtime > checked - WRITING and _is_torn(path):
                 path.unlink()
             else:
-                found.append((max(facts.st_atime, facts.st_mtime), facts.st_size, path))
-    total = sum(size for _, size, _ in found)
-    for _, size, path in sorted(found):
+                programs.append((max(facts.st_atime, facts.st_mtime), facts.st_size, path))
+    total = sum(size for _, size, _ in programs)
+    for _, size, path in sorted(programs):
         if total <= limit:
             break
         path.unlink(missing_ok=True)
@@ -151,6 +151,6 @@ def _private(folder: Path) -> Path:
 
 
 def _use(folder: str | None) -> None:
-    """Sets jax's folder; jax opens the first it is told in a process and stays with it unless reset."""
+    """Sets jax's folder; jax opens the first folder of a process and stays with it unless reset."""
     compilation_cache.reset_cache()
     jax.config.update("jax_compilation_cache_dir", folder)

@@ -229,11 +229,11 @@ class BatchConfig(TokensConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class RowsConfig(TokensConfig):
-    """Rows of one length out of a stream of text.
+    """Rows of one length from a stream of text.
 
     Attributes:
-        context: tokens of a row, which the mesh's sequence must divide.
-        packing: "stream" cuts rows out of all text, one document behind another; "documents" packs whole documents into
+        context: tokens of a row; the mesh's sequence must divide it.
+        packing: "stream" cuts rows out of all text, one document after another; "documents" packs whole documents into
             rows, and none sees another.
     """
 

@@ -35,7 +35,7 @@ class Continuation:
         """Returns after how many ids a stop string is whole, or None where there is none.
 
         Args:
-            known: after so many there was none.
+            known: number of ids after which there was none.
         """
         if not self._stop or not self._holds_stop(self._whole(ids)):
             return None

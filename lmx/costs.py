@@ -107,7 +107,7 @@ class Residual:
 
 
 def saved_residuals(function: Callable, params: Any) -> tuple[Callable, list[Residual]]:
-    """Finds what `jax.vjp(function, params)` saves, but for parameters, constants and what the function closes over.
+    """Finds what `jax.vjp(function, params)` saves, except parameters, constants and closed-over values.
 
     A scalar spread over a shape is a constant too: XLA makes it anew where it is used. So it does with another shape or
     order of an array that is there already, and with the broadcast of a smaller array, which counts as the smaller.

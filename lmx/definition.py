@@ -12,15 +12,15 @@ Params = Any  # nested dicts of arrays, as `nnx.to_pure_dict` gives them
 
 
 class Definition(NamedTuple):
-    """A model that holds no array; made by `define`.
+    """A model without arrays; made by `define`.
 
     Attributes:
         build: makes the model with initial values.
-        network: the model of shapes.
-        graph: its structure, as Flax NNX has it.
-        shapes: of its parameters.
-        axes: the names of their axes, a tuple for each array.
-        adapt: makes the parameters of the network of those that are trained, where they are others (`lmx.lora`).
+        network: the model with shapes in place of arrays.
+        graph: its structure, in Flax NNX's form.
+        shapes: shapes of its parameters.
+        axes: names of their axes, a tuple for each array.
+        adapt: makes the network's parameters from the trained ones, where they differ (`lmx.lora`).
         frozen: names of parameters, or of parts, that no optimizer changes.
     """
 

@@ -1,7 +1,7 @@
-"""What every experiment begins and ends with: its command line, its run, the facts of its start, its plan.
+"""The beginning and the end of every experiment: its command line, its run, the facts of its start, its plan.
 
-What is trained, and on what, is the script's, and so is the loop. Here is what a reader of the second script need not
-read again.
+The script decides what is trained on what, and has the loop. This module holds what a reader of a second script need
+not read again.
 """
 
 import contextlib
@@ -65,10 +65,10 @@ class PlanOf(Protocol):
 def run_script(
     read: Callable[[list[str]], tuple[str, Config]], main: Callable[[str, Config], None], plan: PlanOf
 ) -> None:
-    """Runs an experiment as a command: trains, or with `--plan DEVICE` says what training will need.
+    """Runs an experiment as a command: trains, or with `--plan DEVICE` prints what training will need.
 
     Args:
-        read: the preset and its config from the arguments, see `read_command_line`.
+        read: returns the preset and its config from the arguments, see `read_command_line`.
     """
     keep_freed_memory()
     with one_line_errors(), stop_on_signals():
@@ -92,7 +92,7 @@ def run_script(
 def settle(config: Config) -> Config:
     """Returns an experiment's config with the sizes it begins with and the tokens_per_batch it means on its devices.
 
-    These are those of the mesh, or those that there are, where the mesh leaves a size open.
+    The number of devices is that of the mesh, or, where the mesh leaves a size open, that of the machine.
 
     Raises:
         FileNotFoundError: the run to begin with is not there.
@@ -123,11 +123,11 @@ def read_command_line(
     Args:
         presets: a line about each, and its config.
         script: the file's name.
-        about: printed before the list of presets.
+        about: text to print before the list of presets.
 
     Raises:
         ValueError: there is no such preset; the message names the nearest.
-        SystemExit: help was asked for and is printed.
+        SystemExit: the user asked for help, which is printed.
     """
     if not arguments or arguments[0] in ("-h", "--help"):
         print((about or "").strip())
@@ -154,15 +154,15 @@ def read_command_line(
 def begin(
     experiment: str, preset: str, config: Any, *, family: str, ends_with: str | None = None, **facts: Any
 ) -> Iterator[Run]:
-    """Opens the part of an experiment in which all that can be wrong is found, before anything is written.
+    """Opens the part of an experiment that checks everything, before anything is written.
 
-    What is wrong on one host stops all, before hosts that do not agree wait for each other.
+    An error on one host stops all hosts, before hosts that disagree wait for each other.
 
     Args:
-        config: of the experiment, with the records of `lmx.config`.
-        family: of the model; says who loads it, see `lmx.saved.read_config`.
-        ends_with: the field that says how long the training is; None where there is none.
-        facts: also told in config.json.
+        config: config of the experiment, with the records of `lmx.config`.
+        family: family of the model, which decides who can load it, see `lmx.saved.read_config`.
+        ends_with: the field for the length of the training; None if there is none.
+        facts: more facts for config.json.
 
     Raises:
         ValueError: something does not fit, or the directory is a run of something else.
@@ -198,10 +198,10 @@ def begin(
 
 
 def done_before(saved: Mapping[str, Any], *, own: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what fields mean that a run's config, of an earlier version, lacks: what was done then.
+    """Returns the fields that the config of a run of an earlier version lacks, with the values that keep its behaviour.
 
     Args:
-        own: of one experiment's fields.
+        own: those of the experiment's own fields.
     """
     return {
         "max_texts": 2_000_000,  # the vocabulary is there: these two have no part any more
@@ -241,7 +241,7 @@ def finish(run: Run) -> None:
 
 
 def text_cache(where: str) -> Cache:
-    """Returns where a script keeps encoded text, by the name in its config; only host 0 says what becomes of it."""
+    """Returns the cache for encoded text that a config names; only host 0 reports on it."""
     shown = console if is_writer() else Console(quiet=True)
     return open_cache(where, report=shown.print, progress=functools.partial(progress_bar, console=shown))
 
@@ -256,15 +256,15 @@ def learn_tokenizer(
     about: str,
     **options: Any,
 ) -> Tokenizer:
-    """Returns the tokenizer that a config names, or one that is learned, once, by one of the processes that ask.
+    """Returns the tokenizer that a config names, or learns one, once, in one of the processes that ask.
 
-    A vocabulary has as many pieces as were asked for, or as the texts fill.
+    The vocabulary has the requested number of pieces, or as many as the texts can fill.
 
     Args:
-        texts: gives what is learned from, once more if need be.
-        facts: what tells these texts from others.
-        about: where they are from.
-        options: of `train` of SentencePiece or of `from_texts` for words and symbols.
+        texts: returns the texts to learn from, and may be called again.
+        facts: identify these texts.
+        about: where the texts come from.
+        options: for `train` of SentencePiece or `from_texts` for words and symbols.
     """
     if config.vocabulary is not None:
         return load_tokenizer(config.vocabulary)
@@ -319,11 +319,11 @@ def say_fewer_pieces(run: Run, config: Any, *tokenizers: Tokenizer) -> None:
 
 
 def start_facts(model: TransformerConfig, placed: Placed, batches: Any, *, reason: str | None = None) -> dict[str, Any]:
-    """Returns what a run says of itself at its start: devices, mesh, precision, kernels, parameters, batches.
+    """Returns the facts that a run prints at its start: devices, mesh, precision, kernels, parameters, batches.
 
     Args:
         batches: see `lmx.data.batches.TokenBatches`.
-        reason: why the attention kernel is not what was asked for, see `training_kernel`.
+        reason: why the attention kernel is not the requested one, see `training_kernel`.
 
     Raises:
         ValueError: the config asks for an attention kernel that cannot do what the model needs.
@@ -377,7 +377,7 @@ def attention_facts(
         }
 
     def told(field: int) -> str:
-        """Says what is so for all once, else what is so for each."""
+        """Returns a value that all share once, else the value of each."""
         values = {name: choice[field] for name, choice in choices.items()}
         if len(set(values.values())) == 1:
             return next(iter(values.values()))

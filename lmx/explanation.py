@@ -1,6 +1,6 @@
-"""Why a text got its label: integrated gradients of the model, and what becomes of it when words are deleted.
+"""Explains why a text got its label: by integrated gradients, and by what happens when words are deleted.
 
-A classifier hands over what reads texts; which model that is, is not known here.
+The classifier provides the functions that read texts; this module knows no model class.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ DRAWS = 10  # orders of random words that it compares with
 
 @runtime_checkable
 class Reads(Protocol):
-    """What is explained: `lmx.classifier.Classifier`.
+    """The model to explain: `lmx.classifier.Classifier`.
 
     Attributes:
         integrate: `make_integrate`, compiled.
@@ -45,11 +45,11 @@ class Reads(Protocol):
         ...
 
     def outputs(self, encoded: EncodedExamples) -> np.ndarray:
-        """Returns what the model says of each text."""
+        """Returns the output of the model for each text."""
         ...
 
     def predictions(self, outputs: Any) -> list[Any]:
-        """Returns the labels that outputs stand for."""
+        """Returns the labels that outputs mean."""
         ...
 
     def padded(self, length: int) -> int:
@@ -57,28 +57,28 @@ class Reads(Protocol):
         ...
 
     def inputs(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Returns what the model reads of a batch."""
+        """Returns the arrays of a batch that the model reads."""
         ...
 
 
 def explain(classifier: Reads, text: Text, *, steps: int = 64) -> dict[str, Any]:
     """Returns how much each piece and each word of a text moved the probability of its label.
 
-    Integrated gradients (Sundararajan et al. 2017, equation 1) of the mean probability over seeds and windows: of
-    the predicted class, of the most probable label where there may be several, of the number itself for regression.
-    The way begins at the same row with the embedding of padding in the place of every word, special tokens kept, as
-    in Captum's examples (Kokhlikyan et al. 2020): no gradient ever reaches that vector, so it says nothing. Zero,
-    the paper's own choice for text, does not serve here: where nothing is added to embeddings before a norm, all of
-    the change would lie in the first step away from it. The integral is Gauss and Legendre's, with `steps` nodes.
+    The method is integrated gradients (Sundararajan et al. 2017, equation 1) of the mean probability over seeds and
+    windows. It takes the probability of the predicted class, of the most probable label where there may be several, or
+    the number itself for regression. The path begins at the same row with the embedding of padding in place of every
+    word and with its special tokens, as in Captum's examples (Kokhlikyan et al. 2020). No gradient ever reaches that
+    vector, so it means nothing. Zero, the paper's own choice for text, does not work here: where nothing is added to
+    embeddings before a norm, all of the change would lie in the first step away from it. The integral is Gauss and
+    Legendre's, with `steps` nodes.
 
-    Attributions add up to the change from the empty row to the text, but for `gap`, the error of the integral. What
-    they are worth `deletion` says: what becomes of the probability when the 0, 1, 2, ... words with the highest
-    attribution are deleted from the text and the model reads what remains, beside the mean over draws of random
-    words.
+    Attributions add up to the change from the empty row to the text, except for `gap`, the error of the integral.
+    `deletion` tells what they are worth: the probability after the 0, 1, 2, ... words with the highest attribution are
+    deleted from the text, beside the mean over draws of random words.
 
     Returns:
         A record of explanations.json (text, label: None, prediction, probability, pieces, attributions, words,
-        gap, deletion). Of a text that is cut, the pieces that the model read.
+        gap, deletion). For a truncated text, the pieces that the model read.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got steps={steps}.")
@@ -93,7 +93,7 @@ def explain(classifier: Reads, text: Text, *, steps: int = 64) -> dict[str, Any]
         for piece in classifier.tokenizer.pieces(classifier.tokenizer.encode(side)[: len(values)])
     ]
     words = [split_words(side, classifier.tokenizer) for side in sides]
-    values = [_of_words(found, total) for found, total in zip(words, totals, strict=True)]
+    values = [_of_words(side, total) for side, total in zip(words, totals, strict=True)]
     (prediction,) = classifier.predictions(outputs)
     return {
         "text": text if isinstance(text, str) else list(text),
@@ -104,8 +104,8 @@ def explain(classifier: Reads, text: Text, *, steps: int = 64) -> dict[str, Any]
         "attributions": np.concatenate(totals).tolist(),
         "words": [
             [word.text, value]
-            for side, found in zip(words, values, strict=True)
-            for word, value in zip(side, found, strict=False)
+            for side, moved in zip(words, values, strict=True)
+            for word, value in zip(side, moved, strict=False)
         ],
         "gap": gap,
         "deletion": _deletion(classifier, text, words, values, chosen=chosen),
@@ -115,7 +115,7 @@ def explain(classifier: Reads, text: Text, *, steps: int = 64) -> dict[str, Any]
 def make_integrate(
     definition: Definition, *, kind: Kind, pad_id: int, layout: Layout
 ) -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """Returns what `explain` runs: outputs on the way from an empty row to a text, and the slopes there.
+    """Returns the function that `explain` runs: outputs on the path from an empty row to a text, and the slopes there.
 
     Args:
         layout: where the parameters live.
@@ -181,8 +181,8 @@ def _attributions(
         # As many rows at once as the memory is meant for; what fills the last ones up is not looked at.
         rows = max(1, min(len(nodes), 16, classifier.batch_tokens // replaced.shape[1]))
         chunks = np.resize(nodes.astype(np.float32), (-(-len(nodes) // rows), rows))
-        found = classifier.integrate(classifier.params, classifier.inputs(batch), replaced, np.int32(chosen), chunks)
-        outputs, slopes = jax.device_get(found)
+        results = classifier.integrate(classifier.params, classifier.inputs(batch), replaced, np.int32(chosen), chunks)
+        outputs, slopes = jax.device_get(results)
         attributions = weights @ slopes[: len(nodes)].astype(np.float64)
         change += float(outputs[1] - outputs[0]) / len(encoded)
         for side, place in enumerate(places):
@@ -198,7 +198,7 @@ def _deletion(
     classifier: Reads, text: Text, words: list[list[Word]], values: list[list[float]], *, chosen: int
 ) -> dict[str, list[float]]:
     """Returns the output after deleting 0, 1, 2, ... words: those with the highest attribution, and random ones."""
-    places = [(side, number) for side, found in enumerate(values) for number in range(len(found))]
+    places = [(side, number) for side, moved in enumerate(values) for number in range(len(moved))]
     most = min(MOST_DELETED, len(places))
     ranked = sorted(places, key=lambda place: -values[place[0]][place[1]])
     orders = [ranked]
@@ -227,7 +227,7 @@ def _of_words(words: list[Word], attributions: Float[np.ndarray, " pieces"]) -> 
 def _without(words: list[list[Word]], deleted: set[tuple[int, int]]) -> Text:
     """Returns a text, or a pair, without some of its words, each given by its side and its number."""
     sides = tuple(
-        "".join(word.span for number, word in enumerate(found) if (side, number) not in deleted).strip()
-        for side, found in enumerate(words)
+        "".join(word.span for number, word in enumerate(each) if (side, number) not in deleted).strip()
+        for side, each in enumerate(words)
     )
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])

@@ -1,4 +1,4 @@
-"""What the data and the devices have a say in: sizes of a model and of batches, the warm-up, the attention kernel."""
+"""Choices that depend on data and devices: sizes of a model and of batches, the warm-up, the attention kernel."""
 
 import dataclasses
 from typing import Any, TypeVar
@@ -21,10 +21,10 @@ Model = TypeVar("Model", bound=TransformerConfig)
 
 
 def fit_sizes(model: Model, **sizes: int) -> Model:
-    """Returns the model config with the sizes that the data has.
+    """Returns the model config with the sizes of the data.
 
     Raises:
-        InputError: the config asks for others.
+        InputError: the config asks for other sizes.
     """
     for name, size in sizes.items():
         if (asked := getattr(model, name)) not in (0, size):
@@ -34,11 +34,11 @@ def fit_sizes(model: Model, **sizes: int) -> Model:
 
 
 def fit_warmup(run: Run, config: Config, preset: Any, *, updates: int) -> Config:
-    """Returns a config with a warm-up that leaves room for what follows; one that was asked for stays.
+    """Returns a config with a warm-up that leaves room for the rest of training; a warm-up that the user set stays.
 
     Args:
-        preset: the config whose warm-up nobody has asked for.
-        updates: of the whole training.
+        preset: the config of the preset, with the default warm-up.
+        updates: number of updates of the whole training.
     """
     given: Any = config
     options: OptimizerConfig = given.optimization
@@ -63,14 +63,14 @@ def fit_warmup(run: Run, config: Config, preset: Any, *, updates: int) -> Config
 
 
 def fit_batches(run: Run, batch: BatchConfig, *, usual: BatchConfig, lengths: Int[np.ndarray, " rows"]) -> BatchConfig:
-    """Returns sizes of batches that the training rows fill, and says what is less than the config says.
+    """Returns sizes of batches that the training rows can fill, and reports those below the config's.
 
-    A run that was begun keeps the sizes that it began with, under "sizes" in its config.json.
+    A run that has begun keeps the sizes that it began with, under "sizes" in its config.json.
 
     Args:
-        usual: the preset's, whose sizes nobody has asked for: of them, a pass is to have some updates. Of sizes that
-            were asked for, one pass is to fill one update.
-        lengths: tokens of each row's longest side.
+        usual: the sizes of the preset. With them, a pass must have several updates; with sizes that the user set, a
+            pass must fill one update.
+        lengths: number of tokens of each row's longest side.
     """
     asked, preset = batch.sizes, usual.sizes
     sizes = asked
@@ -102,14 +102,14 @@ def fit_batches(run: Run, batch: BatchConfig, *, usual: BatchConfig, lengths: In
 
 
 def training_kernel(model: Model, mesh: Mesh, *, stacked: bool, holes: str | None = None) -> tuple[Model, str | None]:
-    """Returns a model config with the attention kernel to train with, and why it is not what the config says.
+    """Returns a model config with the attention kernel to train with, and why it differs from the config's.
 
     Args:
-        stacked: seeds train together.
-        holes: why there is padding between the tokens of a row, if there is.
+        stacked: whether several seeds train together.
+        holes: the reason for padding between the tokens of a row, if there is any.
 
     Raises:
-        InputError: the config asks for cuDNN's, which cannot be.
+        InputError: the config asks for cuDNN's kernel, which cannot be used.
     """
     reason = holes
     if stacked and mesh.size > 1:

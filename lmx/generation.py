@@ -126,7 +126,7 @@ def advance(
     numbers: Numbers,
     ids: Ids,
 ) -> Writing:
-    """Goes on until there are so many tokens, or all texts have ended.
+    """Goes on until there are enough tokens, or all texts have ended.
 
     Args:
         step: of the decoder that made the cache.

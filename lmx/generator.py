@@ -72,7 +72,7 @@ class Generator:
         rows: of each batch, filled up with empty ones. Compilers sum in another order for another number of rows, and
             what is drawn between two words that are equally likely depends on the last bit: with a fixed number, a
             prompt gets the same text alone and among others. None takes as many as there are prompts: the fastest, and
-            the same but for such roundings.
+            the same except for such rounding.
         first_id: stands before each prompt, where the model was trained so. Without it an empty prompt begins behind
             the end of another text.
         separator_id: stands behind each prompt, where the model was trained on pairs: what it writes is a text of its

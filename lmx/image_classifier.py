@@ -29,7 +29,7 @@ class ImageClassifier:
     """Labels images with one model, or with the mean of several seeds of it.
 
     Args:
-        params: as `nnx.to_pure_dict` returns them; every array has a leading axis S of seeds.
+        params: as `nnx.to_pure_dict` returns them; every array has a leading axis E of seeds.
         labels: what the outputs mean.
         batch: most tokens of a batch, which bounds the memory, and the multiple of its rows.
         layout: where the parameters live, if on several devices.
@@ -109,8 +109,8 @@ class ImageClassifier:
 
     def outputs(
         self, encoded: EncodedImages, *, progress: Callable[[int], None] = lambda done: None
-    ) -> Float[np.ndarray, "S images C"]:
-        """Returns the probabilities of the classes [S, images, C] by each seed."""
+    ) -> Float[np.ndarray, "E images C"]:
+        """Returns the probabilities of the classes [E, images, C] by each seed."""
         return self._predictor.outputs(encoded, progress=progress)
 
     def classify(self, images: Images) -> list[Prediction]:
@@ -122,8 +122,8 @@ class ImageClassifier:
 
         Attention rollout (Abnar and Zuidema 2020): in each layer half of a state is what it was and half is what
         attention brings, by the mean over heads; the product over layers says how much of each patch has come into the
-        pooled vector. It says where information could come from, not what the decision would be without it. Of several
-        seeds, the first one's.
+        pooled vector. It says where information could come from, not what the decision would be without it. With
+        several seeds, it is that of the first.
 
         Returns:
             A record of explanations.json: text (where the image is from), image, prediction, probability, and `looked`

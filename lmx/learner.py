@@ -76,7 +76,7 @@ class Placed(NamedTuple):
         shardings: where each array of the state lives.
         like: the state as shapes with their shardings.
         step: `(state, batch) -> (state, metrics)`; donates the state.
-        evaluate: `(params, batch) -> sums` of the loss; arrays [S] with several seeds.
+        evaluate: `(params, batch) -> sums` of the loss; arrays [E] with several seeds.
         keep_best: `(state, which seeds are better) -> state`.
         whole: `trained parameters -> parameters of the network`, which differ with adapters (`lmx.lora`).
         born: makes the state before the first update from the seeds.
@@ -193,7 +193,7 @@ def check_shapes(shapes: Sequence[Shape], mesh: Mesh, *, rules: Rules = DEFAULT_
 
 
 def mean_loss(placed: Placed, params: Params, batches: Iterable[Mapping[str, np.ndarray]]) -> dict[str, Any]:
-    """Returns the means over all batches: the sums of the loss, divided by the weight. With several seeds, arrays [S].
+    """Returns the means over all batches: the sums of the loss, divided by the weight. With several seeds, arrays [E].
 
     Args:
         batches: arrays [B, ...] with the rows of this host.

@@ -42,16 +42,17 @@ def take_lock(directory: Path, *, report: Callable[[str], None] = print) -> None
         try:
             number = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         except FileExistsError:
-            found = _read(path)
-            if found is not None and _is_me(found):
-                _hold(path, found)
+            holder = _read(path)
+            if holder is not None and _is_me(holder):
+                _hold(path, holder)
                 return
-            if found is not None and _lives(path, found, report=report):
+            if holder is not None and _lives(path, holder, report=report):
                 raise ValueError(
-                    f"another process trains this run (host {found.get('host', 'unknown')}, process "
-                    f"{found.get('process', 'unknown')}), got {directory}. Wait until it ends, or choose another --run."
+                    f"another process trains this run (host {holder.get('host', 'unknown')}, "
+                    f"process {holder.get('process', 'unknown')}), got {directory}. Wait until it ends, or choose "
+                    "another --run."
                 ) from None
-            _remove(path, found)
+            _remove(path, holder)
             continue
         with os.fdopen(number, "w", encoding="utf-8") as file:
             json.dump(mine, file)
@@ -98,9 +99,9 @@ def _myself() -> dict[str, Any]:
     }
 
 
-def _is_me(found: Mapping[str, Any]) -> bool:
+def _is_me(holder: Mapping[str, Any]) -> bool:
     mine = _myself()
-    return all(found.get(name) == mine[name] for name in ("host", "process", "machine", "began"))
+    return all(holder.get(name) == mine[name] for name in ("host", "process", "machine", "began"))
 
 
 def _machine() -> str:
@@ -123,26 +124,26 @@ def _began(process: int) -> str | None:
 def _read(path: Path) -> dict[str, Any] | None:
     """Returns the content of a lock: empty while it is being written, and None if there is no lock."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+        holder = json.loads(path.read_text(encoding="utf-8", errors="replace"))
     except FileNotFoundError:
         return None
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return holder if isinstance(holder, dict) else {}
 
 
-def _lives(path: Path, found: Mapping[str, Any], *, report: Callable[[str], None]) -> bool:
-    process = found.get("process")
-    if found.get("machine") == _machine() and isinstance(process, int):
+def _lives(path: Path, holder: Mapping[str, Any], *, report: Callable[[str], None]) -> bool:
+    process = holder.get("process")
+    if holder.get("machine") == _machine() and isinstance(process, int):
         try:
             os.kill(process, 0)
         except ProcessLookupError:
             return False
         except PermissionError:
             pass  # another user's, and alive
-        return found.get("began") in (None, _began(process)) and not _is_zombie(process)
+        return holder.get("began") in (None, _began(process)) and not _is_zombie(process)
     report(
-        f"{path} is of host {found.get('host', 'unknown')}, process {found.get('process', 'unknown')}: watching for "
+        f"{path} is of host {holder.get('host', 'unknown')}, process {holder.get('process', 'unknown')}: watching for "
         f"{WATCH_SECONDS:.0f} s whether it still trains"
     )
     first, ends = _date(path), time.monotonic() + WATCH_SECONDS
@@ -168,12 +169,12 @@ def _date(path: Path) -> int | None:
         return None
 
 
-def _remove(path: Path, found: Mapping[str, Any] | None) -> None:
+def _remove(path: Path, holder: Mapping[str, Any] | None) -> None:
     """Removes a lock whose holder is gone, unless another process has taken its place meanwhile."""
     aside = path.with_name(f"{path.name}.{os.getpid()}.partial")
     with contextlib.suppress(FileNotFoundError):
         os.rename(path, aside)
-        if _read(aside) != found:
+        if _read(aside) != holder:
             with contextlib.suppress(OSError):
                 os.link(aside, path)
         aside.unlink()

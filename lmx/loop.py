@@ -34,7 +34,7 @@ from lmx.training import TrainState, newest_rate
 
 AGREE_EVERY = 8  # steps between two times when hosts ask each other whether one must stop: each time they wait
 
-# What a validation returns: the value to minimise, and the metrics to write and print. Numbers, or arrays [S] of seeds.
+# What a validation returns: the value to minimise, and the metrics to write and print. Numbers, or arrays [E] of seeds.
 Measured = tuple[float | np.ndarray, Mapping[str, float | np.ndarray]]
 
 
@@ -47,7 +47,7 @@ class Batches(Protocol):
     """Training data: batch k is a pure function of k."""
 
     def batch(self, k: int, rows: Rows | None = None) -> Mapping[str, np.ndarray]:
-        """Makes batch k: arrays [A, B, ...], for several seeds [S, A, B, ...], with the rows of this host alone."""
+        """Makes batch k: arrays [A, B, ...], for several seeds [E, A, B, ...], with the rows of this host alone."""
         ...
 
     def tokens(self, k: int) -> int:

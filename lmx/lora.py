@@ -24,14 +24,14 @@ LORA = "lora"  # the part of the parameters that holds the changes
 
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig:
-    """Which matrices learn a low-rank change; every other parameter keeps its value, but for `trained`.
+    """The matrices that learn a low-rank change; all other parameters stay fixed, except `trained`.
 
     Attributes:
         rank: rank of a change; 0 trains the model's own parameters instead.
         alpha: the change is alpha / rank times the product of its factors.
         targets: matrices of the layers that learn a change: names, names of parts, or patterns such as
             *.attention.query.weight.
-        trained: parameters that are trained as they are, such as a new classifier's output; names or patterns.
+        trained: parameters to train as they are, such as the output of a new classifier; names or patterns.
     """
 
     rank: int = 0
@@ -89,7 +89,7 @@ def with_lora(model: Definition, config: LoraConfig) -> Definition:
 
 
 def own_parameters(params: Params) -> Params:
-    """Returns a tree of parameters, or of what is said of them, without the changes."""
+    """Returns a tree of parameters, or of facts about them, without the changes."""
     return {name: part for name, part in params.items() if name != LORA}
 
 

@@ -19,7 +19,7 @@ class Memory:
             validations since then. Empty before the first validation.
         losses: the value of each validation by step, the mean over seeds.
         stopped_early: whether `waited` has reached the patience for all seeds.
-        sums: metrics since the last line, each times the weight of its step; arrays [S] for several seeds.
+        sums: metrics since the last line, each times the weight of its step; arrays [E] for several seeds.
         spent: tokens, seconds, seconds waited for data and FLOPs since the last line.
         metrics_bytes: length of metrics.jsonl; what follows is written again.
         unwritten: lines that a full disk has kept out of metrics.jsonl so far.
@@ -87,19 +87,19 @@ class Memory:
             raise ValueError(f"{path} must hold what a run remembers, got the unknown field {unknown[0]}. {way_out}")
         values = dict(saved)
         convert: dict[str, Callable[[Any], Any]] = {
-            "best": lambda found: [math.inf if value is None else float(value) for value in found],
-            "best_step": lambda found: [int(value) for value in found],
-            "waited": lambda found: [int(value) for value in found],
-            "losses": lambda found: {int(step): float(loss) for step, loss in found.items()},
-            "sums": lambda found: {name: np.asarray(value, np.float64) for name, value in found.items()},
-            "spent": lambda found: {name: float(value) for name, value in found.items()},
+            "best": lambda given: [math.inf if value is None else float(value) for value in given],
+            "best_step": lambda given: [int(value) for value in given],
+            "waited": lambda given: [int(value) for value in given],
+            "losses": lambda given: {int(step): float(loss) for step, loss in given.items()},
+            "sums": lambda given: {name: np.asarray(value, np.float64) for name, value in given.items()},
+            "spent": lambda given: {name: float(value) for name, value in given.items()},
             "metrics_bytes": int,
             "seconds": float,
             "skipped": int,
         }
         for name, value in saved.items():
             try:
-                values[name] = convert.get(name, lambda found: found)(value)
+                values[name] = convert.get(name, lambda given: given)(value)
             except (TypeError, ValueError, AttributeError) as error:
                 raise ValueError(
                     f"{path} must hold what a run remembers, got {name}={value!r:.60}. {way_out}"

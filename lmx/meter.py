@@ -133,7 +133,7 @@ class Meter:
 
 
 def mean_of_seeds(values: Mapping[str, float | np.ndarray], counted: Any = True) -> dict[str, Any]:
-    """Returns numbers as they are and arrays [S] as their mean; several seeds are also listed under "seeds".
+    """Returns numbers as they are and arrays [E] as their mean; several seeds are also listed under "seeds".
 
     Args:
         counted: which seeds have a value; the others are listed as None.

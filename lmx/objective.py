@@ -1,7 +1,7 @@
-"""What a language model learns, as a choice: the objective, its numbers, and the ids it adds to a vocabulary.
+"""The objective of a language model as a choice, with its numbers and the ids that it adds to a vocabulary.
 
-The functions that make rows are `lmx.data.objectives`'. A mask or a sentinel is a piece of the vocabulary where it has
-one, and else an id behind those of the tokenizer: the tokenizer stays what it was.
+`lmx.data.objectives` has the functions that make rows. A mask or a sentinel is a piece of the vocabulary if it has one.
+Otherwise it is an id after those of the tokenizer, which stays as it is.
 """
 
 import functools
@@ -51,18 +51,18 @@ class Objective(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """What is predicted.
+    """What the model predicts.
 
     Attributes:
-        objective: causal predicts each token from those before it; pairs does so behind the separator of each document
-            (the tokenizer's beginning of text), so that a decoder translates; masked predicts tokens that were taken
-            out, spans runs of them.
-        from_start: causal reads each document from the beginning of text on, so that its first token is predicted too.
-        mask_share: of the tokens that masked predicts.
+        objective: causal predicts each token from those before it. pairs does so after the separator of each document
+            (the tokenizer's beginning of text), so that a decoder translates. masked predicts tokens that were taken
+            out, and spans predicts runs of them.
+        from_start: causal reads each document from the beginning of text, so that its first token is predicted too.
+        mask_share: share of the tokens that masked predicts.
         whole_words: masked takes out whole words.
         noise_density: share of the tokens that spans takes out.
         mean_span: mean length of a span.
-        sentinels: ids that name spans: as many as a row can have.
+        sentinels: number of ids that name spans: the most spans of a row.
     """
 
     objective: ObjectiveName = "causal"

@@ -21,12 +21,12 @@ def differences_of_shapes(
     saved: Mapping[str, str], model: Mapping[str, str], where: str, *, than: str = "in the model"
 ) -> str:
     """Returns the first five names whose shapes differ, or that one side lacks; parameters come first."""
-    found = [
+    different = [
         f"{name}: {saved.get(name, 'absent')} {where}, {model.get(name, 'absent')} {than}"
         for name in sorted(saved.keys() | model.keys(), key=lambda name: (not name.startswith("params."), name))
         if saved.get(name) != model.get(name)
     ]
-    return "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
+    return "; ".join(different[:5]) + (f"; and {len(different) - 5} more" if len(different) > 5 else "")
 
 
 def save_params(path: Path, params: Params) -> None:
@@ -134,8 +134,8 @@ def average_files(paths: Sequence[Path], output: Path) -> None:
     if not paths:
         raise ValueError("at least one file must be given to average, got 0.")
     shapes = [_stored_shapes(path) for path in paths]
-    for path, found in zip(paths, shapes, strict=True):
-        here, first = ({name: str(shape) for name, shape in each.items()} for each in (found, shapes[0]))
+    for path, of_file in zip(paths, shapes, strict=True):
+        here, first = ({name: str(shape) for name, shape in each.items()} for each in (of_file, shapes[0]))
         if differences := differences_of_shapes(here, first, "in the file", than="in the first"):
             raise ValueError(f"{path} must hold the arrays of {paths[0]}, got {differences}.")
     _write_floats(output, shapes[0], (_mean_of(paths, name) for name in shapes[0]))

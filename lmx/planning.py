@@ -15,10 +15,10 @@ from lmx.text import ByteTokenizer, load_tokenizer
 
 
 def planned_sizes(config: Any, *fields: str) -> tuple[dict[str, int], str]:
-    """Returns the vocabulary's size as far as it is known without reading text, and where it is from, for plans.
+    """Returns the vocabulary's size as far as it is known without reading text, and its source, for plans.
 
     Args:
-        config: of the experiment.
+        config: config of the experiment.
         fields: of the model's config, one for each vocabulary it can have; where a run has fewer, they share the first.
     """
     given = [getattr(config.model, name) for name in fields]
@@ -28,9 +28,9 @@ def planned_sizes(config: Any, *fields: str) -> tuple[dict[str, int], str]:
             zip(fields, given, strict=True)
         ), f"{what} {' and '.join(f'{n:,}' for n in given)} as the config says"
     directory, pieces = config.run.run, config.pieces
-    found = list(find_tokenizers(directory).values()) if directory.is_dir() else []
-    if found:
-        sizes = [load_tokenizer(path).vocab_size for path in sorted(found)] * len(fields)
+    files = list(find_tokenizers(directory).values()) if directory.is_dir() else []
+    if files:
+        sizes = [load_tokenizer(path).vocab_size for path in sorted(files)] * len(fields)
         return dict(zip(fields, sizes, strict=False)), f"the vocabulary of {directory}, {sizes[0]:,}"
     size = pieces.vocab_size
     flags = [f"model.{name}".replace("_", "-") for name in fields]
@@ -53,7 +53,7 @@ def print_plan(
     config: Any,
     usual: int | None = None,
 ) -> None:
-    """Prints what a training will need, and where it does not fit, which change would make it fit.
+    """Prints what a training will need, and, if it does not fit, which change would make it fit.
 
     Args:
         learner_of: the learner of one seed, given changes of the model's config by name.

@@ -30,7 +30,7 @@ class Prediction:
 
     Attributes:
         label: a name, a tuple of names where there may be several, or a number as text for regression.
-        probability: of the label. Of several labels, that exactly these apply, as if labels were independent. None for
+        probability: of the label; of several, that exactly these apply, as if labels were independent. None for
             regression.
         outputs: the probabilities of all classes in the order of the labels, or the number.
     """
@@ -45,7 +45,7 @@ class Predictor:
 
     Args:
         definition: of a model that returns outputs first, and attention maps ("self") second.
-        params: as `nnx.to_pure_dict` returns them; every array has a leading axis S of seeds.
+        params: as `nnx.to_pure_dict` returns them; every array has a leading axis E of seeds.
         inputs: names of the arrays of a batch that the model reads; the first is its positional argument.
         buckets: lengths that rows are padded to.
         batch_tokens: most tokens of one batch, with padding; bounds the memory.
@@ -81,7 +81,7 @@ class Predictor:
 
     def logits_and_outputs(
         self, encoded: Any, *, progress: Callable[[int], None] = lambda done: None
-    ) -> tuple[Float[np.ndarray, "S rows C"], Float[np.ndarray, "S rows C"]]:
+    ) -> tuple[Float[np.ndarray, "E rows C"], Float[np.ndarray, "E rows C"]]:
         """Returns logits and outputs of all rows, in their order.
 
         Args:
@@ -101,8 +101,8 @@ class Predictor:
 
     def outputs(
         self, encoded: Any, *, progress: Callable[[int], None] = lambda done: None
-    ) -> Float[np.ndarray, "S texts *C"]:
-        """Returns what each seed says of each text: probabilities of classes, or real numbers [S, texts].
+    ) -> Float[np.ndarray, "E texts *C"]:
+        """Returns what each seed says of each text: probabilities of classes, or real numbers [E, texts].
 
         Args:
             progress: called with the number of texts done so far.

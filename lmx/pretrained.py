@@ -38,9 +38,9 @@ class StartConfig:
     """What a training begins with.
 
     Attributes:
-        init_from: directory of a finished run whose sizes, vocabulary and fitting parameters are taken over; None
+        init_from: directory of a finished run; takes over its sizes, vocabulary and all parameters that fit. None
             begins with random values.
-        lora: trains low-rank changes of matrices instead of all parameters.
+        lora: train low-rank changes of matrices instead of all parameters.
     """
 
     init_from: Path | None = None

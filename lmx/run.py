@@ -98,15 +98,15 @@ class Run:
             config, taken = compared.get("config"), {}
             if isinstance(config, dict) and "config" in facts:
                 compared["config"], taken = filled_config(config, facts["config"], absent)
-            found = differences(compared, facts)
-            self.changed = tuple(name for name, _, _ in found)
+            unequal = differences(compared, facts)
+            self.changed = tuple(name for name, _, _ in unequal)
             different = [
                 f"{name}={old!r} there and {new!r} here"
-                for name, old, new in found
+                for name, old, new in unequal
                 if not f"{name.removeprefix('config.')}.".startswith(tuple(f"{each}." for each in free))
             ]
             if different:
-                names = [name.removeprefix("config.") for name, _, _ in found]
+                names = [name.removeprefix("config.") for name, _, _ in unequal]
                 flags = " ".join(f"--{name.replace('_', '-')} {taken[name]}" for name in names if name in taken)
                 older = (
                     f"It is of an earlier version without this field: {flags} keeps its behaviour. " if flags else ""
@@ -117,9 +117,7 @@ class Run:
                 )
             if taken:
                 values = ", ".join(f"{name}={value}" for name, value in taken.items() if value is not None)
-                self.console.print(
-                    f"{directory} is of an earlier version: fields that it lacks keep its behaviour: {values}"
-                )
+                self.console.print(f"{directory} is of an earlier version; missing fields keep its behaviour: {values}")
             self._saved, facts = saved, {**saved, **facts}
         elif directory.exists() and any(path.suffix not in (".partial", ".lock") for path in directory.iterdir()):
             raise ValueError(f"{directory} must be a run directory or empty: it has files, but no config.json.")
@@ -173,20 +171,20 @@ class Run:
             if name.startswith("test"):
                 self.changed += (name,)
                 continue
-            found = ""
+            details = ""
             if isinstance(value, list) and isinstance(before[name], list):
-                found = f": it has {few(before[name])}, and the data {few(value)}"
+                details = f": it has {few(before[name])}, and the data {few(value)}"
             raise ValueError(
-                f"the {name} of {self.directory} must be what the run began with, got other {name}{found}. Bring back "
-                "what it was, or choose another --run."
+                f"the {name} of {self.directory} must be what the run began with, got other {name}{details}. "
+                "Bring back what it was, or choose another --run."
             )
         if model is not None and self._saved and "model" in self._saved:
             # A field that the version of that run had not, the config has been compared for.
             later = {name: value for name, value in model.items() if name in self._saved["model"]}
-            found = differences(self._saved["model"], json.loads(json.dumps(later)), name="model")
-            found = [each for each in found if each[0] != "model.kernel"]  # has no part in what is learned
-            if found:
-                different = "; ".join(f"{name}={old!r} there and {new!r} here" for name, old, new in found)
+            unequal = differences(self._saved["model"], json.loads(json.dumps(later)), name="model")
+            unequal = [each for each in unequal if each[0] != "model.kernel"]  # has no part in what is learned
+            if unequal:
+                different = "; ".join(f"{name}={old!r} there and {new!r} here" for name, old, new in unequal)
                 raise ValueError(
                     f"{self.directory} must be a run of the same model, got {different}. Choose another --run."
                 )
@@ -308,9 +306,9 @@ class Run:
 
     def resume(self, checkpoints: Checkpoints, state: TrainState) -> TrainState:
         """Returns the newest readable checkpoint's state and truncates metrics.jsonl to it; else the given state."""
-        found = checkpoints.restore_newest(state)
-        if found is not None:
-            state, saved = found
+        restored = checkpoints.restore_newest(state)
+        if restored is not None:
+            state, saved = restored
             path = self.directory / "checkpoints" / str(int(state.step))
             self.memory = Memory.from_json(saved, path=path)
             self.console.print(f"continuing {self.directory} from step {int(state.step):,}")

@@ -21,15 +21,15 @@ class Sampling:
 
     Attributes:
         temperature: logits are divided by it; 0 takes the likeliest word each time.
-        top_k: draws among so many likeliest words; None among all.
+        top_k: draws among this many likeliest words; None among all.
         top_p: draws among the fewest likeliest words that together have this probability (Holtzman et al. 2020); of
             those that top_k leaves.
         min_p: draws among words at least this much as likely as the likeliest (Nguyen et al. 2024).
         repetition_penalty: the logits of words that prompt or text have already are divided by it, or multiplied where
             they are negative (Keskar et al. 2019); 1 is none.
-        no_repeat: no sequence of so many tokens occurs twice in prompt and text; None allows all.
-        max_tokens: a text has at most so many, its end token included.
-        min_tokens: a text has at least so many before its end token.
+        no_repeat: no sequence of this many tokens occurs twice in prompt and text; None allows all.
+        max_tokens: most tokens of a text, with its end token.
+        min_tokens: fewest tokens of a text before its end token.
         stop: a text ends where one of these would begin.
         seed: of what is drawn. The same prompt gets the same text for a seed, alone or among others.
     """

@@ -56,8 +56,8 @@ def read_record(path: Path) -> dict[str, Any]:
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        found = "an empty file" if not path.stat().st_size else error
-        raise ValueError(f"{path} must be JSON, got {found}. Bring it back from a copy.") from error
+        problem = "an empty file" if not path.stat().st_size else error
+        raise ValueError(f"{path} must be JSON, got {problem}. Bring it back from a copy.") from error
     if not isinstance(saved, dict):
         raise ValueError(f"{path} must be a JSON object, got {_kind(saved)}. Bring it back from a copy.")
     return saved
@@ -178,9 +178,9 @@ def find_tokenizers(run_directory: Path) -> dict[str, Path]:
     """Returns the files of a run's tokenizers by their names; a run that has not begun has none."""
     if not run_directory.is_dir():
         return {}
-    found = {path.stem: path for path in run_directory.iterdir() if path.suffix in SUFFIXES}
-    found.pop("partial", None)  # of a process that was killed while it wrote
-    return found
+    files = {path.stem: path for path in run_directory.iterdir() if path.suffix in SUFFIXES}
+    files.pop("partial", None)  # of a process that was killed while it wrote
+    return files
 
 
 def seed_files(run_directory: Path) -> list[Path]:
@@ -201,9 +201,9 @@ def seed_files(run_directory: Path) -> list[Path]:
 def tokenizer_of(*run_directories: Path | None) -> Tokenizer | None:
     """Returns the tokenizer of the first run that has one for all of its text, or None where none has one yet."""
     for directory in run_directories:
-        found = {} if directory is None else find_tokenizers(directory)
-        if "tokenizer" in found:
-            return load_tokenizer(found["tokenizer"])
+        files = {} if directory is None else find_tokenizers(directory)
+        if "tokenizer" in files:
+            return load_tokenizer(files["tokenizer"])
     return None
 
 
@@ -221,10 +221,10 @@ def check_vocabulary(path: Path | None, run_directory: Path) -> bool:
         return True
     with tempfile.TemporaryDirectory(prefix="lmx-") as folder:
         given = load_tokenizer(path).save(Path(folder) / f"tokenizer{path.suffix}")
-        for found in find_tokenizers(run_directory).values():
-            if (found.suffix, found.read_bytes()) != (given.suffix, given.read_bytes()):
+        for file in find_tokenizers(run_directory).values():
+            if (file.suffix, file.read_bytes()) != (given.suffix, given.read_bytes()):
                 raise ValueError(
                     f"{path} must be the vocabulary that {run_directory} began with, got another than its "
-                    f"{found.name}. Bring back what it was, or choose another --run."
+                    f"{file.name}. Bring back what it was, or choose another --run."
                 )
     return True

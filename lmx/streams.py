@@ -101,8 +101,8 @@ def shown_share(text: str, path: Path | None) -> Iterator[Share]:
     """Shows the progress through a file on a terminal; nothing for a pipe, whose end is unknown."""
     size = 0
     with contextlib.suppress(OSError, AttributeError):  # standard input may be closed, or no file
-        found = os.fstat(sys.stdin.fileno()) if path in (None, Path("-")) else path.stat()
-        size = found.st_size if stat.S_ISREG(found.st_mode) else 0
+        status = os.fstat(sys.stdin.fileno()) if path in (None, Path("-")) else path.stat()
+        size = status.st_size if stat.S_ISREG(status.st_mode) else 0
     if not size:
         yield Share(lambda percent: None, 1)
         return

@@ -32,7 +32,7 @@ STEPS_STREAM = 2**32 - 1
 class TrainState(NamedTuple):
     """Everything that training changes, in one pytree.
 
-    Several seeds that train together share one state: every array except `step` begins with an axis of seeds, S.
+    Several seeds that train together share one state: every array except `step` begins with an axis of seeds, E.
 
     Attributes:
         step: number of updates tried so far, which is also the place in the data.
@@ -130,7 +130,7 @@ def make_train_step(loss: Loss, optimizer: optax.GradientTransformation, *, aver
     return step
 
 
-def decay_after(applied: Int[Array, "*S"], decay: float) -> Float[Array, "*S"]:
+def decay_after(applied: Int[Array, "*E"], decay: float) -> Float[Array, "*E"]:
     """Returns the decay of an exponential average after n updates: min(decay, n / (n + 9)).
 
     With a fixed decay of 0.9999, the random initial values would make up 45% of an average over 8,000 updates. Here
@@ -154,7 +154,7 @@ def over_seeds(step: Step) -> Step:
     return jax.vmap(step, in_axes=(SEEDS_AXIS, 0), out_axes=(SEEDS_AXIS, 0))
 
 
-def keep_best(state: TrainState, better: Bool[Array, "*S"]) -> TrainState:
+def keep_best(state: TrainState, better: Bool[Array, "*E"]) -> TrainState:
     """Returns the state with its parameters, or their average, as the best so far for the seeds that are better."""
 
     def choose(new: jax.Array, old: jax.Array) -> jax.Array:

@@ -30,9 +30,10 @@ class VocabularyTooLarge(ValueError):
 
 
 def draw_texts(texts: Iterable[str], number: int | None, *, seed: int) -> list[str]:
-    """Returns so many texts drawn at random, each as likely, in their order; all if there are no more, or with None.
+    """Returns `number` texts drawn uniformly at random, in their order; all texts if there are fewer, or with None.
 
-    One pass that holds what it has drawn so far (Vitter 1985, algorithm R): the texts may be many more than fit.
+    It takes one pass and holds only the texts drawn so far (Vitter 1985, algorithm R): the texts need not fit in
+    memory.
     """
     if number is None:
         return list(texts)
@@ -78,12 +79,12 @@ _CONTROL_WORD = re.compile("|".join(SPECIAL_PIECES))
 
 def training_error(error: RuntimeError, *, vocab_size: int) -> Exception:
     """Turns the library's two ways to refuse a vocabulary size into one line; passes anything else on."""
-    if found := re.search(r"Vocabulary size too high .*?<= (\d+)", str(error)):
-        message = f"vocab_size must be at most {found[1]} for this text, got vocab_size={vocab_size}."
-        return VocabularyTooLarge(message, most=int(found[1]))
-    if found := re.search(r"Vocabulary size is smaller than required_chars\. \d+ vs (\d+)", str(error)):
+    if match := re.search(r"Vocabulary size too high .*?<= (\d+)", str(error)):
+        message = f"vocab_size must be at most {match[1]} for this text, got vocab_size={vocab_size}."
+        return VocabularyTooLarge(message, most=int(match[1]))
+    if match := re.search(r"Vocabulary size is smaller than required_chars\. \d+ vs (\d+)", str(error)):
         return ValueError(
-            f"vocab_size must be at least {found[1]} to hold each character of this text, got vocab_size={vocab_size}. "
+            f"vocab_size must be at least {match[1]} to hold each character of this text, got vocab_size={vocab_size}. "
             "A lower character_coverage needs less."
         )
     return ValueError(f"SentencePiece could not learn a vocabulary: {error}")

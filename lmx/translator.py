@@ -184,10 +184,10 @@ class Translator:
             placed = self._layout.place({"source": source})["source"]
             found = jax.device_get(self._search(self.params, placed, max_length=max_length))
             for row, index in enumerate(indices):
-                ids = self._until_end(found.tokens[row, 0])
+                ids = self._until_end(hypotheses.tokens[row, 0])
                 self.limited += len(ids) == max_length
                 text = one_line(self.target_tokenizer.decode(ids))
-                results[index] = Translation(text, ids, float(found.scores[row, 0]))
+                results[index] = Translation(text, ids, float(hypotheses.scores[row, 0]))
             done += len(indices)
             progress(done)
         return results
@@ -323,12 +323,12 @@ def load_tokenizers(*run_directories: Path | None) -> tuple[Tokenizer, Tokenizer
     """
     directories = [directory for directory in run_directories if directory is not None]
     for directory in directories:
-        found = find_tokenizers(directory)
-        if "tokenizer" in found:
-            joint = load_tokenizer(found["tokenizer"])
+        files = find_tokenizers(directory)
+        if "tokenizer" in files:
+            joint = load_tokenizer(files["tokenizer"])
             return joint, joint
-        if {"source", "target"} <= found.keys():
-            return load_tokenizer(found["source"]), load_tokenizer(found["target"])
+        if {"source", "target"} <= files.keys():
+            return load_tokenizer(files["source"]), load_tokenizer(files["target"])
     where = " or ".join(map(str, directories))
     raise FileNotFoundError(f"{where} must hold a tokenizer (tokenizer.model, or source.* and target.*).")
 

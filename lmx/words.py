@@ -14,7 +14,7 @@ class Word(NamedTuple):
 
     Attributes:
         text: as people read it.
-        span: its characters in the text, with the white space before it; the spans of a text are all of it, but for
+        span: its characters in the text, with the white space before it; the spans of a text are all of it, except
             white space at its end.
         num_pieces: how many ids of the encoded text are this word's.
     """

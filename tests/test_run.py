@@ -137,7 +137,7 @@ def test_a_field_that_an_earlier_version_had_not_is_what_was_done_then(tmp_path,
     assert run.changed == ()
     printed = capsys.readouterr().out
     assert printed.endswith(
-        "is of an earlier version: fields that it lacks keep its behaviour: length_multiple=1, search.min_length=0\n"
+        "is of an earlier version; missing fields keep its behaviour: length_multiple=1, search.min_length=0\n"
     )
     run.open()
     assert json.loads((tmp_path / "run" / "config.json").read_text())["config"] == later["config"]
@@ -146,7 +146,7 @@ def test_a_field_that_an_earlier_version_had_not_is_what_was_done_then(tmp_path,
     opened(tmp_path / "other")
     later = facts(length_multiple=1, average_decay=None, search={**search, "min_length": 1})
     way_out = (
-        r"got config\.search\.min_length=0 there and 1 here\. It is of an earlier .*: --search\.min-length 0 does as"
+        r"got config\.search\.min_length=0 there and 1 here\. It is of an earlier .*: --search\.min-length 0 keeps its"
     )
     with pytest.raises(ValueError, match=way_out):
         Run(tmp_path / "other", later, absent=absent)

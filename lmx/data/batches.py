@@ -1,10 +1,10 @@
 """Batches of few fixed shapes under a token budget, and their order as a function of (seed, k).
 
-Here are `TokenBatches` for training, the same for several seeds, and `evaluation_batches` for one look at each pair.
-Which lengths rows are padded to is the matter of `lmx.data.buckets`. What a row is (a pair, a text with its label)
-belongs to the module that encoded it, `lmx.data.parallel` or `lmx.data.labelled`: here it has a length and a number.
-Placing a batch on devices is `lmx.sharding`'s. Nothing here remembers how far a run has come: the place in the data is
-the step's number.
+`TokenBatches` is for training, `SeedBatches` does the same for several seeds, and `evaluation_batches` yields each pair
+once. `lmx.data.buckets` chooses the lengths that rows are padded to. The module that encoded a row, such as
+`lmx.data.parallel` or `lmx.data.texts`, knows what it is (a pair, a text with its label); here it has a length and a
+number. `lmx.sharding` places a batch on devices. Nothing here remembers how far a run has come: the step number is the
+place in the data.
 """
 
 import functools
@@ -29,18 +29,18 @@ from lmx.data.buckets import (
 
 
 class TokenBatches:
-    """Training batches: batch k as a pure function of (seed, k), each of one of few shapes, none part-filled.
+    """Training batches: batch k is a pure function of (seed, k), has one of a few shapes, and is never part-filled.
 
-    A batch is a dictionary of arrays, A micro-batches of B rows, tokens padded to the bucket's length L. Which arrays
-    is the encoded rows' to say: `EncodedPairs.batch`, `EncodedExamples.batch`. "Pair" below stands for either.
+    A batch is a dictionary of arrays: A micro-batches of B rows, with tokens padded to the bucket's length L. The
+    encoded rows decide which arrays: `EncodedPairs.batch`, `EncodedExamples.batch`. "Pair" below stands for either.
 
-    Budget: B x L <= `tokens_per_batch` for each micro-batch, which is what fairseq means by `max-tokens`: rows times
-    the longer side, padded; one side is counted. B is rounded down to a multiple of `rows_multiple`.
+    Budget: B x L <= `tokens_per_batch` for each micro-batch, as fairseq's `max-tokens`: rows times the padded length of
+    the longer side; only one side counts. B is rounded down to a multiple of `rows_multiple`.
 
     Order: the n pairs of a bucket form one endless stream of passes, each a new permutation. Its batch j takes the
     items [j R, (j + 1) R), R = A B, and so may straddle two passes: every pair is seen exactly once a pass, and no
     batch is part-filled or dropped. Epoch e holds the batches floor(e n / R) to floor((e + 1) n / R) - 1 of each
-    bucket, shuffled over all buckets: pass e, but for the up to R - 1 pairs a bucket that come with the next epoch.
+    bucket, shuffled over all buckets: pass e, except for up to R - 1 pairs per bucket that come with the next epoch.
     Where R > n, a batch holds several passes.
 
     Randomness: a permutation is the stable argsort of raw 64-bit numbers of Philox, keyed by a SeedSequence of (seed,
@@ -58,10 +58,10 @@ class TokenBatches:
         seed: int = 0,
         shapes_seed: int | None = None,
     ) -> None:
-        """Sorts the pairs into their buckets; buckets without a pair are left out.
+        """Sorts the pairs into their buckets, and drops buckets without a pair.
 
         Args:
-            shapes_seed: of the order of the shapes, where seeds that train together share it; None takes `seed`.
+            shapes_seed: seed of the order of the shapes, which seeds that train together share; None takes `seed`.
 
         Raises:
             ValueError: a pair is longer than the last bucket, or the budget is too small for a bucket.
@@ -96,17 +96,17 @@ class TokenBatches:
 
     @property
     def padding_share(self) -> float:
-        """Share of the positions of a pass, both sides, that is padding."""
+        """Share of padding among the positions of a pass, both sides."""
         return padding_share(self.encoded, self.buckets)
 
     @property
     def optimum(self) -> float:
-        """The least padding share that as many buckets can have on these pairs."""
+        """The lowest padding share that this number of buckets can have on these pairs."""
         return padding_share(self.encoded, choose_buckets(self.encoded.lengths, num_buckets=len(self.buckets)))
 
     @property
     def batches_per_epoch(self) -> float:
-        """Batches of an epoch on average; epochs differ by at most one batch a bucket."""
+        """Average number of batches per epoch; epochs differ by at most one batch per bucket."""
         return sum(size / taken for size, taken in zip(self._sizes, self._taken, strict=True))
 
     def first_batch(self, epoch: int) -> int:
@@ -151,7 +151,7 @@ class TokenBatches:
         return self.encoded.indices[items].reshape(self.accumulation, -1)
 
     def tokens(self, k: int) -> int:
-        """Returns the tokens of batch k, all sides together, without padding: what speed is counted in."""
+        """Returns the number of tokens of batch k, all sides together, without padding."""
         _, items = self._items(k)
         return self.encoded.count_tokens(items)
 
@@ -198,14 +198,14 @@ SHARED = (
 
 
 class SeedBatches:
-    """Training batches of several seeds that take their steps together: arrays [S, A, B, ...].
+    """Training batches of several seeds that train together: arrays [E, A, B, ...].
 
-    Each seed sees the rows in its own order; the sequence of shapes is one and the same. The batches of one seed are
-    those it would have alone: of `TokenBatches` with this seed and `shapes_seed` 0.
+    Each seed sees the rows in its own order, and all seeds share one sequence of shapes. Each seed gets the batches
+    that it would have alone, from `TokenBatches` with this seed and `shapes_seed` 0.
 
     Args:
         seeds: at least one.
-        settings: of all of them, as `TokenBatches` has them.
+        settings: the arguments of `TokenBatches`, the same for all seeds.
     """
 
     def __init__(self, encoded: Encoded, *, seeds: Sequence[int], **settings: Any):
@@ -243,17 +243,16 @@ def evaluation_batches(
     fill_multiple: int = 1,
     rows: Rows | None = None,
 ) -> Iterator[Batch]:
-    """Yields every pair once, in batches [B, L] of the shapes that `TokenBatches` has without accumulation.
+    """Yields every pair once, in batches [B, L] with the shapes of `TokenBatches` without accumulation.
 
-    Pairs keep their order within a bucket. The last batch of a bucket is filled up with rows of padding alone, which
-    do not count.
+    Pairs keep their order within a bucket. Rows of padding, which do not count, fill up the last batch of a bucket.
 
     Args:
         encoded: Pairs to evaluate on.
         buckets: As in training, so that the shapes are compiled already.
         tokens_per_batch: Rows times bucket length, at most.
-        rows_multiple: What B divides by.
-        fill_multiple: Batches are filled up with rows of padding until B divides by this too: the parts of a mesh.
+        rows_multiple: B is a multiple of this.
+        fill_multiple: Rows of padding fill up batches until B is a multiple of this too, such as the parts of a mesh.
         rows: The part of B that this host holds; None for all.
     """
     buckets = checked_buckets(buckets, tokens_per_batch=tokens_per_batch, rows_multiple=rows_multiple)

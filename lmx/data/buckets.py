@@ -1,4 +1,4 @@
-"""Rows in few lengths: which lengths pad least, and how many rows of each fit a budget."""
+"""Rows in a few lengths: which lengths pad least, and how many rows of each fit a budget."""
 
 from collections.abc import Callable, Sequence
 from typing import ClassVar, Protocol, runtime_checkable
@@ -70,7 +70,7 @@ def choose_buckets(
     Args:
         lengths: The longer side of each pair, its end of sentence counted.
         num_buckets: How many shapes may be compiled. Fewer are returned where fewer distinct lengths exist.
-        multiple_of: What every bucket length must divide by.
+        multiple_of: Every bucket length is a multiple of this.
     """
     lengths = np.asarray(lengths, dtype=np.int64)
     if not lengths.size or lengths.min() < 1:
@@ -111,7 +111,7 @@ def rows_of_bucket(length: int, *, tokens_per_batch: int, rows_multiple: int) ->
 
 
 def permutation(size: int, *, key: tuple[int, ...]) -> Int64[np.ndarray, " size"]:
-    """Returns an order of `size` things as a function of the key: the same on every platform and in every NumPy."""
+    """Returns a permutation of `size` items that depends on the key alone, on every platform and in every NumPy."""
     raw = np.random.Philox(np.random.SeedSequence(key)).random_raw(size)
     return np.argsort(raw, kind="stable")
 
@@ -131,7 +131,7 @@ def bucket_of_rows(encoded: Encoded, buckets: Sequence[int]) -> Int64[np.ndarray
 
 
 def checked_buckets(buckets: Sequence[int], *, tokens_per_batch: int, rows_multiple: int) -> tuple[int, ...]:
-    """Returns bucket lengths that grow and whose rows fit the budget; raises ValueError for others."""
+    """Returns the bucket lengths; raises ValueError unless they grow and their rows fit the budget."""
     buckets = tuple(int(length) for length in buckets)
     if not buckets or list(buckets) != sorted(set(buckets)) or buckets[0] < 1:
         raise ValueError(f"buckets must be positive lengths that grow, got buckets={buckets}.")

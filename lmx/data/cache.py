@@ -224,7 +224,7 @@ class Cache:
         return _mapped(folder, manifest)
 
     def _open(self, path: Path, *, says_why: bool = True) -> Entry | None:
-        """Returns an entry if it is whole; of a damaged one is said what is wrong."""
+        """Returns an entry if it is whole; reports what is wrong with a damaged one."""
         if not path.is_dir():
             return None
         try:

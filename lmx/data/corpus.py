@@ -90,8 +90,8 @@ class CorpusFiles:
     def split(self, share: float) -> "tuple[CorpusFiles, CorpusFiles]":
         """Returns the beginning of the corpus, a share of its bytes, and the rest.
 
-        Files stay whole, but for one that is longer than a tenth of the smaller side: it is cut, at the end of a line
-        or record; where all of it is one document, at the very character.
+        Files stay whole, except one that is longer than a tenth of the smaller side: it is cut at the end of a line or
+        record, or, if all of it is one document, at the exact character.
 
         Raises:
             ValueError: the share is none, or a side would be empty.

@@ -122,7 +122,7 @@ def is_gzip(path: Path) -> bool:
 
 
 def carriage_return(place: str) -> str:
-    """Returns what is said of a line that ends, or seems to end, at a carriage return alone."""
+    """Returns the message for a line that ends, or seems to end, in a carriage return alone."""
     return (
         f"{place} has a carriage return inside (old Mac line ends?). Convert them: tr '\\r' '\\n', or tr '\\r' ' ' "
         "where lines end otherwise."

@@ -14,7 +14,7 @@ UPDATES_OF_A_PASS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Of the batches of a training.
+    """The sizes of the batches of a training.
 
     Attributes:
         tokens_per_batch: most tokens of a micro-batch, padding counted.
@@ -35,11 +35,11 @@ def fit_sizes(
     length_multiple: int = 1,
     updates_of_a_pass: int = 1,
 ) -> Sizes:
-    """Returns the sizes asked for, or the largest below them that so few rows fill.
+    """Returns the requested sizes, or the largest below them that the rows can fill.
 
-    A pass over the rows then has so many updates or more, as far as the smallest batch allows, `rows_multiple` of the
-    longest rows; and no bucket has fewer rows than an update of it takes, unless there is one bucket alone. Rows that
-    suffice for the sizes asked for change nothing.
+    A pass over the rows then has at least `updates_of_a_pass` updates, as far as the smallest batch allows, which has
+    `rows_multiple` of the longest rows. No bucket has fewer rows than one of its updates takes, unless there is only
+    one bucket. If there are enough rows for the requested sizes, nothing changes.
 
     Args:
         lengths: tokens of each row's longest side.

@@ -1,6 +1,6 @@
 """Reads images with labels: IDX files, .npz, folders of pictures, CSV of pixels, hub datasets, scikit-learn's digits.
 
-What is wrong with a file is told by its name and, where it holds many images, the number of the one that is wrong.
+Errors name the file and, if it holds many images, the number of the image that is wrong.
 """
 
 import csv
@@ -24,7 +24,7 @@ from lmx.data.tables import place_of
 from lmx.errors import InputError
 
 DIGITS = "digits"  # as a location: the images that scikit-learn carries
-TEST_SHARE = 5  # of them, the last one of so many is the test set, as in scikit-learn's example without shuffling
+TEST_SHARE = 5  # the last fifth is the test set, as in scikit-learn's example without shuffling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,7 +307,7 @@ def _is_number(cell: str) -> bool:
 
 
 def _square(number: int, *, place: str) -> tuple[int, int, int]:
-    """Returns the shape of a square image of so many pixels, of one channel or of three."""
+    """Returns the shape of a square image with this number of values, of one channel or of three."""
     for channels in (1, 3):
         side = math.isqrt(number // channels)
         if number and side * side * channels == number:

@@ -71,7 +71,7 @@ class Keeper:
         return self._corpus(entries or [keep(number, lambda percent: None) for number in range(len(shards))])
 
     def keep_stream(self, rows: Callable[[], Any], facts: dict[str, Any]) -> TokenCorpus:
-        """Returns the tokens of rows that come one by one: a shard after so many bytes, continued behind the last.
+        """Returns the tokens of rows that come one by one, in shards of bounded size; continues after the last shard.
 
         Args:
             rows: opens the stream at its beginning; it knows its place and finds it again.
@@ -139,7 +139,7 @@ class Keeper:
 
 
 class _Bounded:
-    """Yields pieces until so many bytes have come, about."""
+    """Yields pieces until about a shard of bytes has come."""
 
     def __init__(self, pieces: Iterator[Piece], rows: int):
         self._pieces, self.rows, self.ended = pieces, rows, False

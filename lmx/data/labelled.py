@@ -1,8 +1,8 @@
 """Texts with labels: reads them from CSV, TSV, JSON lines, plain lines or the hub.
 
-Here a text is one string or a pair of them, and a label is what stands in the data, as text. Which labels there are and
-what numbers they become is `lmx.data.labels`'s; how files become records is `lmx.data.tables`'s; texts as ids, with
-truncation and windows, are `lmx.data.texts`'s.
+Here a text is one string or a pair of strings, and a label is the label of the data as text. `lmx.data.labels` collects
+labels and turns them into numbers, `lmx.data.tables` turns files into records, and `lmx.data.texts` turns texts into
+ids, with truncation and windows.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ _FORM_OF: dict[str, Form] = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """Texts, and what they are labelled, in the order of their file; no row of it is missing.
+    """Texts and their labels, in the order of their file; no row is missing.
 
     Attributes:
         texts: One string each, or each a pair.
@@ -78,7 +78,7 @@ class Examples:
 
     @property
     def empty(self) -> int:
-        """Texts that hold nothing but white space, on a side at least; they are kept, and count in every score."""
+        """Number of texts with nothing except white space on some side; they stay, and count in every score."""
         return int(self.blank.sum()) if self.blank is not None else sum(map(is_blank, self.texts))
 
     def place(self, index: int) -> str:
@@ -128,12 +128,12 @@ def read_labelled(
     encoding: str = "utf-8",
     field_limit: int = FIELD_LIMIT,
 ) -> Examples:
-    """Reads texts with labels from wherever `location` says, all of them, in order.
+    """Reads all texts with labels from `location`, in order.
 
-    - `train.csv`: commas between, fields with commas, quotes or line ends in quotes, a quote inside written twice.
-    - `train.tsv`: tabs between, without quoting: a quote is a character like any other.
+    - `train.csv`: fields separated by commas; quotes enclose fields with commas, quotes (written twice) or line ends.
+    - `train.tsv`: fields separated by tabs, without quoting: a quote is a character like any other.
     - `train.jsonl`: one record a line.
-    - `train.txt`: a line is a label, a space and a text; the text alone where `label_column` is None.
+    - `train.txt`: each line is a label, a space and a text; the text alone if `label_column` is None.
     - `hub:ID:SPLIT`, `hub:ID:CONFIGURATION:SPLIT`: a hub dataset, or a local folder that `datasets` reads. Numbers
       become the names that the dataset gives them.
 
@@ -144,12 +144,12 @@ def read_labelled(
         location: See above.
         text_columns: One column of texts or two of pairs; None for `text`, or the only column beside the label.
             `title+description` joins columns.
-        joiner: What stands between joined columns.
+        joiner: Text between joined columns.
         label_column: None reads texts alone, whether or not there are labels.
-        label_separator: What stands between the labels of one text in a table; None where a text has one. In records a
-            text with several has a list.
-        columns: Names of a table's columns, where its first row is data already.
-        form: How to read a file whose ending says nothing.
+        label_separator: Text between the labels of one text in a table; None if each text has one. In records, several
+            labels are a list.
+        columns: Names of a table's columns, for tables whose first row is data.
+        form: How to read a file whose ending does not tell it.
         delimiter: Of a table's fields; None for that of its form.
         quoting: Whether quotes enclose fields of a table; None for that of its form.
         encoding: Of files; the hub is UTF-8.
@@ -201,7 +201,7 @@ def iterate_labelled(
     encoding: str = "utf-8",
     field_limit: int = FIELD_LIMIT,
 ) -> Iterator[tuple[int, Text, Label | None]]:
-    """Yields line, text and label of each example one by one, as `read_labelled` reads them."""
+    """Yields the line, text and label of each example, as `read_labelled` reads them."""
     location = str(location)
     if isinstance(text_columns, str):
         text_columns = (text_columns,)
@@ -247,7 +247,7 @@ def iterate_labelled(
 
 
 def count_shared(examples: Examples, others: Examples) -> int:
-    """Returns how many of the other texts are among the first, letter for letter: known before they were asked."""
+    """Returns how many of the second texts are among the first, letter for letter, and so test nothing."""
     found = [
         each.hashes if each.hashes is not None else np.array(list(map(hash_text, each.texts)), dtype=np.uint64)
         for each in (examples, others)
@@ -268,13 +268,13 @@ def check_alike(learned: Examples, *others: Examples | None) -> None:
 
 
 def hash_text(text: Text) -> int:
-    """Returns 64 bits that tell a text from others."""
+    """Returns a hash of a text in 64 bits."""
     data = "\0".join(sides_of(text)).encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
 def is_blank(text: Text) -> bool:
-    """Returns whether a text holds nothing but white space, on a side at least."""
+    """Returns whether a text has nothing except white space on some side."""
     return not all(side.strip() for side in sides_of(text))
 
 

@@ -1,7 +1,7 @@
-"""The labels of a task: their names in a fixed order, and the way to numbers and back.
+"""The labels of a task: their names in a fixed order, and their conversion to numbers and back.
 
-Here a label becomes what a loss takes: the number of a class, a row of zeros and ones, or a real number. Reading labels
-is `lmx.data.labelled`'s; splits that keep their shares are `lmx.data.splits`'.
+For a loss, a label becomes the number of a class, a row of zeros and ones, or a real number. `lmx.data.labelled` reads
+labels, and `lmx.data.splits` makes splits that keep their shares.
 """
 
 import difflib
@@ -26,11 +26,11 @@ Targets = Int32[np.ndarray, " texts"] | Float32[np.ndarray, "texts C"] | Float32
 
 @runtime_checkable
 class Labelled(Protocol):
-    """What is classified, whatever it is: `Examples`, or `lmx.data.images.Images`.
+    """The items of a classification: `Examples`, or `lmx.data.images.Images`.
 
     Attributes:
-        unit: what one is called in messages.
-        origin: where they were read.
+        unit: name of one item in messages.
+        origin: where the items were read.
     """
 
     unit: ClassVar[str]
@@ -69,7 +69,7 @@ class Labelled(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """The labels that a model knows; kept in its run, since they say what its outputs mean.
+    """The labels that a model knows; its run keeps them, because they define its outputs.
 
     Attributes:
         kind: `single`: each text has one class; `multi`: any number of them; `regression`: a real number.
@@ -160,7 +160,7 @@ class Labels:
 
     @property
     def num_outputs(self) -> int:
-        """Outputs that a model needs: one a class, a single one for regression."""
+        """Number of outputs that a model needs: one per class, or a single one for regression."""
         return 1 if self.kind == "regression" else len(self.names)
 
     def encode(self, examples: Labelled) -> Targets:
@@ -190,7 +190,7 @@ class Labels:
         return rows
 
     def decode(self, targets: Targets) -> list[Label]:
-        """Returns the labels that numbers stand for, the opposite of `encode`."""
+        """Returns the labels of numbers; the inverse of `encode`."""
         if self.kind == "single":
             return [self.names[number] for number in targets]
         if self.kind == "multi":
@@ -240,9 +240,9 @@ def _real(label: str, *, place: str) -> float:
 
 
 def balanced_weights(targets: Targets, labels: Labels) -> Float[np.ndarray, " C"]:
-    """Returns for each class the texts there would be if all were as common, over those there are.
+    """Returns a weight for each class: the number of its texts if all classes were equally common, over the real one.
 
-    Of several labels a text: the texts without a label over those that have it.
+    With several labels per text: the number of texts without the label over the number with it.
 
     Raises:
         InputError: the labels are no classes.

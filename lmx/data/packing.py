@@ -133,5 +133,5 @@ def ordered(pool: Pool, order: Int64[np.ndarray, " rows"]) -> Pool:
 
 
 def numbers_within(counts: Int64[np.ndarray, " groups"]) -> Int64[np.ndarray, " members"]:
-    """Returns 0, 1, ... for each group of so many members, one after another."""
+    """Returns 0, 1, ... for the members of each group, one group after another."""
     return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -187,7 +187,7 @@ def read_pairs(
     - `hub:ID:SPLIT`: such records in a hub dataset, or in a local folder that `datasets` reads.
     - `hub:ID:CONFIGURATION:SPLIT`: the same, of a named configuration: `hub:wmt/wmt14:de-en:train[:1000]`.
 
-    Files may be gzip. A pair with a side of white space alone is counted, and dropped but for `keep_empty`.
+    Files may be gzip. Pairs with a side of white space alone are counted, and dropped unless `keep_empty`.
 
     Args:
         location: See above.

@@ -1,6 +1,6 @@
 """Opens pictures, PNG, JPEG and what else Pillow reads, and finds those of a folder by their classes.
 
-What is wrong with a picture is told by its name.
+Errors name the picture.
 """
 
 import io

@@ -117,14 +117,14 @@ class LocationsConfig:
                 f"test={self.test}. Say --test None for a preset that has one."
             )
 
-    def say_fewer(self, found: Any, *, report: Callable[[str], None]) -> None:
+    def say_fewer(self, sets: Any, *, report: Callable[[str], None]) -> None:
         """Says where a development set is larger than its share.
 
         Args:
-            found: the sets, such as `Sets`.
+            sets: the sets, such as `Sets`.
         """
-        if self.validation is None and round(self.dev_share * (len(found.train) + len(found.dev))) == 0:
-            unit = found.train.unit
+        if self.validation is None and round(self.dev_share * (len(sets.train) + len(sets.dev))) == 0:
+            unit = sets.train.unit
             report(
                 f"the development set takes {'an' if unit[0] in 'aeiou' else 'a'} {unit} and not --dev-share "
                 f"{self.dev_share:g}: that is none"
@@ -181,7 +181,7 @@ class SetsConfig(LocationsConfig):
 
     @property
     def reading_of_test(self) -> Reading:
-        """How the files of test and predict are read: as all files, but for what `test_reading` says."""
+        """How to read the files of test and predict: as all files, except for what `test_reading` changes."""
         return self.reading.changed_by(self.test_reading)
 
     def load(self, *, fold: int | None = None, cache: Cache | None = None) -> Sets:

@@ -1,4 +1,4 @@
-"""Which texts train, which choose the best step, and which test: splits by seed, the same on every machine."""
+"""Splits into training, development and test sets, by seed, the same on every machine."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -56,10 +56,10 @@ def split_wholes(
 ) -> tuple[Int64[np.ndarray, " train"], Int64[np.ndarray, " dev"]]:
     """Returns the positions of a training and a development set, where some texts are parts of others.
 
-    Phrases that are in the training set next to the sentences they are from (as in SST-2) say what a development set of
-    any texts should ask. Here it is a share of the wholes, the texts that are in no other one, by `stratified_split`.
-    Their parts are in neither set, but for those that are also in a whole that trains. A text is a part of another one
-    if the other has its words (between spaces), one after the other; one without words trains.
+    If the training set has phrases beside the sentences they come from (as in SST-2), it would give away the labels of
+    a random development set. Here the development set is a share of the wholes, the texts that are in no other text, by
+    `stratified_split`. Their parts are in neither set, except those that are also in a whole that trains. A text is
+    part of another if the other contains its words (between spaces), one after the other; a text without words trains.
 
     Raises:
         ValueError: the texts are pairs, share is as `stratified_split` cannot have it, or a class is left without a
@@ -85,7 +85,7 @@ def split_wholes(
 
 
 def find_wholes(texts: Sequence[Text]) -> list[list[int]]:
-    """Returns for each text the positions of the wholes that it is a part of; a whole is in no longer text.
+    """Returns, for each text, the positions of the wholes that it is part of; a whole is part of no longer text.
 
     Equal texts are parts of the first of them.
 

@@ -21,15 +21,15 @@ class TextSets(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class TextSetsConfig:
-    """Which text is learned from, and which is held out.
+    """The text to learn from, and the text to hold out.
 
     Attributes:
         train: text to learn from: a file, a folder, `lines:FILE` with a document a line, a .jsonl or .parquet with
-            `text`, `hub:ID:SPLIT`, `stream:ID:SPLIT`, `stdlib`; several with commas, and as `a.txt*0.7,b.jsonl*0.3`
-            mixed by weight.
-        validation: text that is validated on; None holds out the last of train.
-        held_out: share of train that is held out, where there is no validation text.
-        test: text that the finished model is scored on; None scores it on the validation text.
+            `text`, `hub:ID:SPLIT`, `stream:ID:SPLIT`, or `stdlib`. Several of them with commas, or mixed by weight, as
+            `a.txt*0.7,b.jsonl*0.3`.
+        validation: text to validate on; None holds out the end of train.
+        held_out: share of train to hold out if there is no validation text.
+        test: text to score the finished model on; None scores it on the validation text.
     """
 
     train: str = "stdlib"

@@ -119,7 +119,7 @@ def encode_examples(
         tokenizer: Of both texts of a pair.
         max_length: Most tokens of a row, special ones counted.
         labels: Encodes the labels with these; None leaves them out.
-        stride: Cuts long texts into windows that begin so many tokens apart, instead of truncating; the last one ends
+        stride: Cuts long texts into windows that begin this many tokens apart, instead of truncating; the last one ends
             where the text does. Not for pairs.
         first_id: Id before every row; None for the tokenizer's `bos_id`.
         separator_id: Id behind every text; None for the tokenizer's `eos_id`.

@@ -51,7 +51,7 @@ class Windows:
     """Training batches: batch k is A micro-batches of B rows, a pure function of (seed, k); see `lmx.loop.Batches`.
 
     The rows of an epoch follow those of the one before without a gap, so a batch may hold rows of two. Rows of several
-    seeds, which train together, are stacked: arrays [S, A, B, ...].
+    seeds, which train together, are stacked: arrays [E, A, B, ...].
 
     Args:
         corpus: tokens, or a mixture.
@@ -64,7 +64,7 @@ class Windows:
         ahead: tokens of a raw row beyond its length, which only labels hold.
 
     Raises:
-        ValueError: the corpus has not so many tokens as a row.
+        ValueError: the corpus has fewer tokens than a row.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ class Windows:
 
 
 def _regrouped(blocks: Iterator[Batch], size: int) -> Iterator[Batch]:
-    """Yields rows so many at a time, the last time fewer."""
+    """Yields rows in blocks of `size`; the last one may be smaller."""
     waiting: Batch = {}
     for block in blocks:
         waiting = {name: np.concatenate([waiting[name], array]) if waiting else array for name, array in block.items()}

@@ -109,9 +109,9 @@ def examine_classifier(run: Run, classifier: Classifies, exam: Exam, *, seeds: S
     baseline = None
     if exam.how.baseline and labels.kind == "single" and exam.learned.labels is not None:
         with run.only_reporting("the linear model is"):
-            found = linear_labels(exam.learned, exam.examples)
+            predicted = linear_labels(exam.learned, exam.examples)
             examples: Any = exam.examples
-            baseline = labels.encode(replace(examples, labels=found))
+            baseline = labels.encode(replace(examples, labels=predicted))
     features = "pixels" if isinstance(exam.examples, Images) else "TF-IDF"
     tested = Tested(exam.examples, labels, labels.encode(exam.examples), outputs, baseline, features)
     record = record_scores(tested, name=exam.name, chosen=exam.chosen)
@@ -180,9 +180,9 @@ def _explain(run: Run, classifier: Any, tested: Tested, exam: Exam) -> None:
         record = classifier.explain(text)
         explanations.append(record | {"label": true_label(tested, index)})
         if exam.how.attention and isinstance(example, Examples):
-            found = classifier.attention(text)
-            weights = np.round(found["weights"].astype(float), 3).tolist()
-            maps.append({"text": record["text"], "pieces": found["pieces"], "weights": weights})
+            attention = classifier.attention(text)
+            weights = np.round(attention["weights"].astype(float), 3).tolist()
+            maps.append({"text": record["text"], "pieces": attention["pieces"], "weights": weights})
     if run.writes:
         write_json(run.directory / "explanations.json", explanations)
         write_json(run.directory / "attention.json", maps)
@@ -194,8 +194,8 @@ def write_results(run: Run, record: Record, tested: Tested) -> None:
         return
     labels, outputs = tested.labels, tested.outputs.mean(0)
     lines = prediction_lines(outputs, kind=labels.kind, names=labels.names)
-    for name, found in (("predictions.tsv", lines), ("references.tsv", reference_lines(tested))):
-        write_lines(run.directory / name, found)
+    for name, content in (("predictions.tsv", lines), ("references.tsv", reference_lines(tested))):
+        write_lines(run.directory / name, content)
     write_json(run.directory / "scores.json", record.to_json())
     with run.only_reporting("the list of mistakes is"):
         write_jsonl(run.directory / "mistakes.jsonl", list_mistakes(tested))

@@ -80,7 +80,7 @@ class SampleWriter:
     def write(self, params: Params, *, state: TrainState | None) -> None:
         """Writes texts of a step into the run's directory, behind those of earlier steps.
 
-        Of several seeds, the first writes. What fails is told, and training goes on.
+        With several seeds, the first writes. A failure is reported, and training goes on.
 
         Args:
             state: of the step; None writes nothing.

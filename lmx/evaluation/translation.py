@@ -77,20 +77,22 @@ class ScoringConfig:
                 )
 
     def main_score(
-        self, found: Sequence[Translation], references: Sequence[str], *, language: str, resamples: int = 0
+        self, translations: Sequence[Translation], references: Sequence[str], *, language: str, resamples: int = 0
     ) -> Score:
         """Returns the BLEU that is judged by: of tokens where the recipe has tokenised text, else of text."""
-        hypotheses = [translation.text for translation in found]
+        hypotheses = [translation.text for translation in translations]
         if self.tokenized:
             references = [undo_bpe(line) for line in references]
             return tokenized_bleu(hypotheses, references, lowercase=self.lowercase, num_resamples=resamples)
         settings: dict[str, Any] = {"lowercase": self.lowercase, "tokenize": self.scheme(language)}
         return detokenized_bleu(hypotheses, references, **settings, num_resamples=resamples)
 
-    def all_scores(self, found: Sequence[Translation], references: Sequence[str], *, language: str) -> list[Score]:
+    def all_scores(
+        self, translations: Sequence[Translation], references: Sequence[str], *, language: str
+    ) -> list[Score]:
         """Returns the main score and those beside it: chrF, and of tokenised text BLEU of detokenised, if possible."""
-        scores = [self.main_score(found, references, language=language, resamples=NUM_RESAMPLES)]
-        texts = [translation.text for translation in found]
+        scores = [self.main_score(translations, references, language=language, resamples=NUM_RESAMPLES)]
+        texts = [translation.text for translation in translations]
         if self.tokenized:
             references = [undo_bpe(line) for line in references]
             if self.raw_reference is not None and importlib.util.find_spec("sacremoses") is not None:
@@ -108,8 +110,8 @@ def validation_bleu(
     """Returns the main score of the first pairs; of several seeds, of each alone."""
     number = scoring.bleu_sentences
     sources, targets = pairs.sources[:number], pairs.targets[:number]
-    found = [scoring.main_score(one.translate(sources), targets, language=language) for one in translator.alone()]
-    return found[0].score if translator.members is None else np.array([each.score for each in found])
+    scores = [scoring.main_score(one.translate(sources), targets, language=language) for one in translator.alone()]
+    return scores[0].score if translator.members is None else np.array([each.score for each in scores])
 
 
 class Exam(NamedTuple):
@@ -131,7 +133,7 @@ class Exam(NamedTuple):
 def examine_translator(run: Run, translator: Translator, exam: Exam, *, seeds: Sequence[int]) -> Record:
     """Translates the test set, scores it, and writes translations, scores, samples and attention maps.
 
-    Of several seeds, each translates alone, for mean and deviation; what is written are translations of all together.
+    With several seeds, each translates alone, for mean and deviation; the files hold the translations of all together.
 
     Args:
         seeds: whose models translate; one where the parameters have no axis of members.
@@ -139,10 +141,10 @@ def examine_translator(run: Run, translator: Translator, exam: Exam, *, seeds: S
     pairs, name = exam.pairs, exam.name
     began = time.perf_counter()
     with progress_bar("translating the test set", total=len(pairs), console=run.console) as show:
-        found = translator.translate(pairs.sources, progress=show)
+        translations = translator.translate(pairs.sources, progress=show)
     record = Record(test=name, rows=()).with_others(sentences=len(pairs), seconds=time.perf_counter() - began)
     record = record.with_others(cut=translator.cut, limited=translator.limited, empty=pairs.empty)
-    scores = exam.scoring.all_scores(found, pairs.targets, language=exam.language)
+    scores = exam.scoring.all_scores(translations, pairs.targets, language=exam.language)
     alone = [scores[0]]
     prefix, made = name, exam.made
     if translator.members is not None:
@@ -162,7 +164,7 @@ def examine_translator(run: Run, translator: Translator, exam: Exam, *, seeds: S
         best = {"best": run.memory.best, "best_step": run.memory.best_step}
         record = replace(record, seeds=scores_of_seeds(seeds, tests, **best) if run.memory.best else ())
     _tell(run, translator, exam)
-    texts = [translation.text for translation in found]
+    texts = [translation.text for translation in translations]
     constructions = None
     if pairs.origin == EMBEDDED:
         constructions = [phrase.construction for phrase in phrasebook("test")]
@@ -171,7 +173,9 @@ def examine_translator(run: Run, translator: Translator, exam: Exam, *, seeds: S
             record = replace(record, baselines=_baselines(pairs))
     maps = []
     with run.only_reporting("attention maps are"):
-        maps = [_attention(translator, source, one) for source, one in zip(pairs.sources[:5], found[:5], strict=True)]
+        maps = [
+            _attention(translator, source, one) for source, one in zip(pairs.sources[:5], translations[:5], strict=True)
+        ]
     if run.writes:
         write_lines(run.directory / "test.hypotheses.txt", texts)
         write_json(run.directory / "scores.json", record.to_json())
@@ -247,5 +251,5 @@ def _samples(texts: Sequence[str], exam: Exam, constructions: Sequence[str] | No
 
 def _attention(translator: Translator, source: str, translation: Translation) -> dict[str, Any]:
     """Returns one sentence's attention map as attention.json has it."""
-    found = translator.attention(source, translation)
-    return found | {"weights": np.round(found["weights"].astype(float), 3).tolist()}
+    record = translator.attention(source, translation)
+    return record | {"weights": np.round(record["weights"].astype(float), 3).tolist()}

@@ -171,8 +171,8 @@ class ClassifierConfig(EncoderConfig):
 class AttentionPooling(nnx.Module):
     """Weighs the states of a text by softmax(query . tanh(W x)), in float32.
 
-    Source: Lin et al. 2017, equation 5, with one row of attention and as many hidden units as states are wide; but for
-    a bias, also Yang et al. 2016, equations 5 and 6, where `query` is the "word context vector".
+    Source: Lin et al. 2017, equation 5, with one row of attention and as many hidden units as states are wide. Except
+    for a bias, also Yang et al. 2016, equations 5 and 6, where `query` is the "word context vector".
     """
 
     def __init__(self, width: int, *, rngs: nnx.Rngs):

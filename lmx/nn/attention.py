@@ -45,7 +45,7 @@ class CachedKeyValues(NamedTuple):
         return cls(key.transpose(0, 2, 3, 1), value.transpose(0, 2, 1, 3))._laid_out()
 
     def with_room(self, slots: int) -> "CachedKeyValues":
-        """Returns the cache with so many slots, the new ones behind those there are."""
+        """Returns the cache with `slots` slots, the new ones after the existing ones."""
         more = slots - self.value.shape[2]
         key = jnp.pad(self.key, ((0, 0), (0, 0), (0, 0), (0, more)))
         return CachedKeyValues(key, jnp.pad(self.value, ((0, 0), (0, 0), (0, more), (0, 0))))._laid_out()

@@ -65,17 +65,17 @@ class TransformerConfig:
 
     @property
     def width_of_head(self) -> int:
-        """Of queries, keys and values."""
+        """The width of one head of queries, keys and values."""
         return self.width // self.num_heads if self.head_width is None else self.head_width
 
     @property
     def width_of_queries(self) -> int:
-        """Of all heads together."""
+        """The width of all query heads together."""
         return self.num_heads * self.width_of_head
 
     @property
     def width_of_keys(self) -> int:
-        """Of all key heads together; as much again are values."""
+        """The width of all key heads together; values have the same."""
         return (self.num_kv_heads or self.num_heads) * self.width_of_head
 
     @property

@@ -24,7 +24,7 @@ class MultiplyAdds:
         return MultiplyAdds(self.whole + more.whole, self.seen + more.seen)
 
     def of_training(self, rows: int) -> tuple[float, float]:
-        """Returns the FLOPs of a training step on so many rows, in both conventions.
+        """Returns the FLOPs of a training step on `rows` rows, in both conventions.
 
         Forward and backward count as three times the forward pass; a multiply-add is two.
         """

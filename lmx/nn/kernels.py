@@ -1,8 +1,8 @@
 """Scaled dot-product attention behind one door, `attend`, and the kernels that may stand behind it.
 
-The door is told what may be seen as a structure (`lmx.nn.masks.Sees`). XLA's kernel makes a mask of it, and over long
-rows goes through the queries in blocks; cuDNN's fused kernel gets what it understands. `choose_kernel` says which of
-them it is and why. Nothing here has parameters.
+`attend` takes a structure that describes what may be seen (`lmx.nn.masks.Sees`). XLA's kernel makes a mask of it, and
+processes the queries of long rows in blocks; cuDNN's fused kernel gets the forms it knows. `choose_kernel` tells which
+kernel runs and why. Nothing here has parameters.
 """
 
 import functools
@@ -146,8 +146,8 @@ def block_of(num_queries: int, num_keys: int) -> int | None:
 def biased(sees: Sees, make: MakeBias, *, num_queries: int, num_keys: int) -> Sees:
     """Returns a structure with a bias that layers share.
 
-    It is made once for all of them. Of long rows, which XLA's kernel goes through in blocks, each block of each layer
-    makes its own: the whole would take what blocks save.
+    It is computed once for all of them. XLA's kernel processes long rows in blocks, and there each block of each layer
+    computes its own part: the whole bias would cost the memory that blocks save.
 
     Args:
         make: also says whether there is a bias: it returns None where there is none.

@@ -28,7 +28,7 @@ class Sees:
 
     Args:
         causal: a query sees its own place and those before it.
-        key_lengths: [B]; only so many keys of a row exist, those at its front.
+        key_lengths: [B]; the number of keys of each row, which are at its front.
         segments: of the queries [B, T] and of the keys [B, S]; each query sees its own segment, and nobody padding (0).
         window: a query sees the places nearer than this on either side, its own included; 1 is itself alone.
         bias: [#B, #H, T, S], added to the scores; or what makes it of some queries, where it should never be whole.

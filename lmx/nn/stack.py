@@ -154,7 +154,7 @@ class Stack(nnx.Module):
     ) -> tuple[Float[Array, "B T D"], list[Any]]:
         """Runs T new positions through unstacked blocks (see `transformer.Block.extend`), each with its cache.
 
-        Of what the mask lets a position see, it sees what lies in the stack's window.
+        A position sees what both the mask and the stack's window allow.
 
         Args:
             encoding: see `__call__`; it and a window need both of the following.

@@ -55,7 +55,7 @@ def plan_of_this_command() -> str:
 
 
 def use_virtual_devices(number: int) -> None:
-    """Makes jax see so many CPU devices and no other; must come before jax is first asked for its devices.
+    """Makes jax see `number` CPU devices and no others; must come before jax is first asked for its devices.
 
     Raises:
         RuntimeError: jax has begun with other devices.

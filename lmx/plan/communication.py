@@ -63,7 +63,7 @@ def _is_widened(job: Job, one: Collective) -> bool:
 def _least(job: Job) -> Iterator[tuple[str, tuple[str, ...], float]]:
     """Yields the least that must be sent: (kind, axes, bytes).
 
-    All is in compute precision but for gradients, which are in the type that the job sums them in. Parameters split
+    All is in compute precision, except gradients, which are in the type that the job sums them in. Parameters split
     over fsdp are gathered twice and their gradients reduce-scattered, in each micro-batch; what then is left of the
     gradients is reduced over data (and sequence) once a step. Over tensor, activations are reduced for each matrix
     that contracts a split axis, once forward and once backward: twice a block each way. A vocabulary split over

@@ -131,9 +131,9 @@ def bar_chart(bars: Sequence[Bar], *, title: str, note: str = "", maximum: Numbe
         for bar in bars
     )
     head = f"<figcaption><h3>{text(title)}</h3></figcaption>"
-    said = f"<p class=axis><small>{text(note)}</small></p>" if note else ""
+    note_line = f"<p class=axis><small>{text(note)}</small></p>" if note else ""
     style = "bars noted" if any(bar.note for bar in bars) else "bars"
-    return Html(f"<figure class=chart>{head}<dl class='{style}'>{rows}</dl>{said}</figure>")
+    return Html(f"<figure class=chart>{head}<dl class='{style}'>{rows}</dl>{note_line}</figure>")
 
 
 def heatmap(weights: Float[np.ndarray, "T S"], *, rows: Sequence[str], columns: Sequence[str], label: str) -> Html:

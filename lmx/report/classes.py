@@ -18,7 +18,7 @@ MAX_LISTED_CLASSES = 30  # before the rest is folded away
 MAX_CONFUSIONS = 8
 FEW_TEXTS = 10  # of a bin of the calibration: its height is chance for the most part
 FAINTEST = 0.12  # of a cell that is not empty: one text in a thousand still has a colour
-# Up to so many classes, a cell of so many pixels.
+# The most classes, and the pixels of a cell.
 _CELLS = ((3, 92), (6, 68), (10, 52), (14, 38), (24, 29), (MAX_DRAWN_CLASSES, 22))
 _LETTER = 7.3  # pixels of a letter of a label, on average
 
@@ -115,7 +115,7 @@ font-size:13px;color:var(--soft)}
 def confusion_matrix(counts: Int[np.ndarray, "C C"], *, names: Sequence[str], unit: str = "text") -> Html:
     """Returns the texts by true class (a row) and predicted class (a column), and beside it the most frequent mistakes.
 
-    Of many classes those are drawn that take part in the most mistakes. The colour of a cell is its share of the row;
+    With many classes, it draws those that take part in the most mistakes. The colour of a cell is its share of the row;
     the counts are written where there is room, and stand in a table for those who cannot see the picture.
 
     Args:
@@ -183,11 +183,11 @@ def _matrix_picture(
             if not count:
                 continue
             x, y = left + cell * column, top + cell * row
-            said = f"true {names[true]}, predicted {names[predicted]}: {count:,}, {share:.1%} of the row"
+            title = f"true {names[true]}, predicted {names[predicted]}: {count:,}, {share:.1%} of the row"
             parts.append(
                 f"<rect class={'right' if row == column else 'wrong'} x={x + 0.5:.1f} y={y + 0.5:.1f} "
                 f"width={cell - 1} height={cell - 1} fill-opacity={FAINTEST + (1 - FAINTEST) * share:.2f}>"
-                f"<title>{text(said)}</title></rect>"
+                f"<title>{text(title)}</title></rect>"
             )
             style = " full" if share >= 0.75 else " half" if share >= 0.55 else ""  # legible on light, on dark
             style += "" if row == column else " off"
@@ -254,13 +254,13 @@ def class_table(classes: Sequence[Mapping[str, Any]], *, what: str, unit: str = 
     return Html(table(columns, first, style="classes") + more)
 
 
-def _meter(share: Number, said: str, *, style: str = "quiet") -> Html:
+def _meter(share: Number, label: str, *, style: str = "quiet") -> Html:
     """Returns a bar from 0 to 100 with its number."""
     return Html(
         "<div class=meter><svg viewBox='0 0 100 1' preserveAspectRatio=none aria-hidden=true>"
         "<path class=track d='M0 0H100V1H0Z'/>"
         f"<path class={style} d='M0 0H{min(max(share, 0.0), 100.0):.1f}V1H0Z'/></svg>"
-        f"<b{' class=main' if style == 'strong' else ''}>{text(said)}</b></div>"
+        f"<b{' class=main' if style == 'strong' else ''}>{text(label)}</b></div>"
     )
 
 
@@ -288,17 +288,17 @@ def reliability_diagram(calibration: Mapping[str, Any], *, unit: str = "text") -
     bars, dots = "", ""
     for low, high, count, confidence, accuracy in bins:
         x, width = low + 0.25, high - low - 0.5
-        said = (
+        hint = (
             f"<title>sure {low:.0f}% to {high:.0f}%: {count:,} {unit}s, {accuracy:.1f}% right, "
             f"mean confidence {confidence:.1f}%</title>"
         )
         few = "" if count >= FEW_TEXTS else " few"
         above, below = 100 - max(accuracy, confidence), 100 - min(accuracy, confidence)
-        marks += f"<path class='bin{few}' d='M{x:.2f} {100 - accuracy:.2f}h{width:.2f}V100h{-width:.2f}z'>{said}</path>"
-        marks += f"<path class='gap{few}' d='M{x:.2f} {above:.2f}h{width:.2f}V{below:.2f}h{-width:.2f}z'>{said}</path>"
+        marks += f"<path class='bin{few}' d='M{x:.2f} {100 - accuracy:.2f}h{width:.2f}V100h{-width:.2f}z'>{hint}</path>"
+        marks += f"<path class='gap{few}' d='M{x:.2f} {above:.2f}h{width:.2f}V{below:.2f}h{-width:.2f}z'>{hint}</path>"
         dots += f"M{confidence:.2f} {100 - accuracy:.2f}h0"
         bars += (
-            f"<path class=count d='M{x:.2f} {100 - 100 * count / most:.2f}h{width:.2f}V100h{-width:.2f}z'>{said}</path>"
+            f"<path class=count d='M{x:.2f} {100 - 100 * count / most:.2f}h{width:.2f}V100h{-width:.2f}z'>{hint}</path>"
         )
     marks += f"<path class=rule d='M0 100L100 0'/><path class='dots c1' d='{dots}'/>"
     x_labels = "".join(f"<span style='left:{x}%'>{x}</span>" for x in range(0, 101, 20))
@@ -362,12 +362,12 @@ def marked_words(words: Sequence[tuple[str, Number]]) -> Html:
     strongest = sorted(words, key=lambda each: -abs(each[1]))
     towards = [f"{word} {_moved(value)}" for word, value in strongest if value > 0][:5]
     against = [f"{word} {_moved(value)}" for word, value in strongest if value < 0][:3]
-    said = "".join(
-        f"<span><b>{title}</b> {text(', '.join(found))}</span> "
-        for title, found in (("towards", towards), ("against", against))
-        if found
+    moved_words = "".join(
+        f"<span><b>{title}</b> {text(', '.join(words))}</span> "
+        for title, words in (("towards", towards), ("against", against))
+        if words
     )
-    return Html(f"<p class=words>{' '.join(shown)}</p>" + (f"<p class=moved>{said}</p>" if said else ""))
+    return Html(f"<p class=words>{' '.join(shown)}</p>" + (f"<p class=moved>{moved_words}</p>" if moved_words else ""))
 
 
 def _clipped(name: str, most: int) -> str:

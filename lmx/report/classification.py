@@ -119,8 +119,8 @@ def _headline(scores: dict, validation: list[dict]) -> Html:
             for each in scores.get("baselines") or []
         ]
         verdict = scores.get("verdict") or _verdict(row, scores.get("baselines") or [])
-        said = Html(f"<p class=verdict>{text(verdict)}</p>" if verdict else "")
-        return Html(big_number(f"{row['score']:.2f}", row["name"], [line for line in lines if line]) + said)
+        verdict_line = Html(f"<p class=verdict>{text(verdict)}</p>" if verdict else "")
+        return Html(big_number(f"{row['score']:.2f}", row["name"], [line for line in lines if line]) + verdict_line)
     for key in _metrics_of(validation):
         best = best_of(validation, key, max)
         if best:
@@ -170,7 +170,7 @@ def _scores_section(scores: dict) -> Html:
             bars.append(Bar(label="published", value=rows[0]["published"]))
         bars = [*sorted(bars, key=lambda bar: bar.value), Bar(label="this run", value=rows[0]["score"], strong=True)]
     texts = scores.get("texts")
-    said = [
+    notes = [
         str(scores.get("test") or ""),
         _of_unit(f"{number(texts)} texts", scores) if is_number(texts) else "",
         f"{number(scores['truncated'])} of them cut to the longest length" if scores.get("truncated") else "",
@@ -186,7 +186,7 @@ def _scores_section(scores: dict) -> Html:
                 form="{:.1f}",
             )
         ),
-        note=" · ".join(filter(None, said)),
+        note=" · ".join(filter(None, notes)),
     )
 
 
@@ -237,9 +237,9 @@ def _seeds_section(scores: dict) -> Html:
 # Classes and calibration.
 
 
-def _of_unit(said: str, scores: dict) -> str:
+def _of_unit(words: str, scores: dict) -> str:
     """Returns a sentence of this page that tells of texts as one of what was classified: texts, or images."""
-    return said.replace("a text", "an image").replace("text", "image") if scores.get("unit") == "image" else said
+    return words.replace("a text", "an image").replace("text", "image") if scores.get("unit") == "image" else words
 
 
 def _details(scores: dict) -> dict:
@@ -314,13 +314,13 @@ def _learning_section(metrics: list[dict], seeds: int) -> Html:
 
 def _band(records: list[dict], key: str) -> list[tuple[Number, Number, Number]]:
     """Returns (step, lowest, highest) over the seeds, in order of steps; of a step written twice the later counts."""
-    found = {}
+    ranges = {}
     for record in records:
         values = (record.get("seeds") or {}).get(key)
         finite = [value for value in values if is_number(value)] if isinstance(values, list) else []
         if len(finite) > 1:
-            found[record["step"]] = (min(finite), max(finite))
-    return [(step, low, high) for step, (low, high) in sorted(found.items())]
+            ranges[record["step"]] = (min(finite), max(finite))
+    return [(step, low, high) for step, (low, high) in sorted(ranges.items())]
 
 
 def _metrics_of(validation: list[dict]) -> list[str]:

@@ -73,9 +73,9 @@ def _figure(entry: dict, pictures: list[Html]) -> Html:
     probability = entry.get("probability")
     sure = f" {100 * probability:.1f}%" if is_number(probability) else ""
     label, prediction = entry.get("label"), entry.get("prediction")
-    said = "right" if label == prediction else f"true <b>{text(label)}</b>"
+    truth = "right" if label == prediction else f"true <b>{text(label)}</b>"
     return Html(
-        f"<li><figure>{''.join(pictures)}<figcaption>predicted <b>{text(prediction)}</b>{sure}<br>{said}<br>"
+        f"<li><figure>{''.join(pictures)}<figcaption>predicted <b>{text(prediction)}</b>{sure}<br>{truth}<br>"
         f"<small>{text(entry.get('text', ''))}</small></figcaption></figure></li>"
     )
 

@@ -74,8 +74,8 @@ def section(title: str, *parts: Html, note: str = "") -> Html:
     """Returns a titled section, or nothing if all its parts are nothing."""
     if not any(parts):
         return Html("")
-    said = f"<p class=note>{text(note)}</p>" if note else ""
-    return Html(f"<section><h2>{text(title)}</h2>{said}{''.join(parts)}</section>")
+    note_line = f"<p class=note>{text(note)}</p>" if note else ""
+    return Html(f"<section><h2>{text(title)}</h2>{note_line}{''.join(parts)}</section>")
 
 
 def columns_of(*parts: Html, small: bool = False) -> Html:
@@ -115,5 +115,5 @@ def facts(pairs: Sequence[tuple[str, str]], *, style: str) -> Html:
 
 
 def signed(value: Number, *, digits: int = 2) -> str:
-    """Returns a difference with its sign and so many digits."""
+    """Returns a difference with its sign and `digits` digits."""
     return f"{value:+.{digits}f}".replace("-", "−")

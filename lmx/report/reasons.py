@@ -113,8 +113,8 @@ def _answer(prediction: Any, probability: Any, label: Any) -> Html:
     """Returns what the model said, how sure it was, and what is true, on one line."""
     sure = f" {100 * probability:.1f}%" if is_number(probability) else ""
     right = "" if label is None else "right" if label == prediction else f"true <b>{text(_said(label))}</b>"
-    said = f"<span>predicted <b>{text(_said(prediction))}</b>{sure}</span>"
-    return Html(f"<p class=answer>{said}{f'<span>{right}</span>' if right else ''}</p>")
+    answer = f"<span>predicted <b>{text(_said(prediction))}</b>{sure}</span>"
+    return Html(f"<p class=answer>{answer}{f'<span>{right}</span>' if right else ''}</p>")
 
 
 def _said(label: Any) -> str:

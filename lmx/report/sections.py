@@ -164,13 +164,13 @@ def attention_section(attention: Sequence[AttentionMap], *, note: str, left_out:
 
 def setup_section(config: dict, versions: dict, start: dict) -> Html:
     """Returns how it was set up: start-up facts, configuration, versions."""
-    said = [(key.replace("_", " "), _start_fact(key, value)) for key, value in start.items()]
+    pairs = [(key.replace("_", " "), _start_fact(key, value)) for key, value in start.items()]
     folds = [
         _fold("Experiment config", config.get("config")),
         _fold("Model config", config.get("model")),
         _fold("Versions", versions),
     ]
-    return section("Setup", facts(said, style="grid") if said else Html(""), *folds)
+    return section("Setup", facts(pairs, style="grid") if pairs else Html(""), *folds)
 
 
 def _start_fact(key: str, value: Any) -> str:

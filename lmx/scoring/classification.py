@@ -162,7 +162,7 @@ def score_regression(
 ) -> Scores:
     """Returns the scores of real numbers: Pearson's and Spearman's correlation, and the mean squared error.
 
-    A correlation with numbers that are all alike is not defined, and is returned as 0.
+    A correlation with numbers that are all equal is not defined, and is returned as 0.
 
     Raises:
         ValueError: nothing to score, sides of different length, or numbers that are not finite.

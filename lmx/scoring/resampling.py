@@ -54,8 +54,8 @@ def speak_for(score: float, scores: Float[np.ndarray, " resamples"], *, low: flo
     """Returns whether an interval from resamples says something of the score that they stand for.
 
     It does not where no resample differs: of a test set without a mistake, another one may have some. Nor where the
-    mean of the resamples is off the score by more than a quarter of their standard deviation, beyond what so few
-    resamples leave open (Efron and Tibshirani 1993, section 10.3): a calibration error grows with each text that is
+    mean of the resamples is off the score by more than a quarter of their standard deviation, beyond what this number
+    of resamples leaves open (Efron and Tibshirani 1993, section 10.3): a calibration error grows with each text that is
     drawn twice, and of many rare classes a resample misses some.
 
     Args:
@@ -159,7 +159,7 @@ def correlation(
     second: Float[np.ndarray, "#resamples texts"],
     weights: Float[np.ndarray, "resamples texts"],
 ) -> Float[np.ndarray, " resamples"]:
-    """Returns Pearson's correlation with each value taken so many times; 0 where one side does not vary."""
+    """Returns Pearson's correlation with each value repeated by its weight; 0 where one side does not vary."""
     size = weights.sum(axis=1, keepdims=True)
     # Numbers that are all alike leave about this much by rounding.
     floors = [size[:, 0] * (16 * np.finfo(np.float64).eps * np.abs(side).max(axis=1)) ** 2 for side in (first, second)]
@@ -174,7 +174,7 @@ def correlation(
 def ranks(
     values: Float[np.ndarray, " texts"], weights: Float[np.ndarray, "resamples texts"]
 ) -> Float[np.ndarray, "resamples texts"]:
-    """Returns the rank of each value, the mean of ranks among equals, with each value taken so many times."""
+    """Returns the rank of each value, the mean of ranks among equals, with each value repeated by its weight."""
     _, group_of = np.unique(values, return_inverse=True)
     order = np.argsort(group_of, kind="stable")
     sizes = np.add.reduceat(weights[:, order], _starts(group_of[order]), axis=1)

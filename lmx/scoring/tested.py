@@ -33,14 +33,14 @@ class Tested(NamedTuple):
     examples: Labelled
     labels: Labels
     targets: Targets
-    outputs: Float[np.ndarray, "S texts *C"]
+    outputs: Float[np.ndarray, "E texts *C"]
     baseline: Int[np.ndarray, " texts"] | None
     features: str = "TF-IDF"
 
 
 def score_seeds(
-    outputs: Float[np.ndarray, "S texts *C"], targets: Targets, labels: Labels
-) -> dict[str, Float[np.ndarray, " S"]]:
+    outputs: Float[np.ndarray, "E texts *C"], targets: Targets, labels: Labels
+) -> dict[str, Float[np.ndarray, " E"]]:
     """Returns of each seed the loss, and by its name the first score: what a best step is chosen by."""
     scored = [_score(targets, each, labels, num_resamples=0).metrics[0] for each in outputs]
     loss = np.array([prediction_loss(targets, each, kind=labels.kind) for each in outputs])
@@ -155,8 +155,8 @@ def spread_of_folds(tested: Sequence[Tested]) -> tuple[Spread, ...]:
 def list_mistakes(tested: Tested) -> list[dict[str, Any]]:
     """Returns what the mean of the seeds has wrong, the worst first, at most 50.
 
-    Of single labels the most confident; of real numbers those furthest from the truth; of several labels, those with
-    the most labels wrong.
+    For single labels, the most confident; for real numbers, those furthest from the truth; for several labels, those
+    with the most labels wrong.
     """
     labels, targets, outputs = tested.labels, tested.targets, tested.outputs.mean(0)
     if labels.kind == "single":

@@ -19,7 +19,8 @@ from lmx.models.decoder import Decoder
 from lmx.models.masked import MaskedEncoder
 from lmx.models.shapes import bert_base, llama_8b
 from lmx.nn.config import TransformerConfig
-from lmx.sharding import MeshConfig, make_mesh, use_mesh
+from lmx.sharding.mesh import MeshConfig, make_mesh
+from lmx.sharding.step import use_mesh
 
 B, T, WORDS, N, WINDOW = 4, 12, 90, 2, 4
 SMALL = {"vocab_size": WORDS, "width": 24, "feedforward_width": 36, "num_heads": 4, "num_layers": N, "max_length": 20}

@@ -212,7 +212,7 @@ def noise_mask(
 
 
 def input_and_target_lengths(raw: int, *, noise: Noise = T5_NOISE, documents: int = 1) -> tuple[int, int]:
-    """Returns the places that source and target take of so many raw tokens, their ends included.
+    """Returns the lengths of source and target for a number of raw tokens, with their ends.
 
     Args:
         documents: of a row, of equal lengths, each with ends and sentinels of its own.

@@ -1,7 +1,7 @@
 """The grammar of the phrasebook: how English and German words are inflected and put in order.
 
 Here live the forms of nouns, adjectives and verbs, noun phrases, and the clause with its two writers. The words
-themselves are in `lmx.data.phrasebook.words`; what is said with them is drawn in `lmx.data.phrasebook`.
+themselves are in `lmx.data.phrasebook.words`; `lmx.data.phrasebook.writer` draws what to say with them.
 
 German order, between the verb's two brackets: pronouns, dative, time, definite accusative, nicht, manner, place. The
 finite verb is second in a statement, first in a question, last in a subordinate clause; prefix, infinitive or

@@ -1,7 +1,7 @@
 """The phrasebook: a grammar of our own that writes English-German sentence pairs, data that needs no download.
 
-Here are the phrases and their splits. What is said is drawn in `writer.py` and built in `constructions.py`; how it is
-said is the matter of `grammar.py` and `clauses.py`, and the words are those of `words.py`. Nothing here knows
+This module has the phrases and their splits. `writer.py` draws their content, `constructions.py` builds them,
+`grammar.py` and `clauses.py` put them into words, and `words.py` holds the words. Nothing here knows
 tokenizers, batches or models; a phrase is two strings and the name of its construction.
 
 The German has gender, number and case agreement, weak, mixed and strong adjective endings, separable verbs, modal and

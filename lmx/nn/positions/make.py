@@ -26,12 +26,12 @@ class Sizes(Protocol):
 
     @property
     def width(self) -> int:
-        """Of the model."""
+        """Width of the model."""
         ...
 
     @property
     def num_heads(self) -> int:
-        """Of the queries."""
+        """Number of query heads."""
         ...
 
     @property
