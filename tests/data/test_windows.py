@@ -1,6 +1,10 @@
 """Batch k is a function of (seed, k): each token comes once an epoch, and once in evaluation."""
 
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -153,3 +157,46 @@ def test_rows_that_cannot_be_made_are_refused(options: dict, expected: str):
         windows(corpus_of(np.array([30])), "stream", **options)
     with pytest.raises(ValueError, match=r"k must not be negative, got k=-1\."):
         windows(corpus_of(np.array([30])), "stream").batch(-1)
+
+
+LIMITED = """
+import re, resource, sys
+from pathlib import Path
+import numpy as np
+from lmx.data.cache import Cache
+from lmx.data.corpus import encode_corpus, find_corpus
+from lmx.data.windows import Windows
+from lmx.text import ByteTokenizer
+
+files = find_corpus(sys.argv[1])
+status = Path("/proc/self/status").read_text()
+more = int(sys.argv[3])
+limit = 1024 * int(re.search(r"VmData:\\s+(\\d+)", status)[1]) + more
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+try:
+    np.ones(2 * more, np.uint8)
+except MemoryError:
+    print("limited")
+corpus = encode_corpus(files, ByteTokenizer(), cache=Cache(Path(sys.argv[2])), num_processes=1)
+size = sum(shard.tokens.nbytes for shard in corpus.shards)
+assert size > 2 * more, size
+for packing in ("stream", "documents"):
+    windows = Windows(corpus, length=512, rows=64, packing=packing)
+    seen = sum(int((windows.batch(k)["segments"] > 0).sum()) for k in range(int(windows.batches_per_epoch)))
+    print(packing, seen / corpus.num_tokens)
+"""
+
+
+@pytest.mark.slow
+def test_a_corpus_may_be_larger_than_memory(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    with path.open("w") as file:
+        for number in range(24_000):
+            file.write(f'{{"text": "{f"{number} " * (number % 500)}"}}\n')
+    command = [sys.executable, "-c", LIMITED, str(path), str(tmp_path / "cache"), str(28 << 20)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    limited, *shares = done.stdout.split("\n")[:3]
+    assert limited == "limited"
+    assert all(0.98 < float(line.split()[1]) < 1.01 for line in shares)
