@@ -21,6 +21,7 @@ from lmx.plan.step import batch_of, compile_unoptimised, mesh_of, program_of, st
 from lmx.programs import elements_of, parse_program
 from lmx.sharding import tables
 from lmx.sharding.mesh import MeshConfig, make_mesh
+from lmx.sharding.placement import named_sharding
 from lmx.sharding.rules import DEFAULT_RULES
 from lmx.sharding.step import use_mesh
 from lmx.sharding.tables import stays_in_pieces
