@@ -5,6 +5,7 @@ import importlib.util
 import json
 import math
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -185,6 +186,23 @@ def test_a_plan_needs_no_text(preset, tmp_path):
     assert "fits" in done.stdout
 
 
+@pytest.mark.parametrize(("preset", "nodes"), [("llama-1b", 1), ("llama-8b", 8)])
+def test_the_slurm_file_is_a_script_whose_batches_divide(preset, nodes, tmp_path):
+    path = ROOT / "docs" / "slurm-pretraining.sh"
+    subprocess.run(["bash", "-n", path], check=True)
+    text = path.read_text(encoding="utf-8")
+    assert f"sbatch --nodes={nodes} docs/slurm-pretraining.sh {preset}\n" in text
+    devices = 8 * nodes
+    text = text.replace("\\\n", " ").replace('"$preset"', preset).replace('"$SLURM_NTASKS"', str(devices))
+    (line,) = [line for line in text.split("\n") if line.startswith("srun ")]
+    command = shlex.split(line.replace("$preset", preset))
+    name, config = pretraining.command_line(command[command.index("experiments/pretraining.py") + 1 :])
+    assert (name, config.run.run) == (preset, Path("runs") / preset)
+    batch = config.batch.settled(config.run.mesh, run=tmp_path / "absent", devices=devices)
+    assert batch.rows % devices == 0
+    assert batch.rows * batch.context * batch.accumulation == {1: 262_144, 8: 2_097_152}[nodes]
+
+
 # ---- bad input -------------------------------------------------------------------------------------------------------
 
 
@@ -192,7 +210,7 @@ def test_a_plan_needs_no_text(preset, tmp_path):
     ("preset", "arguments", "message"),
     [
         ("stdlib-gpt", ["--objective", "masked"],
-         "objective must be causal or pairs for this preset's model, got objective=masked."),
+         "objective must be causal or prefix or pairs for this preset's model, got objective=masked."),
         ("stdlib-t5", ["--objective", "causal"],
          "objective must be spans for this preset's model, got objective=causal."),
         ("stdlib-gpt", ["--tokens-per-batch", "16"],
