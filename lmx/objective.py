@@ -24,6 +24,7 @@ ObjectiveName = Literal["causal", "prefix", "pairs", "masked", "spans"]
 FAMILIES = dict.fromkeys(("causal", "prefix", "pairs"), "decoder") | {"masked": "masked", "spans": "seq2seq"}
 MASKS = ("<mask>", "[MASK]")
 SENTINEL = "<extra_id_0>"
+SEPARATOR = "\t"  # of source and target
 
 
 class Objective(NamedTuple):
@@ -55,8 +56,8 @@ class ObjectiveConfig:
 
     Attributes:
         objective: causal predicts each token from those before it. prefix does so after a beginning of random length,
-            which the whole text sees. pairs does so after the separator of each document, so that a decoder translates.
-            masked predicts tokens that were taken out, and spans predicts runs of them.
+            which the whole text sees. pairs does so after the first tab of each document, so that a decoder translates
+            lines of source, tab and target. masked predicts tokens that were taken out, and spans predicts runs of them.
         from_start: causal reads each document from the beginning of text, so that its first token is predicted too.
         mask_share: share of the tokens that masked predicts.
         whole_words: masked takes out whole words.
@@ -111,7 +112,7 @@ class ObjectiveConfig:
 
         Raises:
             ValueError: a row is too short.
-            InputError: the vocabulary does not tell where words begin, or a row has more spans than sentinels.
+            InputError: the vocabulary does not tell where words begin, or has no tab; or spans outnumber sentinels.
         """
         pad, size = tokenizer.pad_id, tokenizer.vocab_size
         if self.objective == "causal":
@@ -121,8 +122,11 @@ class ObjectiveConfig:
         if self.objective == "prefix":
             return Objective(functools.partial(prefix, pad_id=pad), context, 1, size, {})
         if self.objective == "pairs":
-            make = functools.partial(pairs, pad_id=pad, separator_id=tokenizer.bos_id)
-            return Objective(make, context, 1, size, {"separator_id": tokenizer.bos_id})
+            separator = tokenizer.encode(SEPARATOR)
+            if len(separator) != 1 or separator[0] == tokenizer.unk_id:
+                raise InputError(f"objective=pairs must have a vocabulary with one id for a tab, got {len(separator)}.")
+            make = functools.partial(pairs, pad_id=pad, separator_id=separator[0])
+            return Objective(make, context, 1, size, {"separator_id": separator[0]})
         if self.objective == "masked":
             pieces = tokenizer.pieces(range(size))
             mask = next((pieces.index(each) for each in MASKS if each in pieces), size)

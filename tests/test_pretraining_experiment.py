@@ -118,6 +118,21 @@ def test_packed_documents_are_predicted_from_their_start(command, tmp_path, text
     assert json.loads((tmp_path / "config.json").read_text())["first_id"] == 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["pairs", "prefix"])
+def test_a_decoder_learns_targets_behind_a_tab_or_what_follows_a_prefix(command, tmp_path, objective):
+    (tmp_path / "pairs.tsv").write_text("".join(f"{n}\t{n + 1}\n" for n in range(1000, 1400)))
+    printed = command(
+        "stdlib-gpt", "--train", f"lines:{tmp_path / 'pairs.tsv'}", "--objective", objective, "--packing", "documents",
+        "--metric", "loss", "--updates", "80", "--validate-every", "40", "--optimization.peak", "0.02",
+        "--run", tmp_path / "run",
+    )  # fmt: skip
+    losses = [float(line.split("loss ")[1].split()[0]) for line in printed.splitlines() if "validation after" in line]
+    assert losses[-1] < min(losses[0], 2.8)  # ten digits, of which all but the last repeat the source
+    facts = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert facts.get("separator_id") == (9 + 4 if objective == "pairs" else None)
+
+
 def arguments_of(run: Path, text: Path) -> list[str]:
     tiny = [*TINY, "--model.num-layers", "1", "--updates", "60", "--validate-every", "20", "--save-every", "5"]
     return [sys.executable, str(ROOT / "experiments" / "pretraining.py"), "stdlib-gpt", *tiny,
@@ -218,6 +233,8 @@ def test_the_slurm_file_is_a_script_whose_batches_divide(preset, nodes, tmp_path
         ("stdlib-gpt", ["--context", "4096", "--tokens-per-batch", "4096"], "must hold a row of 4,097 tokens, got "),
         ("stdlib-gpt", ["--model.vocab-size", "99"],
          "model.vocab_size must be the 260 of tokenizer and objective, or 0 to take them, got vocab_size=99."),
+        ("stdlib-gpt", ["--objective", "pairs", "--tokenizer", "words"],
+         "objective=pairs must have a vocabulary with one id for a tab, got 0."),
         ("stdlib-bert", ["--whole-words"], "whole_words must be off where the vocabulary is of bytes or characters"),
         ("stdlib-t5", ["--sentinels", "1", "--context", "64"],
          "sentinels must be at least the 3 spans of a row, got sentinels=1."),
