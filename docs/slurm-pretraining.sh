@@ -21,7 +21,7 @@
 preset=${1:-llama-1b}
 srun --cpus-per-task="$SLURM_CPUS_PER_TASK" \
     .venv/bin/python -u experiments/pretraining.py "$preset" \
-    --train data/corpus --held-out 0.0005 --vocabulary data/tokenizer.model --model.vocab-size 0 \
+    --train data/corpus --held-out 0.0005 --vocabulary data/bpe.model --model.vocab-size 0 \
     --text-cache data/tokens --run "runs/$preset" \
     --mesh.fsdp "$SLURM_NTASKS" --tokens-per-device 8192 --accumulation 4 \
     --updates 100000 --validate-every 1000 --save-every 500
