@@ -177,7 +177,7 @@ _CHOICES: dict[str, tuple[str, type[Config], dict[str, Any]]] = {
         batch=RowsConfig(context=512, tokens_per_batch=256 * 512), updates=1_000_000,
         model=replace(shapes.bert_base(), dtype="bfloat16"),
         objective=ObjectiveConfig(objective="masked", whole_words=True), metric="perplexity",
-        optimization=_adam(schedule="linear", peak=1e-4, warmup=10_000, beta2=0.999, weight_decay=0.01, final_share=0),
+        optimization=_adam(schedule="linear", peak=1e-4, warmup=10000, beta2=0.999, weight_decay=0.01, final_share=0.0),
         published=Published(3.99, "Devlin et al. 2019, table 6: perplexity of masked words, held out"),
     )),
     "t5-base": ("T5 base: spans of 3 tokens, 15% of the text", SpansPretraining, _YOURS(
