@@ -202,8 +202,7 @@ def build(config: Config, model: Any) -> Learner:
     lengths = config.objective.sizes(context=config.batch.context)
 
     def loss(params: Any, batch: Any, key: Any) -> dict[str, jax.Array]:
-        network = definition.merge(params)
-        states, labels = predict(network, batch, key=key, is_packed=is_packed)
+        states, labels = predict(network := definition.merge(params), batch, key=key, is_packed=is_packed)
         return token_loss(states, network.output(), labels, labels != model.pad_id, z_loss=config.z_loss)._asdict()
 
     schedule = make_schedule(config.optimization, total=config.updates, width=model.width)
@@ -264,14 +263,8 @@ def main(preset: str, config: Config) -> None:
     if not training.serves:
         run.save_model(params, seeds=seeds if config.seeds > 1 else None)
 
-    exam = Exam(
-        f"{preset} {'test' if test else 'validation'}",
-        test or held_out,
-        config.metric,
-        predicts_all,
-        made,
-        config.published,
-    )
+    name = f"{preset} {'test' if test else 'validation'}"
+    exam = Exam(name, test or held_out, config.metric, predicts_all, made, config.published)
     examine_language_model(run, placed, params, exam, seeds=seeds, tokenizer=data.tokenizer)
     finish(run)
 

@@ -57,7 +57,7 @@ class ObjectiveConfig:
     Attributes:
         objective: causal predicts each token from those before it. prefix does so after a beginning of random length,
             which the whole text sees. pairs does so after the first tab of each document, so that a decoder translates
-            lines of source, tab and target. masked predicts tokens that were taken out, and spans predicts runs of them.
+            lines of source, tab and target. masked predicts tokens that were taken out; spans predicts runs of them.
         from_start: causal reads each document from the beginning of text, so that its first token is predicted too.
         mask_share: share of the tokens that masked predicts.
         whole_words: masked takes out whole words.
