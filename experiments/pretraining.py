@@ -9,6 +9,7 @@ A decoder predicts what comes next, an encoder what was masked, an encoder-decod
 """
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -107,95 +108,79 @@ class SpansPretraining(Config):
     """All choices of a pretraining that writes spans which were taken out."""
 
     objective: Annotated[ObjectiveConfig, INLINE] = field(default_factory=lambda: ObjectiveConfig(objective="spans"))
-    model: Seq2SeqConfig = field(default_factory=lambda: replace(shapes.t5_small(), **_NO_WORDS))
+    model: Seq2SeqConfig = field(default_factory=shapes.t5_small)
 
 
-_NO_WORDS = {"source_vocab_size": 0, "target_vocab_size": 0}  # the tokenizer will tell
-
-
-def _small(context: int, **sizes: Any) -> DecoderConfig:
-    """Returns nanoGPT's form of a GPT-2: no biases."""
-    form = {"norm": "layer", "activation": "gelu", "positions": "learned", "tied_embeddings": True}
-    given = {"feedforward_width": 4 * sizes["width"], "unroll": sizes["num_layers"], "max_length": context} | sizes
-    return DecoderConfig(vocab_size=0, **form, **given)
-
-
-def _on(base: dict[str, Any], **choices: Any) -> dict[str, Any]:
-    return base | choices
-
-
-_STDLIB = {"pieces": TextVocabularyConfig(vocab_size=4000), "updates": 1500}
-_LETTERS = {"pieces": TextVocabularyConfig(tokenizer="characters")}
-_SHAKESPEARE = _LETTERS | {"texts": TextSetsConfig(train="data/tinyshakespeare/input.txt")}
+_YOURS = partial(  # a corpus of yours, and steps for many devices
+    dict, texts=TextSetsConfig(train="data/train.jsonl", held_out=0.001), updates=100_000,
+    pieces=TextVocabularyConfig(vocabulary=Path("data/bpe.model")), selection=SelectionConfig(validate_every=1000),
+)  # fmt: skip
+_LLAMA = partial(_YOURS, batch=RowsConfig(context=8192, tokens_per_device=8192, accumulation=4), z_loss=1e-4)
+_STDLIB = partial(dict, pieces=TextVocabularyConfig(vocab_size=4000), updates=1500)
+_LETTERS = partial(dict, pieces=TextVocabularyConfig(tokenizer="characters"))
+_SHAKESPEARE = partial(_LETTERS, texts=TextSetsConfig(train="data/tinyshakespeare/input.txt"))
+_WORDS = partial(dict, pieces=TextVocabularyConfig(tokenizer="words"), metric="perplexity")
+_WIKI = [f"lines:data/wikitext2/wiki.{split}.tokens.gz" for split in ("train", "valid", "test")]
 _BEST = SelectionConfig(validate_every=250, average_of="best")
-_YOURS = {  # a corpus of yours, and steps for many devices
-    "texts": TextSetsConfig(train="data/train.jsonl", held_out=0.001), "updates": 100_000,
-    "pieces": TextVocabularyConfig(vocabulary=Path("data/tokenizer.model")),
-    "selection": SelectionConfig(validate_every=1000),
-}  # fmt: skip
-_WIKI = "lines:data/wikitext2/wiki.{}.tokens.gz"
-_LLAMA = _YOURS | {"batch": RowsConfig(context=8192, tokens_per_device=8192, accumulation=4), "z_loss": 1e-4}
 
 _CHOICES: dict[str, tuple[str, type[Config], dict[str, Any]]] = {
-    "stdlib-gpt": ("a decoder on the Python library's own sources: needs no file", Config, _on(_STDLIB,
+    "stdlib-gpt": ("a decoder on the Python library's own sources: needs no file", Config, _STDLIB(
         model=DecoderConfig(vocab_size=0, width=192, feedforward_width=512, num_heads=6, num_layers=4, unroll=4,
                             tied_embeddings=True),
         optimization=_adam(peak=3e-3), batch=RowsConfig(tokens_per_batch=4096), metric="bits_per_byte",
     )),
-    "stdlib-bert": ("an encoder that fills in masked words of the same sources", MaskedPretraining, _on(_STDLIB,
+    "stdlib-bert": ("an encoder that fills in masked words of the same sources", MaskedPretraining, _STDLIB(
         model=MaskedConfig(vocab_size=0, width=192, feedforward_width=768, num_heads=6, num_layers=4, unroll=4,
                            max_length=128, norm_position="pre", dropout_rate=0.0, attention_dropout_rate=0.0),
         optimization=_adam(peak=2e-3), batch=RowsConfig(context=128, tokens_per_batch=8192),
     )),
-    "stdlib-t5": ("an encoder-decoder that writes spans which were taken out of them", SpansPretraining, _on(_STDLIB,
-        model=replace(shapes.t5_small(), **_NO_WORDS, width=192, feedforward_width=768, num_heads=6, head_width=None,
-                      num_encoder_layers=3, num_decoder_layers=3, unroll=3, dropout_rate=0.0),
+    "stdlib-t5": ("an encoder-decoder that writes spans which were taken out of them", SpansPretraining, _STDLIB(
+        model=replace(shapes.t5_small(), source_vocab_size=0, target_vocab_size=0, width=192, feedforward_width=768,
+                      num_heads=6, head_width=None, num_encoder_layers=3, num_decoder_layers=3, unroll=3),
         optimization=_adam(peak=2e-3), batch=RowsConfig(context=128, tokens_per_batch=8192),
     )),
-    "shakespeare-char": ("tiny Shakespeare by nanoGPT's recipe for a CPU: 1.88 nats", Config, _on(_SHAKESPEARE,
-        model=_small(64, width=128, num_heads=4, num_layers=4),
-        batch=RowsConfig(context=64, tokens_per_batch=12 * 64),
+    "shakespeare-char": ("tiny Shakespeare by nanoGPT's recipe for a CPU: 1.88 nats", Config, _SHAKESPEARE(
+        model=shapes.nano_gpt(64, width=128, num_layers=4), batch=RowsConfig(context=64, tokens_per_batch=12 * 64),
         published=Published(1.88, "nanoGPT's README, from 20 random batches (its deviation 0.015); all text: 1.90"),
     )),
-    "shakespeare-char-gpu": ("the same by its recipe for a GPU: 1.4697 nats", Config, _on(_SHAKESPEARE,
-        model=_small(256, width=384, num_heads=6, num_layers=6, dropout_rate=0.2, dtype="bfloat16"),
+    "shakespeare-char-gpu": ("the same by its recipe for a GPU: 1.4697 nats", Config, _SHAKESPEARE(
+        model=replace(shapes.nano_gpt(256, width=384, num_layers=6), dropout_rate=0.2, dtype="bfloat16"),
         batch=RowsConfig(tokens_per_batch=64 * 256), updates=5000, selection=_BEST,
         published=Published(1.4697, "nanoGPT's README: the best of its validations, each from 200 random batches"),
     )),
-    "names": ("first names by letters, as makemore's Transformer: 1.92 nats", Config, _on(_LETTERS,
+    "names": ("first names by letters, as makemore's Transformer: 1.92 nats", Config, _LETTERS(
         texts=TextSetsConfig(train="lines:data/names/train.txt", held_out=0.03, test="lines:data/names/test.txt"),
         objective=ObjectiveConfig(from_start=True), prompts=("", "", "", "A", "B"),
-        model=_small(64, width=64, num_heads=4, num_layers=4, dropout_rate=0.1, use_bias=True),
+        model=replace(shapes.nano_gpt(64, width=64, num_layers=4), dropout_rate=0.1, use_bias=True),
         optimization=_adam(peak=3e-3), batch=RowsConfig(context=64, tokens_per_batch=2048, packing="documents"),
         updates=4000, selection=_BEST,
         published=Published(1.92, "makemore's README: about 1.92 on 1,000 names that were held out at random"),
     )),
-    "wikitext2": ("WikiText-2 by words: test perplexity, an LSTM has 110.4 to 87.2", Config, _on({},
-        texts=TextSetsConfig(
-            train=_WIKI.format("train"), validation=_WIKI.format("valid"), test=_WIKI.format("test")),
-        pieces=TextVocabularyConfig(tokenizer="words"), metric="perplexity",
+    "wikitext2": ("WikiText-2 by words: test perplexity, an LSTM has 110.4 to 87.2", Config, _WORDS(
+        texts=TextSetsConfig(train=_WIKI[0], validation=_WIKI[1], test=_WIKI[2]),
         model=DecoderConfig(vocab_size=0, width=256, feedforward_width=768, num_heads=4, num_layers=4, unroll=4,
                             tied_embeddings=True, dropout_rate=0.25),
         optimization=_adam(peak=2e-3, beta2=0.98), batch=RowsConfig(context=128, tokens_per_batch=2048), updates=8000,
         selection=replace(_BEST, validate_every=500),
         published=Published(110.4, "pytorch/examples word_language_model: LSTM, 200 wide, tied, 6 epochs"),
     )),
-    "gpt2-124m": ("GPT-2's shape by nanoGPT's recipe: 2.85 nats on OpenWebText", Config, _on(_YOURS,
+    "gpt2-124m": ("GPT-2's shape by nanoGPT's recipe: 2.85 nats on OpenWebText", Config, _YOURS(
         batch=RowsConfig(context=1024, tokens_per_batch=64 * 1024, accumulation=8), updates=600_000,
         model=replace(shapes.gpt2_124m(), dtype="bfloat16"), optimization=_adam(peak=6e-4, warmup=2000, beta2=0.95),
         published=Published(2.85, "nanoGPT's README: validation loss on OpenWebText after 600,000 updates"),
     )),
-    **{name: (f"Llama 3's shape of {name[6:].upper()}", Config, _on(_LLAMA,
+    **{name: (f"Llama 3's shape of {name[6:].upper()}", Config, _LLAMA(
         model=replace(shapes.SHAPES[name](), dtype="bfloat16", remat="full"),
         optimization=_adam(peak=peak, warmup=2000, beta2=0.95),
     )) for name, peak in (("llama-1b", 4e-4), ("llama-8b", 3e-4), ("llama-70b", 1.5e-4))},
-    "bert-base": ("BERT base by whole words, without its task of next sentences", MaskedPretraining, _on(_YOURS,
+    "bert-base": ("BERT base by whole words, without its task of next sentences", MaskedPretraining, _YOURS(
         batch=RowsConfig(context=512, tokens_per_batch=256 * 512), updates=1_000_000,
         model=replace(shapes.bert_base(), dtype="bfloat16"),
-        objective=ObjectiveConfig(objective="masked", whole_words=True), optimization=OptimizerConfig(
-            schedule="linear", peak=1e-4, warmup=10_000, beta2=0.999, weight_decay=0.01, clip_norm=1.0),
+        objective=ObjectiveConfig(objective="masked", whole_words=True), metric="perplexity",
+        optimization=_adam(schedule="linear", peak=1e-4, warmup=10000, beta2=0.999, weight_decay=0.01, final_share=0.0),
+        published=Published(3.99, "Devlin et al. 2019, table 6: perplexity of masked words, held out"),
     )),
-    "t5-base": ("T5 base: spans of 3 tokens, 15% of the text", SpansPretraining, _on(_YOURS,
+    "t5-base": ("T5 base: spans of 3 tokens, 15% of the text", SpansPretraining, _YOURS(
         batch=RowsConfig(context=512, tokens_per_batch=128 * 512), updates=524_288,
         model=replace(shapes.t5_base(), dtype="bfloat16"),
         optimization=OptimizerConfig(optimizer="adafactor", peak=0.01, warmup=10_000),
@@ -217,8 +202,7 @@ def build(config: Config, model: Any) -> Learner:
     lengths = config.objective.sizes(context=config.batch.context)
 
     def loss(params: Any, batch: Any, key: Any) -> dict[str, jax.Array]:
-        network = definition.merge(params)
-        states, labels = predict(network, batch, key=key, is_packed=is_packed)
+        states, labels = predict(network := definition.merge(params), batch, key=key, is_packed=is_packed)
         return token_loss(states, network.output(), labels, labels != model.pad_id, z_loss=config.z_loss)._asdict()
 
     schedule = make_schedule(config.optimization, total=config.updates, width=model.width)
@@ -259,8 +243,7 @@ def main(preset: str, config: Config) -> None:
     run.open(lambda folder: save_tokenizer(folder, data.tokenizer))
 
     training = Training(run, placed, batches, last=config.updates, seeds=seeds, selection=config.selection)
-    predicts_all = config.objective.objective == "causal"
-    prompts = config.prompts if predicts_all else ()
+    prompts = config.prompts if (predicts_all := config.objective.objective == "causal") else ()
     samples = SampleWriter(run, placed, prompts=prompts, sampling=config.sampling, tokenizer=data.tokenizer)
 
     def judge() -> tuple[Any, dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from lmx.data.objectives.causal import causal, pairs
+from lmx.data.objectives.causal import causal, pairs, prefix
 from lmx.data.objectives.masked import masked
 from lmx.data.objectives.rows import Key, Rows
 from lmx.data.objectives.spans import Noise, Special, count_spans, input_and_target_lengths, raw_length, spans
@@ -20,10 +20,11 @@ from lmx.errors import InputError
 from lmx.symbols import SymbolTokenizer
 from lmx.text import ByteTokenizer, SentencePieceTokenizer, Tokenizer
 
-ObjectiveName = Literal["causal", "pairs", "masked", "spans"]
-FAMILIES: dict[str, str] = {"causal": "decoder", "pairs": "decoder", "masked": "masked", "spans": "seq2seq"}
+ObjectiveName = Literal["causal", "prefix", "pairs", "masked", "spans"]
+FAMILIES = dict.fromkeys(("causal", "prefix", "pairs"), "decoder") | {"masked": "masked", "spans": "seq2seq"}
 MASKS = ("<mask>", "[MASK]")
 SENTINEL = "<extra_id_0>"
+SEPARATOR = "\t"  # of source and target
 
 
 class Objective(NamedTuple):
@@ -54,9 +55,9 @@ class ObjectiveConfig:
     """What the model predicts.
 
     Attributes:
-        objective: causal predicts each token from those before it. pairs does so after the separator of each document
-            (the tokenizer's beginning of text), so that a decoder translates. masked predicts tokens that were taken
-            out, and spans predicts runs of them.
+        objective: causal predicts each token from those before it. prefix does so after a beginning of random length,
+            which the whole text sees. pairs does so after the first tab of each document, so that a decoder translates
+            lines of source, tab and target. masked predicts tokens that were taken out; spans predicts runs of them.
         from_start: causal reads each document from the beginning of text, so that its first token is predicted too.
         mask_share: share of the tokens that masked predicts.
         whole_words: masked takes out whole words.
@@ -87,7 +88,8 @@ class ObjectiveConfig:
         """Returns the shapes of a batch's arrays, by their names."""
         source, target = self.sizes(context=context)
         if self.objective != "spans":
-            return dict.fromkeys(("tokens", "labels", "segments", "positions"), (accumulation, rows, source))
+            also = ("prefix",) if self.objective == "prefix" else ()
+            return dict.fromkeys(("tokens", "labels", "segments", "positions", *also), (accumulation, rows, source))
         packing = ("", "_segments", "_positions")
         shapes = {f"source{each}": (accumulation, rows, source) for each in packing}
         return shapes | dict.fromkeys(
@@ -110,16 +112,21 @@ class ObjectiveConfig:
 
         Raises:
             ValueError: a row is too short.
-            InputError: the vocabulary does not tell where words begin, or a row has more spans than sentinels.
+            InputError: the vocabulary does not tell where words begin, or has no tab; or spans outnumber sentinels.
         """
         pad, size = tokenizer.pad_id, tokenizer.vocab_size
         if self.objective == "causal":
             start = tokenizer.bos_id if self.from_start else None
             make = functools.partial(causal, pad_id=pad, start_id=start)
             return Objective(make, context, int(start is None), size, {} if start is None else {"first_id": start})
+        if self.objective == "prefix":
+            return Objective(functools.partial(prefix, pad_id=pad), context, 1, size, {})
         if self.objective == "pairs":
-            make = functools.partial(pairs, pad_id=pad, separator_id=tokenizer.bos_id)
-            return Objective(make, context, 1, size, {"separator_id": tokenizer.bos_id})
+            separator = tokenizer.encode(SEPARATOR)
+            if len(separator) != 1 or separator[0] == tokenizer.unk_id:
+                raise InputError(f"objective=pairs must have a vocabulary with one id for a tab, got {len(separator)}.")
+            make = functools.partial(pairs, pad_id=pad, separator_id=separator[0])
+            return Objective(make, context, 1, size, {"separator_id": separator[0]})
         if self.objective == "masked":
             pieces = tokenizer.pieces(range(size))
             mask = next((pieces.index(each) for each in MASKS if each in pieces), size)

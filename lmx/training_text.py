@@ -12,12 +12,12 @@ import sentencepiece
 
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = 0, 1, 2, 3
 SPECIAL_PIECES = ("<pad>", "<s>", "</s>", "<unk>")
-# By these SentencePiece keeps all of a text; a line end is a piece of its own.
+# By these SentencePiece keeps all of a text; a line end is a piece of its own, and so is a tab, which separates pairs.
 LOSSLESS = {
     "remove_extra_whitespaces": False,
     "add_dummy_prefix": False,
     "allow_whitespace_only_pieces": True,
-    "user_defined_symbols": ["\n"],
+    "user_defined_symbols": ["\n", "\t"],
 }
 
 

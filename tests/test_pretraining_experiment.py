@@ -5,6 +5,7 @@ import importlib.util
 import json
 import math
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -117,6 +118,21 @@ def test_packed_documents_are_predicted_from_their_start(command, tmp_path, text
     assert json.loads((tmp_path / "config.json").read_text())["first_id"] == 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["pairs", "prefix"])
+def test_a_decoder_learns_targets_behind_a_tab_or_what_follows_a_prefix(command, tmp_path, objective):
+    (tmp_path / "pairs.tsv").write_text("".join(f"{n}\t{n + 1}\n" for n in range(1000, 1400)))
+    printed = command(
+        "stdlib-gpt", "--train", f"lines:{tmp_path / 'pairs.tsv'}", "--objective", objective, "--packing", "documents",
+        "--metric", "loss", "--updates", "80", "--validate-every", "40", "--optimization.peak", "0.02",
+        "--run", tmp_path / "run",
+    )  # fmt: skip
+    losses = [float(line.split("loss ")[1].split()[0]) for line in printed.splitlines() if "validation after" in line]
+    assert losses[-1] < min(losses[0], 2.8)  # ten digits, of which all but the last repeat the source
+    facts = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert facts.get("separator_id") == (9 + 4 if objective == "pairs" else None)
+
+
 def arguments_of(run: Path, text: Path) -> list[str]:
     tiny = [*TINY, "--model.num-layers", "1", "--updates", "60", "--validate-every", "20", "--save-every", "5"]
     return [sys.executable, str(ROOT / "experiments" / "pretraining.py"), "stdlib-gpt", *tiny,
@@ -185,6 +201,23 @@ def test_a_plan_needs_no_text(preset, tmp_path):
     assert "fits" in done.stdout
 
 
+@pytest.mark.parametrize(("preset", "nodes"), [("llama-1b", 1), ("llama-8b", 8)])
+def test_the_slurm_file_is_a_script_whose_batches_divide(preset, nodes, tmp_path):
+    path = ROOT / "docs" / "slurm-pretraining.sh"
+    subprocess.run(["bash", "-n", path], check=True)
+    text = path.read_text(encoding="utf-8")
+    assert f"sbatch --nodes={nodes} docs/slurm-pretraining.sh {preset}\n" in text
+    devices = 8 * nodes
+    text = text.replace("\\\n", " ").replace('"$preset"', preset).replace('"$SLURM_NTASKS"', str(devices))
+    (line,) = [line for line in text.split("\n") if line.startswith("srun ")]
+    command = shlex.split(line.replace("$preset", preset))
+    name, config = pretraining.command_line(command[command.index("experiments/pretraining.py") + 1 :])
+    assert (name, config.run.run) == (preset, Path("runs") / preset)
+    batch = config.batch.settled(config.run.mesh, run=tmp_path / "absent", devices=devices)
+    assert batch.rows % devices == 0
+    assert batch.rows * batch.context * batch.accumulation == {1: 262_144, 8: 2_097_152}[nodes]
+
+
 # ---- bad input -------------------------------------------------------------------------------------------------------
 
 
@@ -192,7 +225,7 @@ def test_a_plan_needs_no_text(preset, tmp_path):
     ("preset", "arguments", "message"),
     [
         ("stdlib-gpt", ["--objective", "masked"],
-         "objective must be causal or pairs for this preset's model, got objective=masked."),
+         "objective must be causal or prefix or pairs for this preset's model, got objective=masked."),
         ("stdlib-t5", ["--objective", "causal"],
          "objective must be spans for this preset's model, got objective=causal."),
         ("stdlib-gpt", ["--tokens-per-batch", "16"],
@@ -200,6 +233,8 @@ def test_a_plan_needs_no_text(preset, tmp_path):
         ("stdlib-gpt", ["--context", "4096", "--tokens-per-batch", "4096"], "must hold a row of 4,097 tokens, got "),
         ("stdlib-gpt", ["--model.vocab-size", "99"],
          "model.vocab_size must be the 260 of tokenizer and objective, or 0 to take them, got vocab_size=99."),
+        ("stdlib-gpt", ["--objective", "pairs", "--tokenizer", "words"],
+         "objective=pairs must have a vocabulary with one id for a tab, got 0."),
         ("stdlib-bert", ["--whole-words"], "whole_words must be off where the vocabulary is of bytes or characters"),
         ("stdlib-t5", ["--sentinels", "1", "--context", "64"],
          "sentinels must be at least the 3 spans of a row, got sentinels=1."),

@@ -73,6 +73,7 @@ class Decoder(nnx.Module):
         *,
         segments: Int[Array, "B T"] | None = None,
         positions: Int[Array, "B T"] | None = None,
+        prefix: Bool[Array, "B T"] | None = None,
         key: Key[Array, ""] | None = None,
         with_attention: bool = False,
     ) -> tuple[Float[Array, "B T D"], dict[str, jax.Array]]:
@@ -80,13 +81,14 @@ class Decoder(nnx.Module):
 
         Args:
             segments, positions: of packed rows; without them a row is one text and its padding, which is at the end.
+            prefix: True on tokens that all of their text sees, those before them too (Raffel et al. 2020, 3.2.1).
             key: randomness of dropout; None runs without.
         """
         embed_key, stack_key = (None, None) if key is None else jax.random.split(key)
         with jax.named_scope("embed"):
             x = embed(self.config, self.embedding(tokens), self.positions, positions=positions)
             x = dropout(x, self.config.dropout_rate, embed_key)
-        sees = Sees(causal=True, segments=None if segments is None else (segments, segments))
+        sees = Sees(causal=True, segments=None if segments is None else (segments, segments), prefix=prefix)
         with jax.named_scope("decoder"):
             return self.stack(
                 x,

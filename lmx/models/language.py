@@ -63,7 +63,8 @@ def predict(
         return {name: batch[f"{side}{name}"] for name in ("segments", "positions")} if is_packed else {}
 
     if "source" not in batch:
-        states, _ = network(batch["tokens"], **packing(), key=key)
+        given = {"prefix": batch["prefix"]} if "prefix" in batch else {}
+        states, _ = network(batch["tokens"], **packing(), **given, key=key)
         return states, batch["labels"]
     source_key, target_key = (None, None) if key is None else jax.random.split(key)
     memory, _ = network.encode(batch["source"], **packing("source_"), key=source_key)

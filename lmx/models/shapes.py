@@ -50,6 +50,24 @@ def gpt2_1558m() -> DecoderConfig:
     return _gpt2(1600, num_layers=48, num_heads=25)
 
 
+def nano_gpt(context: int, *, width: int, num_layers: int) -> DecoderConfig:
+    """Returns nanoGPT's form of a small GPT-2, as many heads as layers and no biases; the vocabulary is the data's."""
+    return DecoderConfig(
+        vocab_size=0,
+        width=width,
+        feedforward_width=4 * width,
+        num_heads=num_layers,
+        num_layers=num_layers,
+        unroll=num_layers,
+        norm="layer",
+        norm_epsilon=1e-5,
+        activation="gelu",
+        positions="learned",
+        tied_embeddings=True,
+        max_length=context,
+    )
+
+
 def llama_8b() -> DecoderConfig:
     """Returns Llama 3 of 8B: Grattafiori et al. 2024, table 3."""
     return DecoderConfig(

@@ -115,6 +115,8 @@ def choose_kernel(
             obstacles.append("each row has a bias of its own")
     if sees.segments is not None:
         obstacles.append("rows are packed")
+    if sees.prefix is not None:
+        obstacles.append("a prefix is seen from before it")
     if sees.window is not None and not sees.causal:
         obstacles.append("the window looks ahead")
     if parts("length") > 1:

@@ -30,6 +30,8 @@ class Sees:
         causal: a query sees its own place and those before it.
         key_lengths: [B]; the number of keys of each row, which are at its front.
         segments: of the queries [B, T] and of the keys [B, S]; each query sees its own segment, and nobody padding (0).
+        prefix: [B, S], True on keys that all queries see, those before them too: of a causal row, the part that is
+            given and not predicted.
         window: a query sees the places nearer than this on either side, its own included; 1 is itself alone.
         bias: [#B, #H, T, S], added to the scores; or what makes it of some queries, where it should never be whole.
 
@@ -37,7 +39,7 @@ class Sees:
         ValueError: the window is below 1.
     """
 
-    __slots__ = ("bias", "causal", "key_lengths", "segments", "window")
+    __slots__ = ("bias", "causal", "key_lengths", "prefix", "segments", "window")
 
     def __init__(
         self,
@@ -45,12 +47,14 @@ class Sees:
         causal: bool = False,
         key_lengths: Int[Array, " B"] | Any | None = None,
         segments: tuple[Int[Array, "B T"] | Any, Int[Array, "B S"] | Any] | None = None,
+        prefix: Bool[Array, "B S"] | Any | None = None,
         window: int | None = None,
         bias: Float[Array, "#B #H T S"] | MakeBias | Any | None = None,
     ):
         if window is not None and window < 1:
             raise ValueError(f"window must be at least 1 (a position sees itself), got window={window}.")
         self.causal, self.key_lengths, self.segments, self.window = causal, key_lengths, segments, window
+        self.prefix = prefix
         self.bias: Any = bias
 
     def __repr__(self) -> str:
@@ -58,36 +62,31 @@ class Sees:
         given = {name: value for name, value in parts if value is not None and value is not False}
         return f"Sees({', '.join(f'{name}={value!r}' for name, value in given.items())})"
 
-    def tree_flatten(self) -> tuple[tuple[Any, Any, Any], tuple[bool, int | None]]:
+    def tree_flatten(self) -> tuple[tuple[Any, Any, Any, Any], tuple[bool, int | None]]:
         """Returns the arrays, and what is no array: a program is compiled for it."""
-        return (self.key_lengths, self.segments, self.bias), (self.causal, self.window)
+        return (self.key_lengths, self.segments, self.prefix, self.bias), (self.causal, self.window)
 
     @classmethod
-    def tree_unflatten(cls, fixed: tuple[bool, int | None], arrays: tuple[Any, Any, Any]) -> "Sees":
+    def tree_unflatten(cls, fixed: tuple[bool, int | None], arrays: tuple[Any, Any, Any, Any]) -> "Sees":
         """Returns the structure of these parts."""
         made = object.__new__(cls)
         made.causal, made.window = fixed
-        made.key_lengths, made.segments, made.bias = arrays
+        made.key_lengths, made.segments, made.prefix, made.bias = arrays
         return made
 
     def with_bias(self, bias: Float[Array, "#B #H T S"] | MakeBias | Any | None) -> "Sees":
         """Returns the same structure with another bias."""
-        return Sees(
-            causal=self.causal, key_lengths=self.key_lengths, segments=self.segments, window=self.window, bias=bias
-        )
+        return self._with(bias=bias)
 
     def within(self, window: int | None) -> "Sees":
         """Returns the same structure in which no query sees farther than a window; None leaves it as it is."""
         if window is None:
             return self
         narrower = window if self.window is None else min(window, self.window)
-        return Sees(
-            causal=self.causal,
-            key_lengths=self.key_lengths,
-            segments=self.segments,
-            window=narrower,
-            bias=self.bias,
-        )
+        return self._with(window=narrower)
+
+    def _with(self, **changes: Any) -> "Sees":
+        return Sees(**{name: getattr(self, name) for name in self.__slots__} | changes)
 
     def bias_of(self, rows: Int[Array, " T"] | None = None) -> Float[Array, "#B #H T S"] | None:
         """Returns what is added to the scores, or None.
@@ -112,7 +111,8 @@ class Sees:
         if self.causal or self.window is not None:
             distance = (queries[:, None] - jnp.arange(num_keys)[None, :])[None, None]
             if self.causal:
-                masks.append(distance >= 0)
+                before = distance >= 0
+                masks.append(before if self.prefix is None else before | self.prefix[:, None, None, :])
             if self.window is not None:
                 masks.append(jnp.abs(distance) < self.window)
         if self.key_lengths is not None:

@@ -67,6 +67,25 @@ def test_packed_texts_are_texts_by_themselves(model):
     np.testing.assert_allclose(found[:, 5:], run(model, second), atol=1e-5)
 
 
+def test_a_prefix_is_seen_from_before_it_and_by_its_own_text_alone(model):
+    words = tokens(1, 9)
+    segments = np.array([[1] * 5 + [2] * 4], np.int32)
+    positions = np.array([[*range(5), *range(4)]], np.int32)
+    packing = {"segments": segments, "positions": positions, "prefix": positions < 3}
+    before = run(model, words, **packing)
+
+    def moved(place: int) -> list[int]:
+        changed = words.copy()
+        changed[0, place] = words[0, place] % (WORDS - 1) + 1
+        after = run(model, changed, **packing)
+        return np.flatnonzero(np.abs(after - before)[0].max(-1) > 1e-4).tolist()
+
+    assert moved(2) == [0, 1, 2, 3, 4]  # the end of the first text's prefix
+    assert moved(3) == [3, 4]
+    assert moved(7) == [5, 6, 7, 8]
+    assert moved(8) == [8]
+
+
 def test_attention_maps_are_of_all_layers_and_look_back(model):
     _, maps = model(jnp.asarray(tokens(B, T)), with_attention=True)
     assert maps["self"].shape == (2, B, 4, T, T)

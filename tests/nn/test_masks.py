@@ -54,6 +54,15 @@ def test_a_window_reaches_the_nearest_on_either_side(size):
     np.testing.assert_array_equal(np.squeeze(Sees(window=size).mask(5, 5)), distance < size)
 
 
+def test_a_prefix_is_seen_by_those_before_it_too():
+    prefix = np.array([[True, True, True, False, False], [False] * 5])
+    sees = Sees(causal=True, prefix=jnp.asarray(prefix))
+    expected = np.tri(5, dtype=bool) | prefix[:, None, :]
+    for structure in (sees, sees.within(9), sees.with_bias(None), jax.tree.map(lambda leaf: leaf, sees)):
+        np.testing.assert_array_equal(structure.mask(5, 5)[:, 0], expected)
+    np.testing.assert_array_equal(sees.mask(5, 5, rows=jnp.asarray([1, 4]))[:, 0], expected[:, [1, 4]])
+
+
 def test_a_window_of_the_past_sees_as_many_positions_as_its_size():
     mask = np.asarray(Sees(causal=True, window=3).mask(5, 5))
     np.testing.assert_array_equal(mask[0, 0].sum(-1), [1, 2, 3, 3, 3])
