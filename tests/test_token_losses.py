@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmx import sharding
 from lmx.losses import Output, token_loss
 from lmx.nn.vocabulary import output_logits
+from lmx.sharding import tables
 from lmx.sharding.mesh import MeshConfig, make_mesh
 from lmx.sharding.step import use_mesh
 
@@ -88,7 +88,7 @@ def test_vmap_gives_what_one_by_one_gives():
     ids=str,
 )
 def test_loss_and_gradients_on_a_mesh_are_the_formulas(sizes, in_pieces, form, monkeypatch):
-    monkeypatch.setattr(sharding, "WHOLE_TABLE_BYTES", 0 if in_pieces else 2**28)
+    monkeypatch.setattr(tables, "WHOLE_TABLE_BYTES", 0 if in_pieces else 2**28)
     count = int(np.prod(list(sizes.values())))
     mesh = make_mesh(MeshConfig(**({"data": 1} | sizes)), devices=jax.devices()[:count])
 

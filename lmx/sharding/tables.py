@@ -1,6 +1,7 @@
 """Where tokens and a vocabulary's table meet on a mesh: copies for each group of tokens, or pieces that are shared."""
 
 import functools
+from typing import Any
 
 import jax
 import numpy as np
@@ -117,6 +118,7 @@ def spread_tables(model: nnx.Module) -> None:
     """
     if parts("group") == 1:
         return
+    module: Any
     for _, module in nnx.iter_modules(model):
         table = getattr(module, "table", None)
         if isinstance(table, nnx.Param) and table.get_metadata("axes") == ("vocab", "embed"):
