@@ -23,7 +23,7 @@ from lmx.models.seq2seq import Seq2SeqConfig
 from lmx.optimization import OptimizerConfig
 from lmx.run import Run
 from lmx.scoring.records import Record, Row
-from lmx.sharding import make_mesh
+from lmx.sharding.mesh import make_mesh
 from lmx.translator import Translation, Translator
 
 
