@@ -133,3 +133,52 @@ def test_a_lock_that_was_taken_over_is_not_removed(tmp_path):
     path = write_lock(tmp_path, machine="another")
     release_lock(tmp_path)
     assert path.is_file()
+
+
+FORK = """
+import os, sys
+from pathlib import Path
+from lmx import lock
+folder = Path(sys.argv[1])
+lock.take_lock(folder)
+if os.fork() == 0:
+    lock.release_lock(folder)
+    os._exit(0)
+os.wait()
+print((folder / lock.NAME).exists())
+lock.release_lock(folder)
+print((folder / lock.NAME).exists())
+"""
+
+
+def test_a_forked_child_does_not_give_back_the_lock(tmp_path):
+    command = [sys.executable, "-c", FORK, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.split() == ["True", "False"]
+
+
+def test_a_process_that_has_ended_and_was_not_asked_for_is_no_holder(tmp_path):
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    ends = time.monotonic() + 60
+    while not lock._is_zombie(child.pid) and time.monotonic() < ends:
+        time.sleep(0.01)
+    write_lock(tmp_path, process=child.pid, began=lock._began(child.pid))
+    take_lock(tmp_path, report=pytest.fail)
+    release_lock(tmp_path)
+    child.wait()
+    assert not lock._is_zombie(os.getpid())
+
+
+def test_processes_of_one_number_are_told_apart_by_when_they_began():
+    began = lock._began(os.getpid())
+    assert began == lock._began(os.getpid())
+    assert began is not None
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"])
+    try:
+        assert float(lock._began(child.pid)) > float(began)
+    finally:
+        child.kill()
+        child.wait()
+    assert lock._began(2**22 + 1) is None
+    assert json.loads(json.dumps(lock._myself()))["process"] == os.getpid()

@@ -195,10 +195,11 @@ class ImageReading:
         lines: list[int] = []
         labels: list[str] = []
         values: list[np.ndarray] = []
+        fields = len(first)
         for number, row in [(1, first), *numbered] if header is None else numbered:
             place = f"{location}:{number}"
-            if len(row) != len(first):
-                raise InputError(f"{place} must have {len(first)} fields as line 1 has, got {len(row)}.")
+            if len(row) != fields:
+                raise InputError(f"{place} must have {fields} fields as line 1 has, got {len(row)}.")
             if labelled:
                 labels.append(_label(row.pop(column), names=None, place=place))
             try:

@@ -5,13 +5,22 @@ import gzip
 import io
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from lmx.data.image_files import ImageReading, read_digits
 from lmx.data.image_sets import ImageSetsConfig
-from lmx.data.images import EncodedImages, png_address
+from lmx.data.images import (
+    EncodedImages,
+    Images,
+    count_shared_images,
+    described_images,
+    make_images,
+    pixel_features,
+    png_address,
+)
 from lmx.data.labels import Labels
 
 PIL = pytest.importorskip("PIL.Image")
@@ -237,3 +246,78 @@ def test_digits_have_a_test_set_and_folds_take_all_of_them():
     found = [config.load(fold=fold) for fold in (1, 2, 3)]
     assert sum(len(each.test) for each in found) == 1797
     assert len({image.tobytes() for each in found for image in each.test.pixels}) > 1780
+
+
+# What sets and rows are made of.
+
+
+def few(labels: tuple[str, ...] | None = ("a", "b", "c"), **changes: Any) -> Images:
+    return make_images(PIXELS[:3], labels, origin="t.csv", lines=[2, 5, 9], **changes)
+
+
+def test_images_are_chosen_and_joined_with_all_that_belongs_to_them():
+    images = few(names=["x.png", "y.png", "z.png"])
+    chosen = images.select([2, 0])
+    np.testing.assert_array_equal(chosen.pixels, PIXELS[[2, 0]])
+    assert (chosen.labels, chosen.lines.tolist(), chosen.names) == (["c", "a"], [9, 2], ["z.png", "x.png"])
+    together = chosen.joined([images])
+    np.testing.assert_array_equal(together.pixels, PIXELS[[2, 0, 0, 1, 2]])
+    assert together.labels is None
+    assert together.lines.tolist() == [9, 2, 2, 5, 9]
+    assert together.names == ["z.png", "x.png", "x.png", "y.png", "z.png"]
+    assert [few().place(1), images.place(1)] == ["t.csv:5", "y.png"]
+    assert make_images(PIXELS[:2], None, origin="t").lines.tolist() == [1, 2]
+
+
+def test_what_is_said_of_images_is_counted():
+    assert described_images(few()) == "t.csv: 3 of 4 x 4 pixels, 1 channel"
+    wide = make_images(np.zeros((1200, 2, 5, 3), np.uint8), None, origin="w")
+    assert described_images(wide) == "w: 1,200 of 2 x 5 pixels, 3 channels"
+    others = make_images(PIXELS[[1, 1, 5, 0]], None, origin="o")
+    assert (count_shared_images(few(), others), count_shared_images(others, few())) == (3, 2)
+    np.testing.assert_allclose(pixel_features(few()), PIXELS[:3].reshape(3, 16) / 255, rtol=1e-6)
+    rows = EncodedImages.of(few(), length=5)
+    assert (rows.num_tokens, rows.count_tokens(np.array([0, 2])), rows.lengths.tolist()) == (15, 10, [5, 5, 5])
+
+
+def test_colours_become_grey_by_their_weights_and_grey_three_equal_colours(tmp_path):
+    colours = np.zeros((4, 2, 3, 3), np.uint8)
+    colours[0, ..., 0] = colours[1, ..., 1] = colours[2, ..., 2] = 200
+    colours[3] = 255
+    np.savez(tmp_path / "c.npz", images=colours, labels=[0, 1, 2, 3])
+    grey = ImageReading(channels=1).read(str(tmp_path / "c.npz"))
+    assert grey.size == (2, 3, 1)
+    assert grey.pixels[:, 0, 0, 0].tolist() == [60, 117, 23, 255]  # 0.299, 0.587, 0.114
+    np.savez(tmp_path / "g.npz", images=PIXELS, labels=NUMBERS)
+    three = ImageReading(channels=3).read(str(tmp_path / "g.npz"))
+    np.testing.assert_array_equal(three.pixels, np.repeat(PIXELS, 3, -1))
+
+
+def test_a_table_of_pixels_may_have_its_labels_anywhere_its_shape_and_fractions(tmp_path):
+    rows = [[*np.arange(12) / 12, "b"], [*np.arange(12)[::-1] / 12, "a"]]
+    names = [*(f"p{number}" for number in range(12)), "kind"]
+    lines = [",".join(map(str, row)) for row in [names, *rows]]
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match=r"must have images of 1 or 3 channels, got 2"):
+        ImageReading(label_column="kind", shape=(2, 3, 2)).read(str(tmp_path / "t.csv"))
+    found = ImageReading(label_column="kind").read(str(tmp_path / "t.csv"))  # a square of three colours
+    assert found.size == (2, 2, 3)
+    assert (found.labels, found.lines.tolist()) == (["b", "a"], [2, 3])
+    np.testing.assert_array_equal(found.pixels[0].reshape(-1), np.round(np.arange(12) / 12 * 255))
+    tall = ImageReading(label_column="kind", shape=(4, 1, 3)).read(str(tmp_path / "t.csv"))
+    assert tall.size == (4, 1, 3)
+    # Without names of columns, the label is first, and the first line is an image.
+    (tmp_path / "n.csv").write_text("7,0,1,2,255\n8,4,5,6,7\n")
+    plain = ImageReading().read(str(tmp_path / "n.csv"))
+    assert (plain.labels, plain.lines.tolist(), plain.size) == (["7", "8"], [1, 2], (2, 2, 1))
+    # Whole numbers up to 1 are no fractions.
+    (tmp_path / "o.csv").write_text("7,0,1,0,1\n")
+    assert ImageReading().read(str(tmp_path / "o.csv")).pixels.max() == 1
+
+
+def test_a_picture_of_one_channel_is_grey_and_of_any_size():
+    for shape in ((3, 5, 1), (2, 7, 3)):
+        pixels = np.random.default_rng(1).integers(0, 256, shape).astype(np.uint8)
+        opened = PIL.open(io.BytesIO(base64.b64decode(png_address(pixels).partition(",")[2])))
+        assert opened.mode == ("L" if shape[-1] == 1 else "RGB")
+        np.testing.assert_array_equal(np.asarray(opened).reshape(shape), pixels)

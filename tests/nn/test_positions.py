@@ -16,7 +16,7 @@ from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from lmx.nn import kernels, transformer
 from lmx.nn.positions.alibi import Alibi, slopes
 from lmx.nn.positions.learned import LearnedPositions
-from lmx.nn.positions.make import PositionName, longest
+from lmx.nn.positions.make import PositionName, longest, make_positions
 from lmx.nn.positions.rotary import rotary
 from lmx.nn.positions.sinusoidal import sinusoidal
 from lmx.nn.positions.t5 import RelativeBias, buckets
@@ -335,3 +335,40 @@ def test_the_layers_of_a_stack_share_one_table_and_each_stack_has_its_own():
     assert model.target_positions.is_causal
     assert longest(config) is None
     assert longest(dataclasses.replace(config, positions="learned")) == 1024
+
+
+def test_learned_positions_are_added_to_as_many_tokens_as_there_are_and_no_more():
+    layer = LearnedPositions(5, 4, rngs=nnx.Rngs(0))
+    x, table = vectors(2, 5, 4), np.asarray(layer.table[...])
+    np.testing.assert_allclose(layer.add(jnp.asarray(x), None), x + table, rtol=1e-6)
+    np.testing.assert_allclose(layer.add(jnp.asarray(x[:, :2]), None), x[:, :2] + table[:2], rtol=1e-6)
+    placed = jnp.asarray([[4, 0]])
+    np.testing.assert_allclose(layer.add(jnp.asarray(x[:, :2]), placed), x[:, :2] + table[[4, 0]], rtol=1e-6)
+    with pytest.raises(ValueError, match=r"^length must be at most max_length=5 with learned positions, got length=6"):
+        layer.add(jnp.ones((1, 6, 4)), None)
+    # Added in float32, and then rounded.
+    half = jnp.asarray(x, jnp.bfloat16)
+    np.testing.assert_array_equal(layer.add(half, None), (half.astype(jnp.float32) + table).astype(jnp.bfloat16))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_encoding_is_built_of_the_configs_numbers(kind):
+    config = decoder_config(kind, rotary_base=50.0)
+    x, places = vectors(1, 4, H, D // H), jnp.asarray([[3, 0, 7, 1]])
+    for is_causal in (False, True):
+        encoding = make_positions(config, is_causal=is_causal, rngs=nnx.Rngs(0))
+        turned = np.asarray(encoding.rotate(jnp.asarray(x), places))
+        np.testing.assert_array_equal(turned, turn(x, places, base=50.0) if kind == "rotary" else x)
+        np.testing.assert_array_equal(
+            encoding.rotate(jnp.asarray(x), None), turn(x, [range(4)], base=50.0) if kind == "rotary" else x
+        )
+        bias = encoding.bias(places, places)
+        assert (bias is None) == (kind not in ("alibi", "t5"))
+        assert bias is None or bias.shape[1:] == (H, 4, 4)
+        if kind == "t5":
+            ahead = np.asarray(bias)[0, :, 1, 0]  # from 0 to 3
+            assert (ahead == np.asarray(encoding.table[...])[0 if is_causal else 19]).all()
+        added = np.asarray(encoding.add(jnp.zeros((1, 4, D)), places))
+        assert added.any() == (kind in ("sinusoidal", "learned"))
+        if kind == "learned":
+            assert encoding.table.shape == (16, D)

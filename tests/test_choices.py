@@ -1,0 +1,273 @@
+"""What the fields of an experiment decide, by their own arithmetic: batches, warm-up, selection, scoring, judging."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from lmx.cli import Share
+from lmx.config import BatchConfig, RunConfig, SelectionConfig, config_as_json, inline_fields
+from lmx.data.labels import Labels
+from lmx.data.parallel import EncodedPairs, Pairs
+from lmx.errors import InputError
+from lmx.evaluation.classification import ExamConfig, label_new
+from lmx.evaluation.tables import print_record
+from lmx.evaluation.translation import ScoringConfig, _exact_by_construction, validation_bleu
+from lmx.fitting import fit_sizes, fit_warmup, training_kernel
+from lmx.learner import Learner, Placed, mean_loss
+from lmx.models.seq2seq import Seq2SeqConfig
+from lmx.optimization import OptimizerConfig
+from lmx.run import Run
+from lmx.scoring.records import Record, Row
+from lmx.sharding.mesh import make_mesh
+from lmx.translator import Translation, Translator
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    return Run(tmp_path / "run", {"config": {}})
+
+
+# Batches.
+
+
+def rows_of(*lengths: int) -> EncodedPairs:
+    """Returns pairs of these lengths; the words of the first are 10, of the second 11 and so on."""
+    words = np.concatenate([np.full(length, 10 + row, np.int32) for row, length in enumerate(lengths)])
+    offsets = np.cumsum([0, *lengths], dtype=np.int64)
+    rows = np.arange(len(lengths), dtype=np.int64)
+    return EncodedPairs(
+        source=words, source_offsets=offsets, target=words, target_offsets=offsets, indices=rows,
+        pad_id=0, bos_id=1, origin="test",
+    )  # fmt: skip
+
+
+def test_a_validation_that_is_longer_than_all_of_training_has_a_shape_of_its_own():
+    config = BatchConfig(tokens_per_batch=24, rows_multiple=2, length_multiple=4)
+    mesh = make_mesh(RunConfig().mesh, devices=jax.devices()[:1])
+    found = [batch["source"] for batch in config.once(rows_of(3, 8, 13, 4, 5), mesh, buckets=(4, 8))]
+    lengths = {int(row[0]) - 10: row.size for batch in found for row in batch if row[0]}
+    assert lengths == {0: 4, 1: 8, 2: 16, 3: 4, 4: 8}  # up to a multiple of 4
+    assert sum(int((batch[:, 0] > 0).sum()) for batch in found) == 5
+    # A budget of 24 tokens takes no two rows of 16, which the least batch has.
+    assert all(len(batch) % 2 == 0 for batch in found)
+    assert {batch["source"].shape[1] for batch in config.once(rows_of(8, 8), mesh, buckets=(4, 8))} == {8}
+
+
+def test_the_shape_of_a_plan_is_that_of_a_batch():
+    config = BatchConfig(tokens_per_batch=100, rows_multiple=8, accumulation=3)
+    assert [config.shape(length) for length in (4, 6, 12, 13)] == [(3, 24, 4), (3, 16, 6), (3, 8, 12), (3, 8, 13)]
+
+
+def test_epochs_without_an_update_are_an_error():
+    config = BatchConfig(rows_multiple=4)
+    few = config.batches(rows_of(1, 1, 1), seeds=[1])
+    with pytest.raises(
+        InputError, match=r"^epochs must be enough for an update, got epochs=1 of 3 rows, .*_multiple=4"
+    ):
+        config.updates_of(few, epochs=1)
+    some = replace(config, tokens_per_batch=4).batches(rows_of(*[1] * 8), seeds=[1])
+    assert [config.updates_of(some, epochs=epochs) for epochs in (1, 2, 5)] == [2, 4, 10]
+
+
+# Selection and the run.
+
+
+@pytest.mark.parametrize(
+    ("average", "of", "keeps"), [(1, "best", True), (1, "last", False), (3, "best", False), (2, "last", False)]
+)
+def test_the_best_is_kept_beside_the_newest_where_it_alone_is_wanted(average, of, keeps):
+    assert SelectionConfig(average=average, average_of=of).keeps_best == keeps
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (SelectionConfig(patience=0), r"^patience must be at least 1, .*got patience=0\.$"),
+        (SelectionConfig(average=0), r"^average must be at least 1, got average=0\.$"),
+        (RunConfig(log_every=0), r"^log_every must be at least 1, got log_every=0\.$"),
+        (RunConfig(save_every=0), r"^save_every must be at least 1, .*got save_every=0\.$"),
+        (RunConfig(profile="3:3"), r"^profile must be FROM:TO, .*got profile='3:3'\.$"),
+        (RunConfig(profile="3"), r"^profile must be FROM:TO"),
+    ],
+)
+def test_numbers_of_steps_begin_at_one(record, message):
+    with pytest.raises(ValueError, match=message):
+        record.check()
+    SelectionConfig(patience=1, average=1).check()
+    RunConfig(log_every=1, save_every=1, profile="0:1").check()
+    assert RunConfig(profile="10:12").steps_to_profile() == (10, 12)
+
+
+def test_inline_records_have_no_prefix_and_hosts_no_part():
+    from experiments import translation
+
+    config = translation.PRESETS["phrasebook"][1]
+    assert inline_fields(config) == ["scoring", "pieces", "published", "batch", "selection", "run"]
+    saved = config_as_json(config)
+    assert {"tokens_per_batch", "validate_every", "mesh", "log_every", "published"} <= saved.keys()
+    assert not {"hosts", "batch", "selection", "run_config"} & saved.keys()
+    assert saved["run"] == "runs/phrasebook"
+    assert saved["published"] is None
+
+
+# The warm-up and the kernel.
+
+
+@dataclass(frozen=True)
+class Options:
+    """The part of an experiment's config that has a warm-up."""
+
+    optimization: OptimizerConfig
+
+
+@pytest.mark.parametrize(
+    ("warmup", "updates", "fitted"),
+    [(30, 31, 30), (30, 30, 3), (30, 25, 2), (30, 19, 1), (30, 9, 1), (30, 2, 1), (30, 0, 30)],
+)
+def test_a_warmup_as_long_as_the_training_takes_a_tenth_of_it(warmup, updates, fitted, run, capsys):
+    usual = Options(optimization=OptimizerConfig(schedule="linear", warmup=warmup))
+    assert fit_warmup(run, usual, usual, updates=updates).optimization.warmup == fitted
+    assert ("and not --optimization.warmup 30" in capsys.readouterr().out) == (fitted != warmup)
+    # A schedule without an end has room.
+    endless = Options(optimization=OptimizerConfig(schedule="inverse-sqrt", warmup=warmup))
+    assert fit_warmup(run, endless, endless, updates=updates) == endless
+
+
+def test_a_size_that_the_data_has_is_taken_and_another_is_refused():
+    config = Seq2SeqConfig(source_vocab_size=0, target_vocab_size=7, tied_embeddings="target")
+    assert fit_sizes(config, source_vocab_size=5, target_vocab_size=7) == replace(config, source_vocab_size=5)
+    with pytest.raises(InputError, match=r"target_vocab_size must be the data's 8 or 0 .*got target_vocab_size=7\.$"):
+        fit_sizes(config, target_vocab_size=8)
+
+
+def test_seeds_on_one_device_keep_the_kernel_and_holes_take_it_everywhere():
+    config = Seq2SeqConfig(source_vocab_size=5, target_vocab_size=5, kernel="auto")
+    one = make_mesh(RunConfig().mesh, devices=jax.devices()[:1])
+    assert training_kernel(config, one, stacked=True) == (config, None)
+    found, reason = training_kernel(config, one, stacked=False, holes="words are dropped")
+    assert (found.kernel, reason) == ("xla", "words are dropped")
+    with pytest.raises(InputError, match=r"^model\.kernel must be auto or xla, got kernel=cudnn: words are dropped\.$"):
+        training_kernel(replace(config, kernel="cudnn"), one, stacked=False, holes="words are dropped")
+
+
+# Means and what is judged.
+
+
+@pytest.mark.parametrize("seeds", [None, 2])
+def test_a_mean_over_batches_counts_each_by_its_weight(seeds):
+    mesh = make_mesh(RunConfig().mesh, devices=jax.devices()[:1])
+    shape = () if seeds is None else (seeds,)
+    blank = Placed(*[None] * len(Placed._fields))
+    placed = blank._replace(
+        mesh=mesh,
+        learner=Learner(None, None, None, None, num_seeds=seeds),
+        evaluate=lambda params, batch: {
+            "loss": params * np.asarray(batch["x"]).sum() * np.ones(shape),
+            "weight": np.asarray(float(batch["x"].size)) * np.ones(shape),
+        },
+    )
+    found = mean_loss(placed, 2.0, [{"x": np.array([1.0])}, {"x": np.array([4.0, 5.0, 6.0])}])
+    np.testing.assert_allclose(found["loss"], 8.0 * np.ones(shape))
+    assert found.keys() == {"loss"}
+    assert isinstance(found["loss"], float) == (seeds is None)
+
+
+def test_what_is_judged_falls():
+    line = {"loss": np.array([2.0, 1.0]), "accuracy": np.array([30.0, 60.0])}
+    assert ExamConfig(select="loss").judge(line).tolist() == [2.0, 1.0]
+    assert ExamConfig(select="score").judge(line).tolist() == [-30.0, -60.0]
+
+
+@pytest.mark.parametrize(("every", "found"), [(0, []), (1, [1, 2, 3, 4, 5, 6, 7]), (3, [3, 6])])
+def test_every_so_many_validations_translate(every, found):
+    scoring = ScoringConfig(bleu_every=every)
+    assert [number for number in range(1, 8) if scoring.translates(validation=number)] == found
+
+
+def test_a_validation_translates_the_first_sentences_alone():
+    class Fake(Translator):
+        members = None
+        asked: tuple[str, ...] = ()
+
+        def __init__(self):
+            pass
+
+        def alone(self) -> list:
+            return [self]
+
+        def translate(self, lines: list[str]) -> list[Translation]:
+            Fake.asked = tuple(lines)
+            return [Translation(line.upper(), (), 0.0) for line in lines]
+
+    pairs = Pairs(sources=list("abcdefg"), targets=["A", "B", "C", "x", "y", "z", "u"], origin="o")
+    scoring = ScoringConfig(bleu_sentences=3)
+    found = validation_bleu(Fake(), pairs, scoring, language="de")
+    assert Fake.asked == ("a", "b", "c")
+    assert found == scoring.main_score([Translation(x, (), 0.0) for x in "ABC"], list("ABC"), language="de").score
+
+
+def test_what_is_exact_is_counted_by_construction():
+    from lmx.data.embedded import CONSTRUCTIONS
+
+    first, second, *others = CONSTRUCTIONS
+    shown = [first, first, second, first, *others]
+    targets = [f"reference {number}" for number in range(len(shown))]
+    pairs = Pairs(sources=targets, targets=targets, origin="o")
+    found = _exact_by_construction([targets[0], "x", *targets[2:]], pairs, shown)
+    assert found[first] == {"exact": pytest.approx(2 / 3), "count": 3}
+    assert found[second] == {"exact": 1.0, "count": 1}
+
+
+def test_a_table_ends_with_the_main_score_and_tells_what_was_published(run, capsys):
+    rows = [
+        Row(name="t BLEU", score=30.0, interval=(29.0, 31.5), made="m", signature="s", published=41.02),
+        Row(name="t chrF", score=50.0, interval=None, made="m", signature="s"),
+    ]
+    print_record(run, Record(test="t", rows=tuple(rows)), title="x", baselines_are="y")
+    printed = capsys.readouterr().out
+    assert "29.00 to 31.50" in printed
+    assert printed.count("41.02") == printed.count("published") == 1
+    assert printed.splitlines()[-1] == "t BLEU = 30.00"
+
+
+def test_new_texts_are_labelled_by_the_mean_of_all_seeds(run, capsys):
+    run.directory.mkdir()
+    outputs = np.array([[[0.9, 0.1], [0.4, 0.6]], [[0.3, 0.7], [0.3, 0.7]]])
+
+    class Fake:
+        labels = Labels(kind="single", names=("no", "yes"))
+
+        def outputs(self, encoded: Any, *, progress: Callable[[int], None]) -> np.ndarray:
+            return outputs
+
+        def explain(self, example: Any) -> dict[str, Any]:
+            raise NotImplementedError
+
+    label_new(run, Fake(), SimpleNamespace(unit="text"), about="two")
+    lines = [line.split("\t") for line in (run.directory / "labelled.tsv").read_text().splitlines()]
+    assert [line[:2] for line in lines[1:]] == [["0", "no"], ["1", "yes"]]
+    assert float(lines[1][2]) == pytest.approx(0.6)
+    assert "texts labelled in" in capsys.readouterr().out
+
+
+# How far a file is.
+
+
+def test_the_share_of_a_file_is_that_of_its_bytes_block_by_block():
+    shown: list[int] = []
+    share = Share(shown.append, 400)
+    share.position(100)
+    within = share.within(4)
+    share.position(150)  # reading goes ahead
+    for done in (1, 2, 4):
+        within(done)
+    within = share.within(5)
+    within(5)
+    share.position(400)
+    share.within(1)(1)
+    assert shown == [6, 12, 25, 37, 100]
