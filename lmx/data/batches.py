@@ -14,18 +14,22 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from lmx.data.bucket_index import BucketIndex, count_lengths
 from lmx.data.buckets import (
     Batch,
     Chosen,
     Encoded,
     Rows,
-    bucket_of_rows,
+    check_fit,
     checked_buckets,
     choose_buckets,
     padding_share,
     permutation,
     rows_of_bucket,
 )
+from lmx.data.permutation import permuted
+
+LISTED = 1 << 17  # rows of a bucket whose order is held as a list
 
 
 class TokenBatches:
@@ -44,7 +48,8 @@ class TokenBatches:
     Where R > n, a batch holds several passes.
 
     Randomness: a permutation is the stable argsort of raw 64-bit numbers of Philox, keyed by a SeedSequence of (seed,
-    what, which). NumPy promises that both streams never change, and does not promise it of `Generator.permutation`.
+    what, which). NumPy promises that both streams never change, and does not promise it of `Generator.permutation`. Of
+    a bucket with more than `LISTED` pairs no order is listed: its places are computed one by one.
     """
 
     def __init__(
@@ -72,18 +77,18 @@ class TokenBatches:
         if seed < 0:
             raise ValueError(f"seed must not be negative, got seed={seed}.")
         buckets = checked_buckets(buckets, tokens_per_batch=tokens_per_batch, rows_multiple=rows_multiple)
-        bucket_of = bucket_of_rows(encoded, buckets)
-        used = np.unique(bucket_of)
+        check_fit(encoded, buckets)
+        distinct, _ = count_lengths(encoded.lengths)
         self.encoded = encoded
-        self.buckets = tuple(buckets[bucket] for bucket in used)
+        self.buckets = tuple(buckets[bucket] for bucket in np.unique(np.searchsorted(buckets, distinct)))
         self.accumulation = accumulation
         self.seed = seed
         self._shapes_seed = seed if shapes_seed is None else shapes_seed
-        self._members = [np.flatnonzero(bucket_of == bucket) for bucket in used]
+        self._index = BucketIndex(encoded.lengths, self.buckets)
         budget = {"tokens_per_batch": tokens_per_batch, "rows_multiple": rows_multiple}
         self._rows = [rows_of_bucket(length, **budget) for length in self.buckets]
         # Python's integers, which do not overflow however large the corpus and the step.
-        self._sizes = [members.size for members in self._members]
+        self._sizes = self._index.sizes
         self._taken = [rows * accumulation for rows in self._rows]
         # Two passes are in use where a batch straddles, and `prefetch` may be in the next epoch already.
         self._pass = functools.lru_cache(maxsize=3 * len(self.buckets))(self._make_pass)
@@ -167,13 +172,21 @@ class TokenBatches:
         parts = []
         for number in range(start // size, -(-stop // size)):
             begin = number * size
-            parts.append(self._pass(bucket, number)[max(start - begin, 0) : stop - begin])
+            part = slice(max(start - begin, 0), min(stop - begin, size))
+            if size <= LISTED:
+                parts.append(self._pass(bucket, number)[part])
+            else:
+                places = permuted(np.arange(part.start, part.stop), size, self._pass_key(bucket, number))
+                parts.append(self._index.members(bucket, places))
         return bucket, np.concatenate(parts)
 
     def _make_pass(self, bucket: int, number: int) -> Int64[np.ndarray, " pairs"]:
-        # Keyed by the bucket's length: leaving out an empty bucket does not change the order of the others.
-        order = permutation(self._members[bucket].size, key=(self.seed, 0, self.buckets[bucket], number))
-        return self._members[bucket][order]
+        order = permutation(self._sizes[bucket], key=self._pass_key(bucket, number))
+        return self._index.members(bucket, order)
+
+    def _pass_key(self, bucket: int, number: int) -> tuple[int, ...]:
+        # By the bucket's length: leaving out an empty bucket does not change the order of the others.
+        return self.seed, 0, self.buckets[bucket], number
 
     def _make_epoch(self, epoch: int) -> tuple[Int64[np.ndarray, " batches"], Int64[np.ndarray, " batches"]]:
         """Returns bucket and number within the bucket of each batch of an epoch, in order."""
@@ -256,9 +269,10 @@ def evaluation_batches(
         rows: The part of B that this host holds; None for all.
     """
     buckets = checked_buckets(buckets, tokens_per_batch=tokens_per_batch, rows_multiple=rows_multiple)
-    bucket_of = bucket_of_rows(encoded, buckets)
+    check_fit(encoded, buckets)
+    index = BucketIndex(encoded.lengths, buckets)
     for bucket, length in enumerate(buckets):
-        members = np.flatnonzero(bucket_of == bucket)
+        members = index.members(bucket, np.arange(index.sizes[bucket]))
         size = rows_of_bucket(length, tokens_per_batch=tokens_per_batch, rows_multiple=rows_multiple)
         for start in range(0, members.size, size):
             items = np.full(-(-size // fill_multiple) * fill_multiple, -1, dtype=np.int64)

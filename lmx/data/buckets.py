@@ -6,6 +6,8 @@ from typing import ClassVar, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int, Int64
 
+from lmx.data.bucket_index import count_lengths
+
 Batch = dict[str, np.ndarray]
 # The part of a batch's rows that one host makes, consecutive or by number: as it stands, or as a function of how many
 # rows the batch has.
@@ -42,7 +44,7 @@ class Encoded(Protocol):
         ...
 
     @property
-    def lengths(self) -> Int64[np.ndarray, " rows"]:
+    def lengths(self) -> Int[np.ndarray, " rows"]:
         """Tokens of each row's longest side: what decides its bucket."""
         ...
 
@@ -72,14 +74,15 @@ def choose_buckets(
         num_buckets: How many shapes may be compiled. Fewer are returned where fewer distinct lengths exist.
         multiple_of: Every bucket length is a multiple of this.
     """
-    lengths = np.asarray(lengths, dtype=np.int64)
+    lengths = np.asarray(lengths)
     if not lengths.size or lengths.min() < 1:
         raise ValueError(f"lengths must be one positive length or more, got {lengths.size} lengths.")
+    distinct, counts = count_lengths(lengths)
     for name, value in (("num_buckets", num_buckets), ("multiple_of", multiple_of)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {name}={value}.")
-    ends, counts = np.unique(-(-lengths // multiple_of) * multiple_of, return_counts=True)
-    before = np.concatenate([[0], np.cumsum(counts)])
+    ends, which = np.unique(-(-distinct // multiple_of) * multiple_of, return_inverse=True)
+    before = np.concatenate([[0], np.cumsum(np.bincount(which, weights=counts).astype(np.int64))])
     # least[m]: padded tokens when the m shortest distinct lengths are shared among the buckets allowed so far. The last
     # of them takes the lengths from number `start` up to m and pads them all to ends[m - 1]; start = m leaves it empty.
     least = np.concatenate([[0], before[1:] * ends])
@@ -101,7 +104,8 @@ def choose_buckets(
 
 def padding_share(encoded: Encoded, buckets: Sequence[int]) -> float:
     """Returns the share of all positions, of every side, that is padding when each row lies in its bucket."""
-    padded = int(np.asarray(buckets, dtype=np.int64)[bucket_of_rows(encoded, buckets)].sum())
+    distinct, counts = count_lengths(encoded.lengths)
+    padded = int((np.asarray(buckets, dtype=np.int64)[np.searchsorted(buckets, distinct)] * counts).sum())
     return 1 - encoded.num_tokens / (encoded.num_sides * padded)
 
 
@@ -116,8 +120,8 @@ def permutation(size: int, *, key: tuple[int, ...]) -> Int64[np.ndarray, " size"
     return np.argsort(raw, kind="stable")
 
 
-def bucket_of_rows(encoded: Encoded, buckets: Sequence[int]) -> Int64[np.ndarray, " pairs"]:
-    """Returns the position in `buckets` of the shortest one that holds each row."""
+def check_fit(encoded: Encoded, buckets: Sequence[int]) -> None:
+    """Raises ValueError if there are no rows, or the last bucket is shorter than one of them."""
     if not len(encoded):
         raise ValueError(f"encoded must hold at least one {encoded.unit}, got none from {encoded.origin}.")
     longest = int(encoded.lengths.max())
@@ -127,7 +131,6 @@ def bucket_of_rows(encoded: Encoded, buckets: Sequence[int]) -> Int64[np.ndarray
             f"of sentence, got buckets={tuple(buckets)}. {encoded.shorten} with --max-length {buckets[-1]} or add a "
             "bucket."
         )
-    return np.searchsorted(np.asarray(buckets), encoded.lengths)
 
 
 def checked_buckets(buckets: Sequence[int], *, tokens_per_batch: int, rows_multiple: int) -> tuple[int, ...]:

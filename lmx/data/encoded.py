@@ -9,7 +9,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from lmx.errors import naming
 from lmx.text import Tokenizer, load_tokenizer
 
 PART = 4096  # texts that are in memory while they are read
+LENGTHS = 1 << 18  # pairs whose lengths are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +186,21 @@ def keep_pairs(
         empty=entry.notes["empty"],
         digest=entry.digest,
     )
-    return encoded, FilterReport(**entry.notes["report"], **limits)
+    return replace(encoded, longer=_keep_lengths(encoded, cache)), FilterReport(**entry.notes["report"], **limits)
+
+
+def _keep_lengths(encoded: EncodedPairs, cache: Cache) -> np.ndarray:
+    """Returns the longer side of each pair, mapped: so that nobody has to hold the lengths of all of them."""
+
+    def make(writer: ArrayWriter) -> dict[str, Any]:
+        for begin in range(0, len(encoded), LENGTHS):
+            here = slice(begin, begin + LENGTHS + 1)
+            sides = [np.diff(side[here]) for side in (encoded.source_offsets, encoded.target_offsets)]
+            writer.append("longer", np.maximum(*sides).astype(np.int32))
+        return {}
+
+    facts = {"what": "lengths of pairs", "pairs": encoded.digest}
+    return cache.keep(facts, make, about=encoded.origin, says_why=False).arrays["longer"]
 
 
 def _with_text(rows: Iterable[tuple[str, str]], counts: dict[str, int]) -> Iterator[tuple[str, str]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
+from lmx.data.bucket_index import count_lengths
 from lmx.data.buckets import choose_buckets, rows_of_bucket
 
 # Updates that a pass has at least, where nobody has asked for the size of a batch: fewer teach a small file nothing.
@@ -45,21 +46,22 @@ def fit_sizes(
         lengths: tokens of each row's longest side.
         updates_of_a_pass: 1 lets no update hold a row twice.
     """
-    lengths = np.asarray(lengths, dtype=np.int64)
+    lengths = np.asarray(lengths)
     if min(asked.accumulation, asked.num_buckets, rows_multiple, length_multiple, updates_of_a_pass, lengths.size) < 1:
         return asked  # what is wrong there, those say who use it
     accumulation = max(1, min(asked.accumulation, lengths.size // (updates_of_a_pass * rows_multiple)))
+    distinct, counts = count_lengths(lengths)
     fitted = asked
     for num_buckets in range(asked.num_buckets, 0, -1):
         buckets = choose_buckets(lengths, num_buckets=num_buckets, multiple_of=length_multiple)
-        bucket_of = np.searchsorted(buckets, lengths)
-        padded = int(np.asarray(buckets)[bucket_of].sum())
+        bucket_of = np.searchsorted(buckets, distinct)
+        padded = int((np.asarray(buckets)[bucket_of] * counts).sum())
         least = rows_multiple * buckets[-1]
         tokens = min(asked.tokens_per_batch, max(padded // (updates_of_a_pass * accumulation), least))
         if num_buckets == asked.num_buckets and (tokens, accumulation) == (asked.tokens_per_batch, asked.accumulation):
             return asked
         fitted = Sizes(tokens_per_batch=tokens, accumulation=accumulation, num_buckets=len(buckets))
         rows = [rows_of_bucket(length, tokens_per_batch=tokens, rows_multiple=rows_multiple) for length in buckets]
-        if np.all(np.bincount(bucket_of, minlength=len(buckets)) >= accumulation * np.asarray(rows)):
+        if np.all(np.bincount(bucket_of, weights=counts, minlength=len(buckets)) >= accumulation * np.asarray(rows)):
             break
     return fitted

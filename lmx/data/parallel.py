@@ -66,6 +66,7 @@ class EncodedPairs:
         bos_id: Of the target tokenizer: what the decoder starts from.
         empty: How many pairs were dropped before because a side held no text.
         digest: Hash of the arrays, where they were kept (`lmx.data.encoded`).
+        longer: The longer side of each pair, kept with them.
     """
 
     unit: ClassVar[str] = "pair"
@@ -82,6 +83,7 @@ class EncodedPairs:
     origin: str
     empty: int = 0
     digest: str | None = None
+    longer: Int32[np.ndarray, " pairs"] | None = None
 
     def __len__(self) -> int:
         """Returns the number of pairs."""
@@ -103,9 +105,9 @@ class EncodedPairs:
         return np.diff(self.target_offsets)
 
     @property
-    def lengths(self) -> Int64[np.ndarray, " pairs"]:
+    def lengths(self) -> Int[np.ndarray, " pairs"]:
         """The longer side of each pair: what decides its bucket."""
-        return np.maximum(self.source_lengths, self.target_lengths)
+        return self.longer if self.longer is not None else np.maximum(self.source_lengths, self.target_lengths)
 
     @property
     def num_tokens(self) -> int:
@@ -255,6 +257,7 @@ def filter_pairs(
         target=target,
         target_offsets=target_offsets,
         indices=encoded.indices[keep],
+        longer=None,
     )
     return kept, report
 
