@@ -26,6 +26,7 @@ import jax
 
 from lmx import losses, optimization
 from lmx.collectives import read_collectives
+from lmx.definition import define
 from lmx.models.decoder import Decoder, DecoderConfig
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from lmx.plan.command import use_virtual_devices

@@ -182,7 +182,7 @@ class Translator:
                 source[row, : len(sources[index])] = sources[index]
             max_length = self._max_target_length(length)
             placed = self._layout.place({"source": source})["source"]
-            found = jax.device_get(self._search(self.params, placed, max_length=max_length))
+            hypotheses = jax.device_get(self._search(self.params, placed, max_length=max_length))
             for row, index in enumerate(indices):
                 ids = self._until_end(hypotheses.tokens[row, 0])
                 self.limited += len(ids) == max_length

@@ -10,7 +10,7 @@ from lmx.nn.config import TransformerConfig
 
 @dataclass(frozen=True)
 class MultiplyAdds:
-    """Of a forward pass: with all scores of attention, and with those alone that causality and windows leave.
+    """Multiply-adds of a forward pass: with all scores of attention, and with those that causality and windows leave.
 
     The causal half is exactly half of the scores (FlashAttention's convention).
     """

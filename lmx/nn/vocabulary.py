@@ -16,8 +16,8 @@ def look_up(table: Float[Array, "*G V D"], tokens: Int[Array, "*B T"], *, dtype:
     """Returns the rows of a table that tokens name, in the compute type.
 
     The gradients of one use are added up in float32 on each device and rounded once to the compute type, in which its
-    uses meet; the devices meet as `spread` says. Of a table in pieces, each device looks up its part of the vectors for
-    all tokens of its group, and the devices exchange the parts.
+    uses meet; the devices meet as `spread` says. For a table in pieces, each device looks up its part of the vectors
+    for all tokens of its group, and the devices exchange the parts.
 
     Args:
         table: as it is, or as `spread` leaves it, a copy for each group of tokens.
