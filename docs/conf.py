@@ -40,6 +40,7 @@ python_use_unqualified_type_names = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 napoleon_use_rtype = False
+napoleon_attr_annotations = False  # shapes have stars
 # Docstrings are written as Markdown is: `code` in single backticks.
 default_role = "code"
 

@@ -17,10 +17,10 @@ from lmx.sharding.tables import WORDS
 class _Chunk(NamedTuple):
     """What one pass over a chunk's logits leaves: all that loss and gradient need."""
 
-    loss: jax.Array  # [*G]: groups meet after the last chunk
+    loss: jax.Array  # [*U]: groups meet after the last chunk
     nll: jax.Array
-    by_logits: jax.Array  # [*G, N, V], the one large array: exponentials, or gradients that lack the scale
-    scale: jax.Array  # [*G, N], gradient of the loss by log Z, over the sum of the exponentials; or 1
+    by_logits: jax.Array  # [*U, N, V], the one large array: exponentials, or gradients that lack the scale
+    scale: jax.Array  # [*U, N], gradient of the loss by log Z, over the sum of the exponentials; or 1
 
 
 class Settings(NamedTuple):
@@ -30,7 +30,7 @@ class Settings(NamedTuple):
     smoothing: float
     z_loss: float
     cap: float | None
-    grouped: bool  # chunks are [G, N]: a group's tokens live on one device, and its sums stay there to the end
+    grouped: bool  # chunks are [U, N]: a group's tokens live on one device, and its sums stay there to the end
     in_pieces: bool  # a group are several devices: each has a part of the tokens and a part of the words
 
     @property
@@ -44,13 +44,13 @@ class Settings(NamedTuple):
         return self.cap is not None
 
     def meet(self, chunk: tuple) -> tuple:
-        """Returns a chunk's arrays [*G, N, ...] with the tokens of all devices of a group on each."""
+        """Returns a chunk's arrays [*U, N, ...] with the tokens of all devices of a group on each."""
         if not self.in_pieces:
             return chunk
         return tuple(constrain(x, "replica", *[None] * (x.ndim - 1)) for x in chunk)
 
     def part(self, x: jax.Array) -> jax.Array:
-        """Returns an array [*G, N, ...] with each device's own tokens on it."""
+        """Returns an array [*U, N, ...] with each device's own tokens on it."""
         return constrain(x, "replica", "shard", *[None] * (x.ndim - 2)) if self.in_pieces else x
 
     def product(self, equation: str) -> str:
@@ -58,7 +58,7 @@ class Settings(NamedTuple):
         if not self.grouped:
             return equation
         terms, _, result = equation.partition("->")
-        return ",".join(f"G{term}" for term in terms.split(",")) + f"->G{result}"
+        return ",".join(f"U{term}" for term in terms.split(",")) + f"->U{result}"
 
 
 def _run_chunk(settings: Settings, words: tuple, mean_word: jax.Array, chunk: tuple) -> _Chunk:
@@ -121,7 +121,7 @@ def _mean_word(table: jax.Array, settings: Settings) -> jax.Array:
 def chunked_loss(
     settings: Settings, states: jax.Array, output: tuple, labels: jax.Array, weights: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the loss and the negative log-likelihood, summed over chunks [C, *G, N, ...].
+    """Returns the loss and the negative log-likelihood, summed over chunks [C, *U, N, ...].
 
     Args:
         output: the table, and the bias of its rows or None.

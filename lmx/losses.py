@@ -49,7 +49,7 @@ class Output(NamedTuple):
         cap: see `lmx.nn.vocabulary.output_logits` (Gemma 2).
     """
 
-    table: Float[Array, "*G V D"]
+    table: Float[Array, "*U V D"]
     vocab_size: int
     bias: Float[Array, " V"] | None = None
     cap: float | None = None
@@ -57,7 +57,7 @@ class Output(NamedTuple):
 
 def cross_entropy(
     states: Float[Array, "B T D"],
-    table: Float[Array, "*G V D"],
+    table: Float[Array, "*U V D"],
     labels: Int[Array, "B T"],
     weights: Float[Array, "B T"] | Bool[Array, "B T"],
     *,
@@ -121,7 +121,7 @@ def token_loss(
     chunks = -(-tokens // size)
 
     def split(x: jax.Array) -> jax.Array:
-        """Returns [B, T, ...] as chunks [C, *G, N, ...]; tokens without weight fill up the last.
+        """Returns [B, T, ...] as chunks [C, *U, N, ...]; tokens without weight fill up the last.
 
         N are as many tokens from each device of a group.
         """

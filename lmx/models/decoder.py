@@ -180,7 +180,7 @@ class Decoder(nnx.Module):
         """Returns what makes logits of the states, for `lmx.losses.token_loss`."""
         return Output(self.output_table(), self.config.vocab_size, cap=self.config.logit_cap)
 
-    def output_table(self) -> Float[Array, "*G V D"]:
+    def output_table(self) -> Float[Array, "*U V D"]:
         """Returns the vectors whose products with the states are the logits; rows past the vocabulary are padding."""
         return (self.output_embedding or self.embedding).table[...]
 

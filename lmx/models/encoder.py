@@ -139,7 +139,7 @@ class Encoder(nnx.Module):
         """Returns the structure of each kind of attention in this model, of rows that are not packed."""
         return {"encoder": self.stack.attended(Sees(key_lengths=jax.ShapeDtypeStruct((1,), jnp.int32)), self.positions)}
 
-    def output_table(self) -> Float[Array, "*G V D"]:
+    def output_table(self) -> Float[Array, "*U V D"]:
         """Returns the word vectors, which masked words are predicted with; rows past the vocabulary are padding."""
         return self.embedding.table[...]
 

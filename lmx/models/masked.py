@@ -84,7 +84,7 @@ class MaskedEncoder(nnx.Module):
         """Returns what makes logits of the states, for `lmx.losses.token_loss`."""
         return Output(self.encoder.output_table(), self.config.vocab_size, bias=self.head.bias[...])
 
-    def output_table(self) -> Float[Array, "*G V D"]:
+    def output_table(self) -> Float[Array, "*U V D"]:
         """Returns the word vectors; without the bias of each, their products with the states are no logits."""
         return self.encoder.output_table()
 

@@ -160,7 +160,7 @@ class Seq2Seq(nnx.Module):
         """Returns what makes logits of the decoder's states, for `lmx.losses.token_loss`."""
         return Output(self.output_table(), self.config.target_vocab_size)
 
-    def output_table(self) -> Float[Array, "*G V D"]:
+    def output_table(self) -> Float[Array, "*U V D"]:
         """Returns the vectors whose products with the states are the logits; rows past the vocabulary are padding."""
         return (self.output_embedding or self.target_embedding).table[...]
 

@@ -12,7 +12,7 @@ from lmx.sharding.step import constrain, gather, move, on_mesh
 from lmx.sharding.tables import COLUMNS, WORDS, group, spread, stays_in_pieces, ungroup
 
 
-def look_up(table: Float[Array, "*G V D"], tokens: Int[Array, "*B T"], *, dtype: DTypeLike) -> Float[Array, "*B T D"]:
+def look_up(table: Float[Array, "*U V D"], tokens: Int[Array, "*B T"], *, dtype: DTypeLike) -> Float[Array, "*B T D"]:
     """Returns the rows of a table that tokens name, in the compute type.
 
     The gradients of one use are added up in float32 on each device and rounded once to the compute type, in which its
@@ -60,7 +60,7 @@ _look_up.defvjp(_look_up_forward, _look_up_backward)
 
 def output_logits(
     states: Float[Array, "*B D"],
-    table: Float[Array, "*G V D"],
+    table: Float[Array, "*U V D"],
     *,
     vocab_size: int,
     bias: Float[Array, " words"] | None = None,

@@ -82,7 +82,7 @@ def connect(mesh: Mesh) -> None:
 
 
 def resolve_mesh(mesh: MeshConfig, devices: int | None) -> MeshConfig:
-    """Returns the mesh without -1: the devices that are left; 1 where their number is not known.
+    """Returns the mesh without -1, which takes what is left of the devices, or 1 if their number is unknown.
 
     Raises:
         ValueError: the sizes do not multiply to the number of devices.

@@ -22,7 +22,7 @@ WHOLE_TABLE_BYTES = 2**28
 
 
 def stays_in_pieces(shape: tuple[int, ...], *, dtype: DTypeLike) -> bool:
-    """Says whether a table, [V, D] or [G, V, D] as `spread` leaves it, is computed with in the pieces it lives in.
+    """Says whether a table, [V, D] or [U, V, D] as `spread` leaves it, is computed with in the pieces it lives in.
 
     One is that devices with other tokens share and whose copy and gradient would take more than `WHOLE_TABLE_BYTES`.
 
@@ -42,14 +42,14 @@ def stays_in_pieces(shape: tuple[int, ...], *, dtype: DTypeLike) -> bool:
 
 
 def spread(table: jax.Array, *axes: str | None, dtype: DTypeLike) -> jax.Array:
-    """Returns a parameter as each group of tokens computes with it: [G, *axes], every device with a copy of its own.
+    """Returns a parameter as each group of tokens computes with it: [U, *axes], every device with a copy of its own.
 
     Axes split over `tensor` stay split: a device has its words of a vocabulary and no others. Gradients of all uses are
     added up on each device, and meet once, straight in the pieces that the parameter lives in. One that is used once
     needs `gather` alone. Outside `use_mesh`, or with one group, it is cast and has no copies.
 
     A table that `stays_in_pieces` is not copied between devices that share it: they are one group, and each has a part
-    of all vectors, [G, V, D] with D split over `shard`.
+    of all vectors, [U, V, D] with D split over `shard`.
 
     Args:
         dtype: the type it is computed with, and sent in.
@@ -126,7 +126,7 @@ def spread_tables(model: nnx.Module) -> None:
 
 
 def group(x: jax.Array, *, in_pieces: bool = False) -> jax.Array:
-    """Returns [B, T, ...] as [G, B, T, ...]: the tokens of each device together.
+    """Returns [B, T, ...] as [U, B, T, ...]: the tokens of each device together.
 
     Args:
         in_pieces: the tokens of the devices that share a table are one group; their rows stay where they are.
@@ -139,7 +139,7 @@ def group(x: jax.Array, *, in_pieces: bool = False) -> jax.Array:
 
 
 def ungroup(x: jax.Array, *, in_pieces: bool = False) -> jax.Array:
-    """Returns [G, B, T, ...] as [B, T, ...], which `group` made it from."""
+    """Returns [U, B, T, ...] as [B, T, ...], which `group` made it from."""
     rows, columns = parts("outer_batch" if in_pieces else "batch"), parts("length")
     _, batch, length, *rest = x.shape
     x = x.reshape(rows, columns, batch, length, *rest).swapaxes(1, 2)
