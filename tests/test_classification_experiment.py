@@ -89,7 +89,7 @@ def data(folder) -> list[str]:
 
 def run_script(*arguments: str | Path, cwd: Path, check: bool = True) -> subprocess.CompletedProcess:
     command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "XLA_FLAGS": f"--{UNOPTIMISED}=0"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, env=environment)
     assert not check or done.returncode == 0, done.stderr[-3000:]
     return done
@@ -631,7 +631,7 @@ def test_a_stopped_run_of_two_seeds_ends_bitwise_as_one_never_stopped(data, tmp_
     flags = [*data, *MAKE_IT_TINY, "--seeds", "2", "--epochs", "40", "--patience", "None"]
     run_script("own", *flags, "--run", tmp_path / "whole", cwd=tmp_path)
     command = [sys.executable, str(SCRIPT), "own", *flags, "--run", str(tmp_path / "stopped")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "XLA_FLAGS": f"--{UNOPTIMISED}=0"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
             if line.startswith("validation after"):

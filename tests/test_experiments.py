@@ -1,6 +1,8 @@
 """Every preset builds, a tiny form trains from files to a report, and what goes wrong says so in one line."""
 
+import contextlib
 import importlib.util
+import io
 import json
 import os
 import re
@@ -45,11 +47,35 @@ translation = load_script()
 
 
 def run_script(*arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess:
+    """Runs the script as a user does, in a process of its own: what `run_here` is about, at a second's more cost."""
     command = [sys.executable, str(SCRIPT), *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=900, env=environment)
     assert not check or done.returncode == 0, done.stderr[-3000:]
     return done
+
+
+def run_here(*arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess:
+    """Runs the script in this process, where all is imported and annotations are checked."""
+    code, printed = 0, [io.StringIO(), io.StringIO()]
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(printed[0]),
+        contextlib.redirect_stderr(printed[1]),
+    ):
+        patch.chdir(cwd)
+        patch.setenv("COLUMNS", "200")
+        patch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=2")  # the tests keep their own settings
+        patch.delenv("LMX_TRACEBACK", raising=False)
+        patch.setattr(translation, "make_mesh", lambda config: make_mesh(config, devices=jax.devices()[:1]))
+        patch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
+        try:
+            translation.run_script(translation.command_line, translation.main, translation.plan)
+        except SystemExit as stop:
+            code = stop.code or 0
+    out, err = (text.getvalue() for text in printed)
+    assert not check or code == 0, err[-3000:]
+    return subprocess.CompletedProcess(sys.argv, code, out, err)
 
 
 # Lines that lack a side.
@@ -175,7 +201,7 @@ def averaged(data, tmp_path_factory):
     """The finished run once more, with an exponential average."""
     folder = tmp_path_factory.mktemp("averaged")
     flags = [*MAKE_IT_TINY, "--optimization.average-decay", "0.99"]
-    run_script("multi30k-raw", *data, *flags, "--run", folder / "run", cwd=folder)
+    run_here("multi30k-raw", *data, *flags, "--run", folder / "run", cwd=folder)
     return folder / "run"
 
 
@@ -207,7 +233,7 @@ def test_seeds_train_in_one_step_and_are_tested_alone_and_together(data, tmp_pat
     flags = [*MAKE_IT_TINY, *"--seeds 2 --updates 6 --validate-every 3 --bleu-every 1 --average-of best".split()]
     flags += [*"--average 1 --num-buckets 1 --search.beam-size 1".split(), "--run", tmp_path / "run"]
     run = tmp_path / "run"
-    run_script("multi30k-raw", *data, *flags, cwd=tmp_path)
+    run_here("multi30k-raw", *data, *flags, cwd=tmp_path)
     scores = json.loads((run / "scores.json").read_text())
     mean, ensemble, *_ = scores["rows"]
     assert mean["name"] == "multi30k-raw test BLEU"
@@ -229,7 +255,7 @@ def test_seeds_train_in_one_step_and_are_tested_alone_and_together(data, tmp_pat
     assert (run / "seeds" / "1.safetensors").read_bytes() != (run / "seeds" / "2.safetensors").read_bytes()
     # Without its checkpoints the run serves, and says the same.
     shutil.rmtree(run / "checkpoints")
-    printed = run_script("multi30k-raw", *data, *flags, cwd=tmp_path).stdout
+    printed = run_here("multi30k-raw", *data, *flags, cwd=tmp_path).stdout
     assert "it is used as it is, and nothing is trained" in printed
     again = json.loads((run / "scores.json").read_text())
     assert [row["score"] for row in again["rows"]] == [row["score"] for row in scores["rows"]]
@@ -324,14 +350,14 @@ def test_a_finished_run_translates_by_the_package_alone(finished, tmp_path):
 def test_the_same_command_again_trains_nothing_and_scores_the_same(finished, data):
     run, _ = finished
     before = (run / "metrics.jsonl").read_bytes(), json.loads((run / "scores.json").read_text())["rows"]
-    done = run_script("multi30k-raw", *data, *MAKE_IT_TINY, "--run", run, cwd=run.parent)
+    done = run_here("multi30k-raw", *data, *MAKE_IT_TINY, "--run", run, cwd=run.parent)
     assert "continuing" in done.stdout
     assert ((run / "metrics.jsonl").read_bytes(), json.loads((run / "scores.json").read_text())["rows"]) == before
 
 
 def test_a_run_of_another_config_is_refused(finished, data):
     run, _ = finished
-    done = run_script("multi30k-raw", *data, *MAKE_IT_TINY, "--run", run, "--seed", "9", cwd=run.parent, check=False)
+    done = run_here("multi30k-raw", *data, *MAKE_IT_TINY, "--run", run, "--seed", "9", cwd=run.parent, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert "config.seed=1 there and 9 here" in done.stderr
@@ -343,15 +369,17 @@ def test_a_run_of_another_config_is_refused(finished, data):
     [
         (["multi30"], "Nearest: multi30k."),
         (["phrasebook", "--train", "nowhere.tsv", "--run", "r"], "nowhere.tsv"),
-        (["phrasebook", "--tokenize", "chr", "--run", "r"], "got tokenize='chr'. The nearest is char."),
+        (["multi30k-raw", "DATA", "--tokenize", "chr", "--run", "r"], "got tokenize='chr'. The nearest is char."),
         (
-            [*"phrasebook --model.source-vocab-size 7 --model.target-vocab-size 7 --run r".split()],
+            "multi30k-raw DATA --vocab-size 60 --model.source-vocab-size 7 --model.target-vocab-size 7 --run r".split(),
             "got source_vocab_size=7",
         ),
     ],
 )
-def test_mistakes_are_one_line_and_lose_nothing(arguments, message, tmp_path):
-    done = run_script(*arguments, cwd=tmp_path, check=False)
+def test_mistakes_are_one_line_and_lose_nothing(arguments, message, data, tmp_path):
+    given = [part for word in arguments for part in (data if word == "DATA" else [word])]
+    run = run_script if arguments == ["multi30"] else run_here
+    done = run(*given, cwd=tmp_path, check=False)
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.strip().count("\n") == 0
@@ -360,7 +388,7 @@ def test_mistakes_are_one_line_and_lose_nothing(arguments, message, tmp_path):
 
 def test_a_raw_reference_of_another_length_is_told_before_training(data, tmp_path):
     (tmp_path / "raw.de").write_text("eins zwei\n", encoding="utf-8")
-    done = run_script("multi30k", *data, "--raw-reference", "raw.de", "--run", "r", cwd=tmp_path, check=False)
+    done = run_here("multi30k", *data, "--raw-reference", "raw.de", "--run", "r", cwd=tmp_path, check=False)
     assert done.returncode == 2
     assert "raw_reference must have a line for each test pair, got 1 lines in raw.de and 21 pairs" in done.stderr
     assert not (tmp_path / "r").exists()
@@ -441,14 +469,14 @@ def test_what_would_change_the_batches_of_a_begun_run_is_refused(flags, message,
 
 
 def test_an_unknown_field_names_the_nearest(tmp_path):
-    done = run_script("phrasebook", "--optimization.peek", "1", cwd=tmp_path, check=False)
+    done = run_here("phrasebook", "--optimization.peek", "1", cwd=tmp_path, check=False)
     assert done.returncode == 2
     assert "--optimization.peak" in done.stdout + done.stderr
 
 
 def test_help_lists_presets_and_fields(tmp_path):
-    assert "multi30k-raw" in run_script("--help", cwd=tmp_path).stdout
-    fields = run_script("phrasebook", "--help", cwd=tmp_path).stdout
+    assert "multi30k-raw" in run_here("--help", cwd=tmp_path).stdout
+    fields = run_here("phrasebook", "--help", cwd=tmp_path).stdout
     assert "--tokens-per-batch" in fields
     assert "--model.width" in fields
     assert "--text-cache" in fields

@@ -488,8 +488,8 @@ def test_who_asks_without_do():
 
 def test_a_dictionary_and_the_nearest_sentence_score_low(splits):
     pairs = [(phrase.source, phrase.target) for phrase in splits["train"]]
-    sources = [phrase.source for phrase in splits["test"]]
-    references = [[phrase.target for phrase in splits["test"]]]
+    tested = splits["test"][::4]  # each is compared with all of training
+    sources, references = [phrase.source for phrase in tested], [[phrase.target for phrase in tested]]
     dictionary = sacrebleu.corpus_bleu(dictionary_translations(pairs, sources), references).score
     nearest = sacrebleu.corpus_bleu(nearest_translations(pairs, sources), references).score
     assert 5 < dictionary <= 40
