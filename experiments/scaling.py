@@ -100,7 +100,7 @@ class Plan(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """The name of its folder."""
         return f"{self.flops:.0e}-width-{self.width}"
 
 
