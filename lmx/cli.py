@@ -122,7 +122,7 @@ class Compare:
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """Shows rows of a run's training batches in words, or says how many tokens a second they alone are made at."""
+    """Shows rows of a run's training batches in words, or measures how many tokens a second the pipeline makes."""
 
     what: Annotated[Literal["show", "time"], tyro.conf.Positional]
     """`show` or `time`."""
@@ -131,9 +131,9 @@ class Data:
     batch: int = 0
     """Number of the batch to show, from 0."""
     rows: int = 4
-    """Rows of it to show."""
+    """Number of its rows to show."""
     seconds: float = 5.0
-    """How long the time is taken."""
+    """How long to measure."""
 
 
 COMMANDS = {

@@ -26,56 +26,56 @@ BETWEEN = "-" * 40  # between two texts that people read
 
 @dataclass(frozen=True, kw_only=True)
 class Generate:
-    """Writes on from prompts with a finished run of a decoder; what is not said is as the run's own samples were."""
+    """Continues prompts with a finished run of a decoder; options left out are those of the run's own samples."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """Directory of the run."""
     prompt: tuple[str, ...] = ()
-    """One prompt or several. Without any, an empty one."""
+    """One prompt or several. Default: an empty one."""
     prompt_file: Path | None = None
     """File of prompts, one a line, plain or gzip, or .jsonl with `prompt`; - is standard input."""
     num_samples: int = 1
-    """Texts for each prompt."""
+    """Number of texts for each prompt."""
     temperature: float | None = None
-    """Logits are divided by it; 0 takes the likeliest word each time."""
+    """Divides the logits; 0 takes the likeliest word each time."""
     top_k: int | None = None
-    """Draws among so many likeliest words."""
+    """Draw among this many likeliest words."""
     top_p: float | None = None
-    """Draws among the fewest likeliest words that together have this probability."""
+    """Draw among the fewest likeliest words that together have this probability."""
     min_p: float | None = None
-    """Draws among words at least this much as likely as the likeliest."""
+    """Draw among words at least this share as likely as the likeliest."""
     repetition_penalty: float | None = None
-    """Makes words that were there already less likely; 1 is none."""
+    """Make words that occurred before less likely; 1 has no effect."""
     no_repeat: int | None = None
-    """No sequence of so many tokens occurs twice."""
+    """No sequence of this many tokens occurs twice."""
     max_tokens: int | None = None
     """Most tokens of a text."""
     min_tokens: int | None = None
     """Fewest tokens of a text before its end."""
     stop: tuple[str, ...] = ()
-    """A text ends where one of these would begin."""
+    """Texts that end the writing where they would begin."""
     seed: int | None = None
-    """The same prompt gets the same text for a seed, alone or among others."""
+    """Seed of the draws. A prompt gets the same text for a seed, alone or among others."""
     rows: int = 8
-    """Texts written at once. A prompt gets the same text whatever stands beside it, if the rows are the same."""
+    """Texts to write at once. With the same rows, a prompt gets the same text whatever stands beside it."""
     json: bool = False
-    """Writes one line of JSON for each text: prompt, text, tokens, logprob, stopped_by."""
+    """Write one line of JSON for each text: prompt, text, tokens, logprob, stopped_by."""
     output: Path | None = None
     """File to write; without it, standard output."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fill:
-    """Says which words may stand in the gaps, [MASK], of texts, with a finished run of a masked encoder."""
+    """Fills the gaps, [MASK], of texts with a finished run of a masked encoder: the likeliest words for each."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """Directory of the run."""
     text: tuple[str, ...] = ()
-    """One text or several. Without any, the lines of standard input."""
+    """One text or several. Default: the lines of standard input."""
     top_k: int = 5
-    """Words for each gap."""
+    """Number of words for each gap."""
     json: bool = False
-    """Writes one line of JSON for each text: text, and a list of words and probabilities for each gap."""
+    """Write one line of JSON for each text: text, and a list of words and probabilities for each gap."""
 
 
 def generate(options: Generate) -> None:
