@@ -47,7 +47,7 @@ class Law:
     b: float
     beta: float
 
-    def loss(self, parameters: float, tokens: float) -> float:
+    def loss(self, parameters: int | float, tokens: int | float) -> float:
         """Returns the loss that the law predicts."""
         return self.floor + self.a * parameters**-self.alpha + self.b * tokens**-self.beta
 

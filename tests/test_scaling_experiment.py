@@ -1,0 +1,96 @@
+"""Scaling laws as an experiment: a grid that budgets pay for, and a prediction that is written before it is tested."""
+
+import importlib.util
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lmx.scoring.scaling import Law, Trained
+
+SCRIPT = Path(__file__).parents[1] / "experiments" / "scaling.py"
+spec = importlib.util.spec_from_file_location("scaling_experiment", SCRIPT)
+scaling = importlib.util.module_from_spec(spec)
+sys.modules[spec.name] = scaling
+spec.loader.exec_module(scaling)
+
+LAW = Law(floor=1.2, a=60.0, alpha=0.35, b=90.0, beta=0.3)
+CONFIG = scaling.Config()
+
+
+def test_every_training_of_the_grid_costs_its_budget():
+    plans = scaling.grid(CONFIG)
+    assert len(plans) == len(CONFIG.budgets) * CONFIG.sizes
+    for plan in plans:
+        assert 6 * plan.parameters * plan.updates * CONFIG.tokens_per_batch == pytest.approx(plan.flops, rel=0.01)
+    assert len({plan.name for plan in plans}) == len(plans)
+    # The expected best size lies among those that are trained.
+    for flops in CONFIG.budgets:
+        sizes = sorted(plan.parameters for plan in plans if plan.flops == flops)
+        assert sizes[0] < (flops / 6 / CONFIG.tokens_per_parameter) ** 0.5 < sizes[-1]
+
+
+def test_the_prediction_is_written_before_its_run_is_trained_and_compared_afterwards(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def train(config, plan):
+        tokens = plan.updates * config.tokens_per_batch
+        if plan.flops == config.predict:  # as the first to see it, the law is fixed by now
+            assert "prediction" in json.loads((tmp_path / "scaling.json").read_text(encoding="utf-8"))
+            asked.append(plan)
+        loss = LAW.loss(plan.parameters, tokens) + 0.01 * (plan.flops == config.predict)
+        return Trained(float(plan.parameters), float(tokens), loss, 6.0 * plan.parameters * tokens)
+
+    monkeypatch.setattr(scaling, "train", train)
+    scaling.main(replace(CONFIG, run=tmp_path))
+    told = json.loads((tmp_path / "scaling.json").read_text(encoding="utf-8"))
+    assert len(asked) == 1
+    assert told["prediction"]["parameters"] == asked[0].parameters
+    assert told["measured"]["loss"] - told["prediction"]["loss"] == pytest.approx(0.01, abs=2e-3)
+    assert told["law"]["alpha"] == pytest.approx(LAW.alpha, rel=0.1)
+    page = (tmp_path / "scaling.html").read_text(encoding="utf-8")
+    assert page.count("<figure") == len(CONFIG.budgets) + 1
+    assert f"measured {told['measured']['loss']:.4f}" in page
+    assert "difference +0.01" in capsys.readouterr().out
+
+
+def test_a_finished_training_is_read_and_not_repeated(tmp_path, monkeypatch):
+    config = replace(CONFIG, run=tmp_path)
+    plan = scaling.plan(config, 1e12, 48, 2)
+    rows = [
+        {"name": "stdlib-gpt validation loss", "score": 2.5},
+        {"name": "stdlib-gpt validation bits per byte", "score": 9.0},
+    ]
+    (tmp_path / plan.name).mkdir()
+    (tmp_path / plan.name / "scores.json").write_text(json.dumps({"rows": rows}), encoding="utf-8")
+    monkeypatch.setattr(scaling.subprocess, "run", lambda *_: pytest.fail("trained again"))
+    assert scaling.train(config, plan).loss == 2.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"budgets": (1e12,)}, "at least 2 budgets of 3 sizes, got 1 of 4"),
+        ({"sizes": 2}, "at least 2 budgets of 3 sizes, got 3 of 2"),
+        ({"predict": 3e12}, "predict must be above all budgets, got predict=3e[+]12"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(CONFIG, **changes).check()
+
+
+@pytest.mark.slow
+def test_a_training_of_the_grid_runs_by_the_pretraining_script(tmp_path):
+    (tmp_path / "text.txt").write_text(
+        "\n".join(f"line {n} of a text to learn from" for n in range(3000)), encoding="utf-8"
+    )
+    config = scaling.Config(
+        run=tmp_path / "runs", train=str(tmp_path / "text.txt"), vocab_size=100, tokens_per_batch=512, peak=1e-2
+    )
+    plan = scaling.plan(config, 4e9, 16, 1)
+    trained = scaling.train(config, plan)
+    assert 0 < trained.loss < 3.0
+    assert trained.tokens == plan.updates * 512
