@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -269,8 +270,10 @@ def tiny_parts(**optimization):
     sizes = {"width": 16, "feedforward_width": 24, "num_heads": 2, "num_encoder_layers": 1, "num_decoder_layers": 1}
     model = translation.replace(config.model, source_vocab_size=130, target_vocab_size=130, unroll=1, **sizes)
     parts = translation.build(config, model)
-    params = nnx.to_pure_dict(nnx.state(parts.model.build(nnx.Rngs(0)), nnx.Param))
-    words = np.random.default_rng(0).integers(4, 130, size=(3, 8, 6))
+    generator = np.random.default_rng(0)
+    draw = lambda leaf: jnp.asarray(generator.normal(0, 0.3, leaf.shape), leaf.dtype)  # noqa: E731
+    params = jax.tree.map(draw, parts.model.shapes)  # building the model compiles an operation at a time
+    words = generator.integers(4, 130, size=(3, 8, 6))
     return parts, params, dict(zip(("source", "decoder_input", "target"), words.astype(np.int32), strict=True))
 
 

@@ -232,6 +232,29 @@ def test_constraints_pin_all_that_is_required():
         assert wanted - {"lmx"} <= pinned, f"{path.name} must pin {wanted - {'lmx'} - pinned}"
 
 
+# Processes
+
+# Of these files some tests are about a process: its signals, locks, exit codes, its environment, the modules it loads.
+START_PROCESSES = """
+    data/test_cache data/test_encoded data/test_encoding data/test_phrasebook data/test_standard_library
+    data/test_windows scoring/test_translation_scores test_checkpoint test_classification_experiment test_cli
+    test_compilation test_errors test_experiments test_hosts test_house test_lock test_new_positions test_plan
+    test_pretrained test_pretraining_experiment test_readme test_run test_vision_experiment test_what_a_run_knows
+""".split()
+
+
+def test_only_tests_about_processes_start_one():
+    """A process costs a second and a half to import jax and lmx, and compiles what this one has compiled already."""
+    starts = re.compile(r"subprocess\.(?:run|Popen|check_)|multiprocessing\.(?:Process|Pool)|os\.(?:fork|system)\(")
+    folder = ROOT / "tests"
+    found = {
+        path.relative_to(folder).with_suffix("").as_posix()
+        for path in folder.rglob("test_*.py")
+        if starts.search(path.read_text(encoding="utf-8"))
+    }
+    assert found == set(START_PROCESSES), "call `main` in this process where the process is not what is tested"
+
+
 # Imports and the wheel
 
 
