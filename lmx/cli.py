@@ -261,23 +261,21 @@ def iterate_texts(options: Classify, *, position: Callable[[int], None]) -> Iter
         ValueError: an option for tables is given for lines.
     """
     from lmx.data.files import read_lines
-    from lmx.data.labelled import iterate_labelled
-    from lmx.data.tables import FIELD_LIMIT
+    from lmx.data.labelled_files import Fields, iterate_labelled
 
     path = options.input
     suffix = None if path is None else Path(path.name.removesuffix(".gz")).suffix
     if path is not None and suffix in (".csv", ".tsv", ".jsonl"):
-        rows = iterate_labelled(
-            path,
+        fields = Fields(
             text_columns=options.text_column or None,
             label_column=None,
             columns=options.columns or None,
             delimiter=options.delimiter,
             quoting=options.quoting,
             encoding=options.encoding,
-            field_limit=options.field_limit or FIELD_LIMIT,
+            field_limit=options.field_limit,
         )
-        return (text for _, text, _ in rows)
+        return (text for _, text, _ in iterate_labelled(path, fields))
     for name in ("text_column", "columns", "delimiter", "quoting"):
         if (value := getattr(options, name)) not in (None, ()):
             shown = " ".join(value) if isinstance(value, tuple) else value

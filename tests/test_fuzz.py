@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from lmx import cli
 from lmx.data.files import read_lines
-from lmx.data.labelled import read_labelled
+from lmx.data.labelled_files import Fields, read_labelled
 from lmx.data.labels import Labels
 from lmx.data.parallel import read_pairs
 from lmx.errors import is_users
@@ -67,7 +67,7 @@ def refuses_in_a_line(read: Callable, path: Path):
 
 def tables(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    found = refuses_in_a_line(lambda: read_labelled(path, label_column=None), path)
+    found = refuses_in_a_line(lambda: read_labelled(path, Fields(label_column=None)), path)
     if found is not None:
         assert len(found.texts) > 0
         for text in found.texts:  # what is handed on can be written and encoded

@@ -153,8 +153,6 @@ LONGER_FILES = {
 # Where each is a plain number of one thing, and functions of an earlier day.
 MANY_PARAMETERS = {
     "lmx/classifier.py Classifier",
-    "lmx/data/labelled.py iterate_labelled",
-    "lmx/data/labelled.py read_labelled",
     "lmx/decoding.py beam_search",
 }
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ from lmx.data.cache import ArrayWriter, Cache, digest_of
 from lmx.data.encoding import chunks_of, encode_chunks, saved_tokenizer
 from lmx.data.files import existing_file, in_blocks, is_read_once
 from lmx.data.hub import read_hub
-from lmx.data.labelled import Examples, hash_text, is_blank, iterate_labelled, sides_of
+from lmx.data.labelled import Examples, hash_text, is_blank, sides_of
+from lmx.data.labelled_files import USUAL, Fields, iterate_labelled
 from lmx.data.labels import Labels
 from lmx.data.pair_files import files_of_pairs, iterate_pairs
 from lmx.data.parallel import EncodedPairs, FilterReport, Pairs, check_padding, judge_lengths, read_pairs
 from lmx.data.ragged import Strings, ended_rows, select_rows
+from lmx.data.tables import FIELD_LIMIT
 from lmx.data.texts import EncodedExamples, encoded_examples, lay_out
 from lmx.errors import naming
 from lmx.text import Tokenizer, load_tokenizer
@@ -227,11 +229,11 @@ def _shown(pairs: Corpus | Pairs, cache: Cache) -> Iterator[Iterable[tuple[str, 
 # Texts with labels.
 
 
-def keep_labelled(location: str, *, cache: Cache, **reading: Any) -> Examples:
+def keep_labelled(location: str, fields: Fields = USUAL, *, cache: Cache) -> Examples:
     """Returns what `read_labelled` reads, from mapped arrays: no text and no label is in memory but when it is used.
 
     Args:
-        reading: As `read_labelled` has it.
+        fields: As `read_labelled` has them.
 
     Raises:
         FileNotFoundError: a file or dataset is not there.
@@ -249,7 +251,7 @@ def keep_labelled(location: str, *, cache: Cache, **reading: Any) -> Examples:
     def make(writer: ArrayWriter) -> dict[str, Any]:
         kept = {"text": _StringWriter(writer, "text"), "label": _StringWriter(writer, "label")}
         pairs = several = False
-        for rows in in_blocks(iterate_labelled(location, **reading), size=PART):
+        for rows in in_blocks(iterate_labelled(location, fields), size=PART):
             lines, texts, labels = zip(*rows, strict=True)
             writer.append("lines", np.array(lines, dtype=np.int64))
             writer.append("hashes", np.array(list(map(hash_text, texts)), dtype=np.uint64))
@@ -260,7 +262,13 @@ def keep_labelled(location: str, *, cache: Cache, **reading: Any) -> Examples:
                 kept["label"].append([(label,) if isinstance(label, str) else label for label in labels])
         return {"pairs": pairs, "several": several}
 
-    facts = {"what": "labelled texts", "text": text, "form": form, "reading": reading}
+    limit = fields.field_limit or FIELD_LIMIT
+    facts = {
+        "what": "labelled texts",
+        "text": text,
+        "form": form,
+        "reading": asdict(replace(fields, field_limit=limit)),
+    }
     entry = cache.keep(facts, make, about=location, doing="read")
     arrays = entry.arrays
 

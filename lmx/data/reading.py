@@ -1,19 +1,19 @@
 """How files of texts with labels are read, as one record: what an experiment's config and its test set can choose."""
 
-import functools
+import dataclasses
 from dataclasses import dataclass, replace
 from typing import Any
 
 from lmx.data.cache import Cache
 from lmx.data.encoded import keep_labelled
-from lmx.data.labelled import Examples, Form, read_labelled
-from lmx.data.tables import FIELD_LIMIT
+from lmx.data.labelled import Examples
+from lmx.data.labelled_files import Fields, Form, read_labelled
 from lmx.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How files are read; `lmx.data.labelled.read_labelled` says more.
+    """How files are read; `lmx.data.labelled_files.read_labelled` says more.
 
     Attributes:
         text_columns: the column of texts, or the two of pairs; `title+description` joins columns. None takes `text`,
@@ -56,13 +56,12 @@ class Reading:
             FileNotFoundError: a file or dataset is not there.
             ValueError: the data is not what this says; names the file and the line.
         """
-        options: dict[str, Any] = vars(self) | {"field_limit": self.field_limit or FIELD_LIMIT}
-        for name in ("label_names", "first_label"):
-            del options[name]
+        options: dict[str, Any] = {each.name: getattr(self, each.name) for each in dataclasses.fields(Fields)}
         if not labelled:
             options["label_column"] = None
-        read = read_labelled if cache is None else functools.partial(keep_labelled, cache=cache)
-        return self._named(read(location, **options))
+        fields = Fields(**options)
+        found = read_labelled(location, fields) if cache is None else keep_labelled(location, fields, cache=cache)
+        return self._named(found)
 
     def _named(self, examples: Examples) -> Examples:
         """Returns the texts with the names of their classes."""

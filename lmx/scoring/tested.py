@@ -5,7 +5,6 @@ Lives here: what is the same for every classification experiment once outputs ar
 """
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from lmx.data.labelled import read_labelled
+from lmx.data.labelled_files import Fields, read_labelled
 from lmx.data.labels import Labelled, Labels, Targets
 from lmx.scoring.classification import prediction_loss, score_outputs
 from lmx.scoring.measures import Comparison, Metric, Scores, Spread, spreads_of
@@ -213,9 +212,10 @@ def _read_predictions(run: Path) -> tuple[Labels, Targets, Targets]:
     labels = Labels.from_file(path)
     labels = Labels(kind=labels.kind, names=tuple(written_label(name, kind=labels.kind) for name in labels.names))
     separator = "|" if labels.kind == "multi" else None
-    read = functools.partial(read_labelled, text_columns=("index",), label_separator=separator)
-    truth = read(run / "references.tsv", label_column="label")
-    return labels, labels.encode(truth), labels.encode(read(run / "predictions.tsv", label_column="prediction"))
+    fields = Fields(text_columns=("index",), label_separator=separator)
+    truth = read_labelled(run / "references.tsv", fields)
+    said = read_labelled(run / "predictions.tsv", replace(fields, label_column="prediction"))
+    return labels, labels.encode(truth), labels.encode(said)
 
 
 def choose_to_explain(tested: Tested, number: int) -> list[int]:

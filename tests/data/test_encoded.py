@@ -21,7 +21,8 @@ from lmx.data.encoded import (
     keep_tokenizer,
     side_texts,
 )
-from lmx.data.labelled import count_shared, read_labelled
+from lmx.data.labelled import count_shared
+from lmx.data.labelled_files import Fields, read_labelled
 from lmx.data.parallel import EncodedPairs, Pairs, encode_pairs, filter_pairs, read_pairs
 from lmx.data.texts import encode_examples
 from lmx.text import ByteTokenizer, PretokenizedTokenizer, SentencePieceTokenizer
@@ -255,10 +256,10 @@ def test_kept_texts_are_those_of_memory(tmp_path: Path, cache: Cache, kept: bool
     lines = [f"{text}\t{other}\t{label}\n" for text, other, label in zip(texts, texts[::-1], labels, strict=True)]
     path.write_text("a\tb\tlabel\n" + "".join(lines))
     reading = {"text_columns": ("a", "b") if pairs else ("a",), "label_separator": "|" if several else None}
-    expected = read_labelled(path, **reading)
+    expected = read_labelled(path, Fields(**reading))
     settings = {"max_length": 6, "stride": None if pairs else 2}
     for _ in range(2):
-        found = keep_labelled(str(path), cache=cache, **reading)
+        found = keep_labelled(str(path), fields=Fields(**reading), cache=cache)
         assert list(found.texts) == list(expected.texts)
         assert list(found.labels) == list(expected.labels)
         assert found.texts[-1] == expected.texts[-1]

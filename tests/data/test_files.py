@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from lmx.data.files import comes_slowly, in_blocks, is_read_once, read_lines
-from lmx.data.labelled import read_labelled
+from lmx.data.labelled_files import Fields, read_labelled
 from lmx.data.parallel import read_pairs
 
 LINES = ["one", "", "two \u2028 three", "vier"]
@@ -204,7 +204,7 @@ def test_what_is_packed_otherwise_than_by_gzip_is_named_and_how_to_unpack_it(
     with pytest.raises(ValueError, match=rf"train\.en.* must be plain text or gzip, got {what}\."):
         read_pairs(tmp_path / ("train.{}" + suffix), **languages)
     with pytest.raises(ValueError, match=rf"a\.tsv.* must be plain text or gzip, got {what}\."):
-        read_labelled(tmp_path / f"a.tsv{suffix}", form="tsv")
+        read_labelled(tmp_path / f"a.tsv{suffix}", Fields(form="tsv"))
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
     with pytest.raises(ValueError, match=rf"^standard input must be plain text or gzip, got {what}\..*: {unpack}$"):
         list(read_lines("-"))

@@ -8,7 +8,8 @@ import datasets
 import numpy as np
 import pytest
 
-from lmx.data.labelled import Examples, count_shared, iterate_labelled, read_labelled
+from lmx.data.labelled import Examples, count_shared
+from lmx.data.labelled_files import Fields, iterate_labelled, read_labelled
 from lmx.data.tables import FIELD_LIMIT
 
 TEXTS = ["a fine film", 'he said "no", twice', "dull"]
@@ -31,7 +32,7 @@ def records(rows: list[dict[str, object]]) -> str:
 
 def refuses(message: str, path: Path, **settings: object) -> None:
     with pytest.raises(ValueError, match=message):
-        read_labelled(path, **settings)
+        read_labelled(path, Fields(**settings))
 
 
 # Places that examples are read from.
@@ -57,14 +58,14 @@ def test_every_kind_of_file_gives_the_same_examples(tmp_path: Path, ending: str)
         ),
         (write(tmp_path / f"i.tsv{ending}", table([["label", "text"], *map(list, rows)], "\t")), {"quoting": True}),
     ):
-        examples = read_labelled(path, **settings)
+        examples = read_labelled(path, Fields(**settings))
         assert (list(examples.texts), examples.labels) == (TEXTS, LABELS), path
         assert (len(examples), examples.origin, examples.empty) == (3, str(path), 0)
 
 
 def test_a_header_that_is_told_and_there_is_no_row_of_data(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "text,label\na,x\nb,y\n")
-    assert read_labelled(path, columns=("text", "label")).labels == read_labelled(path).labels == ["x", "y"]
+    assert read_labelled(path, Fields(columns=("text", "label"))).labels == read_labelled(path).labels == ["x", "y"]
     refuses(r"a\.csv must have a column 'label', got 'a', 'x'\. .* name its columns", write(path, "a,x\nb,y\n"))
 
 
@@ -73,12 +74,14 @@ def test_the_text_is_the_only_column_beside_the_label_or_the_one_named(tmp_path:
     assert read_labelled(path).texts == ["well done"]
     path = write(tmp_path / "b.tsv", "title\tbody\tclass\nnews\tall is well\t1\n")
     settings = {"label_column": "class"}
-    assert read_labelled(path, text_columns=("body",), **settings).texts == ["all is well"]
-    pairs = read_labelled(path, text_columns=("title", "body"), **settings)
+    assert read_labelled(path, Fields(text_columns=("body",), **settings)).texts == ["all is well"]
+    pairs = read_labelled(path, Fields(text_columns=("title", "body"), **settings))
     assert pairs.texts == [("news", "all is well")]
     assert pairs.are_pairs
-    assert read_labelled(path, text_columns="title+body", **settings).texts == ["news all is well"]
-    assert read_labelled(path, text_columns="title+body", joiner=" . ", **settings).texts == ["news . all is well"]
+    assert read_labelled(path, Fields(text_columns="title+body", **settings)).texts == ["news all is well"]
+    assert read_labelled(path, Fields(text_columns="title+body", joiner=" . ", **settings)).texts == [
+        "news . all is well"
+    ]
     refuses(r"b\.tsv must have a column 'text' or a single one .* got 'title', 'body', 'class'\.", path, **settings)
     refuses(r"b\.tsv must have a column 'label', got 'title', 'body', 'class'\.", path)
     refuses(r"b\.tsv must have a column 'head', got 'title'", path, text_columns=("head",), **settings)
@@ -105,31 +108,31 @@ def test_a_table_of_one_column_names_it(tmp_path: Path) -> None:
     ):
         message = rf"{name}:1 must be columns with .*, got one column .*\. Is the delimiter '{re.escape(sign)}'"
         refuses(message, write(tmp_path / name, content), **settings)
-    assert read_labelled(path, columns=("text",), **settings).texts == ["a fine day", "a dull day"]
-    assert read_labelled(tmp_path / "b.csv", delimiter=";", **settings).texts == ["a"]
-    assert read_labelled(tmp_path / "b.csv", text_columns=("text;note",), **settings).texts == ["a;b"]
-    assert read_labelled(path, text_columns=("a fine day",), **settings).texts == ["a dull day"]
+    assert read_labelled(path, Fields(columns=("text",), **settings)).texts == ["a fine day", "a dull day"]
+    assert read_labelled(tmp_path / "b.csv", Fields(delimiter=";", **settings)).texts == ["a"]
+    assert read_labelled(tmp_path / "b.csv", Fields(text_columns=("text;note",), **settings)).texts == ["a;b"]
+    assert read_labelled(path, Fields(text_columns=("a fine day",), **settings)).texts == ["a dull day"]
     # A text may be the name of its column.
-    assert read_labelled(write(tmp_path / "e.csv", "text\na\ntext\n"), **settings).texts == ["a", "text"]
-    assert read_labelled(write(tmp_path / "a.jsonl", '{"line": "a"}\n'), **settings).texts == ["a"]
+    assert read_labelled(write(tmp_path / "e.csv", "text\na\ntext\n"), Fields(**settings)).texts == ["a", "text"]
+    assert read_labelled(write(tmp_path / "a.jsonl", '{"line": "a"}\n'), Fields(**settings)).texts == ["a"]
 
 
 def test_what_is_a_header_where_columns_are_told(tmp_path: Path) -> None:
     for number, content in ((2, "a,x\ntext,label\nb,y\n"), (3, "text,label\na,x\ntext,label\n")):
         path = write(tmp_path / "a.csv", content)
         refuses(rf"a\.csv:{number} must be a row of data, got the header again", path, columns=("text", "label"))
-        assert len(read_labelled(path, columns=("label", "text"))) == content.count("\n")
+        assert len(read_labelled(path, Fields(columns=("label", "text")))) == content.count("\n")
 
 
 def test_files_to_predict_keep_every_line_in_its_place(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", "one\n\nthree words here\n")
-    examples = read_labelled(path, label_column=None)
+    examples = read_labelled(path, Fields(label_column=None))
     assert (examples.texts, examples.labels, examples.empty) == (["one", "", "three words here"], None, 1)
     path = write(tmp_path / "a.csv", "text\none\n\n  \n")
-    examples = read_labelled(path, label_column=None)
+    examples = read_labelled(path, Fields(label_column=None))
     assert (examples.texts, examples.empty, examples.lines.tolist()) == (["one", "", "  "], 2, [2, 3, 4])
     path = write(tmp_path / "b.csv", "text,label\none,\ntwo,1\n")
-    assert read_labelled(path, label_column=None, text_columns=("text",)).texts == ["one", "two"]
+    assert read_labelled(path, Fields(label_column=None, text_columns=("text",))).texts == ["one", "two"]
 
 
 def test_line_ends_and_blank_lines_inside_a_table(tmp_path: Path) -> None:
@@ -148,7 +151,7 @@ def test_selected_examples_keep_their_places(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "text,label\na,x\nb,y\nc,x\n")
     chosen = read_labelled(path).select(np.array([2, 0]))
     assert (chosen.texts, chosen.labels, chosen.place(0)) == (["c", "a"], ["x", "x"], f"{path}:4")
-    assert read_labelled(path, label_column=None, text_columns="text").select([1]).labels is None
+    assert read_labelled(path, Fields(label_column=None, text_columns="text")).select([1]).labels is None
 
 
 def test_texts_known_from_training_are_counted(tmp_path: Path) -> None:
@@ -169,14 +172,14 @@ def test_a_dataset_of_the_hub_is_read_by_split(tmp_path: Path, monkeypatch: pyte
     assert (examples.texts, examples.labels) == (["text 1", "text 2"], ["1", "0"])
     assert examples.place(1) == f"hub:{tmp_path}:train[1:3] row 2"
     with pytest.raises(ValueError, match=r"^hub:.*:train must have a column 'class', got 'id', 'text', 'label'\."):
-        read_labelled(f"hub:{tmp_path}:train", label_column="class")
+        read_labelled(f"hub:{tmp_path}:train", Fields(label_column="class"))
     names = datasets.ClassLabel(names=["neg", "pos"])
     rows = {"text": ["a", "b"], "label": [1, 0], "tags": [[0, 1], []]}
     features = datasets.Features({"text": datasets.Value("string"), "label": names, "tags": datasets.List(names)})
     named = datasets.Dataset.from_dict(rows, features=features)
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: named)
     assert read_labelled("hub:x:train").labels == ["pos", "neg"]
-    assert read_labelled("hub:x:train", label_column="tags", text_columns="text").labels == [("neg", "pos"), ()]
+    assert read_labelled("hub:x:train", Fields(label_column="tags", text_columns="text")).labels == [("neg", "pos"), ()]
     spaced = datasets.Features({**features, "label": datasets.ClassLabel(names=[" neg", "pos\u00a0"])})
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.Dataset.from_dict(rows, features=spaced))
     assert read_labelled("hub:x:train").labels == ["pos", "neg"]  # as they are read from files
@@ -201,7 +204,7 @@ def test_several_labels_stand_in_a_list_or_between_separators(tmp_path: Path) ->
     path = write(tmp_path / "a.jsonl", records([{"text": "t", "label": value} for value in (["a", 2], [], ["b", "b"])]))
     assert read_labelled(path).labels == [("a", "2"), (), ("b",)]
     path = write(tmp_path / "a.csv", "text,label\nt,a | b\nt,\n")
-    assert read_labelled(path, label_separator="|").labels == [("a", "b"), ()]
+    assert read_labelled(path, Fields(label_separator="|")).labels == [("a", "b"), ()]
 
 
 # Data that is not what it should be.
@@ -301,7 +304,7 @@ def test_another_encoding_is_read_by_its_name_and_else_names_the_line(tmp_path: 
     refuses(
         r"a\.csv:3 must be UTF-8, got byte 0xfc at byte 2 of the line\. Say the encoding .*--encoding latin-1", path
     )
-    assert read_labelled(path, encoding="latin-1").texts == ["ok", "für"]
+    assert read_labelled(path, Fields(encoding="latin-1")).texts == ["ok", "für"]
 
 
 def test_a_long_field_is_read_and_one_beyond_the_limit_names_its_line(tmp_path: Path) -> None:

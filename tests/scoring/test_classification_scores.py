@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 import sklearn.metrics as reference
 
-from lmx.data.labelled import read_labelled
+from lmx.data.labelled_files import Fields, read_labelled
 from lmx.data.labels import Labels
 from lmx.scoring import resampling
 from lmx.scoring.classification import (
@@ -434,7 +434,7 @@ def test_predictions_of_two_runs_are_read_again_as_labels(tmp_path: Path) -> Non
     ):
         path = tmp_path / f"{kind}.tsv"
         path.write_text("\n".join([*prediction_lines(outputs, kind=kind, names=names), ""]))
-        read = read_labelled(path, text_columns=("index",), label_column="prediction", **settings)
+        read = read_labelled(path, Fields(text_columns=("index",), label_column="prediction", **settings))
         predicted = Labels(kind=kind, names=names).encode(read)
         assert np.array_equal(predicted, outputs.argmax(axis=1) if kind == "single" else outputs >= 0.5)
 
@@ -454,7 +454,7 @@ def test_every_name_of_a_label_is_read_again(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "predictions.tsv"
     path.write_text("\n".join([*prediction_lines(outputs, kind=kind, names=HARD), ""]))
     settings = {"label_separator": "|"} if kind == "multi" else {}
-    read = read_labelled(path, text_columns=("index",), label_column="prediction", **settings)
+    read = read_labelled(path, Fields(text_columns=("index",), label_column="prediction", **settings))
     predicted = Labels(kind=kind, names=tuple(written)).encode(read)
     assert np.array_equal(predicted, outputs.argmax(axis=1) if kind == "single" else outputs >= 0.5)
 
