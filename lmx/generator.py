@@ -127,6 +127,10 @@ class Generator:
         saved = read_config(run_directory, family="decoder", purpose="writes text")
         path = run_directory / "config.json"
         config = read_fields(DecoderConfig, saved["model"], path=path, field="model")
+        if read_field(saved, "config", "objective", kind=str | None, path=path) == "prefix":
+            raise ValueError(
+                f"{run_directory} must hold a model that reads prompts from left to right, got a prefix model."
+            )
         first_id, separator_id = (
             read_field(saved, name, kind=int | None, path=path) for name in ("first_id", "separator_id")
         )

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import pytest
 
+from lmx.generator import Generator
 from lmx.models.language import fit_vocabulary
 from lmx.process import EXIT_STOPPED
 from lmx.sharding.mesh import make_mesh
@@ -131,6 +132,9 @@ def test_a_decoder_learns_targets_behind_a_tab_or_what_follows_a_prefix(command,
     assert losses[-1] < min(losses[0], 2.8)  # ten digits, of which all but the last repeat the source
     facts = json.loads((tmp_path / "run" / "config.json").read_text())
     assert facts.get("separator_id") == (9 + 4 if objective == "pairs" else None)
+    if objective == "prefix":
+        with pytest.raises(ValueError, match="must hold a model that reads prompts from left to right"):
+            Generator.load(tmp_path / "run")
 
 
 def arguments_of(run: Path, text: Path) -> list[str]:
