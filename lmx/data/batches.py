@@ -48,8 +48,8 @@ class TokenBatches:
     Where R > n, a batch holds several passes.
 
     Randomness: a permutation is the stable argsort of raw 64-bit numbers of Philox, keyed by a SeedSequence of (seed,
-    what, which). NumPy promises that both streams never change, and does not promise it of `Generator.permutation`. Of
-    a bucket with more than `LISTED` pairs no order is listed: its places are computed one by one.
+    what, which). NumPy promises that both streams never change, and does not promise it of `Generator.permutation`. The
+    order of a bucket with more than `LISTED` pairs is not listed: its places are computed one by one.
     """
 
     def __init__(
