@@ -92,8 +92,9 @@ def lmx_side(shape: Shape, rows: int | None) -> tuple[Callable[[int], Call], dic
 
     from lmx.generation import Ids
     from lmx.models.decoder import Decoder, DecoderConfig
-    from lmx.nn.layers import count_parameters
+    from lmx.nn.embedding import count_parameters
     from lmx.sampling import Sampling
+    from lmx.sharding.layout import ONE_DEVICE
     from lmx.writer import Asked, Writer
 
     forms: dict[str, dict[str, Any]] = {
@@ -115,7 +116,7 @@ def lmx_side(shape: Shape, rows: int | None) -> tuple[Callable[[int], Call], dic
     model = Decoder(config, rngs=nnx.Rngs(0))
     parameters = count_parameters(model)
     ids = Ids(PAD, BOS, END, shape.vocab_size)
-    writer = Writer(config, nnx.to_pure_dict(nnx.state(model)), ids=ids, rows=rows, mesh=None)
+    writer = Writer(config, nnx.to_pure_dict(nnx.state(model)), ids=ids, rows=rows, layout=ONE_DEVICE)
     drawn = {"temperature": 0.0} if shape.top_k is None else {"top_k": shape.top_k}
     sampling = Sampling(max_tokens=shape.length, min_tokens=shape.length, **drawn)
 
