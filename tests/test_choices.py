@@ -9,7 +9,6 @@ import jax
 import numpy as np
 import pytest
 
-from lmx.cli import Share
 from lmx.config import BatchConfig, RunConfig, SelectionConfig, config_as_json, inline_fields
 from lmx.data.labels import Labels
 from lmx.data.parallel import EncodedPairs, Pairs
@@ -23,7 +22,10 @@ from lmx.models.seq2seq import Seq2SeqConfig
 from lmx.optimization import OptimizerConfig
 from lmx.run import Run
 from lmx.scoring.records import Record, Row
+from lmx.sharding.layout import ONE_DEVICE
 from lmx.sharding.mesh import make_mesh
+from lmx.sharding.rules import DEFAULT_RULES
+from lmx.streams import Share
 from lmx.translator import Translation, Translator
 
 
@@ -48,14 +50,13 @@ def rows_of(*lengths: int) -> EncodedPairs:
 
 def test_a_validation_that_is_longer_than_all_of_training_has_a_shape_of_its_own():
     config = BatchConfig(tokens_per_batch=24, rows_multiple=2, length_multiple=4)
-    mesh = make_mesh(RunConfig().mesh, devices=jax.devices()[:1])
-    found = [batch["source"] for batch in config.once(rows_of(3, 8, 13, 4, 5), mesh, buckets=(4, 8))]
+    found = [batch["source"] for batch in config.once(rows_of(3, 8, 13, 4, 5), ONE_DEVICE, buckets=(4, 8))]
     lengths = {int(row[0]) - 10: row.size for batch in found for row in batch if row[0]}
     assert lengths == {0: 4, 1: 8, 2: 16, 3: 4, 4: 8}  # up to a multiple of 4
     assert sum(int((batch[:, 0] > 0).sum()) for batch in found) == 5
     # A budget of 24 tokens takes no two rows of 16, which the least batch has.
     assert all(len(batch) % 2 == 0 for batch in found)
-    assert {batch["source"].shape[1] for batch in config.once(rows_of(8, 8), mesh, buckets=(4, 8))} == {8}
+    assert {batch["source"].shape[1] for batch in config.once(rows_of(8, 8), ONE_DEVICE, buckets=(4, 8))} == {8}
 
 
 def test_the_shape_of_a_plan_is_that_of_a_batch():
@@ -107,7 +108,8 @@ def test_inline_records_have_no_prefix_and_hosts_no_part():
     from experiments import translation
 
     config = translation.PRESETS["phrasebook"][1]
-    assert inline_fields(config) == ["scoring", "pieces", "published", "batch", "selection", "run"]
+    assert {"scoring", "pieces", "published", "batch", "selection", "run"} <= set(inline_fields(config))
+    assert not {"model", "search", "optimization", "seed"} & set(inline_fields(config))
     saved = config_as_json(config)
     assert {"tokens_per_batch", "validate_every", "mesh", "log_every", "published"} <= saved.keys()
     assert not {"hosts", "batch", "selection", "run_config"} & saved.keys()
@@ -165,6 +167,7 @@ def test_a_mean_over_batches_counts_each_by_its_weight(seeds):
     blank = Placed(*[None] * len(Placed._fields))
     placed = blank._replace(
         mesh=mesh,
+        rules=DEFAULT_RULES,
         learner=Learner(None, None, None, None, num_seeds=seeds),
         evaluate=lambda params, batch: {
             "loss": params * np.asarray(batch["x"]).sum() * np.ones(shape),
