@@ -248,6 +248,7 @@ def test_flags_that_pages_name_exist(page: Path):
     """Those in running text and in tables: `--mesh.data`, `--tokens-per-device 4096`."""
     text = page.read_text(encoding="utf-8")
     known = {flag for script in SCRIPTS for flag in flags_of(load_script(script).Config())}
+    known |= {field.name.replace("_", "-") for command in COMMANDS.values() for field in dataclasses.fields(command)}
     named = set(re.findall(r"`--((?:mesh|hosts|tokens|rows|length|save|keep|max-length)[\w.-]*)", text))
     assert named <= known, f"{page.name} names flags that no script has: {named - known}"
 
