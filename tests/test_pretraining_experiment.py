@@ -137,8 +137,35 @@ def test_a_decoder_learns_targets_behind_a_tab_or_what_follows_a_prefix(command,
             Generator.load(tmp_path / "run")
 
 
+@pytest.mark.slow
+def test_a_run_that_died_goes_on_to_the_same_bits(command, monkeypatch, tmp_path):
+    options = ["--updates", "6", "--save-every", "1", "--model.dropout-rate", "0.1", *WRITES]
+    command("stdlib-gpt", *options, "--run", tmp_path / "whole")
+    measure, died = pretraining.measure, []
+
+    def die_once(*arguments, **given):
+        if not died and (tmp_path / "died" / "checkpoints" / "3").is_dir():
+            died.append(True)
+            raise RuntimeError("the power went")
+        return measure(*arguments, **given)
+
+    monkeypatch.setattr(pretraining, "measure", die_once)
+    with pytest.raises(RuntimeError, match="the power went"):
+        command("stdlib-gpt", *options, "--run", tmp_path / "died")
+    printed = command("stdlib-gpt", *options, "--run", tmp_path / "died")
+    assert "1 restart, " in printed
+
+    def result(run: str) -> list:
+        lines = map(json.loads, (tmp_path / run / "metrics.jsonl").read_text().splitlines())
+        losses = [(line["kind"], line["step"], line["loss"]) for line in lines]
+        files = [(tmp_path / run / name).read_bytes() for name in ("model.safetensors", "written.jsonl")]
+        return [losses, *files]
+
+    assert result("died") == result("whole")
+
+
 def arguments_of(run: Path, text: Path) -> list[str]:
-    tiny = [*TINY, "--model.num-layers", "1", "--updates", "60", "--validate-every", "20", "--save-every", "5"]
+    tiny = [*TINY, "--model.num-layers", "1", "--updates", "12", "--validate-every", "4", "--save-every", "3"]
     return [sys.executable, str(ROOT / "experiments" / "pretraining.py"), "stdlib-gpt", *tiny,
             "--train", str(text), "--run", str(run)]  # fmt: skip
 
@@ -158,7 +185,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, text):
     for kill in (signal.SIGKILL, signal.SIGTERM):
         process = subprocess.Popen(arguments_of(tmp_path / "killed", text), **options)
         for line in process.stdout:
-            if line.startswith("validation after") and "60" not in line.split()[2]:
+            if line.startswith("validation after") and "12" not in line.split()[2]:
                 process.send_signal(kill)
                 break
         process.communicate(timeout=600)
