@@ -306,7 +306,14 @@ def bad_files(name: str, folder: Path) -> str:
         file, content = contents[name]
         (folder / file).write_bytes(content)
         return str(folder / file)
-    return {"no file": str(folder / "b.txt"), "a weight": f"{folder}*0.5,stdlib"}[name]
+    if name == "a pipe":
+        os.mkfifo(folder / "pipe")
+    return {
+        "no file": str(folder / "b.txt"),
+        "a pipe": f"lines:{folder}/pipe",
+        "many names": "x," * 400,
+        "a weight": f"{folder}*0.5,stdlib",
+    }[name]
 
 
 @pytest.mark.parametrize(
@@ -326,6 +333,8 @@ def bad_files(name: str, folder: Path) -> str:
         ("damaged gzip", "a.txt.gz must be a whole gzip file, got damage."),
         ("packed", "a.txt must be plain text or gzip, got an xz file. Unpack it first: unxz"),
         ("no file", "b.txt must exist, but "),
+        ("a pipe", "pipe must be a file that can be read again, got a pipe. Write it to a file first."),
+        ("many names", "x must exist, but "),
         ("a weight", "all of several texts must have a weight, or none of them, got "),
     ],
 )
