@@ -4,6 +4,7 @@ Here are locations, and the parts that a corpus is cut into. How documents are r
 shards are kept `lmx.data.keeper`'s, how rows are made of tokens `lmx.data.windows`'s.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 
 from lmx.data.cache import Cache, digest_of
 from lmx.data.documents import Form, Part, cut, read_part, stream_pieces, whole_file, whole_hub
-from lmx.data.files import check_name_unpacked, existing_file
+from lmx.data.files import check_name_unpacked, existing_file, is_read_once
 from lmx.data.hub import stream_hub
 from lmx.data.keeper import SHARD_BYTES, Keeper, facts_of_parts
 from lmx.data.mixtures import Mixture
@@ -174,7 +175,7 @@ def find_corpus(location: str) -> AnyFiles:
         FileNotFoundError: a file is not there.
         ValueError: the location is none.
     """
-    names = [location] if Path(location).exists() else location.split(",")
+    names = [location] if os.path.exists(location) else location.split(",")
     weighted = [re.fullmatch(r"(.+)\*(\d+(?:\.\d*)?)", name.strip()) for name in names]
     if any(weighted) and len(names) > 1:
         if not all(weighted):
@@ -227,7 +228,7 @@ def _parts(name: str) -> Iterator[Part]:
     elif name.startswith("hub:"):
         yield whole_hub(name)
     elif name.startswith("lines:"):
-        yield whole_file(existing_file(name.removeprefix("lines:")), "lines")
+        yield _file(name.removeprefix("lines:"), "lines")
     elif Path(name).is_dir():
         files = sorted(file for file in Path(name).rglob("*") if file.is_file())
         for file in files:
@@ -235,7 +236,14 @@ def _parts(name: str) -> Iterator[Part]:
                 yield whole_file(file, _form_of(file))
     else:
         check_name_unpacked(name)
-        yield whole_file(existing_file(name), _form_of(Path(name)))
+        yield _file(name, _form_of(Path(name)))
+
+
+def _file(name: str, form: Form) -> Part:
+    path = existing_file(name)
+    if is_read_once(path):
+        raise ValueError(f"{path} must be a file that can be read again, got a pipe. Write it to a file first.")
+    return whole_file(path, form)
 
 
 def _form_of(path: Path) -> Form:

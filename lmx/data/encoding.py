@@ -32,6 +32,7 @@ CHUNK_TEXTS = 2048
 CHUNK_CHARACTERS = 1 << 19
 # So many are encoded before a process is started: they take less time than its start.
 FEW_TEXTS = 20_000
+FEW_CHARACTERS = 2_000_000
 
 # Of some texts, one after another, and how many each has. Sides of a pair have their own numbers of ids.
 Ids = tuple[Int32[np.ndarray, " _"], Int64[np.ndarray, " _"]]
@@ -91,11 +92,12 @@ def encode_chunks(
     """
     chunks = iter(chunks)
     number = count_cores() if num_processes is None else num_processes
-    seen = 0
+    seen = characters = 0
     for chunk in chunks:
         yield _encode(chunk, tokenizers)
         seen += sum(map(len, chunk))
-        if number > 1 and seen >= few:
+        characters += sum(len(text) for texts in chunk for text in texts)
+        if number > 1 and (seen >= few or characters >= FEW_CHARACTERS):
             break
     first = next(chunks, None)
     if first is not None:

@@ -7,6 +7,7 @@ of rows, so that any row is found without packing those before it. How pieces ar
 import bisect
 import functools
 import math
+import threading
 from collections.abc import Iterator
 from fractions import Fraction
 
@@ -43,9 +44,10 @@ class PackedRows:
         self._pools, rest = divmod(corpus.num_tokens, self._pool_tokens)
         self._rows_of_last = math.ceil(rest / (width * FILL))
         self.rows_per_epoch = self._pools * POOL_ROWS + self._rows_of_last
-        # Batches ask for rows of one pool or of two; `prefetch` may be in the next one.
-        self._pool = functools.lru_cache(maxsize=4)(self._make_pool)
+        # A large batch has rows of many pools. A thread makes a batch while the tokens of another are counted.
+        self._pool = functools.lru_cache(maxsize=64)(self._make_pool)
         self._sums: dict[int, list[int]] = {}
+        self._lock = threading.Lock()
 
     @property
     def efficiency(self) -> float:
@@ -122,14 +124,8 @@ class PackedRows:
 
     def _documents(self, epoch: int, place: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns begin and length of the documents whose tokens are a pool's; the first and the last may be a part."""
-        corpus, end = self.corpus, min(place + self._pool_tokens, self.corpus.num_tokens)
-        blocks = -(-corpus.num_documents // _BLOCK)
-        sums = self._sums.setdefault(epoch, [0])
-        if len(self._sums) > 2:
-            del self._sums[min(self._sums)]
-        while sums[-1] < end and len(sums) <= blocks:
-            begins, ends = self._block(epoch, len(sums) - 1)
-            sums.append(sums[-1] + int((ends - begins).sum()))
+        end = min(place + self._pool_tokens, self.corpus.num_tokens)
+        sums = self._sums_upto(epoch, end)
         first, last = bisect.bisect_right(sums, place) - 1, bisect.bisect_left(sums, end)
         found = [self._block(epoch, block) for block in range(first, last)]
         begins, ends = (np.concatenate(side) for side in zip(*found, strict=True))
@@ -139,6 +135,17 @@ class PackedRows:
         behind = np.clip(upto - end, 0, None)
         lengths = ends - begins - before - behind
         return (begins + before)[lengths > 0], lengths[lengths > 0]
+
+    def _sums_upto(self, epoch: int, end: int) -> list[int]:
+        """Returns the tokens of an epoch before each block of documents, up to the one in which the token `end` is."""
+        with self._lock:
+            sums = self._sums.setdefault(epoch, [0])
+            while sums[-1] < end:
+                begins, ends = self._block(epoch, len(sums) - 1)
+                sums.append(sums[-1] + int((ends - begins).sum()))
+            if len(self._sums) > 3:
+                del self._sums[min(self._sums)]
+            return list(sums)
 
     def _block(self, epoch: int, block: int) -> tuple[np.ndarray, np.ndarray]:
         number = self.corpus.num_documents

@@ -164,6 +164,11 @@ class Windows:
     def _numbered(self, corpus: Corpus, seed: int) -> NumberedRows:
         if isinstance(corpus, Mixture):
             return MixedRows([self._numbered(each, seed) for each in corpus.corpora], corpus.weights)
+        if corpus.num_tokens < self.width:
+            raise ValueError(
+                f"{corpus.origin} must hold a row of {self.width:,} tokens, got {corpus.num_tokens:,}. "
+                "Take shorter rows or more text."
+            )
         if self.packing == "documents":
             return PackedRows(corpus, width=self.width, ahead=self.width - self.length, seed=seed)
         return StreamRows(corpus, length=self.length, width=self.width, seed=seed)

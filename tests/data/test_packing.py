@@ -1,6 +1,7 @@
 """Pieces are placed without loss; rows of documents are 98% full, by number, whatever the documents are."""
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -142,3 +143,15 @@ def test_in_order_no_document_that_fits_is_cut(kind: str, ahead: int):
     firsts = np.cumsum(LENGTHS[kind]) - LENGTHS[kind] + 1
     expected = np.setdiff1d(np.arange(1, corpus.num_tokens + 1), firsts if ahead else [])
     assert np.array_equal(np.sort(labels), expected)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_threads_get_the_same_rows():
+    corpus = corpus_of(LENGTHS["short"])
+    rows = PackedRows(corpus, width=33, ahead=1, seed=3)
+    expected = PackedRows(corpus, width=33, ahead=1, seed=3)
+    asked = [np.array([number * 277 % (4 * rows.rows_per_epoch)]) for number in range(60)]
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(rows.rows, asked))
+    for one, got in zip(asked, found, strict=True):
+        assert np.array_equal(got["tokens"], expected.rows(one)["tokens"])

@@ -153,8 +153,9 @@ def test_what_a_run_says_of_its_rows(corpus: TokenCorpus):
     ],
 )
 def test_rows_that_cannot_be_made_are_refused(options: dict, expected: str):
-    with pytest.raises(ValueError, match=expected):
-        windows(corpus_of(np.array([30])), "stream", **options)
+    for packing in ("stream", "documents"):
+        with pytest.raises(ValueError, match=expected):
+            windows(corpus_of(np.array([30])), packing, **options)
     with pytest.raises(ValueError, match=r"k must not be negative, got k=-1\."):
         windows(corpus_of(np.array([30])), "stream").batch(-1)
 
