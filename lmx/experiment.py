@@ -27,11 +27,11 @@ from lmx.data.windows import facts as facts_of_rows
 from lmx.devices import describe_precision
 from lmx.errors import InputError
 from lmx.hosts import agreement, is_writer, start, wait
+from lmx.kernel_facts import attention_facts, told_of_rows
 from lmx.learner import Placed
 from lmx.lora import LoraConfig
 from lmx.nn.config import TransformerConfig
 from lmx.nn.embedding import count_parameters
-from lmx.nn.kernels import choose_kernel
 from lmx.pieces import VocabularyConfig
 from lmx.plan.command import explain_out_of_memory, plan_of_this_command, split_arguments
 from lmx.process import keep_freed_memory, make_deterministic, one_line_errors, stop_on_signals
@@ -41,7 +41,6 @@ from lmx.saved import check_vocabulary, tokenizer_of
 from lmx.sharding.mesh import MeshConfig, count_devices, resolve_mesh
 from lmx.sharding.placement import shards, token_shards
 from lmx.sharding.rules import DEFAULT_RULES, Rules
-from lmx.sharding.step import use_mesh
 from lmx.symbols import SymbolTokenizer
 from lmx.text import ByteTokenizer, PretokenizedTokenizer, SentencePieceTokenizer, Tokenizer, load_tokenizer
 from lmx.training_text import VocabularyTooLarge
@@ -330,7 +329,7 @@ def start_facts(model: TransformerConfig, placed: Placed, batches: Any, *, reaso
     """
     network, mesh = placed.learner.model.network, placed.mesh
     hosts = f", {jax.process_count()} hosts" if jax.process_count() > 1 else ""
-    kernel = attention_facts(model, network, mesh, rules=placed.rules)
+    kernel = attention_facts(model, network, mesh, rules=placed.rules, given=told_of_rows(batches))
     groups = placed.learner.updated_by or {}
     if reason is not None and "asked for" in kernel["attention_reason"]:
         kernel["attention_reason"] = reason
@@ -353,37 +352,6 @@ def start_facts(model: TransformerConfig, placed: Placed, batches: Any, *, reaso
         "updates_per_epoch": batches.batches_per_epoch,
         **(facts_of_rows(batches) if isinstance(batches, Windows) else {}),
     }
-
-
-def attention_facts(
-    model: TransformerConfig, network: Any, mesh: Mesh, *, rules: Rules = DEFAULT_RULES
-) -> dict[str, str]:
-    """Returns which kernels a training's attention takes on a mesh, and why.
-
-    Raises:
-        ValueError: the config asks for a kernel that cannot do what the model needs.
-    """
-    with use_mesh(mesh, rules=rules):
-        choices = {
-            name: choose_kernel(
-                model.kernel,
-                sees,
-                dtype=model.dtype,
-                head_width=model.width_of_head,
-                dropout_rate=model.attention_dropout_rate,
-                score_cap=model.score_cap,
-            )
-            for name, sees in network.attentions().items()
-        }
-
-    def told(field: int) -> str:
-        """Returns a value that all share once, else the value of each."""
-        values = {name: choice[field] for name, choice in choices.items()}
-        if len(set(values.values())) == 1:
-            return next(iter(values.values()))
-        return ", ".join(f"{name}: {value}" for name, value in values.items())
-
-    return {"attention_kernel": told(0), "attention_reason": told(1)}
 
 
 def tokens_on_device(shapes: Sequence[tuple[int, int, int]], mesh: Mesh, *, rules: Rules = DEFAULT_RULES) -> str:

@@ -146,9 +146,20 @@ def test_each_family_is_lowered_for_cuda(family, length, gpu):  # noqa: F811
 
 @pytest.mark.parametrize("family", ["encoder", "decoder", "seq2seq"])
 def test_packed_rows_take_the_other_kernel(family, gpu):  # noqa: F811
-    gradient, arguments, *_ = gradient_of(family, dtype="bfloat16", sizes={}, packed=True)
+    gradient, arguments, model, config, mesh = gradient_of(family, dtype="bfloat16", sizes={}, packed=True)
     assert fused_calls(gradient, *arguments) == 0
     assert calls_for_cuda(gradient, *arguments) == 0
+    # The facts of the start say so, and what cannot be is refused there.
+    facts = attention_facts(config, model, mesh, given=("segments",))
+    assert facts == {"attention_kernel": "xla", "attention_reason": "rows are packed"}
+    with pytest.raises(ValueError, match=r'^kernel="cudnn" cannot be used here: rows are packed\. Say'):
+        attention_facts(replace(config, kernel="cudnn"), model, mesh, given=("segments",))
+
+
+def test_a_prefix_takes_the_other_kernel(gpu):  # noqa: F811
+    _, _, model, config, mesh = gradient_of("decoder", dtype="bfloat16", sizes={})
+    facts = attention_facts(config, model, mesh, given=("prefix",))
+    assert facts == {"attention_kernel": "xla", "attention_reason": "a prefix is seen from before it"}
 
 
 def test_dropout_on_attention_weights_is_said_and_only_training_pays_for_it(gpu):  # noqa: F811

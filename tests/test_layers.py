@@ -17,7 +17,16 @@ LEVELS = {
     11: ("lmx.cli", "experiments", "benchmarks"),
     10: ("lmx.writing_commands",),
     9: ("lmx.streams", "lmx.loop", "lmx.experiment", "lmx.planning", "lmx.evaluation", "lmx.data_commands"),
-    8: ("lmx.fitting", "lmx.meter", "lmx.pretrained", "lmx.report", "lmx.interop", "lmx.generator", "lmx.fill_mask"),
+    8: (
+        "lmx.fitting",
+        "lmx.kernel_facts",
+        "lmx.meter",
+        "lmx.pretrained",
+        "lmx.report",
+        "lmx.interop",
+        "lmx.generator",
+        "lmx.fill_mask",
+    ),
     7: ("lmx.run", "lmx.plan", "lmx.classifier", "lmx.image_classifier", "lmx.writer"),
     6: (
         *(

@@ -335,7 +335,7 @@ def test_the_start_says_the_precision_of_the_device(monkeypatch):
     mesh = make_mesh(MeshConfig(), devices=jax.devices()[:1])
     placed = place(Learner(definition, lambda *_: {}, optax.sgd(0.1), optax.constant_schedule(0.1)), mesh)
     assert start_facts(model, placed, OneBatch)["precision"] == "float32 compute, float32 parameters"
-    monkeypatch.setattr("lmx.experiment.attention_facts", lambda *_: {})  # asks the device for more
+    monkeypatch.setattr("lmx.experiment.attention_facts", lambda *_, **__: {})  # asks the device for more
     monkeypatch.setattr(jax, "devices", lambda *_: [Ampere()])
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert "in TF32" in start_facts(model, placed, OneBatch)["precision"]

@@ -116,6 +116,7 @@ def test_packed_documents_are_predicted_from_their_start(command, tmp_path, text
     )  # fmt: skip
     assert "names validation loss = " in printed
     assert "% full" in printed
+    assert "rows are packed" in " ".join(printed.split())  # the reason for its attention kernel
     assert json.loads((tmp_path / "config.json").read_text())["first_id"] == 1
 
 

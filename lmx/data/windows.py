@@ -96,6 +96,13 @@ class Windows:
         return [(self.accumulation, self._rows, self.length)]
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The names of a batch's arrays, as the objective makes them."""
+        empty = np.zeros((1, self.width), np.int32)
+        rows = {"tokens": empty, "segments": empty, "positions": empty}
+        return tuple(rows if self._make is None else self._make(rows, (self.seeds[0], np.zeros(1, np.int64))))
+
+    @property
     def batches_per_epoch(self) -> float:
         """Batches of an epoch on average; epochs differ by at most one."""
         return self.numbered[0].rows_per_epoch / self._taken

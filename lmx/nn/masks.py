@@ -76,16 +76,17 @@ class Sees:
 
     def with_bias(self, bias: Float[Array, "#B #H T S"] | MakeBias | Any | None) -> "Sees":
         """Returns the same structure with another bias."""
-        return self._with(bias=bias)
+        return self.replace(bias=bias)
 
     def within(self, window: int | None) -> "Sees":
         """Returns the same structure in which no query sees farther than a window; None leaves it as it is."""
         if window is None:
             return self
         narrower = window if self.window is None else min(window, self.window)
-        return self._with(window=narrower)
+        return self.replace(window=narrower)
 
-    def _with(self, **changes: Any) -> "Sees":
+    def replace(self, **changes: Any) -> "Sees":
+        """Returns the same structure with other values of some fields."""
         return Sees(**{name: getattr(self, name) for name in self.__slots__} | changes)
 
     def bias_of(self, rows: Int[Array, " T"] | None = None) -> Float[Array, "#B #H T S"] | None:

@@ -1,5 +1,6 @@
 """Batch k is a function of (seed, k): each token comes once an epoch, and once in evaluation."""
 
+import functools
 import os
 import re
 import subprocess
@@ -9,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lmx.data.objectives.causal import causal, prefix
 from lmx.data.shards import TokenCorpus
 from lmx.data.windows import Windows, facts
+from lmx.kernel_facts import told_of_rows
 from lmx.loop import Batches
 from tests.data.test_packing import corpus_of
 
@@ -40,6 +43,15 @@ def test_it_is_what_training_loops_over(corpus: TokenCorpus, packing: str):
         ("tokens", "segments", "positions"), ((A, B, L + 1), np.int32)
     )
     assert made.tokens(7) == (batch["segments"][..., :L] > 0).sum()
+
+
+@pytest.mark.parametrize("make", [None, functools.partial(causal, pad_id=0), functools.partial(prefix, pad_id=0)])
+def test_names_are_those_of_what_the_objective_makes_and_say_what_models_are_told(corpus, packing, make):
+    made = windows(corpus, packing, make=make)
+    assert set(made.names) == set(made.batch(0))
+    packed = ("segments",) if packing == "documents" else ()
+    assert told_of_rows(made) == packed + (("prefix",) if "prefix" in made.batch(0) else ())
+    assert told_of_rows(object()) == ()  # sentences in buckets are neither
 
 
 def test_a_batch_is_a_function_of_seed_and_number(corpus: TokenCorpus, packing: str):
