@@ -1,4 +1,4 @@
-"""Texts with gaps in, likely words out: what an encoder that was pretrained on masked words says of each gap."""
+"""Texts with gaps in, likely words out: a pretrained masked encoder fills each gap."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,12 +36,12 @@ class Filled:
 
 
 class FillMask:
-    """Says which words may stand in the gaps of texts.
+    """Finds the likeliest words for the gaps of texts.
 
     Args:
-        params: as `nnx.to_pure_dict` gives them.
-        tokenizer: of the texts; pads as the model does.
-        mask_id: what the model was trained to see in the place of a word.
+        params: as `nnx.to_pure_dict` returns them.
+        tokenizer: of the texts; it must pad as the model does.
+        mask_id: the id that the model was trained to see in place of a word.
 
     Raises:
         ValueError: the model does not read the ids of the tokenizer.

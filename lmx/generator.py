@@ -33,12 +33,12 @@ class Generated:
     """A text that a model has written.
 
     Attributes:
-        prompt: what it goes on from.
-        text: what follows the prompt, without end token and stop string.
-        tokens: the ids that were written, those of the end or the stop string too.
-        logprob: the sum of their log-probabilities by the model itself, whatever they were drawn by.
-        stopped_by: "end" is the end token; "stop" a stop string; "max_tokens" as many as were asked for; "context" as
-            many as the model has positions for.
+        prompt: the text that it continues.
+        text: the continuation, without end token and stop string.
+        tokens: the ids that were written, with those of the end or the stop string.
+        logprob: the sum of their log-probabilities by the model itself, whatever the sampling.
+        stopped_by: why it ended: "end", the end token; "stop", a stop string; "max_tokens", the limit of the sampling;
+            "context", the number of positions of the model.
     """
 
     prompt: str
@@ -66,17 +66,16 @@ class Generator:
     """Writes texts with one decoder.
 
     Args:
-        params: as `nnx.to_pure_dict` gives them.
-        tokenizer: of prompts and texts; pads as the model does.
-        sampling: how words are chosen, where a call says nothing else.
-        rows: of each batch, filled up with empty ones. Compilers sum in another order for another number of rows, and
-            what is drawn between two words that are equally likely depends on the last bit: with a fixed number, a
-            prompt gets the same text alone and among others. None takes as many as there are prompts: the fastest, and
-            the same except for such rounding.
-        first_id: stands before each prompt, where the model was trained so. Without it an empty prompt begins behind
+        params: as `nnx.to_pure_dict` returns them.
+        tokenizer: of prompts and texts; it must pad as the model does.
+        sampling: how to choose words, unless a call says otherwise.
+        rows: number of rows of each batch; empty rows fill it up. Compilers sum in another order for another number of
+            rows, and a draw between two equally likely words depends on the last bit. With a fixed number, a prompt
+            gets the same text alone and among others. None takes one row per prompt: the fastest, and the same except
+            for such rounding.
+        first_id: id before each prompt, if the model was trained with one. Without it, an empty prompt begins after
             the end of another text.
-        separator_id: stands behind each prompt, where the model was trained on pairs: what it writes is a text of its
-            own.
+        separator_id: id after each prompt, if the model was trained on pairs: the model then writes a separate text.
         layout: where the parameters live, if on several devices, which write together. Every host must make the same
             calls, and gets all texts.
 
@@ -156,7 +155,7 @@ class Generator:
         )
 
     def with_params(self, params: Params) -> "Generator":
-        """Returns a generator with other parameters that shares all that is compiled."""
+        """Returns a generator with other parameters that shares the compiled programs."""
         other = object.__new__(Generator)
         other.__dict__.update(self.__dict__, _writer=self._writer.with_params(params))
         return other
@@ -170,12 +169,13 @@ class Generator:
         progress: Callable[[int], None] = lambda done: None,
         **changes: Any,
     ) -> list[Generated]:
-        """Writes on from prompts, each by itself; returns the samples of the first prompt, then those of the next.
+        """Continues each prompt by itself; returns the samples of the first prompt, then those of the next.
 
         Args:
             prompts: one, or several.
             num_samples: texts for each prompt.
-            counts: how many samples earlier calls have drawn of which prompt's ids, to draw others; it is counted on.
+            counts: number of samples that earlier calls have drawn for the ids of each prompt, so that this call draws
+                others; the call updates it.
             progress: called with the number of texts done so far.
             changes: fields of `Sampling`, for this call.
 
@@ -198,7 +198,7 @@ class Generator:
         return [found[index] for index in range(len(asked))]
 
     def stream(self, prompt: str, **changes: Any) -> Yielding[str, None, Generated]:
-        """Yields a text in pieces, each as soon as nothing can change it; returns what `generate` does.
+        """Yields a text in pieces, each as soon as nothing can change it; the text is that of `generate`.
 
         Args:
             changes: fields of `Sampling`, for this call.
@@ -217,7 +217,7 @@ class Generator:
         return found
 
     def logits(self, text: str) -> Float[np.ndarray, "T V"]:
-        """Returns the logits of the next word behind each token of a text, and of what stands before it.
+        """Returns the logits of the word after each token of a text, and of its first word.
 
         Raises:
             ValueError: the text is longer than the context of the model.
@@ -227,9 +227,9 @@ class Generator:
         return self._writer.logits(ids)
 
     def score(self, texts: str | Sequence[str]) -> list[Scored]:
-        """Returns the log-probability of texts: of each token after those before it.
+        """Returns the log-probabilities of the tokens of texts, each given those before it.
 
-        The first one stands behind `first_id` or, without it, behind the end of another text.
+        The first token comes after `first_id` or, without it, after the end of another text.
 
         Raises:
             ValueError: a text is longer than the context of the model.
@@ -293,7 +293,7 @@ class Generator:
 
 
 def read_sampling(run_directory: Path, **changes: Any) -> Sampling:
-    """Returns what a run's own samples were drawn by, with changes; what its config does not say is as for any.
+    """Returns the sampling of a run's own samples, with changes; missing fields get their defaults.
 
     Raises:
         FileNotFoundError: the directory is not a run's, or its training has not begun.

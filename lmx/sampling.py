@@ -1,4 +1,4 @@
-"""Which word comes next, of logits [B, V]: what is chosen (`Sampling`), and the pure functions that choose by it.
+"""Chooses the next word from logits [B, V]: the settings (`Sampling`), and the pure functions that follow them.
 
 Nothing here knows a model, a cache or a text. Words that may not come have the logit `MASKED`. What a row draws depends
 on its own logits and its own key, so that rows do not know of each other.
@@ -17,21 +17,21 @@ from lmx.nn.masks import MASKED
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How a text is written.
+    """How to write a text.
 
     Attributes:
-        temperature: logits are divided by it; 0 takes the likeliest word each time.
+        temperature: divides the logits; 0 takes the likeliest word each time.
         top_k: draws among this many likeliest words; None among all.
         top_p: draws among the fewest likeliest words that together have this probability (Holtzman et al. 2020); of
             those that top_k leaves.
         min_p: draws among words at least this much as likely as the likeliest (Nguyen et al. 2024).
-        repetition_penalty: the logits of words that prompt or text have already are divided by it, or multiplied where
-            they are negative (Keskar et al. 2019); 1 is none.
+        repetition_penalty: divides the logits of words that prompt or text have already, or multiplies them where they
+            are negative (Keskar et al. 2019); 1 has no effect.
         no_repeat: no sequence of this many tokens occurs twice in prompt and text; None allows all.
         max_tokens: most tokens of a text, with its end token.
         min_tokens: fewest tokens of a text before its end token.
         stop: a text ends where one of these would begin.
-        seed: of what is drawn. The same prompt gets the same text for a seed, alone or among others.
+        seed: seed of the draws. A prompt gets the same text for a seed, alone or among others.
     """
 
     temperature: float = 1.0

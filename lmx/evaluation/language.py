@@ -46,10 +46,10 @@ SHOWN_TOKENS, SHOWN_TEXTS = 512, 4
 
 
 def measure(placed: Placed, params: Params, windows: Windows, *, predicts_all: bool) -> tuple[Any, dict[str, Any]]:
-    """Returns the loss of a text in nats a token, and the line of a validation; of several seeds, arrays.
+    """Returns the loss of a text in nats per token, and the line of a validation; arrays for several seeds.
 
     Args:
-        predicts_all: whether the objective predicts each token: only then bits a byte are known.
+        predicts_all: whether the objective predicts every token; only then bits per byte are known.
     """
     rows = windows.once(placed.layout.rows_of_host, fill_multiple=placed.layout.row_shards)
     line = mean_loss(placed, params, rows)
@@ -61,7 +61,7 @@ def measure(placed: Placed, params: Params, windows: Windows, *, predicts_all: b
 
 
 def extent_of(corpus: TokenCorpus | Mixture) -> Extent:
-    """Returns how much text a corpus is."""
+    """Returns the extent of a corpus: its tokens, words and bytes."""
     return Extent(tokens=corpus.num_tokens, words=max(corpus.num_words, 1), bytes=max(corpus.num_bytes, 1))
 
 

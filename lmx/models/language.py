@@ -29,7 +29,7 @@ def build_network(model: AnyConfig, rngs: nnx.Rngs) -> Any:
 
 
 def vocabulary_fields(model: AnyConfig) -> tuple[str, ...]:
-    """Returns the names of a config's fields that say how many ids there are."""
+    """Returns the names of a config's fields for the size of the vocabulary."""
     return ("source_vocab_size", "target_vocab_size") if isinstance(model, Seq2SeqConfig) else ("vocab_size",)
 
 
