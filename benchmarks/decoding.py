@@ -85,7 +85,7 @@ def lmx_side(shape: Shape) -> tuple[Callable[[int, int], Call], dict[str, Any]]:
     import jax.numpy as jnp
     from flax import nnx
 
-    from lmx.decoding import beam_search, power_penalty
+    from lmx.decoding import SpecialIds, beam_search, power_penalty
     from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
     from lmx.nn.embedding import count_parameters
 
@@ -123,9 +123,7 @@ def lmx_side(shape: Shape) -> tuple[Callable[[int, int], Call], dict[str, Any]]:
                 beam_size=beam,
                 max_length=shape.length,
                 length_penalty=power_penalty(1.0),
-                bos_id=shape.pad_id,
-                eos_id=END,
-                pad_id=shape.pad_id,
+                ids=SpecialIds(pad=shape.pad_id, bos=shape.pad_id, eos=END),
             ).tokens[:, 0]
 
         return lambda: jax.device_get(search(params, source))

@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import jax
 import numpy as np
 
-from lmx.classifier import Classifier
+from lmx.classifier import Classifier, TextBatches, TextRows
 from lmx.config import INLINE, BatchConfig, Published, RunConfig, SelectionConfig
 from lmx.data.cache import Cache
 from lmx.data.encoded import facts_of_examples
@@ -324,18 +324,11 @@ def build(
 
     schedule = make_schedule(options, total=updates, width=model.width)
     return Learner(
-        model=definition,
-        loss=loss,
-        optimizer=make_optimizer(options, schedule, model=definition),
-        updated_by=updated_by(options, definition),
-        schedule=schedule,
-        flops=flops,
-        dtype=model.dtype,
-        average_decay=options.average_decay,
-        keeps_best=config.selection.keeps_best,
-        num_seeds=config.seeds,
-        gradient_sum=config.batch.gradient_sum,
-    )
+        model=definition, loss=loss, schedule=schedule, updated_by=updated_by(options, definition),
+        optimizer=make_optimizer(options, schedule, model=definition), flops=flops, dtype=model.dtype,
+        average_decay=options.average_decay, keeps_best=config.selection.keeps_best,
+        num_seeds=config.seeds, gradient_sum=config.batch.gradient_sum,
+    )  # fmt: skip
 
 
 # ---- data ------------------------------------------------------------------------------------------------------------
@@ -419,11 +412,14 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> T
 
     training = Training(run, placed, batches, last=updates, seeds=seeds, selection=config.selection)
     classifier = Classifier(
-        model, training.params, tokenizer=tokenizer, labels=data.labels, pairs=data.train.are_pairs,
-        max_length=config.max_length, stride=config.stride,
-        batch_tokens=config.batch.tokens_per_batch, rows_multiple=config.batch.rows_multiple,
-        buckets=(*batches.buckets, config.max_length),  # other texts may be longer than those of training
-        layout=placed.layout,
+        model, training.params, tokenizer=tokenizer, labels=data.labels, layout=placed.layout,
+        rows=TextRows(max_length=config.max_length, stride=config.stride, pairs=data.train.are_pairs),
+        # Other texts may be longer than those of training.
+        batches=TextBatches(
+            batch_tokens=config.batch.tokens_per_batch, rows_multiple=config.batch.rows_multiple,
+            buckets=(*batches.buckets, config.max_length),
+        ),
+        network=EncoderClassifier,
     )  # fmt: skip
 
     def judge(params: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:

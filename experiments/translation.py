@@ -332,7 +332,7 @@ def main(preset: str, config: Config) -> None:
     training = Training(run, placed, batches, last=config.updates, seeds=seeds, selection=config.selection)
     translator = Translator(
         model, training.params, source_tokenizer=data.source, target_tokenizer=data.target,
-        search=config.search, max_source_length=config.max_length, layout=placed.layout,
+        search=config.search, max_source_length=config.max_length, layout=placed.layout, network=Seq2Seq,
     )  # fmt: skip
 
     def judge(params: Any) -> tuple[Any, dict[str, Any]]:

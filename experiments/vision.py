@@ -108,13 +108,11 @@ PRESETS: dict[str, tuple[str, Config]] = {
     )),
     "mnist": ("MNIST from its IDX files", Config(
         sets=_idx("mnist"), model=_sizes(28, 28, 1, dropout_rate=0.1),
-        augment=AugmentationConfig(crop=2, turn=10.0, stretch=0.1),
-        run=RunConfig(run=Path("runs/mnist")),
+        augment=AugmentationConfig(crop=2, turn=10.0, stretch=0.1), run=RunConfig(run=Path("runs/mnist")),
     )),
     "fashion-mnist": ("Fashion-MNIST from its IDX files: ten kinds of clothes", Config(
         sets=_idx("fashion-mnist", label_names=_FASHION), model=_sizes(28, 28, 1, **_MEDIUM),
-        augment=AugmentationConfig(crop=2, flip=True, erase=0.25),
-        run=RunConfig(run=Path("runs/fashion-mnist")),
+        augment=AugmentationConfig(crop=2, flip=True, erase=0.25), run=RunConfig(run=Path("runs/fashion-mnist")),
     )),
     "cifar10": ("CIFAR-10 from the hub, from scratch", Config(
         sets=ImageSetsConfig(train="hub:uoft-cs/cifar10:train", test="hub:uoft-cs/cifar10:test"),
@@ -194,7 +192,9 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> T
     run.open(data.labels.save)
 
     training = Training(run, placed, batches, last=updates, seeds=seeds, selection=config.selection)
-    classifier = ImageClassifier(model, training.params, labels=data.labels, batch=config.batch, layout=placed.layout)
+    classifier = ImageClassifier(
+        model, training.params, labels=data.labels, batch=config.batch, layout=placed.layout, network=VisionTransformer
+    )
     if training.serves:
         run.recall(judge(classifier, rows.dev, config.exam)[0], seeds=seeds)
     else:

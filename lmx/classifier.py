@@ -6,12 +6,14 @@ runs its rows, and outputs come back in the order of the texts. `lmx.explanation
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import Float
 
 from lmx.data.labelled import Examples, Text
@@ -28,6 +30,39 @@ from lmx.sharding.layout import ONE_DEVICE, Layout
 from lmx.text import Tokenizer, load_tokenizer
 
 
+@dataclass(frozen=True, kw_only=True)
+class TextRows:
+    """How texts become rows.
+
+    Attributes:
+        max_length: most tokens of a row, with special ones; longer texts are truncated.
+        stride: cuts a long text into windows that begin this many tokens apart, instead of truncating it.
+        pairs: whether the model was trained on pairs of texts, and takes no others; None takes both.
+    """
+
+    max_length: int
+    stride: int | None = None
+    pairs: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextBatches:
+    """How many rows run at once.
+
+    Attributes:
+        batch_tokens: most tokens of one batch, with padding; bounds the memory.
+        rows_multiple: the number of rows of a batch is a multiple of this.
+        buckets: lengths that rows are padded to, ending with max_length or more; None for powers of two.
+    """
+
+    batch_tokens: int = 4096
+    rows_multiple: int = 8
+    buckets: Sequence[int] | None = None
+
+
+USUAL = TextBatches()
+
+
 class Classifier:
     """Labels texts with one model, or with the mean of several seeds of it.
 
@@ -35,14 +70,11 @@ class Classifier:
         params: as `nnx.to_pure_dict` returns them; every array has a leading axis E of seeds.
         tokenizer: of the texts; it must pad as the model does.
         labels: what the outputs mean.
-        max_length: most tokens of a row, with special ones; longer texts are truncated, and `cut` counts them.
-        stride: cuts a long text into windows that begin this many tokens apart, instead of truncating it.
-        batch_tokens: most tokens of one batch, with padding; bounds the memory.
-        rows_multiple: the number of rows of a batch is a multiple of this.
-        buckets: lengths that rows are padded to, ending with max_length or more; None for powers of two.
-        pairs: whether the model was trained on pairs of texts, and takes no others; None takes both.
+        rows: how texts become rows; `cut` counts those that are truncated.
+        batches: how many rows run at once.
         layout: where the parameters live, if on several devices, which share the rows. Every host must make the same
             calls, and gets all outputs.
+        network: makes the model of the config, where it is another than lmx's: a class of your own.
 
     Raises:
         ValueError: the arguments do not fit together.
@@ -55,27 +87,24 @@ class Classifier:
         *,
         tokenizer: Tokenizer,
         labels: Labels,
-        max_length: int,
-        stride: int | None = None,
-        batch_tokens: int = 4096,
-        rows_multiple: int = 8,
-        buckets: Sequence[int] | None = None,
-        pairs: bool | None = None,
+        rows: TextRows,
+        batches: TextBatches = USUAL,
         layout: Layout = ONE_DEVICE,
+        network: Callable[..., nnx.Module] = EncoderClassifier,
     ):
-        _check_parts(config, tokenizer=tokenizer, labels=labels, max_length=max_length)
+        _check_parts(config, tokenizer=tokenizer, labels=labels, max_length=rows.max_length)
         self.config, self.labels, self.tokenizer = config, labels, tokenizer
-        self.max_length, self.stride, self.pairs = max_length, stride, pairs
+        self.max_length, self.stride, self.pairs = rows.max_length, rows.stride, rows.pairs
         self.cut = 0
-        definition = define(lambda rngs: EncoderClassifier(config, rngs=rngs))
+        definition = define(lambda rngs: network(config, rngs=rngs))
         self._predictor = Predictor(
             definition,
             params,
             labels=labels,
             inputs=("tokens", "types") if config.num_types else ("tokens",),
-            buckets=buckets or _powers_of_two(max_length),
-            batch_tokens=batch_tokens,
-            rows_multiple=rows_multiple,
+            buckets=batches.buckets or _powers_of_two(rows.max_length),
+            batch_tokens=batches.batch_tokens,
+            rows_multiple=batches.rows_multiple,
             layout=layout,
         )
         integrate = make_integrate(definition, kind=labels.kind, pad_id=config.pad_id, layout=layout)
@@ -121,9 +150,7 @@ class Classifier:
             jax.tree.map(lambda *arrays: jnp.asarray(np.stack(arrays)), *members),
             tokenizer=load_tokenizer(tokenizers["tokenizer"]),
             labels=Labels.from_file(path),
-            max_length=max_length,
-            stride=stride,
-            pairs=_trained_on_pairs(saved["config"]),
+            rows=TextRows(max_length=max_length, stride=stride, pairs=_trained_on_pairs(saved["config"])),
         )
 
     def with_params(self, params: Params) -> "Classifier":

@@ -24,6 +24,14 @@ LengthPenalty = Callable[[jax.Array], jax.Array]
 NEVER = -1e30  # the score of what must not be chosen
 
 
+class SpecialIds(NamedTuple):
+    """The tokens that are no words: padding, what a text begins with, and what it ends with."""
+
+    pad: int
+    bos: int
+    eos: int
+
+
 class Hypotheses(NamedTuple):
     """Finished translations, best first: tokens (the end token last, then padding) and their penalised scores."""
 
@@ -66,9 +74,7 @@ def greedy_search(
     active: Bool[Array, "B"],
     max_length: int,
     min_length: int = 1,
-    bos_id: int,
-    eos_id: int,
-    pad_id: int,
+    ids: SpecialIds,
 ) -> Int[Array, "B T"]:
     """Takes the likeliest word at each place until the end token; as the last of `max_length` tokens it is forced.
 
@@ -77,7 +83,7 @@ def greedy_search(
         min_length: fewest words before the end token, unless `max_length` has no room for them (fairseq's `min_len`).
     """
     batch = active.shape[0]
-    early_id = eos_id if min_length else None
+    early_id = ids.eos if min_length else None
 
     def going(state: tuple) -> jax.Array:
         time, _, _, ended, _ = state
@@ -88,18 +94,18 @@ def greedy_search(
         mask = jnp.broadcast_to(jnp.arange(max_length) <= time, (batch, 1, 1, max_length))
         positions = jnp.broadcast_to(time, (batch, 1))
         logits, cache = step(last[:, None], cache, time, positions, mask, jnp.arange(max_length))
-        forbidden = _Forbidden((pad_id, bos_id), early_id, time < min_length)
+        forbidden = _Forbidden((ids.pad, ids.bos), early_id, time < min_length)
         values, words, _ = _choices(logits[:, 0], 1, forbidden=forbidden)
         word = jnp.take_along_axis(words, values.argmax(-1, keepdims=True), axis=-1)[:, 0]
-        word = jnp.where(time == max_length - 1, eos_id, word)
-        word = jnp.where(ended, pad_id, word)
+        word = jnp.where(time == max_length - 1, ids.eos, word)
+        word = jnp.where(ended, ids.pad, word)
         tokens = jax.lax.dynamic_update_slice_in_dim(tokens, word[:, None], time, axis=1)
-        return time + 1, word, tokens, ended | (word == eos_id), cache
+        return time + 1, word, tokens, ended | (word == ids.eos), cache
 
     start = (
         jnp.zeros((), jnp.int32),
-        jnp.full(batch, bos_id, jnp.int32),
-        jnp.full((batch, max_length), pad_id, jnp.int32),
+        jnp.full(batch, ids.bos, jnp.int32),
+        jnp.full((batch, max_length), ids.pad, jnp.int32),
         ~active,
         cache,
     )
@@ -115,9 +121,7 @@ def beam_search(
     max_length: int,
     length_penalty: LengthPenalty,
     min_length: int = 1,
-    bos_id: int,
-    eos_id: int,
-    pad_id: int,
+    ids: SpecialIds,
 ) -> Hypotheses:
     """Keeps the `beam_size` likeliest beginnings of each sentence, and its best ended hypotheses.
 
@@ -131,7 +135,7 @@ def beam_search(
         min_length: fewest words before the end token, unless `max_length` has no room for them (fairseq's `min_len`).
     """
     batch, width = active.shape[0], beam_size
-    early_id = eos_id if min_length else None
+    early_id = ids.eos if min_length else None
     slots = jnp.arange(max_length)
 
     def going(state: _Search) -> jax.Array:
@@ -147,19 +151,19 @@ def beam_search(
         logits, cache = step(state.last, state.cache, time * width, positions, mask, places)
 
         # The best 2W of each beam, then of the sentence.
-        forbidden = _Forbidden((pad_id, bos_id), early_id, time < min_length)
+        forbidden = _Forbidden((ids.pad, ids.bos), early_id, time < min_length)
         best, words, highest = _choices(logits, 2 * width, forbidden=forbidden)
         # Summed in the same blocks: read in two shapes, masked logits would be written twice by XLA's CPU backend.
         log_z = highest + jnp.log(jnp.exp(blocks(logits) - highest[..., None, None]).sum((-2, -1)))
         is_last, rank = time == max_length - 1, jnp.arange(best.shape[-1])
-        end = jnp.where(rank == 0, logits[..., eos_id, None], NEVER)
-        best, words = jnp.where(is_last, end, best), jnp.where(is_last, eos_id, words)
+        end = jnp.where(rank == 0, logits[..., ids.eos, None], NEVER)
+        best, words = jnp.where(is_last, end, best), jnp.where(is_last, ids.eos, words)
         totals = (state.scores[..., None] + best - log_z[..., None]).reshape(batch, -1)
         totals, picks = jax.lax.top_k(totals, 2 * width)
         parents = picks // best.shape[-1]
         words = jnp.take_along_axis(words.reshape(batch, -1), picks, axis=1)
         history = _of_beams(state.history, parents).at[:, :, time].set(words)
-        ends = words == eos_id
+        ends = words == ids.eos
 
         # Ended hypotheses compete with those ended before.
         finishing = ends & (jnp.arange(2 * width) < width) & ~state.done[:, None] & (totals > NEVER / 2)
@@ -187,11 +191,11 @@ def beam_search(
     shape = (batch, width, max_length)
     start = _Search(
         time=jnp.zeros((), jnp.int32),
-        last=jnp.full((batch, width), bos_id, jnp.int32),
+        last=jnp.full((batch, width), ids.bos, jnp.int32),
         scores=jnp.where(jnp.arange(width) == 0, 0.0, NEVER) * jnp.ones((batch, 1)),
-        history=jnp.full(shape, pad_id, jnp.int32),
+        history=jnp.full(shape, ids.pad, jnp.int32),
         ancestors=jnp.zeros(shape, jnp.int32),
-        finished=jnp.full(shape, pad_id, jnp.int32),
+        finished=jnp.full(shape, ids.pad, jnp.int32),
         finished_scores=jnp.full((batch, width), NEVER),
         count=jnp.zeros(batch, jnp.int32),
         done=~active,

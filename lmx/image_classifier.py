@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import Float
 
 from lmx.config import BatchConfig
@@ -33,6 +34,7 @@ class ImageClassifier:
         labels: what the outputs mean.
         batch: most tokens of a batch, which bounds the memory, and the multiple of its rows.
         layout: where the parameters live, if on several devices.
+        network: makes the model of the config, where it is another than lmx's: a class of your own.
 
     Raises:
         ValueError: the arguments do not fit together.
@@ -46,6 +48,7 @@ class ImageClassifier:
         labels: Labels,
         batch: BatchConfig | None = None,
         layout: Layout = ONE_DEVICE,
+        network: Callable[..., nnx.Module] = VisionTransformer,
     ):
         if config.num_outputs != labels.num_outputs:
             raise ValueError(
@@ -55,7 +58,7 @@ class ImageClassifier:
         batch = batch or BatchConfig(tokens_per_batch=16_384)
         self.config, self.labels = config, labels
         self._predictor = Predictor(
-            define(lambda rngs: VisionTransformer(config, rngs=rngs)),
+            define(lambda rngs: network(config, rngs=rngs)),
             params,
             labels=labels,
             inputs=("pixels",),

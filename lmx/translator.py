@@ -12,10 +12,11 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from lmx.decoding import Hypotheses, average_steps, beam_search, gnmt_penalty, greedy_search, power_penalty
-from lmx.definition import Definition, define, member, stack
+from lmx.decoding import Hypotheses, SpecialIds, average_steps, beam_search, gnmt_penalty, greedy_search, power_penalty
+from lmx.definition import define, member, stack
 from lmx.lines import one_line
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from lmx.nn.embedding import padded_vocabulary
@@ -91,6 +92,7 @@ class Translator:
         max_source_length: longer sources are truncated to this many tokens, with the end token; `cut` counts them.
         layout: where the parameters live, if on several devices, which search together. Every host must make the same
             calls, and gets all translations.
+        network: makes the model of the config, where it is another than lmx's: a class of your own.
 
     Attributes:
         cut: number of sources so far that were longer than `max_source_length`.
@@ -107,12 +109,13 @@ class Translator:
         search: Search,
         max_source_length: int | None = None,
         layout: Layout = ONE_DEVICE,
+        network: Callable[..., nnx.Module] = Seq2Seq,
     ):
         self.config, self.params, self.search = config, params, search
         self.source_tokenizer, self.target_tokenizer = source_tokenizer, target_tokenizer
         self.max_source_length = max_source_length or config.max_length
         self.cut = self.limited = 0
-        self._definition = _define(config)
+        self._definition = define(lambda rngs: network(config, rngs=rngs))
         self.members = self._count_members(params)
         self._layout = layout
         self._search = jax.jit(self._make_search(), static_argnames="max_length", out_shardings=layout.whole)
@@ -134,7 +137,7 @@ class Translator:
         config = read_fields(Seq2SeqConfig, saved["model"], path=path, field="model")
         max_source_length = read_field(saved, "config", "max_length", kind=int, path=path)
         search = search or read_search(run_directory)
-        shapes = _define(config).shapes
+        shapes = define(lambda rngs: Seq2Seq(config, rngs=rngs)).shapes
         if ensemble:
             params = stack([load_params(file, shapes) for file in seed_files(run_directory)])
         else:
@@ -224,7 +227,7 @@ class Translator:
     def _make_search(self) -> Callable[..., Hypotheses]:
         search, tokenizer, pad_id = self.search, self.target_tokenizer, self.config.pad_id
         penalty = {"power": power_penalty, "gnmt": gnmt_penalty}[search.length_penalty](search.alpha)
-        ids = {"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id, "pad_id": pad_id}
+        ids = SpecialIds(pad=pad_id, bos=tokenizer.bos_id, eos=tokenizer.eos_id)
         shortest = search.min_length
 
         def run(params: Params, source: Int[Array, "B S"], *, max_length: int) -> Hypotheses:
@@ -237,7 +240,7 @@ class Translator:
                 active = (source != pad_id).any(-1)
                 if search.beam_size == 1:
                     tokens = greedy_search(
-                        step, cache, active=active, max_length=max_length, min_length=shortest, **ids
+                        step, cache, active=active, max_length=max_length, min_length=shortest, ids=ids
                     )
                     return Hypotheses(tokens[:, None], jnp.zeros((tokens.shape[0], 1)))
                 return beam_search(
@@ -248,7 +251,7 @@ class Translator:
                     max_length=max_length,
                     min_length=shortest,
                     length_penalty=penalty,
-                    **ids,
+                    ids=ids,
                 )
 
         return run
@@ -331,10 +334,6 @@ def load_tokenizers(*run_directories: Path | None) -> tuple[Tokenizer, Tokenizer
             return load_tokenizer(files["source"]), load_tokenizer(files["target"])
     where = " or ".join(map(str, directories))
     raise FileNotFoundError(f"{where} must hold a tokenizer (tokenizer.model, or source.* and target.*).")
-
-
-def _define(config: Seq2SeqConfig) -> Definition:
-    return define(lambda rngs: Seq2Seq(config, rngs=rngs))
 
 
 def _round_up(length: int, longest: int | None) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lmx.classifier import Classifier, Prediction
+from lmx.classifier import Classifier, Prediction, TextBatches, TextRows
 from lmx.data.labels import Labels
 from lmx.models.encoder import ClassifierConfig, EncoderClassifier
 from lmx.parameters import save_params
@@ -62,8 +62,13 @@ def member(params: dict, seed: int) -> dict:
 def make_classifier(
     config: ClassifierConfig = CONFIG, *, seeds: int = SEEDS, labels: Labels = LABELS, **settings
 ) -> Classifier:
-    settings = {"tokenizer": TOKENIZER, "labels": labels, "max_length": 12, "batch_tokens": 96, **settings}
-    return Classifier(config, parameters(config, seeds=seeds), **settings)
+    settings = {"max_length": 12, "batch_tokens": 96, **settings}
+    records = {
+        name: kind(**{each.name: settings.pop(each.name) for each in dataclasses.fields(kind) if each.name in settings})
+        for name, kind in (("rows", TextRows), ("batches", TextBatches))
+    }
+    parts = {"tokenizer": TOKENIZER, "labels": labels, **records, **settings}
+    return Classifier(config, parameters(config, seeds=seeds), **parts)
 
 
 def make_texts(*lengths: int, seed: int = 0) -> list[str]:
@@ -379,9 +384,8 @@ def test_devices_that_label_together_find_what_one_finds(classifier, monkeypatch
         jax.device_put(parameters(), replicated(mesh)),
         tokenizer=TOKENIZER,
         labels=LABELS,
-        max_length=12,
-        batch_tokens=96,
-        buckets=(12,),
+        rows=TextRows(max_length=12),
+        batches=TextBatches(batch_tokens=96, buckets=(12,)),
         layout=Layout(mesh, rules),
     )
     texts = make_texts(9, 3, 1)

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lmx.decoding import NEVER, beam_search, gnmt_penalty, greedy_search, power_penalty
+from lmx.decoding import NEVER, SpecialIds, beam_search, gnmt_penalty, greedy_search, power_penalty
 from lmx.largest import BLOCK, largest
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 
 PAD, BOS, EOS = 0, 1, 2
-IDS = {"bos_id": BOS, "eos_id": EOS, "pad_id": PAD}
+IDS = {"ids": SpecialIds(pad=PAD, bos=BOS, eos=EOS)}
 PENALTIES = {"power": power_penalty, "gnmt": gnmt_penalty}
 
 

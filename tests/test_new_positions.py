@@ -43,7 +43,7 @@ PROGRAM = """
 import jax, jax.numpy as jnp, numpy as np, optax
 from flax import nnx
 import lmx
-from lmx.decoding import greedy_search
+from lmx.decoding import SpecialIds, greedy_search
 from lmx.losses import cross_entropy
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from lmx.training import create_state, make_train_step
@@ -76,7 +76,7 @@ for name, weight in before.items():
 @jax.jit
 def decode(params, source):
     step, cache = nnx.merge(definition, params).start_decoding(source, slots=5)
-    return greedy_search(step, cache, active=jnp.ones(4, bool), max_length=5, bos_id=1, eos_id=2, pad_id=0)
+    return greedy_search(step, cache, active=jnp.ones(4, bool), max_length=5, ids=SpecialIds(pad=0, bos=1, eos=2))
 
 
 @jax.jit

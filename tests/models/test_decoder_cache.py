@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lmx.decoding import beam_search, greedy_search, power_penalty
+from lmx.decoding import SpecialIds, beam_search, greedy_search, power_penalty
 from lmx.models.decoder import Decoder, DecoderConfig
 from lmx.sharding.layout import Layout
 from lmx.sharding.mesh import MeshConfig, make_mesh
@@ -83,7 +83,7 @@ def model() -> Decoder:
     return filled(CONFIGS["rotary"])
 
 
-IDS = {"bos_id": 1, "eos_id": 2, "pad_id": 0}
+IDS = SpecialIds(pad=0, bos=1, eos=2)
 
 
 def greedy_by_whole_texts(model: Decoder, prompt: list[int], *, number: int) -> list[int]:
@@ -95,7 +95,7 @@ def greedy_by_whole_texts(model: Decoder, prompt: list[int], *, number: int) -> 
         logits = np.array(whole(model, row)[0, len(words) - 1])
         logits[[0, 1]] = -np.inf
         words.append(int(logits.argmax()))
-        if words[-1] == IDS["eos_id"]:
+        if words[-1] == IDS.eos:
             break
     return words[len(prompt) :]
 
@@ -108,17 +108,17 @@ def test_searches_go_on_from_the_last_word_of_each_prompt(model):
     def search(model, prompts, lengths):
         step, cache = model.start_decoding(prompts, lengths, slots=NEW)
         active = jnp.ones(len(lengths), bool)
-        greedy = greedy_search(step, cache, active=active, max_length=NEW, min_length=0, **IDS)
+        greedy = greedy_search(step, cache, active=active, max_length=NEW, min_length=0, ids=IDS)
         step, cache = model.start_decoding(prompts, lengths, slots=3 * NEW)
         options = {"beam_size": 3, "max_length": NEW, "length_penalty": power_penalty(0.0), "min_length": 0}
-        return greedy, beam_search(step, cache, active=active, **options, **IDS)
+        return greedy, beam_search(step, cache, active=active, **options, ids=IDS)
 
     greedy, beams = search(model, prompts, LENGTHS)
     for row, length in enumerate(LENGTHS):
         expected = greedy_by_whole_texts(model, words[row, :length].tolist(), number=NEW - 1)
         found = [int(word) for word in greedy[row] if word]
-        assert found == [*expected, IDS["eos_id"]][: len(found)]
-        assert len(found) == len(expected) + (expected[-1] != IDS["eos_id"])
+        assert found == [*expected, IDS.eos][: len(found)]
+        assert len(found) == len(expected) + (expected[-1] != IDS.eos)
         # The score of each beam is the log-probability that the whole text gives its words.
         for tokens, score in zip(beams.tokens[row], beams.scores[row], strict=True):
             best = [int(word) for word in tokens if word]
