@@ -14,7 +14,7 @@ from lmx.sharding.step import use_mesh
 
 
 def told_of_rows(batches: Any) -> tuple[str, ...]:
-    """Returns what a model is told of rows beside their tokens: "segments" where they are packed, "prefix"."""
+    """Returns what a model learns about rows beside their tokens: "segments" where they are packed, "prefix"."""
     if not isinstance(batches, Windows):
         return ()
     packed = ("segments",) if batches.packing == "documents" else ()

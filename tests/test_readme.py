@@ -250,7 +250,7 @@ def test_flags_that_pages_name_exist(page: Path):
     known = {flag for script in SCRIPTS for flag in flags_of(load_script(script).Config())}
     known |= {field.name.replace("_", "-") for command in COMMANDS.values() for field in dataclasses.fields(command)}
     named = set(re.findall(r"`--((?:mesh|hosts|tokens|rows|length|save|keep|max-length)[\w.-]*)", text))
-    assert named <= known, f"{page.name} names flags that no script has: {named - known}"
+    assert named <= known, f"{page.name} names flags that no script and no command has: {named - known}"
 
 
 def flags_of(config: object, prefix: str = "") -> set[str]:
