@@ -85,7 +85,7 @@ def test_rows_of_each_objective_are_shown(name: str):
     objective = ObjectiveConfig(objective=name, sentinels=9).of(tokenizer, context=40)
     width = objective.length + objective.ahead
     ids = np.arange(4 + 97, 4 + 97 + width)
-    ids[5] = tokenizer.bos_id
+    ids[5] = 4 + ord("\t")  # what stands between the sides of a pair
     raw = {"tokens": ids, "segments": np.ones(width), "positions": np.arange(width)}
     raw = {key: array.astype(np.int32)[None, None] for key, array in raw.items()}
     made = {key: array[0, 0] for key, array in objective.make(raw, (1, np.zeros((1, 1), np.int64))).items()}

@@ -116,7 +116,7 @@ class CorpusFiles:
         if not first or not rest:
             raise ValueError(
                 f"{self.origin} must be cut into {share:.0%} and the rest, got a corpus that is too small, or one gzip "
-                "file, which is not cut. Name a validation text of its own."
+                "file, which is not cut. Unpack it, or name a validation text of its own."
             )
         return CorpusFiles(f"{self.origin} (first {share:.0%})", tuple(first)), CorpusFiles(
             f"{self.origin} (last {1 - share:.0%})", tuple(rest)

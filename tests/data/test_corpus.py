@@ -275,7 +275,9 @@ def test_the_halves_of_a_split_are_the_whole(form: str, tmp_path: Path, cache: C
 
 def test_a_split_that_leaves_nothing_is_refused(tmp_path: Path):
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"some text"))
-    with pytest.raises(ValueError, match=r"a\.txt\.gz must be cut into 90% and the rest, got .* Name a validation"):
+    with pytest.raises(
+        ValueError, match=r"a\.txt\.gz must be cut into 90% and the rest, got .* Unpack it, or name a validation text"
+    ):
         find_corpus(str(tmp_path / "a.txt.gz")).split(0.9)
     with pytest.raises(ValueError, match=r"share must be between 0 and 1, got share=1.0"):
         find_corpus("stdlib").split(1.0)

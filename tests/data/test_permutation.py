@@ -33,9 +33,9 @@ def test_the_order_never_changes():
     assert permuted(np.arange(10), 10, (1, 3)).tolist() != EXPECTED
 
 
-@pytest.mark.parametrize("size", [12, 13])
-def test_all_places_and_neighbours_are_as_likely(size: int):
-    places, neighbours, seeds = np.zeros((size, size)), np.zeros((size, size)), 4000
+def test_all_places_and_neighbours_are_as_likely():
+    size, seeds = 12, 1200
+    places, neighbours = np.zeros((size, size)), np.zeros((size, size))
     for seed in range(seeds):
         order = permuted(np.arange(size), size, (seed,))
         places[np.arange(size), order] += 1
