@@ -1,0 +1,83 @@
+"""The objective of an experiment: ids that a vocabulary has or gets, lengths of rows, where words begin."""
+
+import numpy as np
+import pytest
+
+from lmx.config import RowsConfig
+from lmx.errors import InputError
+from lmx.objective import ObjectiveConfig, words_begin
+from lmx.symbols import SymbolTokenizer
+from lmx.text import ByteTokenizer, PretokenizedTokenizer, SentencePieceTokenizer
+
+TEXT = "the cat sat on the mat\n\tand the dog\n" * 20
+BYTES = ByteTokenizer()
+WORDS = SymbolTokenizer.from_texts([TEXT], unit="words")
+
+
+def raw(ids: list[int]) -> dict[str, np.ndarray]:
+    tokens = np.array([ids], np.int32)
+    return {"tokens": tokens, "segments": np.ones_like(tokens), "positions": np.arange(len(ids), dtype=np.int32)[None]}
+
+
+def test_a_mask_is_a_piece_of_the_vocabulary_or_an_id_behind_it():
+    own = PretokenizedTokenizer(["a", "[MASK]", "b"])
+    for tokenizer, mask, size in ((own, 5, 7), (BYTES, 260, 261)):
+        objective = ObjectiveConfig(objective="masked", mask_share=0.5).of(tokenizer, context=8)
+        assert (objective.facts, objective.vocab_size) == ({"mask_id": mask}, size)
+        ids = [4, 6] * 40
+        made = objective.make(raw(ids), (1, np.array([0])))
+        assert (made["tokens"] == mask).sum() > 20
+        # The mask is never predicted, nor does it come in the place of a word by chance more than others do.
+        assert mask not in made["labels"]
+
+
+def test_sentinels_are_the_last_pieces_of_the_vocabulary_or_ids_behind_it():
+    own = PretokenizedTokenizer(["a", "b", "c", *(f"<extra_id_{n}>" for n in reversed(range(20)))])
+    for tokenizer, size in ((own, own.vocab_size), (BYTES, 260 + 20)):
+        objective = ObjectiveConfig(objective="spans", sentinels=20).of(tokenizer, context=32)
+        assert objective.vocab_size == size
+        made = objective.make(raw(([4, 5, 6] * objective.length)[: objective.length]), (1, np.array([0])))
+        assert size - 1 in made["source"]  # the first sentinel
+        assert made["target"][0, 0] == size - 1
+
+
+def test_shapes_are_those_of_the_rows_that_are_made():
+    for name in ("causal", "prefix", "pairs", "masked", "spans"):
+        config = ObjectiveConfig(objective=name)
+        objective = config.of(BYTES, context=24)
+        made = objective.make(raw(list(range(10, 10 + objective.length + objective.ahead))), (1, np.array([3])))
+        shapes = config.shapes(2, 1, 24)
+        assert {key: array.shape for key, array in made.items()} == {key: shape[1:] for key, shape in shapes.items()}
+        assert config.sizes(context=24)[0] == 24
+
+
+def test_words_begin_where_a_space_or_no_letter_stands():
+    pieces = SentencePieceTokenizer.train([TEXT], vocab_size=300, byte_fallback=True, folding="none")
+    begins = words_begin(pieces)
+    ids = pieces.encode("the cat\nsat")
+    shown = pieces.pieces(ids)
+    for index, piece in zip(ids, shown, strict=True):
+        assert begins[index] == (not piece[0].isalnum())
+    assert words_begin(WORDS).all()
+    marked = PretokenizedTokenizer(["an@@", "trieb"])
+    for tokenizer, message in ((BYTES, "bytes or characters"), (marked, "end with @@")):
+        with pytest.raises(InputError, match=message):
+            words_begin(tokenizer)
+
+
+def test_a_tab_is_one_id_where_pairs_are_learned():
+    pieces = SentencePieceTokenizer.train([TEXT], vocab_size=300, byte_fallback=True, folding="none")
+    for tokenizer in (pieces, BYTES, SymbolTokenizer.from_texts([TEXT], unit="characters")):
+        (separator,) = tokenizer.encode("\t")
+        objective = ObjectiveConfig(objective="pairs").of(tokenizer, context=8)
+        assert objective.facts == {"separator_id": separator}
+    with pytest.raises(InputError, match="objective=pairs must have a vocabulary with one id for a tab, got 0"):
+        ObjectiveConfig(objective="pairs").of(WORDS, context=8)
+
+
+def test_rows_in_tokens():
+    assert RowsConfig(context=64, tokens_per_batch=1000).rows == 15
+    with pytest.raises(InputError, match=r"must be at least a row of context=64 tokens, got tokens_per_batch=63\."):
+        _ = RowsConfig(context=64, tokens_per_batch=63).rows
+    with pytest.raises(InputError, match=r"context must be divisible by mesh.sequence=3, got context=64\."):
+        RowsConfig(context=64).check_lengths(max_length=64, sequence=3)
