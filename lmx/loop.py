@@ -27,7 +27,7 @@ from lmx.devices import peak_flops
 from lmx.hosts import largest, meet
 from lmx.learner import Placed
 from lmx.meter import Meter, mean_of_seeds, readable_mean
-from lmx.process import EXIT_STOPPED, seconds_since_start
+from lmx.process import EXIT_STOPPED, of_signal, seconds_since_start
 from lmx.run import Run
 from lmx.sharding.mesh import connect
 from lmx.training import TrainState, newest_rate
@@ -164,11 +164,11 @@ class Training:
             return self
 
         def ask_to_stop(number: int, _: Any) -> None:
-            if self._asked:  # a second one is not waited for
+            if self._asked and not self._validating:  # a second one is not waited for
                 raise KeyboardInterrupt
             self._asked = number
             if self._validating:
-                raise _Interrupted
+                raise of_signal(_Interrupted(), number)
 
         self._handlers = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)}
         self._bar = progress_bar("training", total=self._last, console=self.run.console)

@@ -5,10 +5,11 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lmx.console import console
 from lmx.errors import is_users
@@ -16,6 +17,7 @@ from lmx.errors import is_users
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped on a signal, to be started again by the same command
 
 _IMPORTED = time.perf_counter()
+Error = TypeVar("Error", bound=BaseException)
 
 
 def keep_freed_memory() -> bool:
@@ -71,16 +73,45 @@ def seconds_since_start() -> float:
     return time.perf_counter() - _IMPORTED
 
 
+def of_signal(error: Error, number: int) -> Error:
+    """Returns an exception for the handler of a signal to raise; if Python ignores it, the signal comes again.
+
+    Python ignores what is raised in a callback of the garbage collector or of a weak reference, and in `__del__`. A
+    handler may run inside one of them, and the signal would be lost.
+    """
+    error.__dict__["number_of_signal"] = number
+    if not isinstance(sys.unraisablehook, _SignalAgain):
+        sys.unraisablehook = _SignalAgain(sys.unraisablehook)
+    return error
+
+
+class _SignalAgain:
+    """Sends the signal of an exception that Python has ignored once more; reports others as before."""
+
+    def __init__(self, other: Callable[[Any], Any]):
+        self._other = other
+
+    def __call__(self, unraisable: Any) -> None:
+        number = getattr(unraisable.exc_value, "number_of_signal", None)
+        if number is None:
+            self._other(unraisable)
+        else:  # a little later: this still runs where exceptions are ignored
+            threading.Timer(0.01, signal.pthread_kill, (threading.main_thread().ident, number)).start()
+
+
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[None]:
     """Ends the process on SIGTERM or SIGINT with a line and the status that asks for a restart.
 
     For the time before and after the training loop, where there is nothing to save; the loop has its own handlers.
     """
+    said: list[int] = []
 
     def stop(number: int, _: Any) -> None:
-        console.print(f"stopped by {signal.Signals(number).name}; the same command continues")
-        raise SystemExit(EXIT_STOPPED)
+        if not said:
+            console.print(f"stopped by {signal.Signals(number).name}; the same command continues")
+        said.append(number)
+        raise of_signal(SystemExit(EXIT_STOPPED), number)
 
     handlers = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

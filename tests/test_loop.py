@@ -1,4 +1,5 @@
 import errno
+import gc
 import json
 import math
 import os
@@ -100,7 +101,7 @@ def count(
         number = int(training.state.step)
         if number in interrupted:
             os.kill(os.getpid(), number_of_signal)
-            time.sleep(0.01)
+            time.sleep(5)
             raise AssertionError("a validation goes on after a signal")
         return validations[number], {measured: validations[number]}
 
@@ -108,7 +109,16 @@ def count(
     run.options = RunConfig(**{"log_every": 100} | options)
     learner = Learner(None, None, None, schedule=lambda count: (count + 1) / 8, flops=lambda shape: (3.0, 2.0))
     placed = Placed(
-        learner, mesh(), {}, start, start, step, evaluate=None, keep_best=None, born=lambda seeds: start._replace()
+        learner,
+        mesh(),
+        {},
+        start,
+        start,
+        step,
+        evaluate=None,
+        keep_best=None,
+        born=lambda seeds: start._replace(),
+        whole=lambda params: params,
     )
     selection = SelectionConfig(patience=patience, average=2)
     training = Training(
@@ -252,6 +262,27 @@ def test_a_validation_that_a_signal_ends_is_made_when_the_run_continues(step, nu
         assert jax.tree.all(jax.tree.map(np.array_equal, state, whole))
         assert untimed(parted) == untimed(run)
         assert (parted.memory.losses, parted.memory.best_step) == (run.memory.losses, [6])
+
+
+def test_a_signal_that_comes_where_exceptions_are_ignored_ends_a_validation_all_the_same(run, monkeypatch, capfd):
+    real = os.kill
+
+    def in_a_callback(process: int, number: int) -> None:
+        def callback(*_) -> None:
+            gc.callbacks.remove(callback)
+            real(process, number)
+
+        gc.callbacks.append(callback)
+        gc.collect()
+
+    monkeypatch.setattr(os, "kill", in_a_callback)
+    with pytest.raises(SystemExit) as stopped:
+        count(run, interrupted=(6,), **VALIDATED)
+    assert stopped.value.code == EXIT_STOPPED
+    printed = capfd.readouterr()
+    assert "stopped by SIGTERM and saved" in printed.out
+    assert "ignored" not in printed.err
+    assert [line["step"] for line in lines_of(run) if line["kind"] == "validation"] == [3]
 
 
 def test_a_validation_that_is_due_when_a_signal_comes_is_left_for_the_continued_run(run, tmp_path):

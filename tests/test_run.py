@@ -1,4 +1,5 @@
 import errno
+import gc
 import io
 import json
 import math
@@ -673,6 +674,26 @@ def test_a_signal_outside_of_the_loop_is_a_line_and_status_75(number, capsys):
     assert ended.value.code == EXIT_STOPPED == 75
     assert capsys.readouterr().out == f"stopped by {signal.Signals(number).name}; the same command continues\n"
     assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_where_exceptions_are_ignored_is_not_lost(number, capfd):
+    def callback(*_) -> None:
+        gc.callbacks.remove(callback)
+        os.kill(os.getpid(), number)
+
+    @stop_on_signals()
+    def work() -> None:
+        gc.callbacks.append(callback)
+        gc.collect()
+        time.sleep(5)
+
+    with pytest.raises(SystemExit) as ended:
+        work()
+    assert ended.value.code == EXIT_STOPPED
+    printed = capfd.readouterr()
+    assert printed.out == f"stopped by {signal.Signals(number).name}; the same command continues\n"
+    assert "ignored" not in printed.err
 
 
 def test_an_interrupt_is_one_word(capsys):
