@@ -18,7 +18,7 @@ import pytest
 from lmx.checkpoint import CheckpointNotSaved
 from lmx.config import RunConfig, SelectionConfig
 from lmx.learner import Learner, Placed
-from lmx.loop import Training
+from lmx.loop import Training, every
 from lmx.meter import SKIPPED_LIMIT
 from lmx.process import EXIT_STOPPED
 from lmx.run import Run
@@ -397,3 +397,11 @@ def test_lines_of_metrics_that_are_lost_are_not_filled_up(run):
     path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
     count(opened(run.directory), last=5, log_every=1)
     assert [line["step"] for line in lines_of(run)] == [1, 4, 5]
+
+
+def test_a_validation_is_due_after_so_many_updates_or_each_epoch_and_after_the_last():
+    due = every(4, last=10)
+    assert [number for number in range(1, 11) if due(number)] == [4, 8, 10]
+    epochs = SimpleNamespace(epoch_of=lambda number: number // 3, first_batch=lambda epoch: 3 * epoch)
+    due = every(0, epochs, last=10)
+    assert [number for number in range(1, 11) if due(number)] == [3, 6, 9, 10]

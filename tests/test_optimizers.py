@@ -207,6 +207,14 @@ def test_adafactor_is_optaxs_of_each_matrix_and_factors_no_layers():
     assert not {block.shape for block in jax.tree.leaves(BLOCKS, is_leaf=is_block) if len(block.shape) > 3} & sizes
 
 
+def test_a_matrix_that_adafactor_does_not_factor_keeps_the_shape_of_its_parameter():
+    # Its state lives where the parameter lives, by that shape.
+    shape = (N, D, 2, K)
+    model = definition_of({"blocks": {"query": {"weight": Block(shape, ("layers", "embed", "heads", None))}}})
+    state = jax.eval_shape(of_config(model, optimizer="adafactor").init, model.shapes)
+    assert shape in {leaf.shape for leaf in jax.tree.leaves(state)}
+
+
 def test_lion_is_optaxs():
     params, gradients = random(0), [random(seed) for seed in (1, 2)]
     found = updates_of(of_config(optimizer="lion", beta2=0.95), params, gradients)
