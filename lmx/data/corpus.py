@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lmx.data.cache import Cache, digest_of
-from lmx.data.documents import Form, Part, cut, read_part, stream_pieces, whole_file, whole_hub
+from lmx.data.documents import Form, Part, cut, read_part, stream_pieces, unpacked, whole_file, whole_hub
 from lmx.data.files import check_name_unpacked, existing_file, is_read_once
 from lmx.data.hub import stream_hub
 from lmx.data.keeper import SHARD_BYTES, Keeper, facts_of_parts
@@ -99,8 +99,9 @@ class CorpusFiles:
         """
         if not 0 < share < 1:
             raise ValueError(f"share must be between 0 and 1, got share={share}.")
-        total = sum(part.weight for part in self.parts)
-        place, first, rest = int(share * total), [], list(self.parts)
+        rest = [unpacked(self.parts[0])] if len(self.parts) == 1 else list(self.parts)
+        total = sum(part.weight for part in rest)
+        place, first = int(share * total), []
         while rest and sum(part.weight for part in first) + rest[0].weight <= place:
             first.append(rest.pop(0))
         left = place - sum(part.weight for part in first)
@@ -109,14 +110,15 @@ class CorpusFiles:
             if min(left, part.weight - left) * 10 <= min(place, total - place):
                 (first if 2 * left >= part.weight else rest).insert(len(first) if 2 * left >= part.weight else 0, part)
             else:
-                at = part.begin + left * (part.end - part.begin) // part.weight
-                before, behind = cut(part, at, exact=True)
+                whole = unpacked(part)
+                at = whole.begin + left * (whole.end - whole.begin) // part.weight
+                before, behind = cut(whole, at, exact=True)
                 first += [before] * (before.begin < before.end)
                 rest = [behind] * (behind.begin < behind.end) + rest
         if not first or not rest:
             raise ValueError(
-                f"{self.origin} must be cut into {share:.0%} and the rest, got a corpus that is too small, or one gzip "
-                "file, which is not cut. Unpack it, or name a validation text of its own."
+                f"{self.origin} must be cut into {share:.0%} and the rest, got a corpus that is too small. "
+                "Name a validation text of its own."
             )
         return CorpusFiles(f"{self.origin} (first {share:.0%})", tuple(first)), CorpusFiles(
             f"{self.origin} (last {1 - share:.0%})", tuple(rest)

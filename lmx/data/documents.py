@@ -22,9 +22,10 @@ class Part(NamedTuple):
 
     Attributes:
         path: of the file, or the dataset's location.
-        begin, end: of the range; a gzip file is one range.
+        begin, end: of the range; a gzip file is one range, of packed bytes, until it is `unpacked`.
         size: of all of the file: a document that is a file ends with it.
         weight: bytes of text, about.
+        is_unpacked: whether a gzip file is counted in bytes that are not packed.
     """
 
     form: Form
@@ -33,6 +34,12 @@ class Part(NamedTuple):
     end: int
     size: int
     weight: int
+    is_unpacked: bool = False
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether it is all of a gzip file, which is not cut."""
+        return self.form not in ("parquet", "hub") and not self.is_unpacked and is_gzip(Path(self.path))
 
 
 class Piece(NamedTuple):
@@ -68,6 +75,17 @@ def whole_hub(location: str) -> Part:
     return Part("hub", location, 0, len(records), len(records), records.data.nbytes)
 
 
+def unpacked(part: Part) -> Part:
+    """Returns a part that can be cut: all of a gzip file is read to count what it holds."""
+    if not part.is_packed:
+        return part
+    size = 0
+    with open_bytes(part.path) as file:
+        while block := file.read(1 << 20):
+            size += len(block)
+    return part._replace(end=size, size=size, weight=size, is_unpacked=True)
+
+
 def read_part(part: Part) -> Iterator[Piece]:
     """Yields what a part holds, in order.
 
@@ -84,8 +102,8 @@ def cut(part: Part, place: int, *, exact: bool = False) -> tuple[Part, Part]:
     Args:
         exact: cuts a file that is one document at the next character, not at the next line.
     """
-    if part.form not in ("parquet", "hub"):
-        place = part.end if is_gzip(Path(part.path)) else _border(part, place, exact=exact and part.form == "text")
+    if part.form not in ("parquet", "hub") and place < part.end:
+        place = part.end if part.is_packed else _border(part, place, exact=exact and part.form == "text")
     place = min(max(place, part.begin), part.end)
     first = part.weight * (place - part.begin) // max(1, part.end - part.begin)
     return part._replace(end=place, weight=first), part._replace(begin=place, weight=part.weight - first)
@@ -105,7 +123,7 @@ def _border(part: Part, place: int, *, exact: bool) -> int:
     """
     if not part.begin < place < part.end:
         return place
-    with open(part.path, "rb") as file:
+    with open_bytes(part.path) as file:
         file.seek(place)
         block = file.read(BLOCK)
         if exact:
@@ -140,10 +158,8 @@ def _read_text(part: Part) -> Iterator[Piece]:
 
 def _cut_blocks(part: Part) -> Iterator[bytes]:
     with open_bytes(part.path) as file:
-        whole = is_gzip(Path(part.path))
-        left = 1 << 62 if whole else part.end - part.begin
-        if not whole:
-            file.seek(part.begin)
+        left = 1 << 62 if part.is_packed else part.end - part.begin
+        file.seek(part.begin)
         rest = b""
         while read := file.read(min(BLOCK, left)):
             left -= len(read)
@@ -166,11 +182,8 @@ def _character(block: bytes, start: int) -> int:
 def _lines(part: Part) -> Iterator[tuple[bytes, int]]:
     """Yields the lines that begin in a range, and where."""
     with open_bytes(part.path) as file:
-        offset, end = part.begin, part.end
-        if is_gzip(Path(part.path)):
-            end = 1 << 62
-        else:
-            file.seek(offset)
+        offset, end = part.begin, 1 << 62 if part.is_packed else part.end
+        file.seek(offset)
         for line in file:
             yield line, offset
             offset += len(line)

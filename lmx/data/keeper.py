@@ -158,14 +158,15 @@ class _Bounded:
 
 def facts_of_parts(shard: tuple[Part, ...], cache: Cache) -> dict[str, Any]:
     """Returns what tells a shard's text from any other."""
-    plain = [(Path(part.path), part.begin, part.end) for part in shard if part.form not in ("parquet", "hub")]
-    found: dict[str, Any] = {"text": cache.digest_of_files(plain)} if plain else {}
-    records = []
+    plain, records = [], []
     for part in shard:
-        if part.form == "parquet":
-            records.append([cache.digest_of_file(Path(part.path)), part.begin, part.end])
-        elif part.form == "hub":
+        if part.form == "hub":
             kept = [cache.digest_of_file(Path(file["filename"])) for file in hub_texts(part.path).cache_files]
             records.append([kept or hub_texts(part.path)._fingerprint, part.begin, part.end])
+        elif part.form == "parquet" or part.is_unpacked:
+            records.append([cache.digest_of_file(Path(part.path)), part.begin, part.end])
+        else:
+            plain.append((Path(part.path), part.begin, part.end))
+    found: dict[str, Any] = {"text": cache.digest_of_files(plain)} if plain else {}
     forms = digest_of([[part.form, part.end - part.begin, part.end == part.size] for part in shard])
     return found | {"records": records, "forms": forms}

@@ -238,9 +238,11 @@ def test_text_behind_makes_the_last_shard_anew(tmp_path: Path, cache: Cache, mon
     assert len(made) == 1
 
 
-def test_a_file_that_is_one_document_is_cut_at_the_character(tmp_path: Path, cache: Cache):
-    (tmp_path / "input.txt").write_text("x" * 1003 + "ä" * 6 + "z" * 101, encoding="utf-8")
-    files = find_corpus(str(tmp_path / "input.txt"))
+@pytest.mark.parametrize("name", ["input.txt", "input.txt.gz"])
+def test_a_file_that_is_one_document_is_cut_at_the_character(name: str, tmp_path: Path, cache: Cache):
+    content = ("x" * 1003 + "ä" * 6 + "z" * 101).encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    files = find_corpus(str(tmp_path / name))
     first, rest = (encode_corpus(half, BYTES, cache=cache) for half in files.split(0.9))
     # int(0.9 x 1,116) = 1,004 is within a character.
     assert BYTES.decode(first.document(0)) == "x" * 1003 + "ä"
@@ -250,13 +252,14 @@ def test_a_file_that_is_one_document_is_cut_at_the_character(tmp_path: Path, cac
     assert first.num_documents == rest.num_documents == 1
 
 
-@pytest.mark.parametrize("form", ["jsonl", "lines", "parquet", "hub", "folder"])
+@pytest.mark.parametrize("form", ["jsonl", "jsonl.gz", "lines", "parquet", "hub", "folder"])
 def test_the_halves_of_a_split_are_the_whole(form: str, tmp_path: Path, cache: Cache):
     texts = [f"{number} {'w' * (7 * number % 50)}" for number in range(80)]
     path = tmp_path / "texts"
-    if form == "jsonl":
-        path = path.with_suffix(".jsonl")
-        path.write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    if form in ("jsonl", "jsonl.gz"):
+        path = path.with_suffix(f".{form}")
+        content = "\n".join(json.dumps({"text": text}) for text in texts).encode()
+        path.write_bytes(gzip.compress(content) if form.endswith("gz") else content)
     elif form == "lines":
         path.write_text("\n".join(texts))
     elif form == "folder":
@@ -274,12 +277,10 @@ def test_the_halves_of_a_split_are_the_whole(form: str, tmp_path: Path, cache: C
 
 
 def test_a_split_that_leaves_nothing_is_refused(tmp_path: Path):
-    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"some text"))
-    with pytest.raises(
-        ValueError, match=r"a\.txt\.gz must be cut into 90% and the rest, got .* Unpack it, or name a validation text"
-    ):
-        find_corpus(str(tmp_path / "a.txt.gz")).split(0.9)
-    with pytest.raises(ValueError, match=r"share must be between 0 and 1, got share=1.0"):
+    (tmp_path / "a.jsonl").write_text('{"text": "a single record"}')
+    with pytest.raises(ValueError, match=r"a\.jsonl must be cut into 90% and the rest, got .* Name a validation text"):
+        find_corpus(str(tmp_path / "a.jsonl")).split(0.9)
+    with pytest.raises(ValueError, match=r"share must be between 0 and 1, got share=1\.0"):
         find_corpus("stdlib").split(1.0)
 
 
