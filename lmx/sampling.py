@@ -122,7 +122,7 @@ def choose(
     are as near as the rounding, while in a running sum of probabilities it would move the bounds of all words.
     """
     if choice.greedy:
-        return logits.argmax(-1).astype(jnp.int32)
+        return _likeliest(logits)
     words = None
     if choice.top_k is not None:
         logits, words = largest(logits, choice.top_k)
@@ -133,8 +133,13 @@ def choose(
     if choice.has_min_p:
         kept = keep_min_p(kept, numbers.min_p)
     noise = jax.vmap(lambda key: jax.random.gumbel(key, kept.shape[-1:], jnp.float32))(keys)
-    picks = (kept + noise).argmax(-1).astype(jnp.int32)
+    picks = _likeliest(kept + noise)
     return picks if words is None else jnp.take_along_axis(words, picks[:, None], axis=-1)[:, 0]
+
+
+def _likeliest(logits: Float[Array, "B V"]) -> Int[Array, " B"]:
+    """Returns the place of the largest, of equal ones the first; `argmax` takes ten times as long on a CPU."""
+    return largest(logits, 1)[1][:, 0]
 
 
 def keep_top_p(logits: Float[Array, "B V"], top_p: Float[Array, ""]) -> Float[Array, "B V"]:
