@@ -510,12 +510,22 @@ def without_times(path: Path) -> list[dict]:
     return [{name: value for name, value in line.items() if name not in timed} for line in lines]
 
 
+LONGER = [*MAKE_IT_TINY, "--updates", "40", "--validate-every", "8"]
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """A run that is never stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    run_script("multi30k-raw", *data, *LONGER, "--run", folder / "run", cwd=folder)
+    return folder / "run"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGKILL, -9)])
-def test_a_stopped_run_ends_bitwise_as_one_never_stopped(number, code, data, tmp_path):
-    flags = [*data, *MAKE_IT_TINY, "--updates", "40", "--validate-every", "8"]
-    run_script("multi30k-raw", *flags, "--run", tmp_path / "whole", cwd=tmp_path)
-    command = [sys.executable, str(SCRIPT), "multi30k-raw", *flags, "--run", str(tmp_path / "stopped")]
+def test_a_stopped_run_ends_bitwise_as_one_never_stopped(number, code, data, whole, tmp_path):
+    stopped = tmp_path / "stopped"
+    command = [sys.executable, str(SCRIPT), "multi30k-raw", *data, *LONGER, "--run", str(stopped)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
@@ -525,10 +535,10 @@ def test_a_stopped_run_ends_bitwise_as_one_never_stopped(number, code, data, tmp
         process.send_signal(number)
         process.stdout.read()
     assert process.returncode == code
-    run_script("multi30k-raw", *flags, "--run", tmp_path / "stopped", cwd=tmp_path)
-    assert without_times(tmp_path / "whole") == without_times(tmp_path / "stopped")
+    run_script("multi30k-raw", *data, *LONGER, "--run", stopped, cwd=tmp_path)
+    assert without_times(whole) == without_times(stopped)
     for name in ("model.safetensors", "test.hypotheses.txt"):
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes()
+        assert (whole / name).read_bytes() == (stopped / name).read_bytes()
 
 
 @pytest.mark.slow
