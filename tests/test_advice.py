@@ -51,7 +51,12 @@ def script(name: str):
 def flags() -> set[str]:
     """All flags of the scripts and of `lmx`, as they are typed, without the dashes."""
     texts = [help_of(functools.partial(tyro.cli, options, args=["--help"])) for options in COMMANDS.values()]
-    for name, preset in (("translation", "phrasebook"), ("classification", "own"), ("vision", "own")):
+    for name, preset in (
+        ("translation", "phrasebook"),
+        ("classification", "own"),
+        ("vision", "own"),
+        ("pretraining", "stdlib-bert"),
+    ):
         module = script(name)
         texts.append(help_of(functools.partial(module.command_line, [preset, "--help"])))
     return {flag for text in texts for flag in FLAG.findall(text)} | PLAN | {"help", "version"}

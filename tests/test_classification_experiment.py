@@ -660,9 +660,9 @@ def test_what_the_config_says_of_the_vocabulary_reaches_it_once(tmp_path, monkey
     cache = classification.text_cache(str(tmp_path / "cache"))
     for _ in range(2):
         data = config.sets.load(cache=cache)
-        found = classification.make_tokenizer(run, config.pieces, data.train, cache)
+        found = classification.make_tokenizer(run, config, data.train, cache)
         assert found.vocab_size == 25
-    assert asked == [{"vocab_size": 25, "lowercase": False, "max_texts": 30, "character_coverage": 0.99}]
+    assert asked == [{"vocab_size": 25, "folding": "compatibility", "max_texts": 30, "character_coverage": 0.99}]
     held = config.sets.load()
     assert list(data.train.texts) == list(held.train.texts)
     assert list(data.dev.texts) == list(held.dev.texts)

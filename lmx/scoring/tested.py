@@ -214,7 +214,7 @@ def _read_predictions(run: Path) -> tuple[Labels, Targets, Targets]:
     separator = "|" if labels.kind == "multi" else None
     fields = Fields(text_columns=("index",), label_separator=separator)
     truth = read_labelled(run / "references.tsv", fields)
-    said = read_labelled(run / "predictions.tsv", replace(fields, label_column="prediction"))
+    said = read_labelled(run / "predictions.tsv", dataclasses.replace(fields, label_column="prediction"))
     return labels, labels.encode(truth), labels.encode(said)
 
 
