@@ -88,9 +88,12 @@ def known_options() -> dict[str, bool | int]:
 
 
 def _lightly(options: Callable[..., object], *arguments, env_options_overrides=None, **settings) -> object:
-    """Makes the options of a program as jax does, with those for light compiling where nothing is optimised."""
-    light = LIGHT if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] != "0" else {}
-    return options(*arguments, env_options_overrides=light | (env_options_overrides or {}), **settings)
+    """Makes the options of a program as jax does, with those for light compiling where nothing is optimised.
+
+    A program with options of its own keeps to them: light compiling writes no dump of the partitioned program.
+    """
+    is_light = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] != "0" and not env_options_overrides
+    return options(*arguments, env_options_overrides=LIGHT if is_light else env_options_overrides, **settings)
 
 
 @pytest.hookimpl(tryfirst=True)  # before the fixtures of a module
