@@ -6,10 +6,11 @@
 
 A tiny translation experiment (dropout, accumulation, validations with search, an average of checkpoints) is run twice
 without a stop, which must agree. Then it is run again by the same command, killed, started again and killed again,
-until all kills have been spent over as many runs as that takes. The moments are drawn from five kinds: in the start-up,
-between two steps or inside one, in a save, in a validation, and after the training (averaging, test, report). Where a
-kill fell is read from what it left behind. Each run must then end with bitwise the same parameters and optimizer state,
-the same translations and scores, the same files, and the same lines of metrics, each once, but for what the clock says.
+until all kills have been spent over as many runs as that takes. The moments are drawn from seven kinds: in the
+start-up, between two steps or inside one, in a save, in a validation, and after the training in averaging, test and
+report. Where a kill fell is read from what it left behind. Each run must then end with bitwise the same parameters and
+optimizer state, the same translations and scores, the same files, and the same lines of metrics, each once, but for
+what the clock says.
 SIGTERM must end in exit code 75 as well.
 
 The last command ends in about an hour on two cores: processes are forked from one that has imported all modules, so
@@ -43,7 +44,8 @@ from benchmarks.same_runs import differences
 from lmx.errors import InputError
 from lmx.process import one_line_errors
 
-Moment = Literal["start", "step", "save", "validation", "end"]
+Moment = Literal["start", "step", "save", "validation", "average", "test", "report"]
+AFTER = ("average", "test", "report", "exit")  # the training, in their order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +78,9 @@ class Lengths:
     start: float
     training: float
     validation: float
-    end: float
+    average: float
+    test: float
+    report: float
     save: float = 0.25
 
 
@@ -94,13 +98,13 @@ class Kill:
 
 def reach(trial: Trial, moment: Moment, lengths: Lengths, generator: random.Random) -> bool:
     """Waits until a moment of the kind has come; returns False if the process ended before."""
-    longest, has_come = {
-        "start": (lengths.start, lambda: True),
-        "step": (lengths.training / 3, lambda: trial.where() not in ("start", "first step")),
-        "save": (lengths.save, trial.is_saving),
-        "validation": (lengths.validation, trial.is_validating),
-        "end": (lengths.end, trial.has_trained),
-    }[moment]
+    has_come = {
+        "start": lambda: True,
+        "step": lambda: trial.where() not in ("start", "first step", *AFTER),
+        "save": trial.is_saving,
+        "validation": trial.is_validating,
+    }.get(moment, lambda: trial.where() in AFTER[AFTER.index(moment) :])
+    longest = lengths.training / 3 if moment == "step" else getattr(lengths, moment)
     delay = generator.random() * longest
 
     def wait(reached: Callable[[], bool], *, seconds: float = 0.004) -> bool:
@@ -128,16 +132,22 @@ def measure(trial: Trial) -> Lengths:
     trial.start()
     marks: dict[str, float] = {}
     while not trial.ended():
-        printed = trial.printed()
-        for mark in ("first step done", "training ended"):
-            if mark in printed:
-                marks.setdefault(mark, trial.age)
-        time.sleep(0.02)
-    whole = trial.age
+        place = trial.where()
+        marks.setdefault(place if place in ("start", "first step", *AFTER) else "training", trial.age)
+        time.sleep(0.01)
+    marks["ended"] = trial.age
     trial.finish()
+    for place, following in reversed([("training", "average"), *zip(AFTER, (*AFTER[1:], "ended"), strict=True)]):
+        marks.setdefault(place, marks[following])  # it was too short to be seen
     seconds = [line["seconds"] for line in trial.metrics() if line["kind"] == "validation"]
-    start, trained = marks["first step done"], marks["training ended"]
-    return Lengths(start=start, training=trained - start, validation=statistics.median(seconds), end=whole - trained)
+    return Lengths(
+        start=marks["training"],
+        training=marks["average"] - marks["training"],
+        validation=statistics.median(seconds),
+        average=marks["test"] - marks["average"],
+        test=marks["report"] - marks["test"],
+        report=marks["exit"] - marks["report"],
+    )
 
 
 class Tally:
@@ -253,8 +263,7 @@ def never_stopped(place: Place, tally: Tally) -> Reference:
     lengths = measure(second)
     tally.wrong += [f"{name}, never stopped: {each}" for each in differences(first.directory, second.directory)]
     print(
-        f"{name}: start {lengths.start:.1f} s, training {lengths.training:.1f} s, "
-        f"a validation {lengths.validation:.2f} s, end {lengths.end:.1f} s",
+        f"{name}: " + ", ".join(f"{part} {seconds:.2f} s" for part, seconds in vars(lengths).items()),
         flush=True,
     )
     return Reference(place, second.directory, lengths)

@@ -256,10 +256,6 @@ class Trial:
         last = self.last_metrics()
         return last["kind"] == "train" and last["step"] % VALIDATE_EVERY == 0
 
-    def has_trained(self) -> bool:
-        """Returns whether the newest start has come to the end of the training."""
-        return "training ended" in self.printed()
-
     def where(self) -> str:
         """Returns where the newest start is, or was when it was killed, as far as files and lines tell."""
         printed = self.printed()
@@ -269,12 +265,14 @@ class Trial:
             if "compiled programs" not in printed:
                 return "start"
             return "validation" if self.is_validating() else "first step"  # one left out at a signal comes first
+        if self.is_validating():  # the save of a step before may not have ended
+            return "validation"
         if self.is_saving():
             return "save"
         steps = [self.directory / "checkpoints" / name for name in self._checkpoints() if name.isdigit()]
         if any(not (path / "checksums.json").exists() for path in steps):
             return "deletion"
-        return "validation" if self.is_validating() else "step"
+        return "step"
 
     def _where_after_training(self) -> str:
         for name, before in (("model.safetensors", "average"), ("scores.json", "test"), ("report.html", "report")):
