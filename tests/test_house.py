@@ -185,6 +185,17 @@ def test_the_loop_is_the_scripts_own():
         assert any(ast.unparse(node.iter) == "training" for node in loops), f"{name}.py must loop over its training"
 
 
+@pytest.mark.parametrize("name", ["translation", "classification", "vision", "pretraining"])
+def test_every_script_tells_what_all_tell(name: str):
+    """Which parameters each optimizer takes, and one table of rules for all that a mesh splits."""
+    tree = TREES[ROOT / "experiments" / f"{name}.py"]
+    calls = {ast.unparse(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    given = {call: {each.arg for each in calls[call].keywords} for call in ("Learner", "place")}
+    assert "updated_by" in given["Learner"]
+    assert "rules" in given["place"]
+    assert "spread_tables" not in ast.unparse(tree)
+
+
 # Files
 
 
