@@ -93,6 +93,8 @@ class TokenBatches:
         # Two passes are in use where a batch straddles, and `prefetch` may be in the next epoch already.
         self._pass = functools.lru_cache(maxsize=3 * len(self.buckets))(self._make_pass)
         self._epoch = functools.lru_cache(maxsize=3)(self._make_epoch)
+        # A batch is made some steps before its tokens are counted.
+        self._items = functools.lru_cache(maxsize=16)(self._find_items)
 
     @property
     def shapes(self) -> list[tuple[int, int, int]]:
@@ -160,7 +162,7 @@ class TokenBatches:
         _, items = self._items(k)
         return self.encoded.count_tokens(items)
 
-    def _items(self, k: int) -> tuple[int, Int64[np.ndarray, " rows"]]:
+    def _find_items(self, k: int) -> tuple[int, Int64[np.ndarray, " rows"]]:
         """Returns the bucket of batch k and its pairs."""
         epoch = self.epoch_of(k)
         buckets, numbers = self._epoch(epoch)

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int, Int64
 
-_BLOCK = 1024  # rows that are looked through to find one
+_BLOCK = 256  # rows that are looked through to find one
 _CHUNK = 1 << 18  # rows whose lengths are looked at together, a multiple of the block
 
 
 class BucketIndex:
     """The rows of each bucket, in their order, by their numbers in it.
 
-    Kept are the numbers of rows before each block of 1,024, in each bucket. A row is found by looking through its
+    Kept are the numbers of rows before each block of 256, in each bucket. A row is found by looking through its
     block's lengths, which may be mapped from a file.
 
     Args:
@@ -41,6 +41,7 @@ class BucketIndex:
     def members(self, bucket: int, numbers: Int64[np.ndarray, " some"]) -> Int64[np.ndarray, " some"]:
         """Returns the positions of rows, given by their numbers in a bucket."""
         before = self._before[:, bucket]
+        above, upto = self._buckets[bucket - 1] if bucket else 0, self._buckets[bucket]
         block_of = np.searchsorted(before, numbers, side="right") - 1
         found = np.empty(len(numbers), np.int64)
         order = np.argsort(block_of, kind="stable")
@@ -49,7 +50,7 @@ class BucketIndex:
             here = order[begin:end]
             block = int(block_of[here[0]])
             lengths = self._lengths[block * _BLOCK : (block + 1) * _BLOCK]
-            inside = np.flatnonzero(np.searchsorted(self._buckets, lengths) == bucket)
+            inside = np.flatnonzero((lengths > above) & (lengths <= upto))
             found[here] = block * _BLOCK + inside[numbers[here] - before[block]]
         return found
 
