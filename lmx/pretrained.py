@@ -31,6 +31,16 @@ Model = TypeVar("Model", bound=TransformerConfig)
 
 # Fields of a model that say how it is trained and computed, not what its parameters mean: they stay the experiment's.
 OWN = ("dropout_rate", "attention_dropout_rate", "feedforward_dropout_rate", "kernel", "dtype", "remat", "unroll")
+# Fields that the new data decides, as it would without a pretrained run.
+OF_DATA = (
+    "vocab_size",
+    "source_vocab_size",
+    "target_vocab_size",
+    "num_outputs",
+    "output_mean",
+    "output_scale",
+    "pad_id",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +77,7 @@ class StartConfig:
             return model
         own = run / "config.json"
         saved = read_record(own)["config"]["model"] if own.is_file() else _finished(self.init_from)["model"]
-        names = {each.name for each in dataclasses.fields(model)} - {*OWN}
+        names = {each.name for each in dataclasses.fields(model)} - {*OWN, *OF_DATA}
         taken = {name: value for name, value in saved.items() if name in names}
         if missing := [name for name in ("width", "num_heads") if name not in taken]:
             raise InputError(f"{self.init_from} must hold a Transformer, got one without {' and '.join(missing)}.")
@@ -93,8 +103,7 @@ class StartConfig:
 
         def born(seeds: Sequence[int]) -> TrainState:
             state = placed.born(seeds)
-            stacked = placed.learner.num_seeds is not None
-            params = _loaded(state.params, directory, stacked=stacked, report=run.console.print)
+            params = _loaded(state.params, placed, directory, report=run.console.print)
             kept = [name for name in ("average", "best") if getattr(state, name) is not None]
             return state._replace(params=params, **{name: jax.tree.map(jnp.copy, params) for name in kept})
 
@@ -111,37 +120,47 @@ def _finished(directory: Path) -> dict[str, Any]:
     return saved
 
 
-def _loaded(params: Params, directory: Path, *, stacked: bool, report: Any) -> Params:
-    """Returns parameters with those of a file in the place of the ones that have their names and shapes."""
+def _loaded(params: Params, placed: Placed, directory: Path, *, report: Any) -> Params:
+    """Returns parameters with those of a file in the place of the ones that have their names and shapes.
+
+    A table of words may have more rows there, such as one for masked words, which the new model does without; or fewer,
+    and the new words begin with zeros.
+    """
     _finished(directory)
+    stacked = placed.learner.num_seeds is not None
     with open_params(directory / "model.safetensors") as file:
         there = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         loaded: dict[str, int] = {}
         unlike: list[str] = []
         new: list[str] = []
 
-        def take(path: tuple, array: jax.Array) -> jax.Array:
+        def take(path: tuple, array: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
             name = ".".join(str(entry.key) for entry in path)
-            shape = array.shape[stacked:]
-            if there.get(name) != shape:
-                if name in there:
-                    unlike.append(f"{name} has {there[name]} there and {shape} here")
+            shape, saved = array.shape[stacked:], there.get(name)
+            words = axes[:1] == ("vocab",) and saved is not None and saved[1:] == shape[1:]
+            if saved != shape and not words:
+                if saved is not None:
+                    unlike.append(f"{name} has {saved} there and {shape} here")
                 elif not name.startswith(f"{LORA}."):
                     new.append(name)
                 return array
             loaded[name] = math.prod(shape)
             part = file.get_slice(name)
 
-            def read(index: tuple[slice, ...]) -> np.ndarray:
-                values = np.asarray(part[index[stacked:]] if shape else file.get_tensor(name), array.dtype)
-                if not stacked:
-                    return values
-                number = len(range(*index[0].indices(array.shape[0])))
-                return np.broadcast_to(values, (number, *values.shape))
+            def piece(index: tuple[slice, ...]) -> np.ndarray:
+                index = index[stacked:]
+                if not words:
+                    values = np.asarray(part[index] if shape else file.get_tensor(name), array.dtype)
+                else:  # of which the file may have fewer
+                    first, last, _ = index[0].indices(shape[0])
+                    read = slice(*(min(row, saved[0]) for row in (first, last)))
+                    values = np.asarray(part[(read, *index[1:])], array.dtype)
+                    values = np.pad(values, [(0, last - first - len(values)), *[(0, 0)] * (values.ndim - 1)])
+                return np.broadcast_to(values, (array.shape[0], *values.shape)) if stacked else values
 
-            return jax.make_array_from_callback(array.shape, array.sharding, read)
+            return jax.make_array_from_callback(array.shape, array.sharding, piece)
 
-        taken = jax.tree_util.tree_map_with_path(take, params)
+        taken = jax.tree_util.tree_map_with_path(take, params, placed.learner.model.axes)
     if not loaded:
         raise InputError(
             f"init_from must hold parameters of this model, got {directory}, of which none has the name and shape of "

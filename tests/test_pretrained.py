@@ -69,8 +69,9 @@ def there(finished):
 def test_sizes_are_taken_over_and_choices_of_training_are_not(finished, tmp_path):
     own = ClassifierConfig(vocab_size=0, width=8, num_heads=2, dropout_rate=0.1, num_outputs=5, max_length=4)
     model = StartConfig(init_from=finished).sizes(own, run=tmp_path / "new", longest=9)
-    expected = dataclasses.replace(THERE, dropout_rate=0.1, attention_dropout_rate=own.attention_dropout_rate, unroll=1)
-    assert dataclasses.replace(model, num_outputs=3) == expected
+    choices = {"dropout_rate": 0.1, "attention_dropout_rate": own.attention_dropout_rate, "unroll": 1}
+    of_data = {"vocab_size": 0, "num_outputs": 5}
+    assert model == dataclasses.replace(THERE, **choices, **of_data)
     assert StartConfig().sizes(own, run=tmp_path / "new", longest=99) == own
 
 
@@ -95,6 +96,26 @@ def test_what_fits_by_name_and_shape_is_loaded_and_the_rest_is_told(finished, th
     assert "new, drawn at random: pooling\n" in told
     assert "output.bias has (3,) there and (7,) here" in told
     assert "left there" not in told
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("size", [100, 200, 300])  # tables of 128, 256 and 384 rows
+def test_a_table_of_words_may_have_other_rows(tmp_path, size, devices):
+    if jax.device_count() < devices:
+        pytest.skip("needs 8 devices")
+    there = dataclasses.replace(THERE, vocab_size=200)
+    saved = jax.device_get(placed_of(there, StartConfig()).born([1]).params)
+    save_params(tmp_path / "model.safetensors", saved)
+    record = {"family": "classifier", "config": {}, "model": dataclasses.asdict(there)}
+    (tmp_path / "config.json").write_text(json.dumps(record), encoding="utf-8")
+    start = StartConfig(init_from=tmp_path)
+    assert start.sizes(dataclasses.replace(THERE, vocab_size=size), run=tmp_path / "new", longest=9).vocab_size == size
+    state, told = begin(start, placed_of(dataclasses.replace(THERE, vocab_size=size), start, devices=devices))
+    table, before = (tree["encoder"]["embedding"]["table"] for tree in (state.params, saved))
+    shared = min(len(table), len(before))
+    np.testing.assert_array_equal(table[:shared], before[:shared])
+    np.testing.assert_array_equal(table[shared:], 0)
+    assert "does not fit" not in told
 
 
 def test_what_the_new_model_has_no_place_for_is_told(finished):

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
 from lmx.plan.figures import Job
@@ -75,8 +76,12 @@ def program_of(job: Job) -> str:
 def compile_unoptimised(lowered: Any, options: Mapping[str, Any] | None = None) -> Any:
     """Compiles without LLVM's optimizations and without the cache: it is the partitioning that is wanted."""
     before = jax.config.jax_enable_compilation_cache  # pyright: ignore[reportAttributeAccessIssue]
+    # jax asks this setting once and remembers the answer, until the cache is reset. What comes from the cache is not
+    # compiled, and leaves no text of the partitioned program.
     jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
     try:
         return lowered.compile({"xla_backend_optimization_level": 0, **(options or {})})
     finally:
         jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
