@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -194,7 +195,7 @@ def test_rows_longer_than_the_positions_that_were_trained_are_refused(finished, 
 
 
 @pytest.mark.slow
-def test_a_translator_of_one_domain_begins_that_of_another(tmp_path, capsys):
+def test_a_translator_of_one_domain_begins_that_of_another(tmp_path, capsys, monkeypatch):
     data = []
     for seed, (split, count) in enumerate([("train", 200), ("validation", 20), ("test", 9)]):
         data += [f"--{split}", str(write_numbers(tmp_path / f"{split}.tsv", count=count, seed=seed, empty={}))]
@@ -217,5 +218,7 @@ def test_a_translator_of_one_domain_begins_that_of_another(tmp_path, capsys):
     again = run_script("multi30k-raw", *data, *MAKE_IT_TINY, *more, cwd=tmp_path)
     assert again.returncode == 0
     (tmp_path / "lines.txt").write_text("two nine\n", encoding="utf-8")
-    lmx(["translate", str(tmp_path / "second"), str(tmp_path / "lines.txt")])
+    monkeypatch.setattr(sys, "argv", ["lmx", "translate", "second", "--input", "lines.txt"])
+    monkeypatch.chdir(tmp_path)
+    lmx()
     assert capsys.readouterr().out.count("\n") == 1

@@ -88,9 +88,9 @@ def test_a_training_of_the_grid_runs_by_the_pretraining_script(tmp_path):
         "\n".join(f"line {n} of a text to learn from" for n in range(3000)), encoding="utf-8"
     )
     config = scaling.Config(
-        run=tmp_path / "runs", train=str(tmp_path / "text.txt"), vocab_size=100, tokens_per_batch=512, peak=1e-2
+        run=tmp_path / "runs", train=str(tmp_path / "text.txt"), vocab_size=300, tokens_per_batch=512, peak=1e-2
     )
-    plan = scaling.plan(config, 4e9, 16, 1)
+    plan = scaling.plan(config, 2e9, 16, 1)
     trained = scaling.train(config, plan)
     assert 0 < trained.loss < 3.0
     assert trained.tokens == plan.updates * 512
