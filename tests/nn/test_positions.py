@@ -357,11 +357,10 @@ def test_an_encoding_is_built_of_the_configs_numbers(kind):
     x, places = vectors(1, 4, H, D // H), jnp.asarray([[3, 0, 7, 1]])
     for is_causal in (False, True):
         encoding = make_positions(config, is_causal=is_causal, rngs=nnx.Rngs(0))
-        turned = np.asarray(encoding.rotate(jnp.asarray(x), places))
-        np.testing.assert_array_equal(turned, turn(x, places, base=50.0) if kind == "rotary" else x)
-        np.testing.assert_array_equal(
-            encoding.rotate(jnp.asarray(x), None), turn(x, [range(4)], base=50.0) if kind == "rotary" else x
-        )
+        for given, stand in ((places, places), (None, [range(4)])):
+            turned = np.asarray(encoding.rotate(jnp.asarray(x), given))
+            # Sines of float32 differ in the last bit where programs are optimised.
+            np.testing.assert_allclose(turned, turn(x, stand, base=50.0) if kind == "rotary" else x, atol=5e-7, rtol=0)
         bias = encoding.bias(places, places)
         assert (bias is None) == (kind not in ("alibi", "t5"))
         assert bias is None or bias.shape[1:] == (H, 4, 4)
