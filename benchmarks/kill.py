@@ -13,9 +13,10 @@ optimizer state, the same translations and scores, the same files, and the same 
 what the clock says.
 SIGTERM must end in exit code 75 as well.
 
-The last command ends in about an hour on two cores: processes are forked from one that has imported all modules, so
-that kills in the start-up fall after the imports, and two runs go on at a time. Of every twelve runs one is made by two
-processes, which are killed one shortly after the other, in either order; they are compared with a run of two processes.
+A kill of the last command takes about four processor seconds: processes are forked from one that has imported all
+modules, so that kills in the start-up fall after the imports, and two runs go on at a time. One of every twelve runs is
+made by two processes, which are killed one shortly after the other, in either order; they are compared with a run of
+two processes.
 
 Exit code 1 says that something differs; the directory is kept then, else only with --directory.
 """

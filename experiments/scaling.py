@@ -1,6 +1,6 @@
 """Scaling laws: train a grid of language models, fit how their loss falls, and predict a larger run before training it.
 
-    python experiments/scaling.py                                  # minutes on two quiet CPU cores
+    python experiments/scaling.py                                  # twelve small models, and one that is predicted
     python experiments/scaling.py --budgets 3e12 1e13 3e13 --predict 1e14
 
 Each training is a run of `experiments/pretraining.py`, in a folder of its own. A finished one is not repeated, and one

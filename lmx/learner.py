@@ -18,15 +18,16 @@ from lmx.definition import Definition, Params
 from lmx.lora import own_parameters
 from lmx.parameters import load_placed
 from lmx.sharding.layout import Layout
-from lmx.sharding.placement import named_sharding, place_batch, place_rows, replicated
+from lmx.sharding.placement import named_sharding, place_batch, place_rows
 from lmx.sharding.rules import DEFAULT_RULES, Rules
-from lmx.sharding.step import GradientSum, use_mesh
+from lmx.sharding.step import GradientSum
 from lmx.training import (
     Batch,
     Loss,
     TrainState,
     abstract_state,
     born,
+    compile_eval_step,
     compile_step,
     keep_best,
     make_eval_step,
@@ -140,11 +141,8 @@ def place(
     step = make_train_step(learner.loss, learner.optimizer, average_decay=learner.average_decay)
     evaluate = make_eval_step(learner.loss)
 
-    def evaluate_on_mesh(params: Params, batch: Batch) -> dict[str, jax.Array]:
-        with use_mesh(mesh, rules=rules):
-            if seeds is None:
-                return evaluate(params, batch)
-            return jax.lax.map(lambda one: evaluate(one, batch), params)  # the memory of one
+    def evaluate_seeds(params: Params, batch: Batch) -> dict[str, jax.Array]:
+        return jax.lax.map(lambda one: evaluate(one, batch), params)  # the memory of one
 
     return Placed(
         learner=learner,
@@ -159,7 +157,7 @@ def place(
             rules=rules,
             gradient_sum=learner.gradient_sum,
         ),
-        evaluate=jax.jit(evaluate_on_mesh, out_shardings=replicated(mesh)),
+        evaluate=compile_eval_step(evaluate if seeds is None else evaluate_seeds, mesh=mesh, rules=rules),
         keep_best=jax.jit(keep_best, donate_argnums=0, out_shardings=shardings),
         whole=_whole(model, shardings.params, stacked=seeds is not None),
         born=lambda numbers: born(

@@ -328,10 +328,9 @@ def compile_step(
 
 
 def compile_eval_step(
-    loss: Loss, *, mesh: Mesh, rules: Rules = DEFAULT_RULES
+    step: Callable[[Params, Batch], dict[str, jax.Array]], *, mesh: Mesh, rules: Rules = DEFAULT_RULES
 ) -> Callable[[Params, Batch], dict[str, jax.Array]]:
-    """Returns the evaluation step of `make_eval_step` jitted for a mesh; every device gets the sums."""
-    step = make_eval_step(loss)
+    """Returns an evaluation step jitted for a mesh; every device gets the sums."""
 
     def on_mesh(params: Params, batch: Batch) -> dict[str, jax.Array]:
         with use_mesh(mesh, rules=rules):

@@ -10,8 +10,10 @@ import atexit
 import contextlib
 import functools
 import gc
+import io
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -116,3 +118,20 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Names a case of bytes by its argument: compressed bytes hold the time, and all processes must agree on names."""
     return argname if isinstance(val, bytes) else None
+
+
+@pytest.fixture
+def lmx(monkeypatch, capsys):
+    """Runs a command and returns its lines and what it says."""
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=2")  # the tests keep their own settings
+
+    from lmx.cli import main  # behind the hook
+
+    def command(*arguments: str | Path, given: bytes = b"") -> tuple[list[str], str]:
+        monkeypatch.setattr(sys, "argv", ["lmx", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
+        main()
+        printed = capsys.readouterr()
+        return printed.out.split("\n")[:-1], printed.err
+
+    return command

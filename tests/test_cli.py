@@ -2,7 +2,6 @@
 
 import dataclasses
 import gzip
-import io
 import json
 import os
 import subprocess
@@ -55,21 +54,6 @@ def run(tmp_path_factory) -> Path:
         params["output"]["weight"] = params["output"]["weight"] * 5
         save_params(directory / f"{name}.safetensors", jax.tree.map(jnp.asarray, params))
     return directory
-
-
-@pytest.fixture
-def lmx(monkeypatch, capsys):
-    """Runs a command and returns its lines and what it says."""
-    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=2")  # the tests keep their own settings
-
-    def command(*arguments: str | Path, given: bytes = b"") -> tuple[list[str], str]:
-        monkeypatch.setattr(sys, "argv", ["lmx", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
-        main()
-        printed = capsys.readouterr()
-        return printed.out.split("\n")[:-1], printed.err
-
-    return command
 
 
 TEXTS = ["red cat", "", "blue dog dog", "green"]

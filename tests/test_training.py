@@ -303,7 +303,7 @@ def test_an_evaluation_step_sums_without_dropout():
 def test_an_evaluation_step_on_a_mesh_sums_over_all_rows():
     mesh = make_mesh(MeshConfig(data=2, tensor=2), devices=jax.devices()[:4])
     part = jax.tree.map(lambda x: x[0], batch())
-    found = compile_eval_step(make_loss(0.3), mesh=mesh)(state().params, place_rows(part, mesh))
+    found = compile_eval_step(make_eval_step(make_loss(0.3)), mesh=mesh)(state().params, place_rows(part, mesh))
     assert_near(found, jax.jit(make_loss())(state().params, part, None))
     assert all(value.sharding.is_fully_replicated and value.sharding.num_devices == 4 for value in found.values())
 

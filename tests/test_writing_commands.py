@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lmx.cli import main
 from lmx.fill_mask import FillMask
 from lmx.generator import Generator
 from lmx.models.decoder import Decoder, DecoderConfig
@@ -66,21 +65,6 @@ def masked_run(tmp_path_factory) -> Path:
     params = drawn(lambda rngs: MaskedEncoder(ENCODER, rngs=rngs), deviation=0.5)
     directory = tmp_path_factory.mktemp("masked")
     return write_run(directory, family="masked", model=ENCODER, params=params, tokenizer=WORDS, mask_id=MASK_ID)
-
-
-@pytest.fixture
-def lmx(monkeypatch, capsys):
-    """Runs a command and returns its lines and what it says."""
-    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=2")  # the tests keep their own settings
-
-    def command(*arguments: str | Path, given: bytes = b"") -> tuple[list[str], str]:
-        monkeypatch.setattr(sys, "argv", ["lmx", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
-        main()
-        printed = capsys.readouterr()
-        return printed.out.split("\n")[:-1], printed.err
-
-    return command
 
 
 @pytest.fixture(scope="module")
