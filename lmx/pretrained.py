@@ -78,7 +78,9 @@ class StartConfig:
         own = run / "config.json"
         saved = read_record(own)["config"]["model"] if own.is_file() else _finished(self.init_from)["model"]
         names = {each.name for each in dataclasses.fields(model)} - {*OWN, *OF_DATA}
-        taken = {name: value for name, value in saved.items() if name in names}
+        taken = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in saved.items() if name in names
+        }
         if missing := [name for name in ("width", "num_heads") if name not in taken]:
             raise InputError(f"{self.init_from} must hold a Transformer, got one without {' and '.join(missing)}.")
         changed: Any = model

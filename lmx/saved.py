@@ -90,8 +90,9 @@ def read_fields(record: type[Record], saved: Any, *, path: Path, field: str) -> 
         if not _is_of(value, hints[name]):
             wanted = " or ".join(map(str, _names_of(hints[name])))
             raise ValueError(f"{path} must have {wanted} in {field}.{name}, got {value!r:.60}. {OTHER_VERSION}")
-    # JSON does not tell 1 from 1.0.
+    # JSON does not tell 1 from 1.0, and a tuple from a list.
     values = {name: float(value) if hints[name] is float else value for name, value in saved.items()}
+    values |= {name: tuple(value) for name, value in values.items() if get_origin(hints[name]) is tuple}
     try:
         return record(**values)
     except (ValueError, TypeError) as error:

@@ -5,7 +5,7 @@ What outputs mean, classes or real numbers, and which loss they have is not know
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from lmx.nn.transformer import embed, make_norm, make_stack
 from lmx.nn.vocabulary import output_logits
 from lmx.sharding.step import constrain
 
-Pooling = Literal["first", "mean", "attention"]
+Pooling = Literal["first", "mean", "attention", "pooler"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +155,8 @@ class ClassifierConfig(EncoderConfig):
     Attributes:
         num_outputs: one per class, or a single one for a real number; 0 takes the number from the data.
         pooling: how a text becomes one vector: the state of its first token (Devlin et al. 2019, section 3.2), the mean
-            of its states, or their mean with learned weights (see `AttentionPooling`).
+            of its states, their mean with learned weights (see `AttentionPooling`), or the first state through a layer
+            that BERT's pretraining has trained (see `Pooler`).
         pooled_dropout_rate: dropout rate on that vector.
         output_mean, output_scale: the outputs are mean + scale x the last layer. For real numbers, these are mean and
             standard deviation of the training labels, so that the model need not learn their unit.
@@ -184,6 +185,19 @@ class AttentionPooling(nnx.Module):
         return jax.nn.softmax(jnp.where(seen, scores, MASKED), axis=-1)
 
 
+class Pooler(nnx.Module):
+    """Makes of the first state a vector of the text: tanh(W x + b), in float32.
+
+    Source: Devlin et al. 2019, in the authors' code: `pooled_output`.
+    """
+
+    def __init__(self, width: int, *, rngs: nnx.Rngs):
+        self.dense = Linear((width,), (width,), axes=("embed", "mlp"), rngs=rngs)
+
+    def __call__(self, state: Float[Array, "B D"]) -> Float[Array, "B D"]:
+        return jnp.tanh(self.dense(state))
+
+
 class EncoderClassifier(nnx.Module):
     """An encoder whose states are pooled into one vector a text, from which a linear layer makes the outputs.
 
@@ -201,7 +215,8 @@ class EncoderClassifier(nnx.Module):
             )
         self.config = config
         self.encoder = Encoder(config, rngs=rngs)
-        self.pooling = AttentionPooling(config.width, rngs=rngs) if config.pooling == "attention" else None
+        makers: dict[str, Any] = {"attention": AttentionPooling, "pooler": Pooler}
+        self.pooling = makers[config.pooling](config.width, rngs=rngs) if config.pooling in makers else None
         self.output = Linear(
             (config.width,), (config.num_outputs,), axes=("embed", None), deviation=OUTPUT_DEVIATION, rngs=rngs
         )
@@ -256,8 +271,9 @@ class EncoderClassifier(nnx.Module):
 
     def pool(self, states: Float[Array, "B T D"], tokens: Int[Array, "B T"]) -> Float[Array, "B D"]:
         """Returns one vector a text in float32; padding has no part in it. A row of padding alone has the mean 0."""
-        if self.config.pooling == "first":
-            return constrain(states[:, 0].astype(jnp.float32), "batch", "embed")
+        if self.config.pooling in ("first", "pooler"):
+            first = constrain(states[:, 0].astype(jnp.float32), "batch", "embed")
+            return first if self.pooling is None else self.pooling(first)
         seen = tokens != self.config.pad_id
         if self.pooling is None:
             weights = seen / jnp.maximum(seen.sum(-1, keepdims=True), 1)
@@ -272,6 +288,6 @@ def training_flops(config: ClassifierConfig, *, rows: int, length: int) -> float
     Masks of padding save nothing (see `lmx.nn.flops`).
     """
     width = config.width
-    pooling = width * (width + 1) * length if config.pooling == "attention" else 0
+    pooling = {"attention": width * (width + 1) * length, "pooler": width**2}.get(config.pooling, 0)
     stack = of_stack(config, layers=config.num_layers, length=length)
     return (stack + pooling + width * config.num_outputs).of_training(rows)[0]

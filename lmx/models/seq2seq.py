@@ -6,7 +6,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from lmx.nn.layers import OUTPUT_DEVIATION
 from lmx.nn.masks import Sees, lengths_of
 from lmx.nn.positions.encoding import PositionalEncoding
 from lmx.nn.positions.make import make_positions
-from lmx.nn.transformer import BlockCache, Memory, embed, make_stack
+from lmx.nn.transformer import BlockCache, Memory, embed, make_norm, make_stack
 from lmx.nn.vocabulary import output_logits
 
 
@@ -41,6 +41,8 @@ class Seq2SeqConfig(TransformerConfig):
             not scaled; the first loss is the same.
         scaled_output: the decoder's states are multiplied by D^-0.5 before the output table, as a tied table of
             deviation 1 wants (T5 1.0; mesh-tensorflow's `shared_embedding_and_softmax_weights`).
+        embedding_norm: normalises the embeddings of each side before its first block (BART).
+        output_bias: adds a learned number to the logit of each word (Marian).
     """
 
     source_vocab_size: int
@@ -50,6 +52,8 @@ class Seq2SeqConfig(TransformerConfig):
     tied_embeddings: Literal["all", "target", "inputs", "none"] = "all"
     embedding_init: Literal["gpt2", "fairseq", "t5"] = "gpt2"
     scaled_output: bool = False
+    embedding_norm: bool = False
+    output_bias: bool = False
 
     def __post_init__(self):
         if self.tied_embeddings in ("all", "inputs") and self.source_vocab_size != self.target_vocab_size:
@@ -61,7 +65,11 @@ class Seq2SeqConfig(TransformerConfig):
 
 
 class Seq2Seq(nnx.Module):
-    """An encoder-decoder Transformer: `encode` the source, `decode` the target against it."""
+    """An encoder-decoder Transformer: `encode` the source, `decode` the target against it.
+
+    Attributes:
+        output_bias: of each word; it is not sharded, and has no padding.
+    """
 
     def __init__(self, config: Seq2SeqConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -81,6 +89,10 @@ class Seq2Seq(nnx.Module):
         self.output_embedding = output() if has_output else None
         self.source_positions = make_positions(config, is_causal=False, rngs=rngs)
         self.target_positions = make_positions(config, is_causal=True, rngs=rngs)
+        self.source_norm = make_norm(config) if config.embedding_norm else None
+        self.target_norm = make_norm(config) if config.embedding_norm else None
+        bias = jnp.zeros(config.target_vocab_size) if config.output_bias else None
+        self.output_bias = None if bias is None else nnx.Param(bias, axes=(None,))
         self.encoder = make_stack(config, config.num_encoder_layers, rngs=rngs)
         self.decoder = make_stack(config, config.num_decoder_layers, has_memory=True, rngs=rngs)
 
@@ -102,7 +114,9 @@ class Seq2Seq(nnx.Module):
         embedding = self.source_embedding or self.target_embedding
         embed_key, stack_key = _split(key)
         with jax.named_scope("encoder"):
-            x = self._embed(source, embedding, self.source_positions, positions=positions, key=embed_key)
+            x = self._embed(
+                source, embedding, self.source_positions, self.source_norm, positions=positions, key=embed_key
+            )
             sees = self._seen_of(source) if segments is None else Sees(segments=(segments, segments))
             return self.encoder(
                 x,
@@ -142,9 +156,7 @@ class Seq2Seq(nnx.Module):
             sees = Sees(causal=True, segments=(segments, segments))
             sees_memory = Sees(segments=(segments, source_segments))
         with jax.named_scope("decoder"):
-            x = self._embed(
-                decoder_input, self.target_embedding, self.target_positions, positions=positions, key=embed_key
-            )
+            x = self._embed_target(decoder_input, positions=positions, key=embed_key)
             states, maps = self.decoder(
                 x,
                 sees=sees,
@@ -158,7 +170,7 @@ class Seq2Seq(nnx.Module):
 
     def output(self) -> Output:
         """Returns what makes logits of the decoder's states, for `lmx.losses.token_loss`."""
-        return Output(self.output_table(), self.config.target_vocab_size)
+        return Output(self.output_table(), self.config.target_vocab_size, bias=self._bias())
 
     def output_table(self) -> Float[Array, "*U V D"]:
         """Returns the vectors whose products with the states are the logits; rows past the vocabulary are padding."""
@@ -166,7 +178,7 @@ class Seq2Seq(nnx.Module):
 
     def logits(self, states: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """Returns the logits in float32; those of the table's padding are masked, so that they have no probability."""
-        return output_logits(states, self.output_table(), vocab_size=self.config.target_vocab_size)
+        return output_logits(states, self.output_table(), vocab_size=self.config.target_vocab_size, bias=self._bias())
 
     def start_decoding(
         self, source: Int[Array, "B S"], *, slots: int
@@ -192,7 +204,7 @@ class Seq2Seq(nnx.Module):
             mask: Bool[Array, "B 1 W L"],
             places: Int[Array, " L"],
         ) -> tuple[Float[Array, "B W V"], list[BlockCache]]:
-            x = self._embed(tokens, self.target_embedding, self.target_positions, positions=positions, key=None)
+            x = self._embed_target(tokens, positions=positions, key=None)
             x, cache = self.decoder.extend(
                 blocks,
                 x,
@@ -220,6 +232,13 @@ class Seq2Seq(nnx.Module):
     def _to_output(self, states: jax.Array) -> jax.Array:
         return states * self.config.width**-0.5 if self.config.scaled_output else states
 
+    def _bias(self) -> jax.Array | None:
+        return None if self.output_bias is None else self.output_bias[...]
+
+    def _embed_target(self, tokens: jax.Array, *, positions: jax.Array | None, key: jax.Array | None) -> jax.Array:
+        encoding, norm = self.target_positions, self.target_norm
+        return self._embed(tokens, self.target_embedding, encoding, norm, positions=positions, key=key)
+
     def _seen_of(self, source: jax.Array) -> Sees:
         return Sees(key_lengths=lengths_of(source, pad_id=self.config.pad_id))
 
@@ -228,12 +247,14 @@ class Seq2Seq(nnx.Module):
         tokens: jax.Array,
         embedding: Embedding,
         encoding: PositionalEncoding,
+        norm: Any,
         *,
         positions: jax.Array | None,
         key: jax.Array | None,
     ) -> jax.Array:
         with jax.named_scope("embed"):
             x = embed(self.config, embedding(tokens), encoding, positions=positions)
+            x = x if norm is None else norm(x)
             return dropout(x, self.config.dropout_rate, key)
 
 

@@ -112,6 +112,8 @@ class AttentionForm(NamedTuple):
     Attributes:
         num_kv_heads: heads of the keys and values; each serves num_heads / num_kv_heads query heads
             (Ainslie et al. 2023). None means num_heads.
+        use_bias: of the map out of the heads, and of those into them.
+        qkv_bias: of the maps into the heads alone (Qwen2: Yang et al. 2024, section 2.2).
         head_width: None means width / num_heads.
         norm_epsilon: of a norm of each head's queries and keys, before they turn with their positions; None has no such
             norm. Source: Dehghani et al. 2023, section 2.1; by RMSNorm, as Qwen3 has it.
@@ -122,6 +124,7 @@ class AttentionForm(NamedTuple):
     head_width: int | None = None
     norm_epsilon: float | None = None
     use_bias: bool = True
+    qkv_bias: bool = False
     scores: Scores = PLAIN
     dropout_rate: float = 0.0
     kernel: KernelName = "auto"
@@ -162,11 +165,12 @@ class MultiHeadAttention(nnx.Module):
         into, into_kv = ("embed", "heads", None), ("embed", "kv_heads", None)
         scale = form.scores.scale
         deviation = None if scale is None else (width * head_width) ** -0.5 / scale
-        linear = functools.partial(Linear, use_bias=form.use_bias, dtype=dtype, rngs=rngs)
+        linear = functools.partial(Linear, use_bias=form.use_bias or form.qkv_bias, dtype=dtype, rngs=rngs)
         self.query = linear((width,), heads, axes=into, deviation=deviation)
         self.key = linear((width,), kv_heads, axes=into_kv)
         self.value = linear((width,), kv_heads, axes=into_kv)
-        self.out = linear(heads, (width,), axes=("heads", None, "embed"))
+        out_axes = ("heads", None, "embed")
+        self.out = Linear(heads, (width,), axes=out_axes, use_bias=form.use_bias, dtype=dtype, rngs=rngs)
         epsilon = form.norm_epsilon
         self.query_norm = None if epsilon is None else RMSNorm(head_width, epsilon=epsilon)
         self.key_norm = None if epsilon is None else RMSNorm(head_width, epsilon=epsilon)

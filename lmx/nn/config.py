@@ -9,7 +9,7 @@ from lmx.nn.remat import Remat
 
 NormPosition = Literal["pre", "post"]
 # "gelu" is its approximation by tanh (GPT-2's), "gelu-exact" has the error function (BERT's).
-ActivationName = Literal["relu", "gelu", "gelu-exact", "gated-gelu", "gated-gelu-exact", "gated-silu"]
+ActivationName = Literal["relu", "gelu", "gelu-exact", "silu", "gated-gelu", "gated-gelu-exact", "gated-silu"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,11 @@ class TransformerConfig:
             decoder's looks back alone (Mistral: Jiang et al. 2023, section 2). None sees all.
         norm_epsilon: what norms add to the mean square; None means 1e-5 of LayerNorm and 1e-6 of RMSNorm.
         norm_position: "post" or "pre", see `Block`.
+        first_position: what the first token of a row counts as, of sinusoidal positions; CTranslate2 counts from 1.
+        rotary_scaling: how rotary positions reach beyond the rows of a pretraining: (factor,) or four numbers, see
+            `rotary.stretched`; none leaves them.
         scaled_embeddings: multiplies embeddings by sqrt(width) (Vaswani et al. 2017, section 3.4).
+        qkv_bias: maps to queries, keys and values have biases although `use_bias` is False (Qwen2).
         dropout_rate: on embeddings and on each sublayer's output.
         max_length: longest sequence, in tokens; only learned positions take memory for it.
         dtype: type that layers compute in; parameters, norms, softmax and loss are float32. A float16 training has no
@@ -50,9 +54,12 @@ class TransformerConfig:
     norm_position: NormPosition = "post"
     activation: ActivationName = "relu"
     positions: PositionName = "sinusoidal"
+    first_position: int = 0
     rotary_base: float = 10000.0
+    rotary_scaling: tuple[float, ...] = ()
     scaled_embeddings: bool = True
     use_bias: bool = True
+    qkv_bias: bool = False
     dropout_rate: float = 0.1
     attention_dropout_rate: float = 0.0
     feedforward_dropout_rate: float = 0.0

@@ -199,6 +199,7 @@ def make_stack(config: TransformerConfig, num_layers: int, *, has_memory: bool =
         head_width=config.head_width,
         norm_epsilon=epsilon if config.qk_norm else None,
         use_bias=config.use_bias,
+        qkv_bias=config.qkv_bias,
         scores=Scores(scale=config.attention_scale, cap=config.score_cap),
         dropout_rate=config.attention_dropout_rate,
         kernel=config.kernel,

@@ -368,6 +368,6 @@ def test_an_encoding_is_built_of_the_configs_numbers(kind):
             ahead = np.asarray(bias)[0, :, 1, 0]  # from 0 to 3
             assert (ahead == np.asarray(encoding.table[...])[0 if is_causal else 19]).all()
         added = np.asarray(encoding.add(jnp.zeros((1, 4, D)), places))
-        assert added.any() == (kind in ("sinusoidal", "learned"))
+        assert added.any() == (kind in ("sinusoidal", "tensor2tensor", "learned"))
         if kind == "learned":
             assert encoding.table.shape == (16, D)

@@ -11,7 +11,7 @@ from lmx.nn.positions.rotary import RotaryPositions
 from lmx.nn.positions.sinusoidal import SinusoidalPositions
 from lmx.nn.positions.t5 import RelativeBias
 
-PositionName = Literal["sinusoidal", "learned", "rotary", "alibi", "t5"]
+PositionName = Literal["sinusoidal", "tensor2tensor", "learned", "rotary", "alibi", "t5"]
 LIMITED: tuple[PositionName, ...] = ("learned",)  # these know no position from max_length on
 
 
@@ -40,8 +40,18 @@ class Sizes(Protocol):
         ...
 
     @property
+    def first_position(self) -> int:
+        """What the first token counts as, of sinusoidal positions."""
+        ...
+
+    @property
     def rotary_base(self) -> float:
         """See `rotary.rotary`."""
+        ...
+
+    @property
+    def rotary_scaling(self) -> tuple[float, ...]:
+        """See `rotary.stretched`."""
         ...
 
 
@@ -53,11 +63,13 @@ def make_positions(config: Sizes, *, is_causal: bool, rngs: nnx.Rngs) -> Positio
     """
     match config.positions:
         case "sinusoidal":
-            return SinusoidalPositions(config.max_length)
+            return SinusoidalPositions(config.max_length, first=config.first_position)
+        case "tensor2tensor":
+            return SinusoidalPositions(config.max_length, first=config.first_position, is_closed=True)
         case "learned":
             return LearnedPositions(config.max_length, config.width, rngs=rngs)
         case "rotary":
-            return RotaryPositions(base=config.rotary_base)
+            return RotaryPositions(base=config.rotary_base, scaling=config.rotary_scaling)
         case "alibi":
             return Alibi(config.num_heads)
         case "t5":
