@@ -18,7 +18,7 @@ from lmx.data.texts import EncodedExamples
 from lmx.definition import Definition, Params
 from lmx.losses import activated
 from lmx.sharding.layout import Layout
-from lmx.text import Tokenizer
+from lmx.text import Tokenizer, num_separators
 from lmx.words import Word, split_words
 
 MOST_DELETED = 5  # words that the deletion check takes out
@@ -173,8 +173,9 @@ def _attributions(
     for row, length in enumerate(encoded.lengths):
         batch = encoded.batch(np.array([row]), length=classifier.padded(int(length)))
         first = int(encoded.first_lengths[row])
-        # The first side is behind the first token; each side is followed by a separator.
-        places = [slice(1, first - 1), slice(first, int(length) - 1)][: len(sides)]
+        # The first side is behind the first token; each side is followed by a separator, or several between the two.
+        between = num_separators(classifier.tokenizer) if len(sides) > 1 else 1
+        places = [slice(1, first - between), slice(first, int(length) - 1)][: len(sides)]
         replaced = np.zeros_like(batch["tokens"], dtype=bool)
         for place in places:
             replaced[0, place] = True

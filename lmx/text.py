@@ -15,6 +15,7 @@ from typing import Literal, Protocol, SupportsIndex, runtime_checkable
 
 import sentencepiece
 
+from lmx.foreign_text import HuggingFaceTokenizer
 from lmx.lines import undo_bpe, words_in
 from lmx.symbols import SymbolTokenizer
 from lmx.training_text import (
@@ -31,7 +32,7 @@ from lmx.training_text import (
 )
 
 Folding = Literal["compatibility", "case", "none"]
-SUFFIXES = (".model", ".vocab", ".bytes", ".symbols")  # of the files that `load_tokenizer` reads
+SUFFIXES = (".model", ".vocab", ".bytes", ".symbols", ".huggingface")  # of the files that `load_tokenizer` reads
 
 
 @runtime_checkable
@@ -340,8 +341,13 @@ class ByteTokenizer:
         return path
 
 
+def num_separators(tokenizer: Tokenizer) -> int:
+    """Returns how many `eos_id` stand between the texts of a pair: 1, but 2 in RoBERTa's `<s> a </s></s> b </s>`."""
+    return getattr(tokenizer, "num_separators", 1)
+
+
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """Reads a tokenizer by the suffix of its file: `.model`, `.vocab`, `.bytes` or `.symbols`.
+    """Reads a tokenizer by the suffix of its file: `.model`, `.vocab`, `.bytes`, `.symbols` or `.huggingface`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -358,7 +364,9 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
             return ByteTokenizer()
         case ".symbols":
             return SymbolTokenizer.from_file(_existing(path))
-    raise ValueError(f"a tokenizer file must end in .model, .vocab, .bytes or .symbols, got path={path}.")
+        case ".huggingface":
+            return HuggingFaceTokenizer.from_file(_existing(path))
+    raise ValueError(f"a tokenizer file must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, got path={path}.")
 
 
 def _content(tokenizer: Tokenizer, ids: Iterable[SupportsIndex]) -> list[int]:

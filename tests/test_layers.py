@@ -63,6 +63,7 @@ LEVELS = {
     1: (
         *("lmx.nn.kernels", "lmx.nn.layers", "lmx.nn.positions", "lmx.nn.remat", "lmx.nn.vocabulary"),
         *("lmx.chunked_loss", "lmx.collectives", "lmx.console", "lmx.definition", "lmx.reasons", "lmx.symbols"),
+        "lmx.foreign_text",
     ),
     0: (
         "lmx.nn.dropout",
@@ -113,6 +114,7 @@ ON_DEMAND = {
     "sklearn",
     "subword_nmt",
     "tensorboardX",
+    "tokenizers",
 }
 FORBIDDEN = {
     "pickle": "never pickle: JSON, safetensors, SentencePiece and Orbax only",
@@ -248,7 +250,8 @@ def test_only_sharding_builds_meshes_and_partition_specs():
 
 def test_data_and_text_are_numpy_only():
     for module, tree in MODULES.items():
-        if module in ("lmx.text", "lmx.training_text", "lmx.words", "lmx.lines") or module.startswith("lmx.data"):
+        of_text = ("lmx.text", "lmx.foreign_text", "lmx.training_text", "lmx.words", "lmx.lines")
+        if module in of_text or module.startswith("lmx.data"):
             roots = {name.partition(".")[0] for name in imports_of(tree)}
             assert not roots & {"jax", "flax", "optax"}, f"{module} must not import {roots & {'jax', 'flax', 'optax'}}"
 

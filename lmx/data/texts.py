@@ -14,17 +14,18 @@ from lmx.data.encoding import Ids, chunks_of, encode_texts
 from lmx.data.labelled import Examples, sides_of
 from lmx.data.labels import Labels, Targets
 from lmx.data.ragged import padded_rows
-from lmx.text import Tokenizer
+from lmx.text import Tokenizer, num_separators
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedExamples:
     """Texts as ids in one flat array: row i is `tokens[offsets[i]:offsets[i + 1]]`. A text has one row, or windows.
 
-    A row is `first a separator`, or `first a separator b separator` for a pair, as in Devlin et al. 2019.
+    A row is `first a separator`, or `first a separator b separator` for a pair, as in Devlin et al. 2019; a tokenizer
+    can ask for several separators between the texts of a pair, as RoBERTa has them.
 
     Attributes:
-        first_lengths: Tokens of each row up to the first separator, that one counted: those of type 0.
+        first_lengths: Tokens of each row up to the second text, the separators before it counted: those of type 0.
         targets: Of each row, as `Labels.encode` makes them; None for texts to predict.
         weights: Of each row: 1 divided by the rows of its text, so that a loss counts texts and not windows.
         indices: Position of each row's text in the `Examples` it was encoded from.
@@ -179,12 +180,14 @@ class Layout(NamedTuple):
         stride: Between the beginnings of windows; None truncates.
         first_id: Before every row.
         separator_id: Behind every text.
+        between: How many separators stand between the two texts of a pair.
     """
 
     room: int
     stride: int | None
     first_id: int
     separator_id: int
+    between: int = 1
 
     def rows(self, sides: Sequence[Ids]) -> Rows:
         """Returns the rows of texts whose sides, one or two, are given as ids: without a loop over rows."""
@@ -205,19 +208,21 @@ class Layout(NamedTuple):
             # Off the longer, and of two equal ones off the second.
             first = np.minimum(lengths[0], np.maximum(self.room - lengths[1], (self.room + 1) // 2))
             taken = [first, np.minimum(lengths[1], self.room - first)]
-        row_lengths = 1 + len(sides) + np.sum(taken, axis=0)
+        puts = [self.between] * (len(sides) - 1) + [1]  # separators behind each side
+        row_lengths = 1 + sum(puts) + np.sum(taken, axis=0)
         ends = np.cumsum(row_lengths)
         tokens = np.empty(int(ends[-1]) if len(ends) else 0, dtype=np.int32)
-        place = ends - row_lengths
-        tokens[place] = self.first_id
-        for (ids, _), begin, number in zip(sides, begins, taken, strict=True):
-            place = place + 1
+        place = ends - row_lengths + 1
+        tokens[place - 1] = self.first_id
+        for (ids, _), begin, number, separators in zip(sides, begins, taken, puts, strict=True):
             within = np.arange(int(number.sum())) - np.repeat(np.cumsum(number) - number, number)
             tokens[np.repeat(place, number) + within] = ids[np.repeat(begin, number) + within]
             place = place + number
-            tokens[place] = self.separator_id
+            for _ in range(separators):
+                tokens[place] = self.separator_id
+                place = place + 1
         truncated = 0 if self.stride is not None else int((total > self.room).sum())
-        return Rows(tokens, row_lengths, 2 + taken[0], texts, num_texts, truncated)
+        return Rows(tokens, row_lengths, 1 + puts[0] + taken[0], texts, num_texts, truncated)
 
 
 def lay_out(
@@ -234,18 +239,18 @@ def lay_out(
     Raises:
         ValueError: max_length leaves no room for a text, or the stride leaves a gap between windows.
     """
-    room = max_length - (3 if pairs else 2)
-    if room < (2 if pairs else 1):
-        raise ValueError(
-            f"max_length must be at least {5 if pairs else 3}, special tokens counted, got max_length={max_length}."
-        )
+    between = num_separators(tokenizer) if pairs else 1
+    special = 2 + between if pairs else 2
+    room, least = max_length - special, special + (2 if pairs else 1)
+    if max_length < least:
+        raise ValueError(f"max_length must be at least {least}, special tokens counted, got max_length={max_length}.")
     if stride is not None and pairs:
         raise ValueError(f"stride must be None for pairs of texts, got stride={stride}. Truncate them.")
     if stride is not None and not 1 <= stride <= room:
         raise ValueError(f"stride must be from 1 to the {room} tokens of a window, got stride={stride}.")
     first = tokenizer.bos_id if first_id is None else first_id
     separator = tokenizer.eos_id if separator_id is None else separator_id
-    return Layout(room, stride, first, separator)
+    return Layout(room, stride, first, separator, between)
 
 
 def encoded_examples(

@@ -1,0 +1,182 @@
+"""What the small JSON files beside a tokenizer say: its settings, special tokens, and the ids that surround a text."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lmx.foreign_text import Specials
+
+# Where a folder names no special tokens, those of Hugging Face's class for the type of model.
+_BERT = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+_ROBERTA = {"pad": "<pad>", "bos": "<s>", "eos": "</s>", "unk": "<unk>", "cls": "<s>", "sep": "</s>", "mask": "<mask>"}
+_GPT2 = {"bos": "<|endoftext|>", "eos": "<|endoftext|>", "unk": "<|endoftext|>"}
+_LLAMA = {"bos": "<s>", "eos": "</s>", "unk": "<unk>"}
+_T5 = {"pad": "<pad>", "eos": "</s>", "unk": "<unk>"}
+_QWEN = {"eos": "<|endoftext|>", "pad": "<|endoftext|>"}
+TOKENS: dict[str, dict[str, str]] = {
+    **dict.fromkeys(("bert", "distilbert", "electra"), _BERT),
+    **dict.fromkeys(("roberta", "bart", "xlm-roberta", "mbart", "m2m_100", "nllb"), _ROBERTA),
+    "gpt2": _GPT2,
+    **dict.fromkeys(("llama", "mistral"), _LLAMA),
+    **dict.fromkeys(("qwen2", "qwen3"), _QWEN),
+    **dict.fromkeys(("t5", "mt5", "umt5", "marian"), _T5),
+}
+ROLES = ("pad", "bos", "eos", "unk", "cls", "sep", "mask")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """What stands beside the vocabulary of a tokenizer.
+
+    Attributes:
+        folder: for messages.
+        model_type: as `config.json` names it, or as the class of the tokenizer does; empty if neither says.
+        config: of the model, with what `generation_config.json` changes in it.
+        settings: of `tokenizer_config.json`.
+        tokens: special tokens by their roles (`pad`, `cls`, ...), as text.
+        added: tokens that stand beside the vocabulary, by their ids, as the settings describe them.
+    """
+
+    folder: Path
+    model_type: str
+    config: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    tokens: Mapping[str, str]
+    added: Mapping[int, Mapping[str, Any]]
+
+    def specials(self, id_of: Callable[[str], int | None], *, num_separators: int = 1) -> Specials:
+        """Returns the ids that surround a text.
+
+        Of an encoder they are those of `[CLS]` and `[SEP]`; an encoder-decoder starts from the model's
+        `decoder_start_token_id`. A vocabulary without padding pads with the end.
+
+        Args:
+            id_of: returns the id of a token, or None where there is none.
+            num_separators: between two texts.
+
+        Raises:
+            ValueError: none of the files says what ends a text.
+        """
+        by_role = {role: id_of(token) for role, token in self.tokens.items()}
+        is_pair = bool(self.config.get("is_encoder_decoder")) or self.model_type in ("t5", "mt5", "marian", "bart")
+        is_encoder = not is_pair and by_role.get("cls") is not None
+        eos = _first(by_role.get("sep") if is_encoder else None, self._eos(by_role.get("eos")), by_role.get("sep"))
+        if eos is None:
+            raise ValueError(
+                f"{self.folder} must say what ends a text (eos_token in tokenizer_config.json, or eos_token_id in "
+                "config.json), got neither."
+            )
+        pad = _first(self._id("pad_token_id"), by_role.get("pad"), eos)
+        if is_pair:
+            bos = _first(self._id("decoder_start_token_id"), pad if self.model_type in ("t5", "mt5") else None)
+        else:
+            bos = by_role.get("cls") if is_encoder else None
+        bos = _first(bos, self._id("bos_token_id"), by_role.get("bos"), eos)
+        unk = _first(by_role.get("unk"), pad)
+        assert pad is not None
+        assert bos is not None
+        assert unk is not None
+        return Specials(pad=pad, bos=bos, eos=eos, unk=unk, num_separators=num_separators)
+
+    def _id(self, name: str) -> int | None:
+        found = self.config.get(name)
+        return found if isinstance(found, int) and not isinstance(found, bool) and found >= 0 else None
+
+    def _eos(self, of_tokenizer: int | None) -> int | None:
+        """Of several ids that end a text, the tokenizer's own, if it is one of them, or the first."""
+        found = self.config.get("eos_token_id")
+        if isinstance(found, list) and found:
+            return of_tokenizer if of_tokenizer in found else int(found[0])
+        return _first(self._id("eos_token_id"), of_tokenizer)
+
+
+def read_beside(folder: Path, config: Mapping[str, Any]) -> Beside:
+    """Returns what stands beside the vocabulary in a folder.
+
+    Args:
+        config: the content of `config.json`.
+
+    Raises:
+        ValueError: a file holds no JSON object.
+    """
+    settings = read_object(folder / "tokenizer_config.json")
+    generation = read_object(folder / "generation_config.json")
+    mapped = read_object(folder / "special_tokens_map.json")
+    changed = {name: value for name, value in generation.items() if name.endswith("token_id") and value is not None}
+    model_type = str(config.get("model_type") or "") or _type_of_class(class_of(settings))
+    tokens = dict(TOKENS.get(model_type, {}))
+    for role in ROLES:
+        for found in (mapped, settings):
+            if (text := token_text(found.get(f"{role}_token"))) is not None:
+                tokens[role] = text
+        # Said to be none, as in Qwen's settings.
+        if f"{role}_token" in settings and settings[f"{role}_token"] is None:
+            tokens.pop(role, None)
+    return Beside(
+        folder=folder,
+        model_type=model_type,
+        config={**config, **changed},
+        settings=settings,
+        tokens=tokens,
+        added=_added(folder, settings, [*_texts_of(mapped), *_texts_of(settings)]),
+    )
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Returns the JSON object in a file, an empty one if there is no such file.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} must be JSON, got {error}.") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} must be a JSON object, got {found!r:.40}.")
+    return found
+
+
+def class_of(settings: Mapping[str, Any]) -> str:
+    """Returns the class that `tokenizer_config.json` names, without the ending of the quick form; "" if none."""
+    return str(settings.get("tokenizer_class") or "").removesuffix("Fast")
+
+
+def token_text(token: Any) -> str | None:
+    """Returns the text of a token, which stands there as text or as an object with it."""
+    if isinstance(token, Mapping):
+        token = token.get("content")
+    return token if isinstance(token, str) else None
+
+
+def _type_of_class(name: str) -> str:
+    known = {each.replace("-", "").replace("_", ""): each for each in TOKENS}
+    return known.get(name.removesuffix("Tokenizer").lower(), "")
+
+
+def _texts_of(settings: Mapping[str, Any]) -> list[str]:
+    more = settings.get("additional_special_tokens") or settings.get("extra_special_tokens") or []
+    return [text for text in map(token_text, more if isinstance(more, list) else []) if text is not None]
+
+
+def _added(folder: Path, settings: Mapping[str, Any], special: list[str]) -> dict[int, Mapping[str, Any]]:
+    described = settings.get("added_tokens_decoder") or {}
+    found: dict[int, Mapping[str, Any]] = {}
+    try:
+        for text, index in read_object(folder / "added_tokens.json").items():
+            found[int(index)] = {"content": text, "special": text in special}
+        for index, token in described.items():
+            found[int(index)] = {"content": token} if isinstance(token, str) else dict(token)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{folder} must have added tokens by their ids in tokenizer_config.json and added_tokens.json, got {error}."
+        ) from error
+    return found
+
+
+def _first(*values: int | None) -> int | None:
+    return next((value for value in values if value is not None), None)

@@ -1,0 +1,306 @@
+"""Tokenizers of others' models, against what transformers said of the same lines (make_tokenizer_references.py)."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lmx.data.labelled import Examples
+from lmx.data.texts import encode_examples
+from lmx.foreign_text import HuggingFaceTokenizer, Specials
+from lmx.interop.tokenizers import read_tokenizers
+from lmx.objective import words_begin
+from lmx.text import Tokenizer, load_tokenizer
+from lmx.words import split_words
+
+DATA = Path(__file__).parent / "data" / "tokenizers"
+LINES: list[str] = json.loads((DATA / "lines.json").read_text(encoding="utf-8"))
+FOLDERS = sorted(path.name for path in DATA.iterdir() if path.is_dir())
+ENCODERS = ("bert", "bert-cased-vocab-txt", "roberta", "roberta-merges")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def expected_of(name: str) -> dict[str, Any]:
+    return read_json(DATA / name / "expected.json")
+
+
+def read(folder: Path) -> dict[str, Tokenizer]:
+    return read_tokenizers(folder, read_json(folder / "config.json"))
+
+
+def copied(name: str, to: Path) -> Path:
+    return Path(shutil.copytree(DATA / name, to / name))
+
+
+def rewrite(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(read_json(path) | changes), encoding="utf-8")
+
+
+def examples(texts: list[Any]) -> Examples:
+    return Examples(texts=texts, labels=None, origin="here", lines=np.arange(len(texts)))
+
+
+@pytest.fixture(scope="module", params=FOLDERS)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def tokenizer(name: str) -> Tokenizer:
+    return read(DATA / name)["tokenizer"]
+
+
+# Text to ids and back.
+
+
+def test_ids_and_texts_are_those_of_transformers(name: str, tokenizer: Tokenizer):
+    expected = expected_of(name)
+    assert dict(zip(LINES, map(tokenizer.encode, LINES), strict=True)) == dict(zip(LINES, expected["ids"], strict=True))
+    special = {tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id}
+    compared = 0
+    for ids, text in zip(expected["ids"], expected["texts"], strict=True):
+        if not special & set(ids):  # here a text ends at its first end
+            assert tokenizer.decode(ids) == text
+            compared += 1
+    assert compared > 40
+
+
+def test_a_saved_tokenizer_is_the_same_to_the_byte(tokenizer: Tokenizer, tmp_path: Path):
+    path = tokenizer.save(tmp_path / f"tokenizer{tokenizer.suffix}")
+    loaded = load_tokenizer(path)
+    assert loaded.save(tmp_path / f"again{tokenizer.suffix}").read_bytes() == path.read_bytes()
+    assert list(map(loaded.encode, LINES)) == list(map(tokenizer.encode, LINES))
+    names = ("vocab_size", "pad_id", "bos_id", "eos_id", "unk_id")
+    assert [getattr(loaded, name) for name in names] == [getattr(tokenizer, name) for name in names]
+    with pytest.raises(ValueError, match=rf"must end in \{tokenizer.suffix}, got path=.*\.json"):
+        tokenizer.save(tmp_path / "tokenizer.json")
+
+
+@given(text=st.text(), numbers=st.lists(st.integers(0, 1 << 40), max_size=8))
+@settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize("name", ["bert", "llama3", "llama", "t5"])
+def test_any_text_and_any_ids_are_taken(name: str, text: str, numbers: list[int]):
+    tokenizer = fuzzed(name)
+    ids = tokenizer.encode(text)
+    assert all(0 <= index < tokenizer.vocab_size for index in ids)
+    assert len(tokenizer.pieces(ids)) == len(ids)
+    assert isinstance(tokenizer.decode(ids), str)
+    assert isinstance(tokenizer.decode(numbers), str)
+    if name == "llama3" and "<|" not in text and not any(0xD800 <= ord(character) < 0xE000 for character in text):
+        assert tokenizer.decode(ids) == text
+
+
+_FUZZED: dict[str, Tokenizer] = {}
+
+
+def fuzzed(name: str) -> Tokenizer:
+    return _FUZZED.setdefault(name, read(DATA / name)["tokenizer"])
+
+
+def test_half_a_pair_of_characters_is_the_replacement_character():
+    tokenizer = fuzzed("llama3")
+    assert tokenizer.decode(tokenizer.encode("a\ud83d")) == "a\ufffd"
+
+
+# Ids that surround a text.
+
+
+def test_special_ids_are_those_of_the_model():
+    found = {}
+    for name in FOLDERS:
+        each = read(DATA / name)["tokenizer"]
+        found[name] = each.pieces([each.pad_id, each.bos_id, each.eos_id, each.unk_id])
+    bert, roberta = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"], ["<pad>", "<s>", "</s>", "<unk>"]
+    assert found == {
+        "bart": ["<pad>", "</s>", "</s>", "<unk>"],
+        "bert": bert,
+        "bert-cased-vocab-txt": bert,
+        "gpt2": ["<|endoftext|>"] * 4,
+        "gpt2-merges": ["<|endoftext|>"] * 4,
+        "llama": ["</s>", "<s>", "</s>", "<unk>"],
+        "llama3": ["<|eot_id|>", "<|begin_of_text|>", "<|eot_id|>", "<|eot_id|>"],
+        "qwen2-merges": ["<|endoftext|>", "<|im_end|>", "<|im_end|>", "<|endoftext|>"],
+        "roberta": roberta,
+        "roberta-merges": roberta,
+        "t5": ["<pad>", "<pad>", "</s>", "<unk>"],
+    }
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_rows_of_texts_and_of_pairs_are_those_of_transformers(name: str):
+    tokenizer, expected = read(DATA / name)["tokenizer"], expected_of(name)
+    encoded = encode_examples(examples(LINES[3:6]), tokenizer, max_length=99)
+    rows = np.split(encoded.tokens, encoded.offsets[1:-1])
+    assert [row.tolist() for row in rows] == expected["single"]
+    first, second = LINES[3:5]
+    encoded = encode_examples(examples([(first, second)]), tokenizer, max_length=99)
+    assert encoded.tokens.tolist() == expected["pair"]
+    separators = 2 if "roberta" in name else 1
+    assert encoded.first_lengths.tolist() == [1 + len(tokenizer.encode(first)) + separators]
+    if separators == 1:
+        types = encoded.batch(np.array([0]), length=len(encoded.tokens))["types"]
+        assert types[0].tolist() == expected["types"]
+
+
+def test_a_row_too_long_for_its_separators_is_cut():
+    tokenizer = fuzzed("roberta")
+    texts = examples([("the cat is here", "the dog is there")])
+    assert encode_examples(texts, tokenizer, max_length=11).tokens.size == 11
+    with pytest.raises(ValueError, match="max_length must be at least 6, special tokens counted, got max_length=5"):
+        encode_examples(texts, tokenizer, max_length=5)
+
+
+def test_a_text_that_begins_with_what_ends_it_is_read_behind_it():
+    tokenizer = fuzzed("bart")
+    ids = tokenizer.encode("the cat")
+    assert tokenizer.bos_id == tokenizer.eos_id
+    assert tokenizer.decode([tokenizer.bos_id, *ids, tokenizer.eos_id, *ids]) == "the cat"
+    assert tokenizer.decode([*ids, tokenizer.eos_id, tokenizer.pad_id]) == "the cat"
+    assert tokenizer.decode([tokenizer.eos_id, tokenizer.pad_id]) == ""
+
+
+def test_an_end_among_several_is_that_of_the_tokenizer(tmp_path: Path):
+    folder = copied("llama3", tmp_path)
+    ends = read_json(folder / "config.json")["eos_token_id"]
+    assert read(folder)["tokenizer"].eos_id == ends[1]
+    rewrite(folder / "tokenizer_config.json", eos_token=None)
+    assert read(folder)["tokenizer"].eos_id == ends[0]
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends[1], "bos_token_id": 7}))
+    tokenizer = read(folder)["tokenizer"]
+    assert (tokenizer.eos_id, tokenizer.bos_id) == (ends[1], 7)
+
+
+def test_tokens_beside_the_file_are_added(tmp_path: Path):
+    folder = copied("gpt2", tmp_path)
+    size = read(folder)["tokenizer"].vocab_size
+    (folder / "added_tokens.json").write_text(json.dumps({"<|new|>": size}))
+    rewrite(folder / "config.json", vocab_size=size + 3)
+    rewrite(folder / "tokenizer_config.json", pad_token="<|new|>")
+    tokenizer = read(folder)["tokenizer"]
+    assert tokenizer.encode("a<|new|>") == [*tokenizer.encode("a"), size]
+    assert tokenizer.pad_id == size
+    assert tokenizer.vocab_size == size + 3  # rows of the model's table that no text reaches
+    assert tokenizer.pieces([size, size + 2]) == ["<|new|>", f"<{size + 2}>"]
+    assert tokenizer.decode([*tokenizer.encode("a"), size + 2]) == "a"
+
+
+def test_settings_beside_the_file_count(tmp_path: Path):
+    folder = copied("bert", tmp_path)
+    assert read(folder)["tokenizer"].encode("THE") == read(folder)["tokenizer"].encode("the")
+    rewrite(folder / "tokenizer_config.json", do_lower_case=False)
+    assert read(folder)["tokenizer"].encode("THE") != read(folder)["tokenizer"].encode("the")
+    folder = copied("gpt2", tmp_path)
+    rewrite(folder / "tokenizer_config.json", add_prefix_space=True)
+    assert read(folder)["tokenizer"].encode("the") == fuzzed("gpt2").encode(" the")
+
+
+# What is shown.
+
+
+def test_pieces_of_bytes_are_readable_text():
+    tokenizer = fuzzed("llama3")
+    assert "".join(tokenizer.pieces(tokenizer.encode("the naïve cat\nis"))) == "the▁naïve▁cat↵is".replace(
+        "ï", "".join(tokenizer.pieces(tokenizer.encode("ï")))
+    )
+    assert tokenizer.pieces(tokenizer.encode("👩"))[:1] == ["<0xF0>"]
+    assert tokenizer.pieces([tokenizer.bos_id]) == ["<|begin_of_text|>"]
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "t5"])
+def test_words_have_their_pieces(name: str):
+    tokenizer = fuzzed(name)
+    text = "the unbelievable cat is here"
+    words = split_words(text, tokenizer)
+    assert [word.text for word in words] == text.split()
+    assert sum(word.num_pieces for word in words) == len(tokenizer.encode(text))
+    ids = tokenizer.encode("a unbelievable cat")
+    assert words_begin(tokenizer)[ids].sum() == (2 if name == "gpt2" else 3)  # the first has no space before it
+
+
+# Broken input.
+
+
+def test_what_is_no_tokenizer_is_one_line(tmp_path: Path):
+    folder = copied("gpt2", tmp_path)
+    path = folder / "tokenizer.json"
+    for content in ("", "[]", "{}", '{"model": {"type": "Magic"}}', "\ud800", path.read_text()[:900], "[" * 9999):
+        path.write_bytes(content.encode("utf-8", errors="surrogatepass"))
+        with pytest.raises(ValueError, match=r"tokenizer\.json") as caught:
+            read(folder)
+        assert "\n" not in str(caught.value)
+
+
+def test_an_id_beyond_the_table_is_one_line(tmp_path: Path):
+    folder = copied("gpt2", tmp_path)
+    size = read_json(folder / "config.json")["vocab_size"]
+    rewrite(folder / "config.json", vocab_size=size - 1)
+    with pytest.raises(ValueError, match=rf"must be below the model's vocab_size={size - 1}, got {size - 1} of '"):
+        read(folder)
+    rewrite(folder / "config.json", vocab_size=size, bos_token_id=size)
+    with pytest.raises(ValueError, match=rf"bos must be one of the tokenizer's {size} ids, got bos={size}\."):
+        read(folder)
+
+
+def test_a_folder_without_a_tokenizer_names_the_files(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"must have a tokenizer \(tokenizer\.json, or .*merges\.txt.*none"):
+        read_tokenizers(tmp_path, {"model_type": "gpt2"})
+
+
+def test_an_unknown_type_of_model_is_named_with_the_known_ones(tmp_path: Path):
+    folder = copied("gpt2-merges", tmp_path)
+    rewrite(folder / "config.json", model_type="magic")
+    with pytest.raises(ValueError, match=r"\(gpt2, roberta, bart, qwen2, qwen3\), got model_type='magic'"):
+        read(folder)
+
+
+def test_a_vocabulary_that_says_no_end_is_one_line(tmp_path: Path):
+    folder = copied("llama3", tmp_path)
+    (folder / "tokenizer_config.json").unlink()
+    with pytest.raises(ValueError, match="must say what ends a text"):
+        read_tokenizers(folder, {"model_type": "magic"})
+
+
+def test_damaged_files_beside_it_are_named(tmp_path: Path):
+    folder = copied("gpt2", tmp_path)
+    for file, content in (
+        ("tokenizer_config.json", "{"),
+        ("special_tokens_map.json", "[1]"),
+        ("added_tokens.json", "{"),
+    ):
+        (folder / file).write_text(content)
+        with pytest.raises(ValueError, match=rf"{file} must be "):
+            read(folder)
+        (folder / file).unlink()
+    (folder / "added_tokens.json").write_text(json.dumps({"<|new|>": "first"}))
+    with pytest.raises(ValueError, match="must have added tokens by their ids"):
+        read(folder)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"special": {}, "content": {}, "vocab_size": 1, "settings": {}}'])
+def test_a_damaged_saved_file_is_named(tmp_path: Path, content: str):
+    path = tmp_path / "tokenizer.huggingface"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"tokenizer\.huggingface must hold a tokenizer and its special ids"):
+        load_tokenizer(path)
+
+
+def test_without_the_library_the_message_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = fuzzed("gpt2").save(tmp_path / "tokenizer.huggingface")
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'lmx\[tokenizers\]'"):
+        load_tokenizer(path)
+
+
+def test_special_ids_must_be_ids():
+    with pytest.raises(ValueError, match="unk must be one of the tokenizer's 5 ids, got unk=-1"):
+        Specials(pad=0, bos=1, eos=2, unk=-1).check(5)
+    assert HuggingFaceTokenizer.suffix == ".huggingface"
