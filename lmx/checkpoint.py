@@ -24,6 +24,7 @@ from lmx.reasons import quiet_orbax, reason_of
 
 # How long hosts wait for each other's parts: a terabyte to a slow file system takes longer than Orbax's 20 minutes.
 SAVE_SECONDS = 6 * 3600
+DELETED = "deleted"  # where checkpoints lie while their files are being deleted
 
 
 class DamagedCheckpoint(ValueError):
@@ -68,6 +69,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             enable_async_checkpointing=True,
             cleanup_tmp_directories=True,
+            todelete_subdir=DELETED,
             # Called when all processes have written, before the checkpoint gets its name.
             async_options=ocp.options.AsyncOptions(
                 timeout_secs=SAVE_SECONDS, post_finalization_callback=self._write_checksums
@@ -75,6 +77,7 @@ class Checkpoints:
         )
         self._directory = directory
         handlers = {"state": ocp.StandardCheckpointHandler(), "host": ocp.JsonCheckpointHandler()}
+        self._remove_deleted()
         self._manager = ocp.CheckpointManager(directory.resolve(), options=options, item_handlers=handlers)
         self._kept = functools.partial(kept, last=keep_last, best=keep_best, every=keep_every)
         self._report = report
@@ -286,6 +289,15 @@ class Checkpoints:
         if self._scores is not None:
             for step in set(steps) - self._kept(steps, self._scores):
                 self._manager.delete(step)
+            self._remove_deleted()
+
+    def _remove_deleted(self) -> None:
+        """Removes what has been moved aside to be deleted, by a process that was killed meanwhile, too.
+
+        Moving is one act, so that no part of a checkpoint ever stands under its name.
+        """
+        if jax.process_index() == 0:
+            shutil.rmtree(self._directory / DELETED, ignore_errors=True)
 
     def _set_aside(self, damaged: Sequence[tuple[int, str]]) -> None:
         """Renames checkpoints, so that their steps can be saved again; what is left of them may still be of use."""

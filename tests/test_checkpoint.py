@@ -176,6 +176,31 @@ def test_an_interrupted_save_is_ignored_and_removed(opened, tmp_path):
     assert sorted(path.name for path in torn.parent.iterdir()) == ["10", "20"]
 
 
+def test_an_interrupted_deletion_leaves_no_part_of_a_checkpoint_behind(opened, tmp_path, monkeypatch):
+    directory = tmp_path / "checkpoints"
+
+    def killed(path, *arguments, **settings) -> None:
+        """Deletes one file of many, as far as a process came that was killed."""
+        for file in sorted(Path(path).rglob("*")):
+            if file.is_file():
+                file.unlink()
+                raise SystemExit
+
+    checkpoints = opened()
+    for step in (1, 2):
+        checkpoints.save(step, state(step), HOST, scores={})
+    checkpoints.wait()
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", killed)
+        with pytest.raises(SystemExit):
+            checkpoints.save(3, state(3), HOST, scores={})
+            checkpoints.wait()
+    # It has no name of a step any more, so that nobody takes it for a damaged checkpoint.
+    assert sorted(path.name for path in directory.iterdir() if path.name.isdigit()) == ["2", "3"]
+    assert opened().steps() == [2, 3]
+    assert sorted(path.name for path in directory.iterdir()) == ["2", "3"]
+
+
 def test_an_average_is_the_mean_of_the_parameters(opened):
     checkpoints = opened(keep_last=4)
     for step in (10, 20, 30, 40):
