@@ -192,8 +192,8 @@ def test_an_interrupted_deletion_leaves_no_part_of_a_checkpoint_behind(opened, t
     checkpoints.wait()
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "rmtree", killed)
+        checkpoints.save(3, state(3), HOST, scores={})
         with pytest.raises(SystemExit):
-            checkpoints.save(3, state(3), HOST, scores={})
             checkpoints.wait()
     # It has no name of a step any more, so that nobody takes it for a damaged checkpoint.
     assert sorted(path.name for path in directory.iterdir() if path.name.isdigit()) == ["2", "3"]

@@ -405,6 +405,7 @@ def test_a_run_of_another_config_is_refused_in_one_line(finished, data, command,
     assert (run / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_seed_of_two_is_that_seed_alone(finished, data, command, tmp_path):
     run, _ = finished
     command("own", *data, *MAKE_IT_TINY, "--explain", "0", "--no-baseline", "--seed", "2", "--run", tmp_path / "alone")
@@ -428,6 +429,7 @@ def train_briefly(command, *arguments: str | Path, run: Path) -> dict:
     return scores_of(run)
 
 
+@pytest.mark.slow
 def test_several_labels_of_bytes_in_balance_run_to_a_report(command, tmp_path):
     rows = [
         (text, "|".join({label, "noun"} if "old" in text else {label})) for text, label in examples(count=90, seed=4)
@@ -446,6 +448,7 @@ def test_several_labels_of_bytes_in_balance_run_to_a_report(command, tmp_path):
     assert len((tmp_path / "run" / "labelled.tsv").read_text().splitlines()) == 4  # a header and every text
 
 
+@pytest.mark.slow
 def test_numbers_of_long_texts_in_windows_run_to_a_report(command, tmp_path):
     rows = []
     for index, (text, label) in enumerate(examples(count=90, seed=5)):
@@ -469,6 +472,7 @@ def test_numbers_of_long_texts_in_windows_run_to_a_report(command, tmp_path):
     assert all(60 < float(line.split("\t")[1]) < 160 for line in lines[1:])
 
 
+@pytest.mark.slow
 def test_pairs_of_texts_run_to_a_report(command, tmp_path):
     texts = [text for text, _ in examples(count=160, seed=6)]
     rows = [(a, b, "same" if len(a) > len(b) else "other") for a, b in zip(texts[::2], texts[1::2], strict=True)]
@@ -587,6 +591,7 @@ def test_help_lists_presets_and_fields(command, capsys):
         assert word in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_plan_says_whether_it_fits(tmp_path):
     flags = ["--seeds", "3", "--tokenizer", "bytes", "--run", "r"]
     printed = run_script("own", "--plan", "h100", *MAKE_IT_TINY, *flags, cwd=tmp_path).stdout

@@ -204,6 +204,7 @@ def test_the_next_process_loads_what_this_one_compiled_and_trains_the_same(tmp_p
     assert end_training(start_training(tmp_path, "-W", "error")) == (compiled, 0, cold)
 
 
+@pytest.mark.slow
 def test_processes_that_start_together_share_the_folder(tmp_path):
     together = [start_training(tmp_path) for _ in range(2)]
     (*_, one), (*_, another) = [end_training(process) for process in together]

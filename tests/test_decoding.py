@@ -440,7 +440,13 @@ def sources(*lengths: int, columns: int = S) -> np.ndarray:
     return source
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if "sinusoidal" in name or "rotary" in name else pytest.mark.slow)
+        for name in CONFIGS
+    ],
+)
 def test_the_cache_changes_no_score_and_no_word(name):
     tested, source = model(name), sources(S, 2, 5)
     found = jax.tree.map(np.asarray, tested.beam(tested.state, source))

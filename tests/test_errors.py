@@ -75,6 +75,7 @@ def test_an_unexpected_failure_inside_of_the_package_keeps_its_traceback(monkeyp
     assert not is_users(caught(lambda: hosts.find_launcher({"OMPI_COMM_WORLD_SIZE": "two"})))
 
 
+@pytest.mark.slow
 def test_a_broken_loss_in_a_copied_script_shows_its_file_and_line(tmp_path):
     text = (ROOT / "experiments" / "classification.py").read_text(encoding="utf-8")
     broken = "first, second, third = outputs, batch\n        return label_loss("

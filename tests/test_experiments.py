@@ -206,6 +206,7 @@ def averaged(data, tmp_path_factory):
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_validation_test_and_export_use_the_exponential_average(finished, averaged, data):
     plain, _ = finished
     kinds = {}
@@ -230,6 +231,7 @@ def test_validation_test_and_export_use_the_exponential_average(finished, averag
     assert "exponential average" in scores["rows"][0]["made"]
 
 
+@pytest.mark.slow
 def test_seeds_train_in_one_step_and_are_tested_alone_and_together(data, tmp_path):
     flags = [*MAKE_IT_TINY, *"--seeds 2 --updates 6 --validate-every 3 --bleu-every 1 --average-of best".split()]
     flags += [*"--average 1 --num-buckets 1 --search.beam-size 1".split(), "--run", tmp_path / "run"]

@@ -73,7 +73,7 @@ def job_of(family: str, **sizes: int) -> Job:
 
 
 MESHES = [{"data": 8}, {"fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}, {"fsdp": 2, "tensor": 2, "sequence": 2}]
-QUICK = {("decoder", 1), ("decoder", 2)}
+QUICK = {("decoder", 1)}
 CASES = [
     pytest.param(family, sizes, marks=() if (family, index) in QUICK else pytest.mark.slow, id=f"{family}-{sizes}")
     for family in CONFIGS

@@ -109,6 +109,7 @@ def test_the_change_is_alpha_over_rank_times_the_product_by_layer_and_side():
     np.testing.assert_array_equal(theirs["key"]["weight"], ours["key"]["weight"])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
 def test_a_mesh_gives_the_same_and_splits_the_factors(trained):
     placed, _, _, losses = train(LoraConfig(rank=2), steps=4, mesh=MeshConfig(data=2, fsdp=2, tensor=2))
@@ -117,6 +118,7 @@ def test_a_mesh_gives_the_same_and_splits_the_factors(trained):
     assert (tuple(factors["a"].spec)[1], tuple(factors["b"].spec)[2]) == ("fsdp", "tensor")
 
 
+@pytest.mark.slow
 def test_seeds_train_together_and_are_handed_on_without_changes(tmp_path: Path):
     placed, _, state, _ = train(LoraConfig(rank=2), steps=2, num_seeds=2)
     whole = placed.whole(state.params)

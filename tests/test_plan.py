@@ -88,6 +88,7 @@ def planned():
 # Memory.
 
 
+@pytest.mark.slow
 @needs_eight
 def test_the_bytes_of_the_state_are_those_of_the_live_arrays_after_a_step(planned):
     job = job_of(ON_EIGHT)
@@ -114,6 +115,7 @@ def test_modules_hold_their_parameters_and_twice_as_much_of_adam(planned):
     assert planned.parameters == sum(module.count for module in modules.values()) - (256 - WORDS) * D
 
 
+@pytest.mark.slow
 @needs_eight
 def test_activations_are_split_as_the_batch_is():
     def saved(number: int) -> dict[str, int]:
@@ -204,6 +206,7 @@ def test_the_estimate_lies_between_full_overlap_and_none(planned):
     assert seconds.worst == seconds.computing + seconds.sending + seconds.updating
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_names_the_first_change_that_does(monkeypatch):
     job = job_of(MeshConfig(data=1))
     total = measure_memory(job).total
@@ -371,6 +374,7 @@ def test_an_open_size_of_the_mesh_takes_the_devices_that_are_left():
         resolve_mesh(MeshConfig(fsdp=4), 6)
 
 
+@pytest.mark.slow
 def test_the_translation_experiment_plans_a_preset_without_reading_text(tmp_path):
     def run(*arguments: str) -> subprocess.CompletedProcess:
         command = [sys.executable, str(ROOT / "experiments" / "translation.py"), "multi30k", *arguments]

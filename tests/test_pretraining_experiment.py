@@ -70,7 +70,7 @@ def command(monkeypatch, capsys, text):
     [
         ("stdlib-gpt", "decoder", ["--metric", "loss", "--z-loss", "1e-4", "--seeds", "2", *WRITES]),
         ("stdlib-bert", "masked", []),
-        ("stdlib-t5", "seq2seq", []),
+        pytest.param("stdlib-t5", "seq2seq", [], marks=pytest.mark.slow),
     ],
 )
 def test_a_tiny_form_of_each_family_trains_to_scores_and_a_report(command, tmp_path, preset, family, arguments):
@@ -109,6 +109,7 @@ def test_a_tiny_form_of_each_family_trains_to_scores_and_a_report(command, tmp_p
     assert "What the optimizer took" in page
 
 
+@pytest.mark.slow
 def test_packed_documents_are_predicted_from_their_start(command, tmp_path, text):
     printed = command(
         "names", "--train", f"lines:{text}", "--held-out", "0.1", "--test", "None", "--from-start",
@@ -292,6 +293,7 @@ def test_an_empty_text_is_one_line(command, capsys, tmp_path):
     assert "empty.txt must hold text, got none." in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_other_words_of_a_begun_run_are_refused(command, capsys, tmp_path, text):
     command("stdlib-gpt", "--run", tmp_path / "run", "--updates", "1")
     other = tmp_path / "other.txt"

@@ -32,6 +32,7 @@ def test_every_training_of_the_grid_costs_its_budget():
         assert sizes[0] < (flops / 6 / CONFIG.tokens_per_parameter) ** 0.5 < sizes[-1]
 
 
+@pytest.mark.slow
 def test_the_prediction_is_written_before_its_run_is_trained_and_compared_afterwards(tmp_path, monkeypatch, capsys):
     asked = []
 

@@ -79,7 +79,8 @@ def test_a_classifier_learns_from_a_few_rows(count, run_of, tmp_path):
     assert sizes["tokens_per_batch"] < 2048
 
 
-@pytest.mark.parametrize("count", [pytest.param(4, marks=pytest.mark.slow), 30])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [4, 30])
 def test_a_translator_learns_from_a_few_pairs(count, run_of, tmp_path):
     splits = {"train": count, "validation": 4, "test": 3}
     files = [

@@ -71,6 +71,7 @@ def in_pieces(monkeypatch):
     monkeypatch.setattr(tables, "WHOLE_TABLE_BYTES", 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [SEQ2SEQ, DECODER], ids=["tied three times", "two tables"])
 @pytest.mark.parametrize("sizes", [{"fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}], ids=str)
 def test_no_array_of_a_step_is_as_large_as_a_table(in_pieces, config, sizes):
@@ -78,10 +79,12 @@ def test_no_array_of_a_step_is_as_large_as_a_table(in_pieces, config, sizes):
     assert largest_array(program_of(job(config, **sizes))) <= V * D // pieces
 
 
+@pytest.mark.slow
 def test_a_small_table_is_gathered_whole():
     assert largest_array(program_of(job(SEQ2SEQ, fsdp=8))) >= V * D
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_the_pieces(monkeypatch):
     """Of the copy (2 bytes a number) and the float32 gradient (4), whole on each device before, an eighth is left."""
 
@@ -96,6 +99,7 @@ def test_memory_is_that_of_the_pieces(monkeypatch):
     assert allotted(2**28) - allotted(0) >= 0.8 * 7 / 8 * 6 * V * D
 
 
+@pytest.mark.slow
 def test_less_is_sent_where_words_are_many(monkeypatch):
     def sent(limit: int) -> float:
         monkeypatch.setattr(tables, "WHOLE_TABLE_BYTES", limit)

@@ -415,6 +415,7 @@ def test_the_state_is_donated(newborn, mesh, run):
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
 
 
+@pytest.mark.slow
 def test_a_models_step_maps_over_seeds(newborn, mesh, copy_step, run):
     def stack(*trees):
         return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)

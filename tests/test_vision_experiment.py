@@ -101,6 +101,7 @@ def test_two_seeds_train_to_scores_and_a_report_and_the_command_labels_alike(com
     assert "explain must be left out for a run of images" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_folds_test_every_image_once(command, files, tmp_path):
     arguments = [*TINY, *files[:2], "--test", "None", "--folds", "2", "--run", tmp_path, "--epochs", "1"]
     command("own", *arguments, "--model.patch", "4", "--explain", "0", "--no-baseline")

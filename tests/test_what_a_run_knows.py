@@ -100,6 +100,7 @@ def content_of(run: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != NAME}
 
 
+@pytest.mark.slow
 def test_a_classifier_knows_its_labels_and_its_texts(run_of, refused, tmp_path):
     train, test = write_labelled(tmp_path / "train.csv"), write_labelled(tmp_path / "test.csv", seed=1)
     run = tmp_path / "run"
@@ -178,6 +179,7 @@ def pairs(tmp_path) -> list[str | Path]:
     ]
 
 
+@pytest.mark.slow
 def test_a_translator_knows_its_pairs_and_serves_without_checkpoints(pairs, run_of, refused, tmp_path):
     run = tmp_path / "run"
     flags = [*TRANSLATOR, *pairs, "--run", run]
@@ -232,6 +234,7 @@ def test_of_two_processes_on_one_run_one_trains(tmp_path):
     release_lock(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_small_file_runs_by_the_documented_command(run_of, tmp_path):
     train, test = (
         write_labelled(tmp_path / "train.csv", count=16),

@@ -71,7 +71,7 @@ def step_lowered(job: Job):
     return compile_step(step_of(job), mesh=mesh, shardings=shardings).lower(state, batch_of(job.batch, mesh))
 
 
-@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+@pytest.mark.parametrize("remat", ["none", *(pytest.param(each, marks=pytest.mark.slow) for each in ("dots", "full"))])
 def test_a_step_takes_what_xla_allots(remat):
     # 256 tokens a row: attention's weights, kept or made anew, are most of it.
     job = job_of(words=512, length=256, layers=4, width=64, feedforward_width=192, remat=remat)
