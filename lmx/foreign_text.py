@@ -24,6 +24,7 @@ class Specials:
         eos: ends a text: `[SEP]` of BERT.
         unk: what the vocabulary does not hold.
         num_separators: how many `eos` stand between the two texts of a pair: 2 in RoBERTa's form.
+        before, after: what else surrounds a text, inside of `bos` and `eos`: the code of its language (NLLB, mBART).
     """
 
     pad: int
@@ -31,6 +32,13 @@ class Specials:
     eos: int
     unk: int
     num_separators: int = 1
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any]) -> "Specials":
+        """Returns what was saved; JSON has lists for tuples."""
+        return cls(**{**saved, "before": tuple(saved["before"]), "after": tuple(saved["after"])})
 
     def check(self, vocab_size: int) -> None:
         """Raises an error where an id is none of a vocabulary.
@@ -39,9 +47,13 @@ class Specials:
             ValueError: that is so.
         """
         for name in ("pad", "bos", "eos", "unk"):
-            index = getattr(self, name)
-            if not isinstance(index, int) or not 0 <= index < vocab_size:
-                raise ValueError(f"{name} must be one of the tokenizer's {vocab_size} ids, got {name}={index}.")
+            self._check(name, getattr(self, name), vocab_size)
+        for index in (*self.before, *self.after):
+            self._check("before or after", index, vocab_size)
+
+    def _check(self, name: str, index: Any, vocab_size: int) -> None:
+        if not isinstance(index, int) or not 0 <= index < vocab_size:
+            raise ValueError(f"{name} must be one of the tokenizer's {vocab_size} ids, got {name}={index}.")
 
     def content(self, ids: Iterable[SupportsIndex]) -> list[int]:
         """Returns the ids up to the first `eos`, without padding and `bos`.
@@ -143,14 +155,15 @@ class HuggingFaceTokenizer:
         """
         try:
             saved = json.loads(path.read_text(encoding="utf-8"))
-            special = Specials(**saved["special"])
+            special = Specials.from_json(saved["special"])
             return cls(saved["content"], special, vocab_size=saved["vocab_size"], settings=saved["settings"])
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{path} must hold a tokenizer and its special ids in JSON, got {error}") from error
 
     def encode(self, text: str) -> list[int]:
         """Returns the ids of a line of text, without `bos_id` and `eos_id`; half a character pair is U+FFFD."""
-        return self._backend.encode(whole_characters(text), add_special_tokens=False).ids
+        ids = self._backend.encode(whole_characters(text), add_special_tokens=False).ids
+        return [*self.special.before, *ids, *self.special.after]
 
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
         """Returns the text of the ids up to the first `eos_id`, without special tokens."""

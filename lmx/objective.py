@@ -17,6 +17,7 @@ from lmx.data.objectives.masked import masked
 from lmx.data.objectives.rows import Key, Rows
 from lmx.data.objectives.spans import Noise, Special, count_spans, input_and_target_lengths, raw_length, spans
 from lmx.errors import InputError
+from lmx.foreign_pieces import PieceTableTokenizer
 from lmx.foreign_text import HuggingFaceTokenizer
 from lmx.symbols import SymbolTokenizer
 from lmx.text import ByteTokenizer, SentencePieceTokenizer, Tokenizer
@@ -177,7 +178,7 @@ def words_begin(tokenizer: Tokenizer) -> Bool[np.ndarray, " V"]:
     pieces = tokenizer.pieces(range(size))
     if any(piece.startswith("##") for piece in pieces) and isinstance(tokenizer, HuggingFaceTokenizer):
         return np.array([not piece.startswith("##") for piece in pieces])
-    if isinstance(tokenizer, SentencePieceTokenizer | HuggingFaceTokenizer):
+    if isinstance(tokenizer, SentencePieceTokenizer | PieceTableTokenizer | HuggingFaceTokenizer):
         return np.array([not piece[:1].isalnum() for piece in pieces])  # the mark of a space is no letter
     if any(piece.endswith("@@") for piece in pieces):
         raise InputError("whole_words must be off where pieces of a word end with @@, got whole_words=True.")

@@ -15,6 +15,7 @@ from typing import Literal, Protocol, SupportsIndex, runtime_checkable
 
 import sentencepiece
 
+from lmx.foreign_pieces import PieceTableTokenizer
 from lmx.foreign_text import HuggingFaceTokenizer
 from lmx.lines import undo_bpe, words_in
 from lmx.symbols import SymbolTokenizer
@@ -32,7 +33,14 @@ from lmx.training_text import (
 )
 
 Folding = Literal["compatibility", "case", "none"]
-SUFFIXES = (".model", ".vocab", ".bytes", ".symbols", ".huggingface")  # of the files that `load_tokenizer` reads
+SUFFIXES = (
+    ".model",
+    ".vocab",
+    ".bytes",
+    ".symbols",
+    ".huggingface",
+    ".pieces",
+)  # of the files that `load_tokenizer` reads
 
 
 @runtime_checkable
@@ -347,26 +355,19 @@ def num_separators(tokenizer: Tokenizer) -> int:
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """Reads a tokenizer by the suffix of its file: `.model`, `.vocab`, `.bytes`, `.symbols` or `.huggingface`.
+    """Reads a tokenizer by the suffix of its file, one of `SUFFIXES`.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the suffix is another, or the file is not what its suffix says.
     """
     path = Path(path)
-    match path.suffix:
-        case ".model":
-            return SentencePieceTokenizer.from_file(path)
-        case ".vocab":
-            return PretokenizedTokenizer.from_file(path)
-        case ".bytes":
-            _existing(path)
-            return ByteTokenizer()
-        case ".symbols":
-            return SymbolTokenizer.from_file(_existing(path))
-        case ".huggingface":
-            return HuggingFaceTokenizer.from_file(_existing(path))
-    raise ValueError(f"a tokenizer file must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, got path={path}.")
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"a tokenizer file must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, got path={path}.")
+    path = _existing(path)
+    kinds = (SentencePieceTokenizer, PretokenizedTokenizer, SymbolTokenizer, HuggingFaceTokenizer, PieceTableTokenizer)
+    readers = {kind.suffix: kind.from_file for kind in kinds}
+    return readers[path.suffix](path) if path.suffix in readers else ByteTokenizer()
 
 
 def _content(tokenizer: Tokenizer, ids: Iterable[SupportsIndex]) -> list[int]:

@@ -63,7 +63,7 @@ LEVELS = {
     1: (
         *("lmx.nn.kernels", "lmx.nn.layers", "lmx.nn.positions", "lmx.nn.remat", "lmx.nn.vocabulary"),
         *("lmx.chunked_loss", "lmx.collectives", "lmx.console", "lmx.definition", "lmx.reasons", "lmx.symbols"),
-        "lmx.foreign_text",
+        "lmx.foreign_pieces",
     ),
     0: (
         "lmx.nn.dropout",
@@ -75,6 +75,7 @@ LEVELS = {
         "lmx.devices",
         "lmx.differences",
         "lmx.errors",
+        "lmx.foreign_text",
         "lmx.hosts",
         "lmx.largest",
         "lmx.lock",
@@ -250,7 +251,7 @@ def test_only_sharding_builds_meshes_and_partition_specs():
 
 def test_data_and_text_are_numpy_only():
     for module, tree in MODULES.items():
-        of_text = ("lmx.text", "lmx.foreign_text", "lmx.training_text", "lmx.words", "lmx.lines")
+        of_text = ("lmx.text", "lmx.foreign_pieces", "lmx.foreign_text", "lmx.training_text", "lmx.words", "lmx.lines")
         if module in of_text or module.startswith("lmx.data"):
             roots = {name.partition(".")[0] for name in imports_of(tree)}
             assert not roots & {"jax", "flax", "optax"}, f"{module} must not import {roots & {'jax', 'flax', 'optax'}}"

@@ -1,8 +1,8 @@
 """What the small JSON files beside a tokenizer say: its settings, special tokens, and the ids that surround a text."""
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,11 @@ TOKENS: dict[str, dict[str, str]] = {
     **dict.fromkeys(("qwen2", "qwen3"), _QWEN),
     **dict.fromkeys(("t5", "mt5", "umt5", "marian"), _T5),
 }
+_PAIRS = ("t5", "mt5", "umt5", "marian", "bart", "mbart", "nllb", "m2m_100")
+_FROM_PAD = ("t5", "mt5", "umt5", "marian")
+# Classes whose texts have the code of a language, and the code where the settings name none.
+CODES = {"NllbTokenizer": "eng_Latn", "MBartTokenizer": "en_XX", "MBart50Tokenizer": "en_XX", "M2M100Tokenizer": "en"}
+MULTILINGUAL = ("mbart", "nllb", "m2m_100")
 ROLES = ("pad", "bos", "eos", "unk", "cls", "sep", "mask")
 
 
@@ -37,6 +42,7 @@ class Beside:
         settings: of `tokenizer_config.json`.
         tokens: special tokens by their roles (`pad`, `cls`, ...), as text.
         added: tokens that stand beside the vocabulary, by their ids, as the settings describe them.
+        more: additional special tokens, such as the codes of languages.
     """
 
     folder: Path
@@ -45,8 +51,30 @@ class Beside:
     settings: Mapping[str, Any]
     tokens: Mapping[str, str]
     added: Mapping[int, Mapping[str, Any]]
+    more: Sequence[str]
 
-    def specials(self, id_of: Callable[[str], int | None], *, num_separators: int = 1) -> Specials:
+    @property
+    def tokenizer_class(self) -> str:
+        """Class that the settings name; "" if none."""
+        return class_of(self.settings)
+
+    def sides_of_texts(self) -> tuple[str, ...]:
+        """Returns the names of the tokenizers: two where a text has the code of its language."""
+        return ("source", "target") if self._languages() != (None, None) else ("tokenizer",)
+
+    def _languages(self) -> tuple[str | None, str | None]:
+        """Returns the codes of the languages of source and target, for types of models whose texts have one."""
+        if self.model_type not in MULTILINGUAL and self.tokenizer_class not in CODES:
+            return None, None
+        source = self.settings.get("src_lang") or CODES.get(self.tokenizer_class)
+        target = self.settings.get("tgt_lang")
+        if self.tokenizer_class == "M2M100Tokenizer":
+            return source and f"__{source}__", target and f"__{target}__"
+        return source, target
+
+    def specials(
+        self, id_of: Callable[[str], int | None], *, num_separators: int = 1, side: str = "tokenizer"
+    ) -> Specials:
         """Returns the ids that surround a text.
 
         Of an encoder they are those of `[CLS]` and `[SEP]`; an encoder-decoder starts from the model's
@@ -55,12 +83,14 @@ class Beside:
         Args:
             id_of: returns the id of a token, or None where there is none.
             num_separators: between two texts.
+            side: "source" or "target", where a text has the code of its language: before it, and in mBART's form
+                behind it.
 
         Raises:
             ValueError: none of the files says what ends a text.
         """
         by_role = {role: id_of(token) for role, token in self.tokens.items()}
-        is_pair = bool(self.config.get("is_encoder_decoder")) or self.model_type in ("t5", "mt5", "marian", "bart")
+        is_pair = bool(self.config.get("is_encoder_decoder")) or self.model_type in _PAIRS
         is_encoder = not is_pair and by_role.get("cls") is not None
         eos = _first(by_role.get("sep") if is_encoder else None, self._eos(by_role.get("eos")), by_role.get("sep"))
         if eos is None:
@@ -70,7 +100,7 @@ class Beside:
             )
         pad = _first(self._id("pad_token_id"), by_role.get("pad"), eos)
         if is_pair:
-            bos = _first(self._id("decoder_start_token_id"), pad if self.model_type in ("t5", "mt5") else None)
+            bos = _first(self._id("decoder_start_token_id"), pad if self.model_type in _FROM_PAD else None)
         else:
             bos = by_role.get("cls") if is_encoder else None
         bos = _first(bos, self._id("bos_token_id"), by_role.get("bos"), eos)
@@ -78,7 +108,20 @@ class Beside:
         assert pad is not None
         assert bos is not None
         assert unk is not None
-        return Specials(pad=pad, bos=bos, eos=eos, unk=unk, num_separators=num_separators)
+        special = Specials(pad=pad, bos=bos, eos=eos, unk=unk, num_separators=num_separators)
+        return self._with_language(special, id_of, side)
+
+    def _with_language(self, special: Specials, id_of: Callable[[str], int | None], side: str) -> Specials:
+        code = dict(zip(("source", "target"), self._languages(), strict=True)).get(side)
+        if code is None:
+            return special
+        index = id_of(code)
+        if index is None:
+            raise ValueError(f"{self.folder} must have a token for each language, got none for {code!r}.")
+        if self.tokenizer_class != "MBartTokenizer":
+            return replace(special, before=(index,))
+        # A source ends with </s> and its language; a target's language is what the decoder starts from.
+        return replace(special, eos=index, after=(special.eos,)) if side == "source" else replace(special, bos=index)
 
     def _id(self, name: str) -> int | None:
         found = self.config.get(name)
@@ -106,6 +149,7 @@ def read_beside(folder: Path, config: Mapping[str, Any]) -> Beside:
     mapped = read_object(folder / "special_tokens_map.json")
     changed = {name: value for name, value in generation.items() if name.endswith("token_id") and value is not None}
     model_type = str(config.get("model_type") or "") or _type_of_class(class_of(settings))
+    more = list(dict.fromkeys([*_texts_of(mapped), *_texts_of(settings)]))
     tokens = dict(TOKENS.get(model_type, {}))
     for role in ROLES:
         for found in (mapped, settings):
@@ -120,7 +164,8 @@ def read_beside(folder: Path, config: Mapping[str, Any]) -> Beside:
         config={**config, **changed},
         settings=settings,
         tokens=tokens,
-        added=_added(folder, settings, [*_texts_of(mapped), *_texts_of(settings)]),
+        added=_added(folder, settings, more),
+        more=more,
     )
 
 

@@ -16,7 +16,7 @@ QWEN_WORDS = (
 )
 
 
-def read_tokenizer_json(beside: Beside, *, vocab_size: int | None) -> HuggingFaceTokenizer:
+def read_tokenizer_json(beside: Beside, *, vocab_size: int | None) -> dict[str, HuggingFaceTokenizer]:
     """Returns the tokenizer of a folder's `tokenizer.json`, with the tokens and settings that stand beside it.
 
     Raises:
@@ -27,7 +27,7 @@ def read_tokenizer_json(beside: Beside, *, vocab_size: int | None) -> HuggingFac
     return _made(_as_set(read_object(path), beside), beside, path=path, vocab_size=vocab_size)
 
 
-def read_word_pieces(beside: Beside, *, vocab_size: int | None) -> HuggingFaceTokenizer:
+def read_word_pieces(beside: Beside, *, vocab_size: int | None) -> dict[str, HuggingFaceTokenizer]:
     """Returns the WordPiece tokenizer of a folder's `vocab.txt`, a piece a line, as BERT has it.
 
     Raises:
@@ -65,7 +65,7 @@ def read_word_pieces(beside: Beside, *, vocab_size: int | None) -> HuggingFaceTo
     return _made(content, beside, path=path, vocab_size=vocab_size)
 
 
-def read_byte_pairs(beside: Beside, *, vocab_size: int | None) -> HuggingFaceTokenizer:
+def read_byte_pairs(beside: Beside, *, vocab_size: int | None) -> dict[str, HuggingFaceTokenizer]:
     """Returns the byte-level tokenizer of a folder's `vocab.json` and `merges.txt`, as GPT-2, BART and Qwen have it.
 
     Raises:
@@ -116,7 +116,9 @@ def read_byte_pairs(beside: Beside, *, vocab_size: int | None) -> HuggingFaceTok
     return _made(_as_set(content, beside), beside, path=path, vocab_size=vocab_size)
 
 
-def _made(content: dict[str, Any], beside: Beside, *, path: Path, vocab_size: int | None) -> HuggingFaceTokenizer:
+def _made(
+    content: dict[str, Any], beside: Beside, *, path: Path, vocab_size: int | None
+) -> dict[str, HuggingFaceTokenizer]:
     """Returns the tokenizer, with the tokens that stand beside the file added as Hugging Face adds them."""
     try:
         backend = backend_of(content)
@@ -124,8 +126,11 @@ def _made(content: dict[str, Any], beside: Beside, *, path: Path, vocab_size: in
             backend.add_tokens(missing)
             kept = {name: content.get(name) for name in ("truncation", "padding")}
             content = json.loads(backend.to_str()) | kept
-        special = beside.specials(backend.token_to_id, num_separators=_separators(backend))
-        return HuggingFaceTokenizer(content, special, vocab_size=vocab_size, settings=beside.settings)
+        found, about = {}, {"vocab_size": vocab_size, "settings": beside.settings}
+        for side in beside.sides_of_texts():
+            special = beside.specials(backend.token_to_id, num_separators=_separators(backend), side=side)
+            found[side] = HuggingFaceTokenizer(content, special, **about)
+        return found
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

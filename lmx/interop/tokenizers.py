@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lmx.interop.sentence_pieces import MODEL_FILES, read_marian, read_sentence_pieces
 from lmx.interop.tokenizer_files import read_beside
 from lmx.interop.tokenizer_json import read_byte_pairs, read_tokenizer_json, read_word_pieces
 from lmx.text import Tokenizer
@@ -29,13 +30,15 @@ def read_tokenizers(folder: Path, config: Mapping[str, Any]) -> dict[str, Tokeni
     vocab_size = size if isinstance(size, int) and size > 0 else None
     for names, read in FORMS.items():
         if all((folder / name).is_file() for name in names):
-            return {"tokenizer": read(beside, vocab_size=vocab_size)}
+            return dict(read(beside, vocab_size=vocab_size))
     forms = ", or ".join(" and ".join(names) for names in FORMS)
     raise FileNotFoundError(f"{folder} must have a tokenizer ({forms}), got none of these.")
 
 
-FORMS: dict[tuple[str, ...], Callable[..., Tokenizer]] = {
+FORMS: dict[tuple[str, ...], Callable[..., Mapping[str, Tokenizer]]] = {
+    ("source.spm", "target.spm", "vocab.json"): read_marian,
     ("tokenizer.json",): read_tokenizer_json,
     ("vocab.txt",): read_word_pieces,
     ("vocab.json", "merges.txt"): read_byte_pairs,
+    **{(name,): read_sentence_pieces for name in MODEL_FILES},
 }

@@ -9,6 +9,7 @@ own. Each folder is as a model's on the hub, but for the weights; `expected.json
 import inspect
 import io
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -41,6 +42,7 @@ def main() -> None:
     word_pieces(texts)
     byte_pairs(texts)
     sentence_pieces(texts)
+    piece_tables(texts)
     for folder in sorted(path for path in DATA.iterdir() if path.is_dir()):
         write_json(folder / "expected.json", expected(folder))
         large = [path.name for path in folder.iterdir() if path.stat().st_size > 60_000]
@@ -199,6 +201,76 @@ def sentence_pieces(texts: list[str]) -> None:
     compact(folder)
 
 
+def piece_tables(texts: list[str]) -> None:
+    """SentencePiece files with the ids of their types of models, as the classes in Python read them."""
+    ids = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
+    for name, legacy in (("t5-pieces", None), ("t5-pieces-new", False)):
+        folder = begin(name, "t5", pad_token_id=0, eos_token_id=1, decoder_start_token_id=0, vocab_size=320)
+        (folder / "spiece.model").write_bytes(trained_pieces(texts, "unigram", vocab_size=300, **ids))
+        write_json(folder / "tokenizer_config.json", {"extra_ids": 15} | ({} if legacy is None else {"legacy": False}))
+
+    ids = {"pad_id": -1, "bos_id": 1, "eos_id": 2, "unk_id": 0}
+    identity = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
+    model = trained_pieces(texts, "bpe", byte_fallback=True, vocab_size=640, **ids, **identity)
+    for name, legacy in (("llama-pieces", True), ("llama-pieces-new", False)):
+        folder = begin(name, "llama", bos_token_id=1, eos_token_id=2, vocab_size=640)
+        (folder / "tokenizer.model").write_bytes(model)
+        write_json(folder / "tokenizer_config.json", {"legacy": legacy, "tokenizer_class": "LlamaTokenizer"})
+
+    model = trained_pieces(texts, "unigram", **ids)
+    folder = begin("xlm-roberta-pieces", "xlm-roberta", bos_token_id=0, pad_token_id=1, eos_token_id=2, vocab_size=402)
+    (folder / "sentencepiece.bpe.model").write_bytes(model)
+    start = {"is_encoder_decoder": True, "pad_token_id": 1, "eos_token_id": 2, "bos_token_id": 0}
+    for name, kind, made_by, start_id in (
+        ("nllb-pieces", "m2m_100", transformers.NllbTokenizer, 2),
+        ("mbart-pieces", "mbart", transformers.MBartTokenizer, None),
+        ("mbart50-pieces", "mbart", transformers.MBart50Tokenizer, 2),
+    ):
+        with tempfile.TemporaryDirectory() as kept:
+            file = Path(kept) / "sentencepiece.bpe.model"
+            file.write_bytes(model)
+            codes = {"src_lang": "eng_Latn", "tgt_lang": "deu_Latn"}
+            made = made_by(str(file), **(codes if kind == "m2m_100" else {"src_lang": "en_XX", "tgt_lang": "de_DE"}))
+            target = made.convert_tokens_to_ids(made.tgt_lang)
+            decoder = {"decoder_start_token_id": target if start_id is None else start_id}
+            folder = begin(name, kind, vocab_size=len(made), **start, **decoder)
+            made.save_pretrained(folder)
+        for useless in ("tokenizer.json", "added_tokens.json", "special_tokens_map.json"):
+            (folder / useless).unlink(missing_ok=True)
+
+    folder = begin("m2m100-pieces", "m2m_100", **start, decoder_start_token_id=2)
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    plain = [processor.id_to_piece(index) for index in range(3, processor.vocab_size())]
+    table = {piece: index for index, piece in enumerate(["<s>", "<pad>", "</s>", "<unk>", *reversed(plain)])}
+    with tempfile.TemporaryDirectory() as kept:
+        vocabulary, file = Path(kept) / "vocab.json", Path(kept) / "sentencepiece.bpe.model"
+        write_json(vocabulary, table)
+        file.write_bytes(model)
+        made = transformers.M2M100Tokenizer(str(vocabulary), str(file), src_lang="en", tgt_lang="de")
+        made.save_pretrained(folder)
+        languages = sorted(made.lang_token_to_id, key=made.lang_token_to_id.__getitem__)
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    for name in ("added_tokens_decoder", "additional_special_tokens", "extra_special_tokens"):
+        settings.pop(name, None)
+    write_json(folder / "tokenizer_config.json", settings)
+    write_json(folder / "special_tokens_map.json", {"additional_special_tokens": languages})  # as on the hub
+
+    source, target = (trained_pieces(texts[begin::2], "unigram", vocab_size=300, **ids) for begin in (0, 1))
+    folder = begin("marian", "marian", is_encoder_decoder=True, eos_token_id=0, pad_token_id=0, vocab_size=0)
+    pieces = ["</s>", "<unk>", ">>deu<<"]
+    for side, model in (("source", source), ("target", target)):
+        (folder / f"{side}.spm").write_bytes(model)
+        processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        pieces += [processor.id_to_piece(index) for index in range(3, processor.vocab_size())]
+    pieces = [*list(dict.fromkeys(pieces))[:-3], "<pad>"]  # some pieces of the target have no id
+    write_json(folder / "vocab.json", {piece: index for index, piece in enumerate(pieces)})
+    last = len(pieces) - 1
+    ends = {"eos_token_id": 0, "pad_token_id": last, "decoder_start_token_id": last, "bos_token_id": 0}
+    fields = {"model_type": "marian", "is_encoder_decoder": True, "vocab_size": last + 1}
+    write_json(folder / "config.json", fields | ends)
+    write_json(folder / "tokenizer_config.json", {"source_lang": "eng", "target_lang": "deu"})
+
+
 def trained_pieces(texts: list[str], kind: str, **options: Any) -> bytes:
     """A SentencePiece model whose rules of normalisation are few: those of the characters in the hard lines."""
     rules = {}
@@ -219,8 +291,9 @@ def trained_pieces(texts: list[str], kind: str, **options: Any) -> bytes:
         ]
         table.write_text("".join(f"{point}\n" for point in points))
         if "normalization_rule_name" not in options:
-            options["normalization_rule_tsv"] = str(table)
+            options["normalization_rule_tsv"] = table.name
         written = io.BytesIO()
+        os.chdir(kept)  # the name of the file stays in the model
         options = {"vocab_size": 400, "num_threads": 4, "minloglevel": 2} | options
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(texts), model_writer=written, model_type=kind, pad_piece="<pad>", **options
@@ -259,7 +332,13 @@ def write_json(path: Path, value: Any) -> None:
 
 def expected(folder: Path) -> dict[str, Any]:
     """What transformers says of the lines."""
-    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    in_python = "pieces" in folder.name or folder.name == "marian"
+    theirs = transformers.AutoTokenizer.from_pretrained(folder, use_fast=not in_python)
+    more = {}
+    if folder.name == "marian" or hasattr(theirs, "src_lang"):
+        texts = LINES[3:6]
+        more["target"] = theirs(text_target=texts)["input_ids"]
+        more["target_texts"] = theirs.batch_decode(more["target"], skip_special_tokens=True)
     alone = [theirs.encode(line, add_special_tokens=False) for line in LINES]
     first = LINES[3:6]
     return {
@@ -270,8 +349,9 @@ def expected(folder: Path) -> dict[str, Any]:
             theirs.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=cleans(theirs)) for ids in alone
         ],
         "single": [theirs.encode(line) for line in first],
+        **more,
         "pair": theirs(*first[:2])["input_ids"],
-        "types": theirs(*first[:2], return_token_type_ids=True)["token_type_ids"],
+        "types": theirs(*first[:2], return_token_type_ids=True).get("token_type_ids"),
     }
 
 

@@ -22,7 +22,7 @@ from lmx.words import split_words
 DATA = Path(__file__).parent / "data" / "tokenizers"
 LINES: list[str] = json.loads((DATA / "lines.json").read_text(encoding="utf-8"))
 FOLDERS = sorted(path.name for path in DATA.iterdir() if path.is_dir())
-ENCODERS = ("bert", "bert-cased-vocab-txt", "roberta", "roberta-merges")
+ENCODERS = ("bert", "bert-cased-vocab-txt", "roberta", "roberta-merges", "xlm-roberta-pieces")
 
 
 def read_json(path: Path) -> Any:
@@ -56,7 +56,16 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def tokenizer(name: str) -> Tokenizer:
-    return read(DATA / name)["tokenizer"]
+    found = read(DATA / name)
+    return found.get("tokenizer") or found["source"]
+
+
+def alone(tokenizer: Any, text: str) -> list[int]:
+    """The ids of a text without the code of its language."""
+    ids, special = tokenizer.encode(text), tokenizer.special
+    assert ids[: len(special.before)] == list(special.before)
+    assert ids[len(ids) - len(special.after) :] == list(special.after)
+    return ids[len(special.before) : len(ids) - len(special.after)]
 
 
 # Text to ids and back.
@@ -64,7 +73,8 @@ def tokenizer(name: str) -> Tokenizer:
 
 def test_ids_and_texts_are_those_of_transformers(name: str, tokenizer: Tokenizer):
     expected = expected_of(name)
-    assert dict(zip(LINES, map(tokenizer.encode, LINES), strict=True)) == dict(zip(LINES, expected["ids"], strict=True))
+    ours = {line: alone(tokenizer, line) for line in LINES}
+    assert ours == dict(zip(LINES, expected["ids"], strict=True))
     special = {tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id}
     compared = 0
     for ids, text in zip(expected["ids"], expected["texts"], strict=True):
@@ -87,7 +97,7 @@ def test_a_saved_tokenizer_is_the_same_to_the_byte(tokenizer: Tokenizer, tmp_pat
 
 @given(text=st.text(), numbers=st.lists(st.integers(0, 1 << 40), max_size=8))
 @settings(max_examples=60, deadline=None)
-@pytest.mark.parametrize("name", ["bert", "llama3", "llama", "t5"])
+@pytest.mark.parametrize("name", ["bert", "llama3", "llama", "t5", "marian", "t5-pieces-new"])
 def test_any_text_and_any_ids_are_taken(name: str, text: str, numbers: list[int]):
     tokenizer = fuzzed(name)
     ids = tokenizer.encode(text)
@@ -103,7 +113,7 @@ _FUZZED: dict[str, Tokenizer] = {}
 
 
 def fuzzed(name: str) -> Tokenizer:
-    return _FUZZED.setdefault(name, read(DATA / name)["tokenizer"])
+    return _FUZZED.setdefault(name, next(iter(read(DATA / name).values())))
 
 
 def test_half_a_pair_of_characters_is_the_replacement_character():
@@ -117,7 +127,7 @@ def test_half_a_pair_of_characters_is_the_replacement_character():
 def test_special_ids_are_those_of_the_model():
     found = {}
     for name in FOLDERS:
-        each = read(DATA / name)["tokenizer"]
+        each = (both := read(DATA / name)).get("tokenizer") or both["target"]
         found[name] = each.pieces([each.pad_id, each.bos_id, each.eos_id, each.unk_id])
     bert, roberta = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"], ["<pad>", "<s>", "</s>", "<unk>"]
     assert found == {
@@ -132,7 +142,30 @@ def test_special_ids_are_those_of_the_model():
         "roberta": roberta,
         "roberta-merges": roberta,
         "t5": ["<pad>", "<pad>", "</s>", "<unk>"],
+        "t5-pieces": ["<pad>", "<pad>", "</s>", "<unk>"],
+        "t5-pieces-new": ["<pad>", "<pad>", "</s>", "<unk>"],
+        "llama-pieces": ["</s>", "<s>", "</s>", "<unk>"],
+        "llama-pieces-new": ["</s>", "<s>", "</s>", "<unk>"],
+        "m2m100-pieces": ["<pad>", "</s>", "</s>", "<unk>"],
+        "marian": ["<pad>", "<pad>", "</s>", "<unk>"],
+        "mbart-pieces": ["<pad>", "de_DE", "</s>", "<unk>"],
+        "mbart50-pieces": ["<pad>", "</s>", "</s>", "<unk>"],
+        "nllb-pieces": ["<pad>", "</s>", "</s>", "<unk>"],
+        "xlm-roberta-pieces": roberta,
     }
+
+
+@pytest.mark.parametrize("name", ["m2m100-pieces", "marian", "mbart-pieces", "mbart50-pieces", "nllb-pieces"])
+def test_rows_of_two_languages_are_those_of_transformers(name: str):
+    found, expected = read(DATA / name), expected_of(name)
+    source, target = found["source"], found["target"]
+    texts = LINES[3:6]
+    assert [[*source.encode(text), source.eos_id] for text in texts] == expected["single"]
+    rows = [[*target.encode(text), target.eos_id] for text in texts]
+    if name == "mbart-pieces":  # the language goes to the front when a decoder reads it
+        rows = [[*row, target.bos_id] for row in rows]
+    assert rows == expected["target"]
+    assert [target.decode([target.bos_id, *row]) for row in rows] == expected["target_texts"]
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -215,7 +248,7 @@ def test_pieces_of_bytes_are_readable_text():
     assert tokenizer.pieces([tokenizer.bos_id]) == ["<|begin_of_text|>"]
 
 
-@pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "t5"])
+@pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "t5", "t5-pieces"])
 def test_words_have_their_pieces(name: str):
     tokenizer = fuzzed(name)
     text = "the unbelievable cat is here"
@@ -251,7 +284,7 @@ def test_an_id_beyond_the_table_is_one_line(tmp_path: Path):
 
 
 def test_a_folder_without_a_tokenizer_names_the_files(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match=r"must have a tokenizer \(tokenizer\.json, or .*merges\.txt.*none"):
+    with pytest.raises(FileNotFoundError, match=r"must have a tokenizer \(.*tokenizer\.json, or .*merges\.txt.*none"):
         read_tokenizers(tmp_path, {"model_type": "gpt2"})
 
 
@@ -260,6 +293,67 @@ def test_an_unknown_type_of_model_is_named_with_the_known_ones(tmp_path: Path):
     rewrite(folder / "config.json", model_type="magic")
     with pytest.raises(ValueError, match=r"\(gpt2, roberta, bart, qwen2, qwen3\), got model_type='magic'"):
         read(folder)
+
+
+def test_a_model_of_sentencepiece_of_an_unknown_type_is_named_with_the_known_ones(tmp_path: Path):
+    folder = copied("llama-pieces", tmp_path)
+    rewrite(folder / "tokenizer_config.json", tokenizer_class="MagicTokenizer")
+    with pytest.raises(ValueError, match=r"\(t5, .*m2m_100\), got model_type='magic' and .*'MagicTokenizer'"):
+        read_tokenizers(folder, {"model_type": "magic"})
+    (folder / "tokenizer.model").write_bytes(b"none")
+    with pytest.raises(ValueError, match=r"tokenizer\.model must be a SentencePiece model, got 4 bytes that are none"):
+        read(folder)
+
+
+def test_a_table_of_marian_must_be_one(tmp_path: Path):
+    folder = copied("marian", tmp_path)
+    whole = read_json(folder / "vocab.json")
+    rewrite(folder / "config.json", vocab_size=len(whole) - 1)
+    with pytest.raises(ValueError, match=rf"vocab_size={len(whole) - 1}, got {len(whole) - 1} of '<pad>'"):
+        read(folder)
+    for changes, said in (({"a": "b"}, "got 'b' for 'a'"), ({"a": 0, "b": 0}, "got 'a' and 'b' for 0"), ({}, "got no")):
+        (folder / "vocab.json").write_text(json.dumps(changes))
+        with pytest.raises(ValueError, match=rf"vocab\.json must have .*{said}"):
+            read(folder)
+
+
+def test_a_target_can_have_a_table_of_its_own(tmp_path: Path):
+    folder = copied("marian", tmp_path)
+    joint = read(folder)["target"]
+    pieces = [piece for piece in read_json(folder / "vocab.json") if not piece.startswith("<")]
+    table = {piece: index for index, piece in enumerate(["<pad>", *reversed(pieces), "<unk>", "</s>"])}
+    (folder / "target_vocab.json").write_text(json.dumps(table))
+    rewrite(folder / "tokenizer_config.json", separate_vocabs=True)
+    fields = dict.fromkeys(("pad_token_id", "eos_token_id", "decoder_start_token_id", "bos_token_id"))
+    rewrite(folder / "config.json", decoder_vocab_size=len(table) + 2, **fields)
+    target = read(folder)["target"]
+    assert (target.pad_id, target.bos_id, target.unk_id, target.eos_id) == (0, 0, len(table) - 2, len(table) - 1)
+    assert target.vocab_size == len(table) + 2
+    assert target.pieces(target.encode("die Katze")) == joint.pieces(joint.encode("die Katze"))
+    assert target.encode("die Katze") != joint.encode("die Katze")
+
+
+def test_a_text_of_marian_may_begin_with_its_language():
+    source = read(DATA / "marian")["source"]
+    code = source.pieces(range(source.vocab_size)).index(">>deu<<")
+    assert source.encode(">>deu<<the cat")[:1] == [code]
+    assert source.encode(">>xyz<<the cat") == [source.unk_id, *source.encode("the cat")]
+    assert source.encode("the >>deu<< cat").count(code) == 0
+
+
+def test_a_language_without_a_token_is_one_line(tmp_path: Path):
+    folder = copied("nllb-pieces", tmp_path)
+    rewrite(folder / "tokenizer_config.json", src_lang="xyz_Latn")
+    with pytest.raises(ValueError, match="must have a token for each language, got none for 'xyz_Latn'"):
+        read(folder)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"model": "!", "special": {}}'])
+def test_a_damaged_table_is_named(tmp_path: Path, content: str):
+    path = tmp_path / "source.pieces"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"source\.pieces must hold a model of SentencePiece and a table in JSON"):
+        load_tokenizer(path)
 
 
 def test_a_vocabulary_that_says_no_end_is_one_line(tmp_path: Path):
