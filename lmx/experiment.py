@@ -225,6 +225,11 @@ def done_before(saved: Mapping[str, Any], *, own: Mapping[str, Any]) -> dict[str
         "model.window": None,
         "model.norm_epsilon": None,
         "model.scaled_output": False,
+        "model.embedding_norm": False,  # of an encoder-decoder; encoders have always said it
+        "model.output_bias": False,
+        "model.qkv_bias": False,
+        "model.first_position": 0,
+        "model.rotary_scaling": [],
         **own,
     }
 

@@ -23,11 +23,10 @@ LEVELS = {
         "lmx.meter",
         "lmx.pretrained",
         "lmx.report",
-        "lmx.interop",
         "lmx.generator",
         "lmx.fill_mask",
     ),
-    7: ("lmx.run", "lmx.plan", "lmx.classifier", "lmx.image_classifier", "lmx.writer"),
+    7: ("lmx.run", "lmx.plan", "lmx.classifier", "lmx.image_classifier", "lmx.writer", "lmx.interop"),
     6: (
         *(
             "lmx.account",
