@@ -158,6 +158,9 @@ def read_beside(folder: Path, config: Mapping[str, Any]) -> Beside:
         # Said to be none, as in Qwen's settings.
         if f"{role}_token" in settings and settings[f"{role}_token"] is None:
             tokens.pop(role, None)
+    for name in (*(f"{role}_token" for role in ROLES), "additional_special_tokens"):
+        if name in mapped:
+            settings.setdefault(name, mapped[name])
     return Beside(
         folder=folder,
         model_type=model_type,
