@@ -35,7 +35,7 @@ def content_of(tokenizer: Tokenizer) -> dict[str, Any]:
         ValueError: there is no such form.
     """
     if isinstance(tokenizer, SentencePieceTokenizer):
-        parts = _sentence_pieces(tokenizer)
+        parts: dict[str, Any] = _sentence_pieces(tokenizer)
     elif isinstance(tokenizer, PretokenizedTokenizer):
         # Pieces are joined by spaces, and those behind a mark go.
         decoder = [*_JOINED, _replaced("@@ ", ""), _replaced({"Regex": "@@$"}, "")]
@@ -54,8 +54,14 @@ def content_of(tokenizer: Tokenizer) -> dict[str, Any]:
             f"{type(tokenizer).__name__}."
         )
     special = {index: tokenizer.pieces([index])[0] for index in _specials(tokenizer)}
-    listed = [_added(index, text, special=True) for index, text in special.items()]
-    whole = {"version": "1.0", "truncation": None, "padding": None, "normalizer": None, "post_processor": None}
+    listed: list[dict[str, Any]] = [_added(index, text, special=True) for index, text in special.items()]
+    whole: dict[str, Any] = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "normalizer": None,
+        "post_processor": None,
+    }
     added = sorted([*listed, *parts.pop("added_tokens", [])], key=lambda token: token["id"])
     return whole | {"added_tokens": added} | parts
 

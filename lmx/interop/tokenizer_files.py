@@ -112,7 +112,8 @@ class Beside:
         return self._with_language(special, id_of, side)
 
     def _with_language(self, special: Specials, id_of: Callable[[str], int | None], side: str) -> Specials:
-        code = dict(zip(("source", "target"), self._languages(), strict=True)).get(side)
+        source, target = self._languages()
+        code = {"source": source, "target": target}.get(side)
         if code is None:
             return special
         index = id_of(code)
