@@ -117,7 +117,7 @@ class SentencePieceTokenizer:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         except RuntimeError as error:
             raise ValueError(f"model must be a SentencePiece model, got {len(model)} bytes that are none.") from error
-        self._model = model
+        self.model = model
         self.vocab_size: int = self._processor.vocab_size()
         self.pad_id: int = self._processor.pad_id()
         self.bos_id: int = self._processor.bos_id()
@@ -226,7 +226,7 @@ class SentencePieceTokenizer:
     def save(self, path: str | Path) -> Path:
         """Writes a `.model` file, which every SentencePiece tool reads."""
         path = _with_suffix(path, self.suffix)
-        path.write_bytes(self._model)
+        path.write_bytes(self.model)
         return path
 
 

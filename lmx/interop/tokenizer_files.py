@@ -112,7 +112,8 @@ class Beside:
         return self._with_language(special, id_of, side)
 
     def _with_language(self, special: Specials, id_of: Callable[[str], int | None], side: str) -> Specials:
-        code = dict(zip(("source", "target"), self._languages(), strict=True)).get(side)
+        source, target = self._languages()
+        code = {"source": source, "target": target}.get(side)
         if code is None:
             return special
         index = id_of(code)
@@ -158,6 +159,9 @@ def read_beside(folder: Path, config: Mapping[str, Any]) -> Beside:
         # Said to be none, as in Qwen's settings.
         if f"{role}_token" in settings and settings[f"{role}_token"] is None:
             tokens.pop(role, None)
+    for name in (*(f"{role}_token" for role in ROLES), "additional_special_tokens"):
+        if name in mapped:
+            settings.setdefault(name, mapped[name])
     return Beside(
         folder=folder,
         model_type=model_type,

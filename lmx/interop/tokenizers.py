@@ -7,7 +7,10 @@ from typing import Any
 from lmx.interop.sentence_pieces import MODEL_FILES, read_marian, read_sentence_pieces
 from lmx.interop.tokenizer_files import read_beside
 from lmx.interop.tokenizer_json import read_byte_pairs, read_tokenizer_json, read_word_pieces
+from lmx.interop.tokenizer_writing import write_tokenizers
 from lmx.text import Tokenizer
+
+__all__ = ["read_tokenizers", "write_tokenizers"]
 
 
 def read_tokenizers(folder: Path, config: Mapping[str, Any]) -> dict[str, Tokenizer]:
