@@ -46,10 +46,12 @@ from lmx.pieces import VocabularyConfig
 from lmx.planning import planned_sizes, print_plan
 from lmx.pretrained import StartConfig
 from lmx.run import Run
+from lmx.saved import load_tokenizers, save_tokenizers
+from lmx.search import EARLIER, Search
 from lmx.sharding.mesh import make_mesh
 from lmx.sharding.rules import DEFAULT_RULES
 from lmx.text import Tokenizer
-from lmx.translator import Search, Translator, load_tokenizers, save_tokenizers
+from lmx.translator import Translator
 
 ROOT = Path(__file__).resolve().parent.parent
 PHRASEBOOK = "phrasebook"  # as a data location: the embedded grammar
@@ -112,7 +114,7 @@ class Config:
 
     free = ("tokenize",)  # may change when a run is continued, beside RunConfig and Published
     rules: ClassVar = DEFAULT_RULES  # which axes the mesh splits
-    absent: ClassVar = {"search.min_length": 0, "model.embedding_init": "fairseq"}  # in earlier versions
+    absent: ClassVar = {**EARLIER, "model.embedding_init": "fairseq"}  # in earlier versions
 
 
 def _model(**sizes: Any) -> Seq2SeqConfig:

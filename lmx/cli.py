@@ -12,33 +12,8 @@ import tyro
 from lmx.console import console, duration
 from lmx.process import keep_freed_memory, one_line_errors
 from lmx.streams import Written, check_output, check_streams, shown_share
+from lmx.translate_command import Translate, translate
 from lmx.writing_commands import Fill, Generate, fill, generate
-
-
-@dataclass(frozen=True, kw_only=True)
-class Translate:
-    """Translates lines of a file or of standard input with a finished run; writes one line for each, in order."""
-
-    run: Annotated[Path, tyro.conf.Positional]
-    """Directory of the run."""
-    input: Path | None = None
-    """File or pipe to translate, plain or gzip. Default, or with -: standard input."""
-    output: Path | None = None
-    """File to write; without it, standard output."""
-    beam_size: int | None = None
-    """Hypotheses to keep for each sentence; 1 is greedy. Default: as the run was scored."""
-    length_penalty: str | None = None
-    """`power` or `gnmt`. Default: as the run was scored."""
-    alpha: float | None = None
-    """Strength of the length penalty."""
-    min_length: int | None = None
-    """Fewest tokens of a translation; 0 allows an empty one. Default: as the run was scored."""
-    batch_tokens: int | None = None
-    """Source tokens to decode at once, with padding: fewer take less memory. Default: as the run was scored."""
-    ensemble: bool = False
-    """Let all seeds of the run translate together, instead of the best one."""
-    with_scores: bool = False
-    """Write the score and a tab before each translation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,40 +122,6 @@ COMMANDS = {
     "report": Report,
     "data": Data,
 }
-
-
-def translate(options: Translate) -> None:
-    """Runs `lmx translate`."""
-    keep_freed_memory()
-    # What a command needs is loaded by that command: `lmx score` should not wait for jax.
-    import time
-
-    from lmx.data.files import comes_slowly, in_blocks, read_lines
-    from lmx.translator import Translator, read_search
-
-    check_streams(options.input, options.output)
-    asked = {
-        name: getattr(options, name)
-        for name in ("beam_size", "length_penalty", "alpha", "min_length", "batch_tokens")
-        if getattr(options, name) is not None
-    }
-    if asked.get("length_penalty", "power") not in ("power", "gnmt"):
-        raise ValueError(f"length_penalty must be power or gnmt, got length_penalty={asked['length_penalty']}.")
-    translator = Translator.load(options.run, search=read_search(options.run, **asked), ensemble=options.ensemble)
-    began, number, empty = time.perf_counter(), 0, 0
-    with Written(options.output, input=options.input) as out, shown_share("translating", options.input) as show:
-        lines = read_lines(options.input or "-", position=show.position)
-        for block in in_blocks(lines, waits=comes_slowly(options.input or "-")):
-            translations = translator.translate(block, progress=show.within(len(block)))
-            scores = [f"{translation.score:.4f}\t" if options.with_scores else "" for translation in translations]
-            out.write([score + one.text for score, one in zip(scores, translations, strict=True)])
-            number += len(block)
-            empty += sum(not line.strip() for line in block)
-    notes = f", {empty:,} empty" if empty else ""
-    notes += f", {translator.cut:,} cut to {translator.max_source_length} tokens" if translator.cut else ""
-    notes += f", {translator.limited:,} translations ended by the length limit" if translator.limited else ""
-    seconds = duration(time.perf_counter() - began)
-    print(f"{number:,} lines in {seconds} ({translator.search}){notes}", file=sys.stderr)
 
 
 def classify(options: Classify) -> None:

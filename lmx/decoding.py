@@ -1,4 +1,4 @@
-"""From ids to ids: greedy and beam search over a key/value cache.
+"""From ids to ids: greedy and beam search, and drawing, over a key/value cache.
 
 This module knows no model class. A model provides `step` and `cache` (see `Seq2Seq.start_decoding`): `step` writes some
 new tokens into slots of the cache and lets each look at the slots its mask allows. A beam is then a matter of the mask
@@ -13,15 +13,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from lmx.constraints import FREE, Rules, constrain, forced_word
 from lmx.largest import blocks, largest
+from lmx.nn.masks import MASKED
 
 # (tokens [B W], cache, offset, positions [B W], mask [B 1 W slots], places [slots]) -> (logits [B W V], cache). The
 # places are the positions of the tokens in the slots: those of other beams hold tokens too.
 DecodeStep = Callable[..., tuple[jax.Array, Any]]
 # length of a hypothesis, its end token included -> what its log-probability is divided by
 LengthPenalty = Callable[[jax.Array], jax.Array]
+# (logits [B V], time) -> words [B]
+Draw = Callable[[jax.Array, jax.Array], jax.Array]
 
-NEVER = -1e30  # the score of what must not be chosen
+NEVER = MASKED  # the score of what must not be chosen
+DEFAULT_RULES = Rules()
 
 
 class SpecialIds(NamedTuple):
@@ -30,6 +35,11 @@ class SpecialIds(NamedTuple):
     pad: int
     bos: int
     eos: int
+
+    @property
+    def never(self) -> tuple[int, ...]:
+        """Those that no text holds. Some models start from the padding (T5, Marian), some from the end (BART)."""
+        return tuple(each for each in dict.fromkeys((self.pad, self.bos)) if each != self.eos)
 
 
 class Hypotheses(NamedTuple):
@@ -61,10 +71,17 @@ def average_steps(started: Sequence[tuple[DecodeStep, Any]]) -> tuple[DecodeStep
 
     def step(tokens: Int[Array, "B W"], cache: tuple, *place: Any) -> tuple[Float[Array, "B W V"], tuple]:
         found = [each(tokens, part, *place) for each, part in zip(steps, cache, strict=True)]
-        logs = jnp.stack([jax.nn.log_softmax(logits) for logits, _ in found])
-        return jax.nn.logsumexp(logs, axis=0) - math.log(len(found)), tuple(part for _, part in found)
+        return mean_of_members([logits for logits, _ in found]), tuple(part for _, part in found)
 
     return step, caches
+
+
+def mean_of_members(logits: Sequence[Float[Array, "*B V"]]) -> Float[Array, "*B V"]:
+    """Returns the logarithms of the mean of the members' probabilities; the logits of one alone as they are."""
+    if len(logits) == 1:
+        return logits[0]
+    logs = jnp.stack([jax.nn.log_softmax(each) for each in logits])
+    return jax.nn.logsumexp(logs, axis=0) - math.log(len(logits))
 
 
 def greedy_search(
@@ -73,34 +90,91 @@ def greedy_search(
     *,
     active: Bool[Array, "B"],
     max_length: int,
-    min_length: int = 1,
     ids: SpecialIds,
+    rules: Rules = DEFAULT_RULES,
 ) -> Int[Array, "B T"]:
     """Takes the likeliest word at each place until the end token; as the last of `max_length` tokens it is forced.
 
     Args:
         active: False for rows that are padding; they are not decoded.
-        min_length: fewest words before the end token, unless `max_length` has no room for them (fairseq's `min_len`).
     """
+
+    def take(logits: jax.Array, time: jax.Array) -> jax.Array:
+        forbidden = _Forbidden(ids.never, ids.eos if rules.min_length else None, time < rules.min_length)
+        values, words, _ = _choices(logits, 1, forbidden=forbidden)
+        return jnp.take_along_axis(words, values.argmax(-1, keepdims=True), axis=-1)[:, 0]
+
+    settings = {"active": active, "max_length": max_length, "ids": ids, "rules": rules}
+    return _word_by_word(step, cache, take, is_scored=False, **settings)[0]
+
+
+def sample(
+    step: DecodeStep,
+    cache: Any,
+    *,
+    draw: Draw,
+    active: Bool[Array, "B"],
+    max_length: int,
+    ids: SpecialIds,
+    rules: Rules = DEFAULT_RULES,
+) -> tuple[Int[Array, "B T"], Float[Array, " B"]]:
+    """Draws a word at each place until the end token; returns the words and the log-probabilities of the model.
+
+    Args:
+        draw: takes logits, those of words that must not come `MASKED`.
+        active: False for rows that are padding; they are not decoded.
+    """
+
+    def take(logits: jax.Array, time: jax.Array) -> jax.Array:
+        words = jnp.arange(logits.shape[-1])
+        struck = jnp.isin(words, jnp.asarray(ids.never)) | ((words == ids.eos) & (time < rules.min_length))
+        return draw(jnp.where(struck, NEVER, logits), time)
+
+    settings = {"active": active, "max_length": max_length, "ids": ids, "rules": rules}
+    return _word_by_word(step, cache, take, is_scored=True, **settings)
+
+
+def _word_by_word(
+    step: DecodeStep,
+    cache: Any,
+    take: Draw,
+    *,
+    is_scored: bool,
+    active: Bool[Array, "B"],
+    max_length: int,
+    ids: SpecialIds,
+    rules: Rules,
+) -> tuple[Int[Array, "B T"], Any]:
+    """Returns words, one taken at each place, and the sum of their log-probabilities if they are scored."""
     batch = active.shape[0]
-    early_id = ids.eos if min_length else None
 
     def going(state: tuple) -> jax.Array:
-        time, _, _, ended, _ = state
+        time, _, _, ended, _, _ = state
         return (time < max_length) & ~ended.all()
 
     def advance(state: tuple) -> tuple:
-        time, last, tokens, ended, cache = state
+        time, last, tokens, ended, cache, total = state
         mask = jnp.broadcast_to(jnp.arange(max_length) <= time, (batch, 1, 1, max_length))
         positions = jnp.broadcast_to(time, (batch, 1))
         logits, cache = step(last[:, None], cache, time, positions, mask, jnp.arange(max_length))
-        forbidden = _Forbidden((ids.pad, ids.bos), early_id, time < min_length)
-        values, words, _ = _choices(logits[:, 0], 1, forbidden=forbidden)
-        word = jnp.take_along_axis(words, values.argmax(-1, keepdims=True), axis=-1)[:, 0]
-        word = jnp.where(time == max_length - 1, ids.eos, word)
+        allowed = logits
+        if rules.has_constraints:
+            allowed = constrain(logits, tokens[:, None], time, start_id=ids.bos, rules=rules)
+        word = take(allowed[:, 0], time)
+        if rules.has_constraints:  # they may leave nothing
+            score = jnp.take_along_axis(allowed[:, 0], word[:, None], axis=1)[:, 0]
+            word = jnp.where((score <= NEVER / 2) | jnp.isin(word, jnp.asarray(ids.never)), ids.eos, word)
+        if rules.forced_eos != "none":
+            word = jnp.where(time == max_length - 1, ids.eos, word)
+        if is_scored:
+            logprob = jnp.take_along_axis(logits[:, 0], word[:, None], axis=1)[:, 0]
+            logprob -= jax.nn.logsumexp(logits[:, 0], axis=-1)
+            is_free = ended if rules.forced is None else ended | (forced_word(rules.forced, time) != FREE)
+            is_free |= (time == max_length - 1) & (rules.forced_eos == "free")
+            total = total + jnp.where(is_free, 0.0, logprob)
         word = jnp.where(ended, ids.pad, word)
         tokens = jax.lax.dynamic_update_slice_in_dim(tokens, word[:, None], time, axis=1)
-        return time + 1, word, tokens, ended | (word == ids.eos), cache
+        return time + 1, word, tokens, ended | (word == ids.eos), cache, total
 
     start = (
         jnp.zeros((), jnp.int32),
@@ -108,8 +182,10 @@ def greedy_search(
         jnp.full((batch, max_length), ids.pad, jnp.int32),
         ~active,
         cache,
+        jnp.zeros(batch) if is_scored else None,
     )
-    return jax.lax.while_loop(going, advance, start)[2]
+    _, _, tokens, _, _, total = jax.lax.while_loop(going, advance, start)
+    return tokens, total
 
 
 def beam_search(
@@ -120,22 +196,21 @@ def beam_search(
     beam_size: int,
     max_length: int,
     length_penalty: LengthPenalty,
-    min_length: int = 1,
     ids: SpecialIds,
+    rules: Rules = DEFAULT_RULES,
 ) -> Hypotheses:
     """Keeps the `beam_size` likeliest beginnings of each sentence, and its best ended hypotheses.
 
     Each turn looks at the 2W best continuations. Those among the first W that end are finished hypotheses; the best W
-    that do not end go on. A sentence is done when W hypotheses have ended, and the search when all sentences are; at
-    `max_length` tokens, the end token included, it is forced (fairseq's search).
+    that do not end go on. A sentence is done when W hypotheses have ended (`Rules.early_stopping` has other rules), and
+    the search when all sentences are; at `max_length` tokens, the end token included, it is forced (fairseq's search).
 
     Args:
         cache: with room for max_length x beam_size slots; slot t * W + w is the token of beam w at time t.
         active: False for rows that are padding; they are not decoded.
-        min_length: fewest words before the end token, unless `max_length` has no room for them (fairseq's `min_len`).
     """
     batch, width = active.shape[0], beam_size
-    early_id = ids.eos if min_length else None
+    early_id = ids.eos if rules.min_length else None
     slots = jnp.arange(max_length)
 
     def going(state: _Search) -> jax.Array:
@@ -151,19 +226,29 @@ def beam_search(
         logits, cache = step(state.last, state.cache, time * width, positions, mask, places)
 
         # The best 2W of each beam, then of the sentence.
-        forbidden = _Forbidden((ids.pad, ids.bos), early_id, time < min_length)
-        best, words, highest = _choices(logits, 2 * width, forbidden=forbidden)
-        # Summed in the same blocks: read in two shapes, masked logits would be written twice by XLA's CPU backend.
-        log_z = highest + jnp.log(jnp.exp(blocks(logits) - highest[..., None, None]).sum((-2, -1)))
+        forbidden = _Forbidden(ids.never, early_id, time < rules.min_length)
+        if rules.has_constraints:
+            logs = jax.nn.log_softmax(logits)
+            given = constrain(logs, state.history, time, start_id=ids.bos, rules=rules)
+            best, words, _ = _choices(given, 2 * width, forbidden=forbidden)
+            ending, log_z = logs[..., ids.eos, None], jnp.zeros((batch, width))
+        else:
+            best, words, highest = _choices(logits, 2 * width, forbidden=forbidden)
+            # Summed in the same blocks: read in two shapes, masked logits would be written twice by XLA's CPU backend.
+            log_z = highest + jnp.log(jnp.exp(blocks(logits) - highest[..., None, None]).sum((-2, -1)))
+            ending = logits[..., ids.eos, None]
         is_last, rank = time == max_length - 1, jnp.arange(best.shape[-1])
-        end = jnp.where(rank == 0, logits[..., ids.eos, None], NEVER)
-        best, words = jnp.where(is_last, end, best), jnp.where(is_last, ids.eos, words)
+        if rules.forced_eos != "none":
+            end = jnp.where(rank == 0, log_z[..., None] if rules.forced_eos == "free" else ending, NEVER)
+            best, words = jnp.where(is_last, end, best), jnp.where(is_last, ids.eos, words)
         totals = (state.scores[..., None] + best - log_z[..., None]).reshape(batch, -1)
         totals, picks = jax.lax.top_k(totals, 2 * width)
         parents = picks // best.shape[-1]
         words = jnp.take_along_axis(words.reshape(batch, -1), picks, axis=1)
         history = _of_beams(state.history, parents).at[:, :, time].set(words)
         ends = words == ids.eos
+        if rules.forced_eos == "none":
+            ends |= is_last
 
         # Ended hypotheses compete with those ended before.
         finishing = ends & (jnp.arange(2 * width) < width) & ~state.done[:, None] & (totals > NEVER / 2)
@@ -175,6 +260,12 @@ def beam_search(
         # The best that have not ended go on.
         scores, order = jax.lax.top_k(jnp.where(ends, NEVER, totals), width)
         parents = jnp.take_along_axis(parents, order, axis=1)
+        is_full = count >= width
+        if rules.early_stopping != "true":
+            hope = scores[:, 0] / length_penalty(time + 1)
+            if rules.early_stopping == "never":
+                hope = jnp.maximum(hope, scores[:, 0] / length_penalty(jnp.asarray(max_length)))
+            is_full &= hope <= finished_scores[:, -1]
         return _Search(
             time=time + 1,
             last=jnp.take_along_axis(words, order, axis=1),
@@ -184,7 +275,7 @@ def beam_search(
             finished=finished,
             finished_scores=finished_scores,
             count=count,
-            done=state.done | (count >= width),
+            done=state.done | is_full,
             cache=cache,
         )
 

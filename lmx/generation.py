@@ -39,7 +39,7 @@ class Prompts(NamedTuple):
         tokens: with padding behind each.
         lengths: of each, at least 1.
         limits: how many tokens each text may have; 0 for rows that are padding.
-        draws: what the randomness of a row is made of beside the seed: see `row_keys`.
+        draws: what the randomness of a row is made of beside the seed: see `lmx.sampling.row_keys`.
     """
 
     tokens: Int[Array, "B P"]
@@ -69,21 +69,6 @@ class Writing(NamedTuple):
     seen: Bool[Array, "B V"] | None
     history: Int[Array, "B L"] | None
     cache: Any
-
-
-def row_keys(seed: UInt[Array, ""], draws: UInt[Array, "B 3"]) -> Key[Array, " B"]:
-    """Returns a key for each row: of the seed and its three numbers, and of no other row.
-
-    Threefry whatever jax's default is: the bits are the same on any mesh.
-    """
-
-    def key(words: jax.Array) -> jax.Array:
-        found = jax.random.key(seed, impl="threefry2x32")
-        for word in words:
-            found = jax.random.fold_in(found, word)
-        return found
-
-    return jax.vmap(key)(draws)
 
 
 def begin(cache: Any, prompts: Prompts, *, slots: int, vocab_size: int, choice: Choice, ids: Ids) -> Writing:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, UInt
 
 from lmx.largest import largest
 from lmx.nn.masks import MASKED
@@ -111,6 +111,21 @@ def split(sampling: Sampling) -> tuple[Choice, Numbers]:
         min_tokens=jnp.int32(sampling.min_tokens),
     )
     return choice, numbers
+
+
+def row_keys(seed: UInt[Array, ""], draws: UInt[Array, "B 3"]) -> Key[Array, " B"]:
+    """Returns a key for each row: of the seed and its three numbers, and of no other row.
+
+    Threefry whatever jax's default is: the bits are the same on any mesh.
+    """
+
+    def key(words: jax.Array) -> jax.Array:
+        found = jax.random.key(seed, impl="threefry2x32")
+        for word in words:
+            found = jax.random.fold_in(found, word)
+        return found
+
+    return jax.vmap(key)(draws)
 
 
 def choose(

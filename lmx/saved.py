@@ -126,6 +126,8 @@ def _is_of(value: Any, hint: Any) -> bool:
         return value in get_args(hint)
     if origin in (Union, types.UnionType):
         return any(_is_of(value, each) for each in get_args(hint))
+    if origin is tuple and ... in get_args(hint):
+        return isinstance(value, list) and all(_is_of(each, get_args(hint)[0]) for each in value)
     if hint is None or hint is type(None):
         return value is None
     if hint in (int, float):
@@ -140,6 +142,8 @@ def _names_of(hint: Any) -> list[Any]:
         return list(get_args(hint))
     if get_origin(hint) in (Union, types.UnionType):
         return [name for each in get_args(hint) for name in _names_of(each)]
+    if get_origin(hint) is tuple:
+        return ["a list"]
     return ["null" if hint in (None, type(None)) else getattr(hint, "__name__", hint)]
 
 
@@ -182,6 +186,32 @@ def find_tokenizers(run_directory: Path) -> dict[str, Path]:
     files = {path.stem: path for path in run_directory.iterdir() if path.suffix in SUFFIXES}
     files.pop("partial", None)  # of a process that was killed while it wrote
     return files
+
+
+def save_tokenizers(run_directory: Path, source_tokenizer: Tokenizer, target_tokenizer: Tokenizer) -> None:
+    """Writes tokenizers where `load_tokenizers` finds them; a joint one is written once."""
+    joint = source_tokenizer is target_tokenizer
+    parts = {"tokenizer": source_tokenizer} if joint else {"source": source_tokenizer, "target": target_tokenizer}
+    for name, tokenizer in parts.items():
+        save_tokenizer(run_directory, tokenizer, name=name)
+
+
+def load_tokenizers(*run_directories: Path | None) -> tuple[Tokenizer, Tokenizer]:
+    """Returns the source's and the target's tokenizer of the first run that has them.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
+    directories = [directory for directory in run_directories if directory is not None]
+    for directory in directories:
+        files = find_tokenizers(directory)
+        if "tokenizer" in files:
+            joint = load_tokenizer(files["tokenizer"])
+            return joint, joint
+        if {"source", "target"} <= files.keys():
+            return load_tokenizer(files["source"]), load_tokenizer(files["target"])
+    where = " or ".join(map(str, directories))
+    raise FileNotFoundError(f"{where} must hold a tokenizer (tokenizer.model, or source.* and target.*).")
 
 
 def seed_files(run_directory: Path) -> list[Path]:

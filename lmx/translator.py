@@ -5,29 +5,32 @@ shapes, and hands translations back in the order of the lines.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt
 
-from lmx.decoding import Hypotheses, SpecialIds, average_steps, beam_search, gnmt_penalty, greedy_search, power_penalty
+from lmx.constraints import FREE
+from lmx.decoding import NEVER, Hypotheses, SpecialIds, average_steps, beam_search, greedy_search, sample
 from lmx.definition import define, member, stack
 from lmx.lines import one_line
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from lmx.nn.embedding import padded_vocabulary
 from lmx.nn.positions.make import longest
 from lmx.parameters import Params, load_params
-from lmx.saved import find_tokenizers, read_config, read_field, read_fields, save_tokenizer, seed_files
+from lmx.sampling import choose, row_keys, split
+from lmx.saved import load_tokenizers, read_config, read_field, read_fields, seed_files
+from lmx.search import Search, read_search, rules_of
 from lmx.sharding.layout import ONE_DEVICE, Layout
-from lmx.text import Tokenizer, load_tokenizer
+from lmx.target_scores import ScoredTarget, target_logprobs
+from lmx.text import Tokenizer
+from lmx.translation_batches import Asked, beginnings, draw_numbers, filled, in_groups, round_up
 
-# Source lengths are rounded up to these, so that few programs are compiled; beyond the last, to its multiples.
-LENGTHS = (8, 16, 32, 64, 128)
 # What logits and caches may take for each token of `Search.batch_tokens`: Vaswani's base model with 10,000 words and
 # beam 5 takes less at every length, so that for it and what is smaller only the tokens count.
 TOKEN_BYTES = 2**18
@@ -35,47 +38,12 @@ TOKEN_BYTES = 2**18
 LOGITS = 3
 
 
-@dataclass(frozen=True, kw_only=True)
-class Search:
-    """How to search for translations.
-
-    Attributes:
-        beam_size: number of hypotheses to keep for each sentence; 1 is greedy search.
-        length_penalty: "power" divides by length^alpha (fairseq, Hugging Face), "gnmt" by ((5 + length) / 6)^alpha.
-        alpha: strength of the length penalty; 0 is none.
-        max_ratio, max_extra: a translation has at most max_ratio x L + max_extra tokens, where L is the source length
-            rounded up to a compiled one.
-        min_length: fewest tokens of a translation before its end (fairseq's `min_len`); 0 allows an empty one.
-        batch_tokens: source tokens to decode at once, with padding. Bounds the memory: each token gets at most 256 KiB
-            of logits and caches, so a large vocabulary, a large model or many beams make batches with fewer rows.
-    """
-
-    beam_size: int = 5
-    length_penalty: Literal["power", "gnmt"] = "power"
-    alpha: float = 1.0
-    max_ratio: float = 1.5
-    max_extra: int = 16
-    min_length: int = 1
-    batch_tokens: int = 2048
-
-    def __post_init__(self):
-        for name in ("beam_size", "batch_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {name}={getattr(self, name)}.")
-        if self.min_length < 0:
-            raise ValueError(f"min_length must be at least 0, got min_length={self.min_length}.")
-
-    def __str__(self) -> str:
-        if self.beam_size == 1:
-            return "greedy"
-        return f"beam {self.beam_size}, {self.length_penalty} length penalty {self.alpha:g}"
-
-
 @dataclass(frozen=True)
 class Translation:
     """One translated line: its text, its ids and the penalised log-probability that ranked it (0 if greedy).
 
-    The text is one line: a line end among the ids becomes a space.
+    The text is one line: a line end among the ids becomes a space. A forced first word is among the ids alone. Where
+    the rules of a search allow no translation, the text is empty and the score minus infinity.
     """
 
     text: str
@@ -93,6 +61,9 @@ class Translator:
         layout: where the parameters live, if on several devices, which search together. Every host must make the same
             calls, and gets all translations.
         network: makes the model of the config, where it is another than lmx's: a class of your own.
+
+    Raises:
+        ValueError: the target's vocabulary lacks a word that the search names.
 
     Attributes:
         cut: number of sources so far that were longer than `max_source_length`.
@@ -116,10 +87,13 @@ class Translator:
         self.max_source_length = max_source_length or config.max_length
         self.cut = self.limited = 0
         self._definition = define(lambda rngs: network(config, rngs=rngs))
+        self._ids = SpecialIds(pad=config.pad_id, bos=target_tokenizer.bos_id, eos=target_tokenizer.eos_id)
+        self._rules, self._first = rules_of(search, target_tokenizer, special=self._ids)
         self.members = self._count_members(params)
         self._layout = layout
         self._search = jax.jit(self._make_search(), static_argnames="max_length", out_shardings=layout.whole)
         self._look = jax.jit(self._attention_to_source, out_shardings=layout.whole)
+        self._scores = jax.jit(self._score_targets, out_shardings=layout.whole)
 
     @staticmethod
     def load(run_directory: Path, *, search: Search | None = None, ensemble: bool = False) -> "Translator":
@@ -164,36 +138,108 @@ class Translator:
             return [self]
         return [self.with_params(member(self.params, index)) for index in range(self.members)]
 
+    @overload
     def translate(
-        self, lines: Sequence[str], *, progress: Callable[[int], None] = lambda done: None
-    ) -> list[Translation]:
+        self,
+        lines: Sequence[str],
+        *,
+        prefixes: Sequence[str] | None = None,
+        n_best: None = None,
+        progress: Callable[[int], None] = ...,
+    ) -> list[Translation]: ...
+
+    @overload
+    def translate(
+        self,
+        lines: Sequence[str],
+        *,
+        prefixes: Sequence[str] | None = None,
+        n_best: int,
+        progress: Callable[[int], None] = ...,
+    ) -> list[list[Translation]]: ...
+
+    def translate(
+        self,
+        lines: Sequence[str],
+        *,
+        prefixes: Sequence[str] | None = None,
+        n_best: int | None = None,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> list[Translation] | list[list[Translation]]:
         """Translates each line by itself; an empty line gives an empty line.
 
         Args:
+            prefixes: for each line, how its translation begins. The tokens of a prefix cost nothing, count for the
+                length penalty, and are part of the translation.
+            n_best: return, for each line, a list of so many translations, best first, or as they were drawn. It is
+                shorter where the search found fewer; an empty line has one.
             progress: called with the number of lines done so far.
+
+        Raises:
+            ValueError: there are not as many prefixes as lines, a prefix is longer than the model can write, or there
+                are fewer beams than n_best.
         """
-        encoded = [self.source_tokenizer.encode(line) for line in lines]
-        self.cut += sum(len(ids) >= self.max_source_length for ids in encoded)
-        sources = [self._ended(ids) for ids in encoded]
-        results = [Translation("", (), 0.0)] * len(lines)
-        done = sum(len(ids) == 1 for ids in sources)
-        for length, indices in self._groups(sources):
-            shards = self._layout.row_shards
-            rows = -(-self._rows(length, len(indices)) // shards) * shards
-            source = np.full((rows, length), self.config.pad_id, np.int32)
-            for row, index in enumerate(indices):
-                source[row, : len(sources[index])] = sources[index]
-            max_length = self._max_target_length(length)
-            placed = self._layout.place({"source": source})["source"]
-            hypotheses = jax.device_get(self._search(self.params, placed, max_length=max_length))
-            for row, index in enumerate(indices):
-                ids = self._until_end(hypotheses.tokens[row, 0])
-                self.limited += len(ids) == max_length
-                text = one_line(self.target_tokenizer.decode(ids))
-                results[index] = Translation(text, ids, float(hypotheses.scores[row, 0]))
-            done += len(indices)
-            progress(done)
-        return results
+        number = 1 if n_best is None else n_best
+        self.search.check_n_best(number)
+        draws = number if self.search.temperature else 1
+        asked = self._asked(lines, prefixes, draws=draws)
+        worded = {one.line for one in asked}
+        found: list[list[Translation]] = [[] for _ in lines]
+        done = draws * len(lines) - len(asked)
+        for length, room, group in in_groups(asked, longest=longest(self.config), rows=self._rows):
+            max_length = min(self._max_target_length(length) + room, self.config.max_length)
+            batch = self._batch(group, length=length, room=room)
+            hypotheses = jax.device_get(self._search(self.params, batch.pop("source"), max_length=max_length, **batch))
+            for row, one in enumerate(group):
+                each = [
+                    self._translation(tokens, score)
+                    for tokens, score in zip(hypotheses.tokens[row][:number], hypotheses.scores[row], strict=False)
+                    if score > NEVER / 2
+                ]
+                self.limited += bool(each) and len(each[0].ids) == max_length
+                found[one.line] += each
+            done += len(group)
+            progress(done // draws)
+        for line, each in enumerate(found):
+            if not each:
+                each.append(Translation("", (), float("-inf") if line in worded else 0.0))
+        return [each[0] for each in found] if n_best is None else found
+
+    def score(self, sources: Sequence[str], targets: Sequence[str]) -> list[ScoredTarget]:
+        """Returns the log-probabilities of the tokens of given targets, their end token included.
+
+        Sources are cut as they are for translation. With a forced first word, the targets begin with it.
+
+        Raises:
+            ValueError: there are not as many targets as sources, or one is longer than the model can write.
+        """
+        if len(sources) != len(targets):
+            raise ValueError(f"targets must be as many as sources, got {len(targets):,} and {len(sources):,}.")
+        ids, start = self._ids, len(self._first)
+        words = [[*self._first, *self.target_tokenizer.encode(target), ids.eos] for target in targets]
+        for number, each in enumerate(words, start=1):
+            if len(each) > self.config.max_length:
+                raise ValueError(
+                    f"a target must have at most {self.config.max_length} tokens, as many as the model can write, got "
+                    f"{len(each)} in target {number}."
+                )
+        sources_ids = self._source_ids(sources)
+        rooms = [min(round_up(len(each), None), self.config.max_length) for each in words]
+        asked = [Asked(line, *each) for line, each in enumerate(zip(sources_ids, words, rooms, strict=True))]
+        found: dict[int, ScoredTarget] = {}
+        for length, room, group in in_groups(asked, longest=longest(self.config), rows=self._rows):
+            rows = self._filled_rows(max(length, room), len(group))
+            shifted = [[ids.bos, *one.target[:-1]] for one in group]
+            batch = {
+                "source": filled([one.source for one in group], (rows, length), fill=ids.pad),
+                "decoder_input": filled(shifted, (rows, room), fill=ids.pad),
+                "target": filled([one.target for one in group], (rows, room), fill=ids.pad),
+            }
+            logprobs = jax.device_get(self._scores(self.params, **self._layout.place(batch)))
+            for row, one in enumerate(group):
+                each = [0.0] * start + list(map(float, logprobs[row, start : len(one.target)]))
+                found[one.line] = ScoredTarget(targets[one.line], tuple(one.target), tuple(each))
+        return [found[line] for line in range(len(sources))]
 
     def attention(self, line: str, translation: Translation) -> dict[str, Any]:
         """Returns the attention of the decoder to the source, for a translation this model made.
@@ -225,36 +271,60 @@ class Translator:
             return model.decode(memory, source, decoder_input, with_attention=True)[1]["memory"][:, 0]
 
     def _make_search(self) -> Callable[..., Hypotheses]:
-        search, tokenizer, pad_id = self.search, self.target_tokenizer, self.config.pad_id
-        penalty = {"power": power_penalty, "gnmt": gnmt_penalty}[search.length_penalty](search.alpha)
-        ids = SpecialIds(pad=pad_id, bos=tokenizer.bos_id, eos=tokenizer.eos_id)
-        shortest = search.min_length
+        search, ids, pad_id = self.search, self._ids, self.config.pad_id
+        choice, numbers = split(search.sampling())
 
-        def run(params: Params, source: Int[Array, "B S"], *, max_length: int) -> Hypotheses:
-            number = self._count_members(params)
-            each = [params] if number is None else [member(params, index) for index in range(number)]
+        def run(
+            params: Params,
+            source: Int[Array, "B S"],
+            *,
+            max_length: int,
+            forced: Int[Array, "B P"] | None = None,
+            draws: UInt[Array, "B 3"] | None = None,
+        ) -> Hypotheses:
             with self._layout.inference():
-                slots = max_length * search.beam_size
-                started = [self._definition.merge(one).start_decoding(source, slots=slots) for one in each]
+                models = self._models(params)
+                started = [each.start_decoding(source, slots=max_length * search.beam_size) for each in models]
                 step, cache = average_steps(started)
-                active = (source != pad_id).any(-1)
+                settings: dict[str, Any] = {
+                    "active": (source != pad_id).any(-1),
+                    "max_length": max_length,
+                    "ids": ids,
+                    "rules": self._rules._replace(forced=forced),
+                }
+                if draws is not None:
+                    keys = row_keys(jnp.uint32(search.seed), draws)
+
+                    def draw(logits: jax.Array, time: jax.Array) -> jax.Array:
+                        now = jax.vmap(lambda key: jax.random.fold_in(key, time))(keys)
+                        return choose(logits, now, choice=choice, numbers=numbers)
+
+                    tokens, totals = sample(step, cache, draw=draw, **settings)
+                    lengths = jnp.maximum((tokens != pad_id).sum(-1), 1)
+                    return Hypotheses(tokens[:, None], (totals / search.normaliser()(lengths))[:, None])
                 if search.beam_size == 1:
-                    tokens = greedy_search(
-                        step, cache, active=active, max_length=max_length, min_length=shortest, ids=ids
-                    )
+                    tokens = greedy_search(step, cache, **settings)
                     return Hypotheses(tokens[:, None], jnp.zeros((tokens.shape[0], 1)))
-                return beam_search(
-                    step,
-                    cache,
-                    active=active,
-                    beam_size=search.beam_size,
-                    max_length=max_length,
-                    min_length=shortest,
-                    length_penalty=penalty,
-                    ids=ids,
-                )
+                penalty = search.normaliser()
+                return beam_search(step, cache, beam_size=search.beam_size, length_penalty=penalty, **settings)
 
         return run
+
+    def _score_targets(
+        self,
+        params: Params,
+        *,
+        source: Int[Array, "B S"],
+        decoder_input: Int[Array, "B T"],
+        target: Int[Array, "B T"],
+    ) -> Float[Array, "B T"]:
+        with self._layout.inference():
+            return target_logprobs(self._models(params), source, decoder_input, target)
+
+    def _models(self, params: Params) -> list[Any]:
+        number = self._count_members(params)
+        each = [params] if number is None else [member(params, index) for index in range(number)]
+        return [self._definition.merge(one) for one in each]
 
     def _count_members(self, params: Params) -> int | None:
         """Returns how many models the parameters are of, or None where they have no axis of members."""
@@ -264,22 +334,52 @@ class Translator:
     def _ended(self, ids: list[int]) -> list[int]:
         return [*ids[: self.max_source_length - 1], self.source_tokenizer.eos_id]
 
-    def _groups(self, sources: list[list[int]]) -> list[tuple[int, list[int]]]:
-        """Returns (padded length, indices) of each batch; lines with no token except the end are in none."""
-        most = longest(self.config)
-        padded = {index: _round_up(len(ids), most) for index, ids in enumerate(sources) if len(ids) > 1}
-        groups = []
-        for length in sorted(set(padded.values())):
-            members = sorted((i for i in padded if padded[i] == length), key=lambda i: (len(sources[i]), i))
-            size = self._rows(length, len(members))
-            groups += [(length, members[start : start + size]) for start in range(0, len(members), size)]
-        return groups
+    def _source_ids(self, lines: Sequence[str]) -> list[list[int]]:
+        """Returns the ids of sources with their ends, and counts those that are cut."""
+        encoded = [self.source_tokenizer.encode(line) for line in lines]
+        self.cut += sum(len(ids) >= self.max_source_length for ids in encoded)
+        return [self._ended(ids) for ids in encoded]
+
+    def _asked(self, lines: Sequence[str], prefixes: Sequence[str] | None, *, draws: int) -> list[Asked]:
+        """Returns what is to be made of the lines; those with no token except the end have an empty translation."""
+        prefixes = [""] * len(lines) if prefixes is None else prefixes
+        if len(prefixes) != len(lines):
+            raise ValueError(f"prefixes must be as many as lines, got {len(prefixes):,} and {len(lines):,}.")
+        most, special = self.config.max_length - len(self._first) - 1, frozenset(self._ids)
+        begun = beginnings(prefixes, self.target_tokenizer, most=most, special=special)
+        asked = []
+        for line, (source, prefix) in enumerate(zip(self._source_ids(lines), begun, strict=True)):
+            room = round_up(len(prefix), None) if prefix else 0
+            numbers = range(draws if len(source) > 1 else 0)
+            asked += [Asked(line, source, [*self._first, *prefix], room, draw) for draw in numbers]
+        return asked
+
+    def _batch(self, group: Sequence[Asked], *, length: int, room: int) -> dict[str, Any]:
+        """Returns the arrays that a search takes."""
+        rows = self._filled_rows(max(length, room), len(group))
+        batch = {"source": filled([one.source for one in group], (rows, length), fill=self.config.pad_id)}
+        if room or self._first:
+            targets = [one.target for one in group]
+            batch["forced"] = filled(targets, (rows, len(self._first) + room), fill=FREE)
+        if self.search.temperature:
+            batch["draws"] = draw_numbers(group, rows)
+        return self._layout.place(batch)
+
+    def _translation(self, tokens: np.ndarray, score: Any) -> Translation:
+        ids = self._until_end(tokens)
+        text = one_line(self.target_tokenizer.decode(ids[len(self._first) :]))
+        return Translation(text, ids, float(score))
 
     def _rows(self, length: int, number: int) -> int:
         """Returns the rows of a batch: a power of two, as many as there are lines or the budget allows."""
         bytes_allowed = self.search.batch_tokens * TOKEN_BYTES
         most = max(1, min(self.search.batch_tokens // length, bytes_allowed // self._row_bytes(length)))
         return min(1 << (most.bit_length() - 1), 1 << (number - 1).bit_length())
+
+    def _filled_rows(self, length: int, number: int) -> int:
+        """Returns the rows of a batch on all devices."""
+        shards = self._layout.row_shards
+        return -(-self._rows(length, number) // shards) * shards
 
     def _row_bytes(self, length: int) -> int:
         """Returns the bytes of one row: its beams' float32 logits, keys and values, and the encoder's attention."""
@@ -295,47 +395,3 @@ class Translator:
     def _until_end(self, tokens: np.ndarray) -> tuple[int, ...]:
         ends = np.flatnonzero(tokens == self.target_tokenizer.eos_id)
         return tuple(int(word) for word in tokens[: ends[0] + 1 if ends.size else None])
-
-
-def read_search(run_directory: Path, **changes: Any) -> Search:
-    """Returns the search that a run's model was scored with, with changes; missing fields get their defaults.
-
-    Raises:
-        FileNotFoundError: the directory is not a run's, or its training has not begun.
-        ValueError: the run is of another kind, or its config.json damaged; or a change is not possible.
-    """
-    saved = read_config(run_directory, family="seq2seq", purpose="translates")
-    path = run_directory / "config.json"
-    fields = read_field(saved, "config", "search", kind=dict | None, path=path) or {}
-    return replace(read_fields(Search, fields, path=path, field="config.search"), **changes)
-
-
-def save_tokenizers(run_directory: Path, source_tokenizer: Tokenizer, target_tokenizer: Tokenizer) -> None:
-    """Writes tokenizers where `load_tokenizers` finds them; a joint one is written once."""
-    joint = source_tokenizer is target_tokenizer
-    parts = {"tokenizer": source_tokenizer} if joint else {"source": source_tokenizer, "target": target_tokenizer}
-    for name, tokenizer in parts.items():
-        save_tokenizer(run_directory, tokenizer, name=name)
-
-
-def load_tokenizers(*run_directories: Path | None) -> tuple[Tokenizer, Tokenizer]:
-    """Returns the source's and the target's tokenizer of the first run that has them.
-
-    Raises:
-        FileNotFoundError: there are none.
-    """
-    directories = [directory for directory in run_directories if directory is not None]
-    for directory in directories:
-        files = find_tokenizers(directory)
-        if "tokenizer" in files:
-            joint = load_tokenizer(files["tokenizer"])
-            return joint, joint
-        if {"source", "target"} <= files.keys():
-            return load_tokenizer(files["source"]), load_tokenizer(files["target"])
-    where = " or ".join(map(str, directories))
-    raise FileNotFoundError(f"{where} must hold a tokenizer (tokenizer.model, or source.* and target.*).")
-
-
-def _round_up(length: int, longest: int | None) -> int:
-    rounded = next((bound for bound in LENGTHS if length <= bound), -(-length // LENGTHS[-1]) * LENGTHS[-1])
-    return rounded if longest is None else min(rounded, max(longest, length))

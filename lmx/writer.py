@@ -14,10 +14,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from lmx.definition import Params, define
-from lmx.generation import Ids, Prompts, Writing, advance, begin, row_keys
+from lmx.generation import Ids, Prompts, Writing, advance, begin
 from lmx.models.decoder import Decoder, DecoderConfig
 from lmx.nn.embedding import padded_vocabulary
-from lmx.sampling import Choice, Numbers, Sampling, split
+from lmx.sampling import Choice, Numbers, Sampling, row_keys, split
 from lmx.sharding.layout import Layout
 from lmx.unstacked import Unstacked, merge, shardings, unstack
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from lmx.constraints import Rules
 from lmx.decoding import NEVER, SpecialIds, beam_search, gnmt_penalty, greedy_search, power_penalty
 from lmx.largest import BLOCK, largest
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
@@ -88,7 +89,7 @@ def search_table(logits, active, divisors, *, beam_size: int | None, max_length:
         return logits[jnp.arange(rows)[:, None], seen.sum(-1) % size], cache
 
     cache = (jnp.zeros((rows, (beam_size or 1) * max_length), jnp.int32),) * 2
-    options = IDS if min_length is None else {**IDS, "min_length": min_length}
+    options = IDS if min_length is None else {**IDS, "rules": Rules(min_length=min_length)}
     if beam_size is None:
         return greedy_search(step, cache, active=active, max_length=max_length, **options)
     return beam_search(

@@ -12,10 +12,12 @@ import pytest
 from lmx.definition import define, member, stack
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from lmx.parameters import save_params
+from lmx.saved import save_tokenizers
+from lmx.search import Search
 from lmx.sharding.layout import Layout
 from lmx.sharding.mesh import MeshConfig, make_mesh
 from lmx.text import PretokenizedTokenizer
-from lmx.translator import Search, Translator, save_tokenizers
+from lmx.translator import Translator
 
 WORDS = PretokenizedTokenizer([f"w{number}" for number in range(15)])
 CONFIG = Seq2SeqConfig(

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 # The higher imports the lower. A name stands for a module or for all of a folder; the longest that fits counts.
 LEVELS = {
     11: ("lmx.cli", "experiments", "benchmarks"),
-    10: ("lmx.writing_commands",),
+    10: ("lmx.translate_command", "lmx.writing_commands"),
     9: ("lmx.streams", "lmx.loop", "lmx.experiment", "lmx.planning", "lmx.evaluation", "lmx.data_commands"),
     8: (
         "lmx.fitting",
@@ -26,14 +26,19 @@ LEVELS = {
         "lmx.generator",
         "lmx.fill_mask",
     ),
-    7: ("lmx.run", "lmx.plan", "lmx.classifier", "lmx.image_classifier", "lmx.writer", "lmx.interop"),
+    7: (
+        *("lmx.run", "lmx.plan", "lmx.classifier", "lmx.image_classifier", "lmx.translator", "lmx.writer"),
+        "lmx.interop",
+    ),
     6: (
         *(
             "lmx.account",
             "lmx.objective",
             "lmx.config",
             "lmx.learner",
-            "lmx.translator",
+            "lmx.search",
+            "lmx.translation_batches",
+            "lmx.target_scores",
             "lmx.explanation",
             "lmx.generation",
             "lmx.predictor",
@@ -42,10 +47,10 @@ LEVELS = {
     ),
     5: (
         *("lmx.training", "lmx.decoding", "lmx.checkpoint", "lmx.saved", "lmx.data", "lmx.scoring", "lmx.memory"),
-        *("lmx.sampling", "lmx.continuation"),
+        "lmx.continuation",
     ),
-    4: ("lmx.models", "lmx.parameters"),
-    3: ("lmx.lora", "lmx.nn.flops", "lmx.nn.transformer", "lmx.words"),
+    4: ("lmx.models", "lmx.parameters", "lmx.constraints"),
+    3: ("lmx.lora", "lmx.nn.flops", "lmx.nn.transformer", "lmx.sampling", "lmx.words"),
     2: (
         "lmx.checksums",
         "lmx.losses",

@@ -13,7 +13,7 @@ from lmx.models.encoder import ClassifierConfig
 from lmx.models.seq2seq import Seq2SeqConfig
 from lmx.parameters import average_files, load_params, save_params
 from lmx.saved import read_config, read_field, read_fields, read_record
-from lmx.translator import Search, read_search
+from lmx.search import Search, read_search
 
 SEARCH = dataclasses.asdict(Search())
 

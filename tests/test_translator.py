@@ -14,12 +14,14 @@ from lmx.cli import main
 from lmx.decoding import Hypotheses
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from lmx.parameters import save_params
+from lmx.saved import load_tokenizers, save_tokenizers
+from lmx.search import Search
 from lmx.sharding.layout import Layout
 from lmx.sharding.mesh import MeshConfig, make_mesh
 from lmx.sharding.placement import replicated
 from lmx.sharding.rules import DEFAULT_RULES
 from lmx.text import ByteTokenizer, PretokenizedTokenizer
-from lmx.translator import TOKEN_BYTES, Search, Translation, Translator, load_tokenizers, save_tokenizers
+from lmx.translator import TOKEN_BYTES, Translation, Translator
 
 SOURCE = PretokenizedTokenizer([f"s{i}" for i in range(17)])
 TARGET = PretokenizedTokenizer([f"t{i}" for i in range(15)])

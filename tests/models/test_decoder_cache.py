@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from lmx.constraints import Rules
 from lmx.decoding import SpecialIds, beam_search, greedy_search, power_penalty
 from lmx.models.decoder import Decoder, DecoderConfig
 from lmx.sharding.layout import Layout
@@ -84,6 +85,7 @@ def model() -> Decoder:
 
 
 IDS = SpecialIds(pad=0, bos=1, eos=2)
+EMPTY = Rules(min_length=0)  # a text may end at once
 
 
 def greedy_by_whole_texts(model: Decoder, prompt: list[int], *, number: int) -> list[int]:
@@ -108,9 +110,9 @@ def test_searches_go_on_from_the_last_word_of_each_prompt(model):
     def search(model, prompts, lengths):
         step, cache = model.start_decoding(prompts, lengths, slots=NEW)
         active = jnp.ones(len(lengths), bool)
-        greedy = greedy_search(step, cache, active=active, max_length=NEW, min_length=0, ids=IDS)
+        greedy = greedy_search(step, cache, active=active, max_length=NEW, ids=IDS, rules=EMPTY)
         step, cache = model.start_decoding(prompts, lengths, slots=3 * NEW)
-        options = {"beam_size": 3, "max_length": NEW, "length_penalty": power_penalty(0.0), "min_length": 0}
+        options = {"beam_size": 3, "max_length": NEW, "length_penalty": power_penalty(0.0), "rules": EMPTY}
         return greedy, beam_search(step, cache, active=active, **options, ids=IDS)
 
     greedy, beams = search(model, prompts, LENGTHS)
