@@ -4,12 +4,12 @@ Queries, keys and values of self-attention lie in one matrix, keys and values of
 [out, in], as PyTorch's. Source: https://github.com/OpenNMT/CTranslate2, python/ctranslate2/specs/transformer_spec.py.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from lmx.interop.mapping import Row, Table, row
 from lmx.nn.config import TransformerConfig
 from lmx.nn.positions.t5 import NUM_BUCKETS
-
 
 # Of the encoder; early revisions have one table, without a number.
 ENCODER_WORDS = ("encoder/embeddings_0/weight", "encoder/embeddings/weight")
@@ -21,11 +21,23 @@ def table_of(config: Any, family: str) -> Table:
 
     Args:
         config: of the family's kind.
-        family: "seq2seq", "decoder" or "masked", of which only the encoder has names there.
+        family: "seq2seq", "decoder", or one of encoders, whose heads have no names there.
     """
-    makers = {"seq2seq": _of_seq2seq, "decoder": _of_decoder, "masked": _of_encoder}
-    rows, repeats = makers[family](config)
-    sizes = {
+    return Table(rows=tuple(_rows(config, family)[0]), sizes=_sizes(config))
+
+
+def aliases_of(config: Any, family: str) -> dict[str, str]:
+    """Returns the names under which variables stand a second time, and the first of each."""
+    return {other: name for name, others in _rows(config, family)[1].items() for other in others}
+
+
+def _rows(config: Any, family: str) -> Rows:
+    makers: dict[str, Callable[[Any], Rows]] = {"seq2seq": _of_seq2seq, "decoder": _of_decoder}
+    return makers.get(family, _of_encoder)(config)
+
+
+def _sizes(config: Any) -> dict[str, int]:
+    return {
         "D": config.width,
         "H": config.num_heads,
         "G": config.num_kv_heads or config.num_heads,
@@ -37,7 +49,6 @@ def table_of(config: Any, family: str) -> Table:
         "V": getattr(config, "target_vocab_size", 0) or getattr(config, "vocab_size", 0),
         "Y": getattr(config, "num_types", 0),
     }
-    return Table(rows=tuple(rows), sizes=sizes, repeats=repeats)
 
 
 def _of_seq2seq(config: Any) -> Rows:
@@ -74,6 +85,7 @@ def _of_encoder(config: Any) -> Rows:
     rows = [
         row("encoder.embedding.table", ENCODER_WORDS, "V D -> V D"),
         row("encoder.types.table", "encoder/embeddings_1/weight", "Y D -> Y D"),
+        *_linear("pooling.dense", "pooler_dense", "D", "D"),
         *_norm("encoder.embedding_norm", "encoder/layernorm_embedding"),
         *_stack_rows("encoder.stack", "encoder", config),
     ]
@@ -126,4 +138,6 @@ def _linear(ours: str, theirs: str, into: str, out: str, *, start: int = 0) -> l
 
 
 def _norm(ours: str, theirs: str) -> list[Row]:
-    return [row(f"{ours}.{mine}", f"{theirs}/{name}", "D -> D") for mine, name in (("scale", "gamma"), ("bias", "beta"))]
+    return [
+        row(f"{ours}.{mine}", f"{theirs}/{name}", "D -> D") for mine, name in (("scale", "gamma"), ("bias", "beta"))
+    ]

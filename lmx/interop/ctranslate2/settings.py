@@ -150,6 +150,7 @@ def read_stack(settings: Settings, scope: str) -> dict[str, Any]:
             f"got pre_norm={int(is_pre)}."
         )
     epsilon = settings.config.get("layer_norm_epsilon")
+    has_bias = settings.has(f"{scope}/layer_0/ffn/linear_0/bias")
     window = get(first, "sliding_window") or get(scope, "sliding_window")
     return {
         "num_layers": count_layers(settings, scope),
@@ -165,7 +166,8 @@ def read_stack(settings: Settings, scope: str) -> dict[str, Any]:
         "norm_epsilon": None if epsilon is None else float(epsilon),
         "norm_position": "pre" if is_pre else "post",
         "activation": _activation(settings, scope),
-        "use_bias": settings.has(f"{scope}/layer_0/ffn/linear_0/bias"),
+        "use_bias": has_bias,
+        "qkv_bias": settings.has(f"{first}/linear_0/bias") and not has_bias,
         "scaled_embeddings": _is_scaled(settings, scope, width),
         **_positions(settings, scope, width),
     }
@@ -199,7 +201,9 @@ def _check_alike(settings: Settings, scope: str) -> None:
             of_first = settings.variables.setting(LAYER.sub("/layer_0/", name))
             value = settings.variables.setting(name)
             if of_first != value:
-                raise InputError(f"{settings.path} must have equal layers, got {name}={value} and {of_first} in layer 0.")
+                raise InputError(
+                    f"{settings.path} must have equal layers, got {name}={value} and {of_first} in layer 0."
+                )
 
 
 def _activation(settings: Settings, scope: str) -> str:

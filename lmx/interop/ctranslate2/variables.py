@@ -13,7 +13,7 @@ import functools
 import math
 import os
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -155,6 +155,8 @@ def read_variables(path: Path) -> Variables:
         reader.end()
     if missing := sorted(set(aliases.values()) - stored.keys()):
         raise InputError(f"{path} must have the variables that others are, got no {few(missing)}.")
+    # The scale of an alias is that of the variable, as the package has it.
+    aliases |= {f"{name}{SCALE}": f"{other}{SCALE}" for name, other in aliases.items() if f"{other}{SCALE}" in stored}
     stored |= {name: stored[other] for name, other in aliases.items()}
     return Variables(path, version, spec, revision, stored, aliases)
 
@@ -227,18 +229,19 @@ class _Reader:
         raise InputError(f"{self.path} must be a whole model.bin, got {self.size:,} bytes, which end within {what}.")
 
 
-class Variable(NamedTuple):
-    """What is to be written: its shape, its type, and how to get it once it is its turn."""
-
-    shape: tuple[int, ...]
-    kind: str
-    values: Callable[[], np.ndarray]
-
-
 def write_variables(
-    path: Path, *, spec: str, revision: int, variables: Mapping[str, Variable], aliases: Mapping[str, str]
+    path: Path,
+    *,
+    spec: str,
+    revision: int,
+    number: int,
+    variables: Iterable[tuple[str, np.ndarray | np.generic]],
+    aliases: Mapping[str, str],
 ) -> None:
-    """Writes a model.bin of version 6; each variable is made when it is its turn.
+    """Writes a model.bin of version 6; each variable is taken when it is its turn.
+
+    Args:
+        number: of the variables.
 
     Raises:
         InputError: a variable is larger than the format can say.
@@ -250,20 +253,25 @@ def write_variables(
         return struct.pack("<H", len(encoded) + 1) + encoded + b"\0"
 
     with naming(path), path.open("wb") as file:
-        file.write(struct.pack("<I", WRITTEN_VERSION) + text(spec))
-        file.write(struct.pack("<II", revision, len(variables)))
-        for name, (shape, kind, values) in sorted(variables.items()):
-            length = math.prod(shape) * SIZES[kind]
-            if length > LARGEST:
+        file.write(struct.pack("<I", WRITTEN_VERSION) + text(spec) + struct.pack("<II", revision, number))
+        written = 0
+        for written, (name, values) in enumerate(variables, start=1):
+            if values.nbytes > LARGEST:
                 raise InputError(
-                    f"{name} must have at most {LARGEST:,} bytes in CTranslate2's format, got {length:,}. "
+                    f"{name} must have at most {LARGEST:,} bytes in CTranslate2's format, got {values.nbytes:,}. "
                     "Export in float16 or int8."
                 )
-            file.write(text(name) + struct.pack(f"<B{len(shape)}I", len(shape), *shape))
-            file.write(struct.pack("<BI", TYPES.index(kind), length))
-            written = np.ascontiguousarray(values(), np.dtype(kind).newbyteorder("<"))
-            assert written.shape == shape, (name, written.shape, shape)
-            file.write(written.data if written.ndim else written.tobytes())
+            file.write(text(name) + struct.pack(f"<B{values.ndim}I", values.ndim, *values.shape))
+            file.write(struct.pack("<BI", TYPES.index(values.dtype.name), values.nbytes))
+            file.write(np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tobytes())
+        assert written == number, (written, number)
         file.write(struct.pack("<I", len(aliases)))
         for name, other in sorted(aliases.items()):
             file.write(text(name) + text(other))
+
+
+def quantised(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a matrix in 8 bits, and the scale of each row: 127 by its largest value."""
+    largest = np.abs(values).max(axis=1, initial=0.0)
+    scale = np.where(largest == 0, 1, 127 / np.maximum(largest, 127 / np.finfo(np.float32).max)).astype(np.float32)
+    return np.rint(values * scale[:, None]).astype(np.int8), scale
