@@ -1,7 +1,8 @@
 """The names of CTranslate2's variables beside ours: one table for each of its specifications.
 
-Queries, keys and values of self-attention lie in one matrix, keys and values of attention to the memory too; a matrix is
-[out, in], as PyTorch's. Source: https://github.com/OpenNMT/CTranslate2, python/ctranslate2/specs/transformer_spec.py.
+Queries, keys and values of self-attention lie in one matrix, keys and values of attention to the memory too. A matrix
+is [out, in], as PyTorch's.
+Source: https://github.com/OpenNMT/CTranslate2, python/ctranslate2/specs/transformer_spec.py.
 """
 
 from collections.abc import Callable

@@ -76,7 +76,8 @@ def _read_seq2seq(folder: Path, settings: Settings) -> Imported:
     vocabularies = read_vocabularies(folder, sizes, config=settings.config, has_start=from_zero)
     target = vocabularies.get("target", vocabularies.get("tokenizer"))
     source = vocabularies.get("source", target)
-    assert source is not None and target is not None
+    assert source is not None
+    assert target is not None
     if from_zero and source is not target:
         raise InputError(f"{folder} must have one vocabulary where the decoder starts from a vector of zeros, got two.")
     if source.special["pad"] != target.special["pad"]:

@@ -3,8 +3,9 @@
 A specification's numbers are variables of the model's file, such as "encoder/num_heads"; what a layer has besides, the
 presence of its weights tells. A number that is not asked for here would be a part of the model that lmx does not have:
 `Settings.unread` names it.
-Source: https://github.com/OpenNMT/CTranslate2, python/ctranslate2/specs/transformer_spec.py, and the defaults of its C++
-code where a file of an earlier revision leaves something out.
+
+Source: https://github.com/OpenNMT/CTranslate2, python/ctranslate2/specs/transformer_spec.py; and the defaults of its
+C++ code, where a file of an earlier revision leaves something out.
 """
 
 import math
@@ -28,8 +29,11 @@ GATED = ("gated-gelu", "gated-silu", "gated-gelu-exact")
 HEADS = {"TransformerBase": 8, "TransformerBig": 16}
 # What alignments, devices and old converters need; none of it changes a model's numbers.
 HARMLESS = ("alignment_layer", "alignment_heads", "multi_query_attention", "alibi_use_positive_positions")
+# What norms add to the mean square where nothing says it, here and there.
+EPSILONS = {"layer": 1e-5, "rms": 1e-6}
 # Settings that lmx has no counterpart of, and the value at which they do nothing.
 IDLE = {
+    "alibi": 0,
     "start_from_zero_embedding": 0,
     "embeddings_merge": 1,  # added up, where there is more than one
     "relative_attention_max_distance": MAX_DISTANCE,
@@ -143,13 +147,20 @@ def read_stack(settings: Settings, scope: str) -> dict[str, Any]:
     width = stored[needed[2]].shape[1]
     heads = int(get(scope, "num_heads", HEADS.get(settings.variables.spec, 8)))
     shared, head_width, scale = (get(first, name) for name in ("num_heads_kv", "head_dim", "queries_scale"))
+    if settings.has((memory := f"{scope}/layer_0/attention") + "/linear_0/weight"):
+        for name, value in (("num_heads_kv", shared), ("head_dim", head_width), ("queries_scale", scale)):
+            if (other := settings.variables.setting(f"{memory}/{name}")) != value:
+                raise InputError(f"{path} must have the same {name} in all attention, got {value} and {other}.")
+            settings.asked.add(f"{memory}/{name}")
     is_pre = bool(get(scope, "pre_norm", 1))
     if is_pre != settings.has(f"{scope}/layer_norm/gamma"):
         raise InputError(
             f"{path} must have a norm after the {scope}'s last layer with pre_norm and none without, "
             f"got pre_norm={int(is_pre)}."
         )
+    norm = "layer" if settings.has(f"{first}/layer_norm/beta") else "rms"
     epsilon = settings.config.get("layer_norm_epsilon")
+    epsilon = None if epsilon in (None, EPSILONS[norm]) else float(epsilon)
     has_bias = settings.has(f"{scope}/layer_0/ffn/linear_0/bias")
     window = get(first, "sliding_window") or get(scope, "sliding_window")
     return {
@@ -162,8 +173,8 @@ def read_stack(settings: Settings, scope: str) -> dict[str, Any]:
         "qk_norm": settings.has(f"{first}/q_norm/gamma"),
         "attention_scale": None if scale is None else float(scale),
         "window": int(window) if window else None,
-        "norm": "layer" if settings.has(f"{first}/layer_norm/beta") else "rms",
-        "norm_epsilon": None if epsilon is None else float(epsilon),
+        "norm": norm,
+        "norm_epsilon": epsilon,
         "norm_position": "pre" if is_pre else "post",
         "activation": _activation(settings, scope),
         "use_bias": has_bias,
@@ -246,6 +257,7 @@ def _positions(settings: Settings, scope: str, width: int) -> dict[str, Any]:
             raise InputError(f"{settings.path} must have {NUM_BUCKETS} ranges of distances, got {stored[name].shape}.")
         return {"positions": "t5"}
     if settings.has(name := f"{scope}/position_encodings/encodings"):
+        settings.asked.add(name)  # it need not be a weight: sines are computed
         exact = stored[name].kind == "float32"
         return _of_table(settings.variables.read(name), tolerance=1e-5 if exact else 5e-3)
     return {"positions": "tensor2tensor", "first_position": 1}

@@ -255,7 +255,8 @@ def write_variables(
     with naming(path), path.open("wb") as file:
         file.write(struct.pack("<I", WRITTEN_VERSION) + text(spec) + struct.pack("<II", revision, number))
         written = 0
-        for written, (name, values) in enumerate(variables, start=1):
+        for name, values in variables:
+            written += 1
             if values.nbytes > LARGEST:
                 raise InputError(
                     f"{name} must have at most {LARGEST:,} bytes in CTranslate2's format, got {values.nbytes:,}. "

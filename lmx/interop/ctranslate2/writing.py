@@ -8,14 +8,13 @@ import numpy as np
 
 from lmx.errors import InputError
 from lmx.interop.ctranslate2.names import aliases_of, table_of
-from lmx.interop.ctranslate2.settings import Spec
+from lmx.interop.ctranslate2.settings import EPSILONS, Spec
 from lmx.interop.ctranslate2.specifying import check, settings_for, spec_for
 from lmx.interop.ctranslate2.variables import SCALE, quantised, write_variables
 from lmx.interop.ctranslate2.vocabularies import tokens_of
 from lmx.interop.imported import AnyModel
 from lmx.interop.mapping import their_arrays, their_shapes
 from lmx.models.seq2seq import Seq2SeqConfig
-from lmx.nn.layers import RMSNorm
 from lmx.nn.positions.sinusoidal import sinusoidal
 from lmx.saved import write_json
 from lmx.text import Tokenizer
@@ -128,11 +127,8 @@ def _write_vocabularies(
         raise InputError("a model for CTranslate2 must have a tokenizer, got none.")
     both = isinstance(model, Seq2SeqConfig)
     tokens = tokens_of(target, size=model.target_vocab_size if both else model.vocab_size)
-    epsilon = (
-        model.norm_epsilon if model.norm_epsilon is not None else (1e-5 if model.norm == "layer" else RMSNorm.EPSILON)
-    )
     config = {
-        "layer_norm_epsilon": epsilon,
+        "layer_norm_epsilon": model.norm_epsilon or EPSILONS[model.norm],
         "multi_query_attention": model.num_kv_heads not in (None, model.num_heads),
         "unk_token": tokens[target.unk_id],
         "bos_token": tokens[target.bos_id],
