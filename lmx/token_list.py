@@ -17,8 +17,8 @@ SPECIAL = ("pad", "bos", "eos", "unk")
 class TokenListTokenizer:
     """A list of tokens; a text is tokens between ASCII white space.
 
-    Special tokens have the ids that the list gives them: a text cannot hold them, as its "</s>" is unknown. Where two of
-    them are one token, as beginning and end with some, they have one id.
+    Special tokens have the ids that the list gives them, also where a text writes them: its source may have to end with
+    "</s>". Where two of them are one token, as beginning and end with some, they have one id.
     """
 
     suffix = ".tokens"
@@ -42,8 +42,7 @@ class TokenListTokenizer:
         self._tokens = list(tokens)
         self.vocab_size = len(self._tokens)
         self.pad_id, self.bos_id, self.eos_id, self.unk_id = (special[name] for name in SPECIAL)
-        hidden = {self.pad_id, self.bos_id, self.eos_id}
-        self._ids = {token: index for index, token in enumerate(self._tokens) if index not in hidden}
+        self._ids = {token: index for index, token in enumerate(self._tokens)}
 
     @classmethod
     def from_file(cls, path: Path) -> "TokenListTokenizer":
