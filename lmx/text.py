@@ -19,6 +19,7 @@ from lmx.foreign_pieces import PieceTableTokenizer
 from lmx.foreign_text import HuggingFaceTokenizer
 from lmx.lines import undo_bpe, words_in
 from lmx.symbols import SymbolTokenizer
+from lmx.token_list import TokenListTokenizer
 from lmx.training_text import (
     BOS_ID,
     EOS_ID,
@@ -40,6 +41,7 @@ SUFFIXES = (
     ".symbols",
     ".huggingface",
     ".pieces",
+    ".tokens",
 )  # of the files that `load_tokenizer` reads
 
 
@@ -365,7 +367,8 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     if path.suffix not in SUFFIXES:
         raise ValueError(f"a tokenizer file must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, got path={path}.")
     path = _existing(path)
-    kinds = (SentencePieceTokenizer, PretokenizedTokenizer, SymbolTokenizer, HuggingFaceTokenizer, PieceTableTokenizer)
+    own = (SentencePieceTokenizer, PretokenizedTokenizer, SymbolTokenizer)
+    kinds = (*own, HuggingFaceTokenizer, PieceTableTokenizer, TokenListTokenizer)
     readers = {kind.suffix: kind.from_file for kind in kinds}
     return readers[path.suffix](path) if path.suffix in readers else ByteTokenizer()
 

@@ -66,7 +66,15 @@ LEVELS = {
     ),
     1: (
         *("lmx.nn.kernels", "lmx.nn.layers", "lmx.nn.positions", "lmx.nn.remat", "lmx.nn.vocabulary"),
-        *("lmx.chunked_loss", "lmx.collectives", "lmx.console", "lmx.definition", "lmx.reasons", "lmx.symbols"),
+        *(
+            "lmx.chunked_loss",
+            "lmx.collectives",
+            "lmx.console",
+            "lmx.definition",
+            "lmx.reasons",
+            "lmx.symbols",
+            "lmx.token_list",
+        ),
         "lmx.foreign_pieces",
     ),
     0: (
