@@ -138,12 +138,12 @@ def test_training_is_deterministic_and_silent(capfd) -> None:
             for _ in range(2)
         )
         assert first.vocab_size == vocab_size
-        assert first._model == second._model
+        assert first.model == second.model
     assert capfd.readouterr() == ("", "")
 
 
 def test_texts_are_drawn_by_seed() -> None:
-    models = {SentencePieceTokenizer.train(TEXTS, vocab_size=40, max_texts=20, seed=seed)._model for seed in (1, 2)}
+    models = {SentencePieceTokenizer.train(TEXTS, vocab_size=40, max_texts=20, seed=seed).model for seed in (1, 2)}
     assert len(models) == 2
 
 
