@@ -8,6 +8,7 @@ The four special ids are the same in every tokenizer that lmx makes: padding 0, 
 """
 
 import io
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -374,13 +375,8 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
 
 def _content(tokenizer: Tokenizer, ids: Iterable[SupportsIndex]) -> list[int]:
-    content = []
-    for index in map(int, ids):
-        if index == tokenizer.eos_id:
-            break
-        if index != tokenizer.pad_id and index != tokenizer.bos_id:
-            content.append(index)
-    return content
+    until_end = itertools.takewhile(lambda index: index != tokenizer.eos_id, map(int, ids))
+    return [index for index in until_end if index not in (tokenizer.pad_id, tokenizer.bos_id)]
 
 
 def _byte_piece(byte: int) -> str:
