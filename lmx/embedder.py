@@ -29,7 +29,9 @@ class TextEmbedder:
         max_length: most tokens of a text, those that begin and end it included; what is longer is cut.
     """
 
-    def __init__(self, config: EmbedderConfig, params: Params, *, tokenizer: Tokenizer, max_length: int, rows: int = 32):
+    def __init__(
+        self, config: EmbedderConfig, params: Params, *, tokenizer: Tokenizer, max_length: int, rows: int = 32
+    ):
         self.config, self.tokenizer, self.max_length, self.rows = config, tokenizer, max_length, rows
         self.cut = 0
         self._params = jax.tree.map(jnp.asarray, params)
@@ -73,9 +75,11 @@ class TextEmbedder:
         if "tokenizer" not in tokenizers:
             raise FileNotFoundError(f"{run_directory} must hold a tokenizer.")
         max_length = read_field(saved, "config", "max_length", kind=int | None, path=path) or config.max_length
-        params = _encoder(run_directory / "model.safetensors")
         return TextEmbedder(
-            config, params, tokenizer=load_tokenizer(tokenizers["tokenizer"]), max_length=min(max_length, config.max_length)
+            config,
+            _encoder(run_directory / "model.safetensors"),
+            tokenizer=load_tokenizer(tokenizers["tokenizer"]),
+            max_length=min(max_length, config.max_length),
         )
 
     def embed(self, texts: Sequence[str]) -> Float32[np.ndarray, "texts D"]:

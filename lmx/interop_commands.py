@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from lmx.differences import few
 from lmx.streams import Written, check_streams
 
 
@@ -63,7 +64,7 @@ def convert(options: Convert) -> None:
     if not found.tokenizers:
         print("  it has no tokenizer: commands that read text need one beside the parameters", file=sys.stderr)
     if left := found.file.unused():
-        print(f"  left there: {', '.join(left[:10])}{f' and {len(left) - 10} more' * (len(left) > 10)}", file=sys.stderr)
+        print(f"  left there: {few(left)}", file=sys.stderr)
 
 
 def export(options: Export) -> None:
