@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from lmx.console import console, duration
+from lmx.interop_commands import Convert, Embed, Export, convert, embed, export
 from lmx.process import keep_freed_memory, one_line_errors
 from lmx.streams import Written, check_output, check_streams, shown_share
 from lmx.translate_command import Translate, translate
@@ -121,6 +122,9 @@ COMMANDS = {
     "average": Average,
     "report": Report,
     "data": Data,
+    "convert": Convert,
+    "export": Export,
+    "embed": Embed,
 }
 
 
@@ -319,5 +323,5 @@ def main() -> None:
             raise ValueError(f"command must be one of {', '.join(COMMANDS)}, got {arguments[0]}. Nearest: {nearest}.")
         name = arguments[0]
         options = tyro.cli(COMMANDS[name], args=arguments[1:], prog=f"lmx {name}", description=COMMANDS[name].__doc__)
-        commands = (translate, classify, generate, fill, score, compare, average, report, data)
+        commands = (translate, classify, generate, fill, score, compare, average, report, data, convert, export, embed)
         {command.__name__: command for command in commands}[name](options)

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 # The higher imports the lower. A name stands for a module or for all of a folder; the longest that fits counts.
 LEVELS = {
     11: ("lmx.cli", "experiments", "benchmarks"),
-    10: ("lmx.translate_command", "lmx.writing_commands"),
+    10: ("lmx.translate_command", "lmx.writing_commands", "lmx.interop_commands"),
     9: ("lmx.streams", "lmx.loop", "lmx.experiment", "lmx.planning", "lmx.evaluation", "lmx.data_commands"),
     8: (
         "lmx.fitting",
@@ -28,7 +28,7 @@ LEVELS = {
     ),
     7: (
         *("lmx.run", "lmx.plan", "lmx.classifier", "lmx.image_classifier", "lmx.translator", "lmx.writer"),
-        "lmx.interop",
+        *("lmx.interop", "lmx.embedder"),
     ),
     6: (
         *(

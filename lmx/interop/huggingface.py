@@ -1,21 +1,26 @@
 """Hugging Face's folders: config.json, safetensors and tokenizer files, in and out."""
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lmx.errors import InputError
-from lmx.interop.families import gpt2, llama
-from lmx.interop.imported import AnyModel, Imported, check_tokenizers, family_of, mapped
-from lmx.interop.tensors import open_safetensors
+from lmx.interop.families import bert, gpt2, llama
+from lmx.interop.imported import AnyModel, Imported, check_tokenizers, family_of, shapes_of
+from lmx.interop.mapping import Mapped, their_arrays, their_shapes
+from lmx.interop.tensors import SINGLE, WRITTEN, open_safetensors, write_safetensors
+from lmx.interop.tokenizer_writing import write_tokenizers
 from lmx.interop.tokenizers import read_tokenizers
 from lmx.models.decoder import DecoderConfig
 from lmx.models.embedder import EmbedderConfig
 from lmx.models.encoder import ClassifierConfig
 from lmx.models.masked import MaskedConfig
 from lmx.models.seq2seq import Seq2SeqConfig
-from lmx.saved import read_record
+from lmx.saved import read_record, write_json
 from lmx.text import Tokenizer
 
 # By the "model_type" of config.json; a family's file has ARCHITECTURES, config_of, their_config and table.
@@ -25,6 +30,8 @@ FAMILIES: Mapping[str, Any] = {
     "mistral": llama,
     "qwen2": llama,
     "qwen3": llama,
+    "bert": bert,
+    "roberta": bert,
 }
 
 
@@ -45,8 +52,10 @@ def open_folder(folder: Path) -> Imported:
         raise InputError(f"{folder / 'config.json'} must have {error.args[0]}, got none.") from error
     except InputError as error:
         raise InputError(f"{folder / 'config.json'}: {error}") from error
+    source = open_safetensors(folder)
+    has_pooler = any(name.endswith("pooler.dense.weight") for name in source.shapes)
     if isinstance(model, EmbedderConfig):
-        model = replace(model, **_of_sentences(folder))
+        model = replace(model, **_of_sentences(folder), has_pooler=has_pooler)
     try:
         tokenizers = read_tokenizers(folder, theirs)
     except FileNotFoundError:
@@ -54,7 +63,9 @@ def open_folder(folder: Path) -> Imported:
     check_tokenizers(model, tokenizers, where=str(folder))
     if pads := {tokenizer.pad_id for tokenizer in tokenizers.values()}:
         model = replace(model, pad_id=pads.pop())
-    file = mapped(open_safetensors(folder), family.table(model, theirs["model_type"]), model)
+    table = family.table(model, theirs["model_type"])
+    more = pooler_shapes(model.width) if has_pooler and isinstance(model, MaskedConfig) else {}
+    file = Mapped(source, table, {**shapes_of(model), **more})
     return Imported(
         family=family_of(model),
         model=model,
@@ -142,3 +153,86 @@ def _labels(theirs: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _optional(path: Path) -> dict[str, Any]:
     return read_record(path) if path.is_file() else {}
+
+
+def pooler_shapes(width: int) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of a pooler, which a classifier takes over from a model that has no use for it."""
+    return {"pooling.dense.weight": (width, width), "pooling.dense.bias": (width,)}
+
+
+def write_folder(
+    folder: Path,
+    model: AnyModel,
+    params: Any,
+    tokenizers: Mapping[str, Tokenizer],
+    *,
+    config: Mapping[str, Any],
+    labels: tuple[str, ...] = (),
+    dtype: str = "float32",
+) -> None:
+    """Writes a model into a folder, as `from_pretrained` of transformers reads it.
+
+    Args:
+        params: our parameters by path, as an open safetensors file gives them.
+        config: of the run, which says how it decodes.
+        labels: names of a classifier's outputs.
+        dtype: of the weights: "float32", "float16" or "bfloat16".
+
+    Raises:
+        InputError: no family has the model's form; the message names the field.
+        OSError: it cannot be written.
+    """
+    if dtype not in WRITTEN:
+        raise InputError(f"dtype must be one of {', '.join(WRITTEN)}, got dtype={dtype!r}.")
+    family = FAMILIES[_fitting(model)]
+    theirs = family.their_config(model)
+    table = family.table(model, theirs["model_type"])
+    ids = _special_ids(model, tokenizers)
+    theirs |= ids | {"torch_dtype": dtype, "dtype": dtype}
+    if labels:
+        theirs["id2label"] = {str(index): name for index, name in enumerate(labels)}
+        theirs["label2id"] = {name: index for index, name in enumerate(labels)}
+    ours = shapes_of(model)
+    shapes = {**their_shapes(table, ours), **table.zeros}
+    arrays = itertools.chain(
+        their_arrays(table, ours, params), (np.zeros(shape, np.float32) for shape in table.zeros.values())
+    )
+    write_safetensors(folder / SINGLE, shapes, arrays, dtype=dtype, metadata={"format": "pt"})
+    write_json(folder / "config.json", theirs)
+    if isinstance(model, (DecoderConfig, Seq2SeqConfig)):
+        write_json(folder / "generation_config.json", {**ids, **_generation(model, config)})
+    if tokenizers:
+        write_tokenizers(folder, tokenizers, theirs["model_type"])
+
+
+def _fitting(model: AnyModel) -> str:
+    """Returns the family that has a model's form, by its positions; whether all fits, the family says."""
+    if isinstance(model, DecoderConfig):
+        return "gpt2" if model.positions == "learned" else "llama"
+    if isinstance(model, Seq2SeqConfig):
+        return {"t5": "t5", "learned": "bart"}.get(model.positions, "marian")
+    return "bert"
+
+
+def _special_ids(model: AnyModel, tokenizers: Mapping[str, Tokenizer]) -> dict[str, int]:
+    """Returns the ids that their config names."""
+    tokenizer = tokenizers.get("target", tokenizers.get("tokenizer"))
+    if tokenizer is None:
+        return {"pad_token_id": model.pad_id}
+    ids = {"pad_token_id": tokenizer.pad_id, "bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
+    if isinstance(model, Seq2SeqConfig):
+        ids["decoder_start_token_id"] = tokenizer.bos_id
+    return {name: int(value) for name, value in ids.items()}
+
+
+def _generation(model: AnyModel, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns how a run decodes, in the words of generation_config.json."""
+    if isinstance(model, Seq2SeqConfig):
+        search = config.get("search") or {}
+        said = {"num_beams": search.get("beam_size", 1), "max_length": model.max_length}
+        return said | ({"length_penalty": search["alpha"]} if "alpha" in search else {})
+    sampling = config.get("sampling") or {}
+    names = ("top_k", "top_p", "min_p", "repetition_penalty")
+    said = {name: sampling[name] for name in names if sampling.get(name) is not None}
+    temperature = sampling.get("temperature", 1.0)
+    return {**said, "do_sample": temperature > 0, **({"temperature": temperature} if temperature > 0 else {})}

@@ -11,7 +11,7 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -69,11 +69,13 @@ class Table:
     Attributes:
         sizes: of each letter as they store it; words (V) without padding.
         ignored: patterns of their names that hold nothing of ours: constants, and arrays that are stored twice.
+        zeros: shapes of arrays that they must have and we have not, such as a bias: written as zeros, never read.
     """
 
     rows: tuple[Row, ...]
     sizes: Mapping[str, int]
     ignored: tuple[str, ...] = ()
+    zeros: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 class Part:
@@ -126,7 +128,7 @@ class Mapped:
     def unused(self) -> list[str]:
         """Returns the names of theirs that no row reads."""
         used = {self._find(each, layer) for each in self._rows.values() for layer in self._layers(each)}
-        left = sorted(self.source.shapes.keys() - used)
+        left = sorted(self.source.shapes.keys() - used - self.table.zeros.keys())
         return [name for name in left if not any(fnmatch.fnmatchcase(name, each) for each in self.table.ignored)]
 
     def read(self, name: str, index: Index) -> np.ndarray:

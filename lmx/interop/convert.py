@@ -1,0 +1,134 @@
+"""Foreign models become run directories, and run directories foreign models; nothing is left half-written."""
+
+import contextlib
+import dataclasses
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from lmx.data.labels import Labels
+from lmx.errors import InputError, naming
+from lmx.interop.ctranslate2.reading import is_ctranslate2, read_ctranslate2
+from lmx.interop.ctranslate2.writing import write_ctranslate2
+from lmx.interop.huggingface import open_folder, write_folder
+from lmx.interop.imported import NETWORKS, Imported, shapes_of
+from lmx.interop.tensors import write_safetensors
+from lmx.parameters import open_params
+from lmx.saved import find_tokenizers, read_fields, read_record, save_tokenizer, write_json
+from lmx.text import load_tokenizer
+from lmx.versions import versions
+
+Target = Literal["huggingface", "ctranslate2"]
+FILES = ("*.json", "*.safetensors", "*.txt", "*.model")  # of a model on the hub; no programs, no pickles
+
+
+def open_model(source: str | Path) -> Imported:
+    """Opens a foreign model: a folder of Hugging Face or CTranslate2, or an id of Hugging Face's hub.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or a file is missing in it.
+        InputError: it is of a kind that no model here is.
+    """
+    path = Path(source)
+    if not path.exists():
+        if str(source).count("/") != 1 or str(source).startswith((".", "/")):
+            raise FileNotFoundError(f"source must be a folder or an id of Hugging Face's hub, got no {source}.")
+        from huggingface_hub import snapshot_download
+
+        path = Path(snapshot_download(str(source), allow_patterns=list(FILES)))
+    if path.is_dir() and is_ctranslate2(path):
+        return read_ctranslate2(path)
+    return open_folder(path)
+
+
+def is_foreign(source: str | Path) -> bool:
+    """Returns whether something is another library's model, and not a run directory."""
+    path = Path(source)
+    if path.is_dir() and is_ctranslate2(path):
+        return True
+    config = path / "config.json"
+    return not path.exists() or (config.is_file() and "model_type" in read_record(config))
+
+
+def convert(source: str | Path, run: Path) -> Imported:
+    """Writes a foreign model as a run directory, as if it had been trained here.
+
+    Raises:
+        FileExistsError: the directory is there.
+        FileNotFoundError: the source, or a file of it, is not there.
+        InputError: the source is of a kind that no model here is.
+        OSError: it cannot be written; nothing is left of it.
+    """
+    found = open_model(source)
+    shapes = shapes_of(found.model)
+    with _folder(run) as partial:
+        write_safetensors(partial / "model.safetensors", shapes, (found.file.get_tensor(name) for name in shapes))
+        for name, tokenizer in found.tokenizers.items():
+            save_tokenizer(partial, tokenizer, name=name)
+        if found.labels:
+            Labels(kind="single", names=found.labels).save(partial)
+        told = {"family": found.family, "converted_from": str(source), "config": dict(found.settings), **found.facts}
+        write_json(partial / "config.json", {**told, "model": dataclasses.asdict(found.model)})
+        write_json(partial / "versions.json", versions())
+    return found
+
+
+def export(run: Path, folder: Path, *, to: Target, dtype: str = "float32") -> None:
+    """Writes the model of a finished run as another library reads it.
+
+    Args:
+        dtype: of the weights: "float32" or "float16"; "bfloat16" for Hugging Face, "int8" for CTranslate2.
+
+    Raises:
+        FileExistsError: the folder is there.
+        FileNotFoundError: the run is not there, or its training has not ended.
+        InputError: the model has no form there; the message names the field.
+        OSError: it cannot be written; nothing is left of it.
+    """
+    path = run / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{run} must be a run directory, got one without config.json.")
+    saved = read_record(path)
+    kinds: dict[str, Any] = {family: kind for kind, (family, _) in NETWORKS.items()}
+    if saved.get("family") not in kinds or "model" not in saved:
+        raise InputError(f"{run} must hold a trained model of {', '.join(kinds)}, got family={saved.get('family')!r}.")
+    model = read_fields(kinds[saved["family"]], saved["model"], path=path, field="model")
+    tokenizers = {name: load_tokenizer(file) for name, file in find_tokenizers(run).items()}
+    labels = Labels.from_file(run / "labels.json").names if (run / "labels.json").is_file() else ()
+    with open_params(run / "model.safetensors") as params, _folder(folder) as partial:
+        if to == "ctranslate2":
+            frame = saved.get("config", {}).get("source_frame")
+            write_ctranslate2(
+                partial,
+                saved["family"],
+                model,
+                params,
+                tokenizers,
+                dtype=dtype,
+                source_frame=frame,  # type: ignore[arg-type]
+            )
+        else:
+            write_folder(partial, model, params, tokenizers, config=saved.get("config", {}), labels=labels, dtype=dtype)
+
+
+@contextlib.contextmanager
+def _folder(folder: Path) -> Iterator[Path]:
+    """Gives a folder to write into that gets its final name when all is written, and goes when something fails.
+
+    Raises:
+        FileExistsError: the final name is taken.
+    """
+    if folder.exists():
+        raise FileExistsError(f"{folder} must be new, got one that exists. Choose another, or move it away.")
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    with naming(folder):
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+            os.replace(partial, folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise

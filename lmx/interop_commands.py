@@ -1,0 +1,106 @@
+"""The commands between lmx and others: `lmx convert`, `lmx export`, and `lmx embed`."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from lmx.differences import few
+from lmx.streams import Written, check_streams
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convert:
+    """Makes a run directory of another library's model: a folder, or an id of Hugging Face's hub."""
+
+    source: Annotated[str, tyro.conf.Positional]
+    """Folder of Hugging Face or CTranslate2, or an id such as google/flan-t5-small."""
+    run: Annotated[Path, tyro.conf.Positional]
+    """Directory to write; it must be new."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Writes the model of a finished run as another library reads it."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Directory of the run."""
+    folder: Annotated[Path, tyro.conf.Positional]
+    """Folder to write; it must be new."""
+    to: Literal["huggingface", "ctranslate2"] = "huggingface"
+    """The library that reads it."""
+    dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
+    """Type of the weights; bfloat16 is for Hugging Face alone, int8 for CTranslate2."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embed:
+    """Makes a vector of each text with a finished run of an encoder; one line of JSON for each."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Directory of the run."""
+    text: tuple[str, ...] = ()
+    """One text or several. Default: the lines of the input."""
+    input: Path = Path("-")
+    """File of texts, one a line; - is standard input."""
+    vector: Literal["mean", "first"] | None = None
+    """The mean of a text's states, or the state of its first token. Default: as the run says, or the mean."""
+    normalised: bool | None = None
+    """Give vectors length 1. Default: as the run says, or not."""
+    output: Path | None = None
+    """File to write; without it, standard output. One that ends in .npy holds an array [texts, width]."""
+
+
+def convert(options: Convert) -> None:
+    """Runs `lmx convert`."""
+    from lmx.interop.convert import convert as write
+
+    found = write(options.source, options.run)
+    parameters = sum(_size(shape) for shape in found.file.shapes.values())
+    print(f"{options.run}: {found.family}, {parameters:,} parameters of {options.source}", file=sys.stderr)
+    if not found.tokenizers:
+        print("  it has no tokenizer: commands that read text need one beside the parameters", file=sys.stderr)
+    if left := found.file.unused():
+        print(f"  left there: {few(left)}", file=sys.stderr)
+
+
+def export(options: Export) -> None:
+    """Runs `lmx export`."""
+    from lmx.interop.convert import export as write
+
+    write(options.run, options.folder, to=options.to, dtype=options.dtype)
+    print(f"{options.folder}: {options.run} for {options.to} in {options.dtype}", file=sys.stderr)
+
+
+def embed(options: Embed) -> None:
+    """Runs `lmx embed`."""
+    import numpy as np
+
+    from lmx.embedder import TextEmbedder
+
+    check_streams(options.input, options.output)
+    embedder = TextEmbedder.load(options.run, vector=options.vector, normalised=options.normalised)
+    if options.text:
+        texts = list(options.text)
+    elif str(options.input) == "-":
+        texts = sys.stdin.read().splitlines()
+    else:
+        texts = options.input.read_text(encoding="utf-8").splitlines()
+    vectors = embedder.embed(texts)
+    if options.output is not None and options.output.suffix == ".npy":
+        np.save(options.output, vectors)
+    else:
+        with Written(options.output, input=options.input) as out:
+            out.write([json.dumps([round(float(value), 7) for value in row]) for row in vectors])
+    if embedder.cut:
+        print(f"{embedder.cut:,} texts were cut to {embedder.max_length} tokens", file=sys.stderr)
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for each in shape:
+        size *= each
+    return size

@@ -1,0 +1,237 @@
+"""Runs become folders of Hugging Face and come back the same; what is wrong in a folder is named."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lmx.errors import InputError
+from lmx.interop import convert as module
+from lmx.interop.convert import convert, export, open_model
+from lmx.interop.tensors import INDEX, SINGLE, open_safetensors, write_safetensors
+from lmx.models.decoder import DecoderConfig
+from lmx.models.embedder import EmbedderConfig
+from lmx.models.encoder import ClassifierConfig
+from lmx.models.masked import MaskedConfig
+from lmx.parameters import load_params
+from tests.interop.models import BERT, GPT2, MODELS, SIZES, write_run
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_run_comes_back_from_hugging_faces_form(name: str, tmp_path: Path):
+    model = MODELS[name]
+    run = write_run(tmp_path / "run", model)
+    export(run, tmp_path / "theirs", to="huggingface")
+    found = convert(tmp_path / "theirs", tmp_path / "again")
+    # Kept by neither: places of dropout that they lack, and the words of a model's tables beyond its vocabulary.
+    assert dataclasses.asdict(found.model) == {
+        **dataclasses.asdict(model),
+        "dropout_rate": found.model.dropout_rate,
+        "num_kv_heads": found.model.num_kv_heads,
+        "head_width": found.model.head_width,
+    }
+    assert found.model.width_of_head == model.width_of_head
+    assert found.model.width_of_keys == model.width_of_keys
+    assert found.file.unused() == []
+    before, after = (load_params(folder / "model.safetensors") for folder in (run, tmp_path / "again"))
+    for (path, one), (other_path, other) in zip(leaves(before), leaves(after), strict=True):
+        assert path == other_path
+        np.testing.assert_array_equal(one, other, err_msg=path)
+
+
+def leaves(params, name: str = "") -> list:
+    if not isinstance(params, dict):
+        return [(name, params)]
+    return [leaf for key in sorted(params) for leaf in leaves(params[key], f"{name}.{key}")]
+
+
+def test_a_model_without_types_is_written_with_one_of_zeros(tmp_path: Path):
+    run = write_run(tmp_path / "run", MaskedConfig(**SIZES, **(BERT | {"num_types": 0})))
+    export(run, tmp_path / "theirs", to="huggingface")
+    written = open_safetensors(tmp_path / "theirs").read("bert.embeddings.token_type_embeddings.weight")
+    np.testing.assert_array_equal(written, np.zeros((1, 12)))
+
+
+def test_tied_tables_are_written_once_and_padding_is_cut(tmp_path: Path):
+    export(write_run(tmp_path / "run", MODELS["gpt2"]), tmp_path / "theirs", to="huggingface")
+    shapes = open_safetensors(tmp_path / "theirs").shapes
+    assert shapes["transformer.wte.weight"] == (260, 12)
+    assert "lm_head.weight" not in shapes
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_weights_are_written_in_the_type_that_is_asked(dtype: str, tmp_path: Path):
+    run = write_run(tmp_path / "run", MODELS["llama"])
+    export(run, tmp_path / "theirs", to="huggingface", dtype=dtype)
+    export(run, tmp_path / "whole", to="huggingface")
+    sizes = [(tmp_path / name / SINGLE).stat().st_size for name in ("theirs", "whole")]
+    assert sizes[0] < 0.7 * sizes[1]
+    assert json.loads((tmp_path / "theirs" / "config.json").read_text())["torch_dtype"] == dtype
+    one, other = (open_safetensors(tmp_path / name).read("model.norm.weight") for name in ("theirs", "whole"))
+    np.testing.assert_allclose(one, other, rtol=0.01)
+
+
+def test_rotary_settings_are_written_for_both_versions(tmp_path: Path):
+    export(write_run(tmp_path / "run", MODELS["llama"]), tmp_path / "theirs", to="huggingface")
+    said = json.loads((tmp_path / "theirs" / "config.json").read_text())
+    assert said["rope_theta"] == said["rope_parameters"]["rope_theta"] == 500.0
+    assert said["rope_scaling"]["factor"] == said["rope_parameters"]["factor"] == 8.0
+    assert said["rope_parameters"]["original_max_position_embeddings"] == 16
+
+
+def test_a_tokenizer_goes_out_and_comes_in(tmp_path: Path):
+    model = dataclasses.replace(MODELS["llama"], pad_id=0)
+    export(write_run(tmp_path / "run", model, tokenizer=True), tmp_path / "theirs", to="huggingface")
+    assert (tmp_path / "theirs" / "tokenizer.json").is_file()
+    said = json.loads((tmp_path / "theirs" / "config.json").read_text())
+    assert (said["pad_token_id"], said["bos_token_id"], said["eos_token_id"]) == (0, 1, 2)
+    tokenizer = open_model(tmp_path / "theirs").tokenizers["tokenizer"]
+    assert tokenizer.decode(tokenizer.encode("Weißbier, naïve")) == "Weißbier, naïve"
+
+
+@pytest.mark.parametrize(
+    ("model", "field"),
+    [
+        (DecoderConfig(**SIZES, **(GPT2 | {"use_bias": False})), "use_bias"),
+        (DecoderConfig(**SIZES, positions="alibi"), "positions"),
+        (DecoderConfig(**SIZES, logit_cap=30.0), "logit_cap"),
+        (MaskedConfig(**SIZES, **(BERT | {"norm_position": "pre"})), "norm_position"),
+        (ClassifierConfig(**SIZES, **BERT, num_outputs=2, pooling="mean"), "pooling"),
+    ],
+)
+def test_a_form_that_they_lack_is_named(model, field: str, tmp_path: Path):
+    run = write_run(tmp_path / "run", model)
+    with pytest.raises(InputError, match=rf"a model must have {field}=.* to be exported as .*, got {field}="):
+        export(run, tmp_path / "theirs", to="huggingface")
+    assert os.listdir(tmp_path) == ["run"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    export(write_run(tmp_path / "run", MODELS["gpt2"], tokenizer=True), tmp_path / "theirs", to="huggingface")
+    return tmp_path / "theirs"
+
+
+def test_an_existing_folder_is_left_alone(folder: Path, tmp_path: Path):
+    (tmp_path / "again").mkdir()
+    with pytest.raises(FileExistsError, match="again must be new, got one that exists"):
+        export(tmp_path / "run", tmp_path / "again", to="huggingface")
+    with pytest.raises(FileExistsError, match="again must be new, got one that exists"):
+        convert(folder, tmp_path / "again")
+
+
+def test_a_full_disk_leaves_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lmx.interop.huggingface.write_tokenizers", full)
+    with pytest.raises(OSError, match="No space left on device: .*again"):
+        export(tmp_path / "run", tmp_path / "again", to="huggingface")
+    monkeypatch.setattr(module, "write_safetensors", full)
+    with pytest.raises(OSError, match="No space left on device: .*again"):
+        convert(folder, tmp_path / "again")
+    assert sorted(os.listdir(tmp_path)) == ["run", "theirs"]
+
+
+def test_a_folder_without_weights_or_with_programs(folder: Path):
+    (folder / SINGLE).rename(folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"got pytorch_model\.bin, which can hold programs.*save_pretrained"):
+        open_model(folder)
+    (folder / "pytorch_model.bin").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"must hold weights in model\.safetensors or .*, got only config\.json"
+    ):
+        open_model(folder)
+
+
+def test_a_missing_shard_is_named(folder: Path):
+    source = open_safetensors(folder)
+    names = list(source.shapes)
+    halves = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for file, of_file in halves.items():
+        write_safetensors(folder / file, {n: source.shapes[n] for n in of_file}, [source.read(n) for n in of_file])
+    index = {"weight_map": {name: file for file, of_file in halves.items() for name in of_file}}
+    (folder / INDEX).write_text(json.dumps(index))
+    whole = source.read(names[0])
+    (folder / SINGLE).unlink()
+    np.testing.assert_array_equal(open_safetensors(folder).read(names[0]), whole)
+    open_model(folder)
+    (folder / "b.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"must hold all 2 shards of .*, got no b\.safetensors"):
+        open_model(folder)
+
+
+def changed(folder: Path, **fields) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def test_tensors_of_another_shape_are_listed(folder: Path):
+    changed(folder, n_positions=17)
+    with pytest.raises(InputError, match=r"transformer\.wpe\.weight: \(16, 12\) there, \(17, 12\) in the model"):
+        open_model(folder)
+
+
+def test_an_unknown_kind_lists_the_known_ones(folder: Path):
+    changed(folder, model_type="mamba")
+    with pytest.raises(InputError, match=r"must name a model of gpt2, llama, .*bert.*, got model_type='mamba'"):
+        open_model(folder)
+    changed(folder, model_type="gpt2", architectures=["GPT2ForTokenClassification"])
+    with pytest.raises(InputError, match=r"gpt2 \(GPT2LMHeadModel.*\), got architectures='GPT2ForTokenClassification'"):
+        open_model(folder)
+
+
+def test_a_field_that_no_model_here_has_is_named(folder: Path):
+    changed(folder, scale_attn_by_inverse_layer_idx=True)
+    with pytest.raises(InputError, match=r"config\.json: scale_attn_by_inverse_layer_idx must be False, got"):
+        open_model(folder)
+
+
+def test_a_tokenizer_larger_than_the_table(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    class Larger:
+        vocab_size, pad_id = 300, 0
+
+    monkeypatch.setattr("lmx.interop.huggingface.read_tokenizers", lambda *_: {"tokenizer": Larger()})
+    monkeypatch.setattr("lmx.interop.huggingface.check_tokenizers", check_untyped)
+    with pytest.raises(InputError, match="a row of its table for each id of its tokenizer, got vocab_size=260 and 300"):
+        open_model(folder)
+
+
+def check_untyped(*arguments, **named) -> None:
+    from lmx.interop.imported import check_tokenizers
+
+    getattr(check_tokenizers, "__wrapped__", check_tokenizers)(*arguments, **named)
+
+
+def test_a_damaged_file_is_named(folder: Path):
+    content = (folder / SINGLE).read_bytes()
+    (folder / SINGLE).write_bytes(content[:-100])
+    with pytest.raises(InputError, match="must be a safetensors file, got .* bytes, too few for"):
+        open_model(folder)
+    (folder / SINGLE).write_bytes(content[:30])
+    with pytest.raises(InputError, match="must be a safetensors file, got 30 bytes, too few for its header"):
+        open_model(folder)
+
+
+def test_an_unknown_source(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="source must be a folder or an id of Hugging Face's hub, got no"):
+        open_model(tmp_path / "nothing")
+
+
+def test_vectors_as_sentence_transformers_say(tmp_path: Path):
+    export(write_run(tmp_path / "run", MODELS["bert-embedder"]), tmp_path / "theirs", to="huggingface")
+    pooling = tmp_path / "theirs" / "1_Pooling"
+    pooling.mkdir()
+    (pooling / "config.json").write_text(
+        json.dumps({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False})
+    )
+    (tmp_path / "theirs" / "modules.json").write_text('[{"type": "sentence_transformers.models.Normalize"}]')
+    model = open_model(tmp_path / "theirs").model
+    assert isinstance(model, EmbedderConfig)
+    assert (model.vector, model.normalised) == ("first", True)
+    (pooling / "config.json").write_text(json.dumps({"pooling_mode_max_tokens": True}))
+    with pytest.raises(InputError, match="must have a mode of pooling_mode_mean_tokens.*got pooling_mode_max_tokens"):
+        open_model(tmp_path / "theirs")
