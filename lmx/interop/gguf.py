@@ -7,6 +7,7 @@ Source: https://github.com/ggml-org/llama.cpp, docs of the format and convert_hf
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ LAYER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+MERGES = "tokenizer.ggml.merges"  # of a vocabulary of byte-level pairs, which begins texts with nothing
 NAME = re.compile(r"(?:blk\.(\d+)\.)?([a-z_]+)\.(weight|bias)")
 
 
@@ -82,7 +84,8 @@ def read_gguf(path: Path) -> Imported:
             "Convert the Hugging Face folder instead, whose config.json says how they are."
         )
     theirs = _config(said, str(architecture), arrays, path)
-    model = llama.config_of(theirs)
+    tokenizer = read_tokenizer(said, vocab_size=theirs["vocab_size"], path=path)
+    model = replace(llama.config_of(theirs), pad_id=tokenizer.pad_id)
     if architecture in NEIGHBOURS:
         heads = {"q": model.num_heads, "k": model.num_kv_heads or model.num_heads}
         arrays = Reordered(
@@ -94,7 +97,6 @@ def read_gguf(path: Path) -> Imported:
                 if f".{letter}_proj." in name
             },
         )
-    tokenizer = read_tokenizer(said, vocab_size=model.vocab_size, path=path)
     check_tokenizers(model, {"tokenizer": tokenizer}, where=str(path))
     file = mapped(arrays, llama.table(model, theirs["model_type"]), model)
     if left := file.unused():
@@ -105,6 +107,7 @@ def read_gguf(path: Path) -> Imported:
         file=file,
         tokenizers={"tokenizer": tokenizer},
         settings={"max_length": model.max_length, "sampling": {"temperature": 0.0}},
+        facts={"first_id": tokenizer.bos_id} if said.get("tokenizer.ggml.add_bos_token", not said.get(MERGES)) else {},
     )
 
 

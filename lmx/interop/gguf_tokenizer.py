@@ -1,4 +1,4 @@
-"""The vocabulary inside a GGUF file as a tokenizer.json would have it: byte-level pairs, or pieces as Llama 2 has them."""
+"""The vocabulary of a GGUF file as a tokenizer.json would have it: byte-level pairs, or pieces as Llama 2 has them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
