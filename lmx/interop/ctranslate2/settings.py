@@ -162,7 +162,8 @@ def read_stack(settings: Settings, scope: str) -> dict[str, Any]:
     epsilon = settings.config.get("layer_norm_epsilon")
     epsilon = None if epsilon in (None, EPSILONS[norm]) else float(epsilon)
     has_bias = settings.has(f"{scope}/layer_0/ffn/linear_0/bias")
-    window = get(first, "sliding_window") or get(scope, "sliding_window")
+    windows = get(first, "sliding_window"), get(scope, "sliding_window")
+    window = windows[0] or windows[1]
     return {
         "num_layers": count_layers(settings, scope),
         "width": width,
