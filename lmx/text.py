@@ -35,15 +35,8 @@ from lmx.training_text import (
 )
 
 Folding = Literal["compatibility", "case", "none"]
-SUFFIXES = (
-    ".model",
-    ".vocab",
-    ".bytes",
-    ".symbols",
-    ".huggingface",
-    ".pieces",
-    ".tokens",
-)  # of the files that `load_tokenizer` reads
+# Of the files that `load_tokenizer` reads.
+SUFFIXES = (".model", ".vocab", ".bytes", ".symbols", ".huggingface", ".pieces", ".tokens")
 
 
 @runtime_checkable

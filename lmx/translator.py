@@ -29,6 +29,7 @@ from lmx.search import Search, read_search, rules_of
 from lmx.sharding.layout import ONE_DEVICE, Layout
 from lmx.target_scores import ScoredTarget, target_logprobs
 from lmx.text import Tokenizer
+from lmx.token_list import end_of_source
 from lmx.translation_batches import Asked, beginnings, draw_numbers, filled, in_groups, round_up
 
 # What logits and caches may take for each token of `Search.batch_tokens`: Vaswani's base model with 10,000 words and
@@ -332,7 +333,7 @@ class Translator:
         return None if leaf.ndim == shape.ndim else leaf.shape[0]
 
     def _ended(self, ids: list[int]) -> list[int]:
-        return [*ids[: self.max_source_length - 1], self.source_tokenizer.eos_id]
+        return [*ids[: self.max_source_length - 1], end_of_source(self.source_tokenizer)]
 
     def _source_ids(self, lines: Sequence[str]) -> list[list[int]]:
         """Returns the ids of sources with their ends, and counts those that are cut."""

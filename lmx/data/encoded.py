@@ -29,6 +29,7 @@ from lmx.data.tables import FIELD_LIMIT
 from lmx.data.texts import EncodedExamples, encoded_examples, lay_out
 from lmx.errors import naming
 from lmx.text import Tokenizer, load_tokenizer
+from lmx.token_list import end_of_source
 
 PART = 4096  # texts that are in memory while they are read
 LENGTHS = 1 << 18  # pairs whose lengths are
@@ -162,7 +163,8 @@ def keep_pairs(
                 counts["pairs"] += len(keep)
                 for number, name in enumerate(("source", "target")):
                     ids, plain = sides[number]
-                    flat = ended_rows(ids, plain, end_id=tokenizers[number].eos_id)
+                    end = tokenizers[number].eos_id if number else end_of_source(tokenizers[number])
+                    flat = ended_rows(ids, plain, end_id=end)
                     offsets = np.concatenate([[0], np.cumsum(lengths[number])])
                     flat, offsets = select_rows(flat, offsets, keep)
                     writer.append(name, flat)

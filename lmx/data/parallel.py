@@ -16,6 +16,7 @@ from lmx.data.encoding import encode_texts
 from lmx.data.pair_files import iterate_pairs
 from lmx.data.ragged import ended_rows, padded_rows, select_rows
 from lmx.text import Tokenizer
+from lmx.token_list import end_of_source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,14 +208,14 @@ def read_pairs(
 
 
 def encode_pairs(pairs: Pairs, source_tokenizer: Tokenizer, target_tokenizer: Tokenizer) -> EncodedPairs:
-    """Encodes both sides and ends each sentence with its tokenizer's `eos_id`.
+    """Encodes both sides and ends each sentence, a target with its tokenizer's `eos_id`, a source with `end_of_source`.
 
     Raises:
         ValueError: the tokenizers pad with different ids.
     """
     check_padding(source_tokenizer, target_tokenizer)
-    source, source_offsets = _encode(pairs.sources, source_tokenizer)
-    target, target_offsets = _encode(pairs.targets, target_tokenizer)
+    source, source_offsets = _encode(pairs.sources, source_tokenizer, end_id=end_of_source(source_tokenizer))
+    target, target_offsets = _encode(pairs.targets, target_tokenizer, end_id=target_tokenizer.eos_id)
     return EncodedPairs(
         source=source,
         source_offsets=source_offsets,
@@ -303,10 +304,10 @@ def check_padding(source_tokenizer: Tokenizer, target_tokenizer: Tokenizer) -> N
 
 
 def _encode(
-    texts: Sequence[str], tokenizer: Tokenizer
+    texts: Sequence[str], tokenizer: Tokenizer, *, end_id: int
 ) -> tuple[Int32[np.ndarray, " tokens"], Int64[np.ndarray, " texts_and_one"]]:
     ids, lengths = encode_texts(texts, tokenizer)
-    flat = ended_rows(ids, lengths, end_id=tokenizer.eos_id)
+    flat = ended_rows(ids, lengths, end_id=end_id)
     return flat, np.concatenate([[0], np.cumsum(lengths + 1)]).astype(np.int64)
 
 

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -78,7 +77,7 @@ def _read_seq2seq(folder: Path, settings: Settings) -> Imported:
     source = vocabularies.get("source", target)
     assert source is not None
     assert target is not None
-    if from_zero and source is not target:
+    if from_zero and "tokenizer" not in vocabularies:
         raise InputError(f"{folder} must have one vocabulary where the decoder starts from a vector of zeros, got two.")
     if source.special["pad"] != target.special["pad"]:
         pads = f"{source.special['pad']} and {target.special['pad']}"
@@ -97,8 +96,7 @@ def _read_seq2seq(folder: Path, settings: Settings) -> Imported:
     arrays = _in_halves(settings, model, "encoder", "decoder")
     if from_zero:
         arrays = WithRow(arrays, {source_words: 0, WORDS: 0, OUTPUT: 0, BIAS: START_BIAS}, length=sizes["target"])
-    added = {"source_frame": source.frame(settings.config)}
-    return _imported("seq2seq", model, arrays, vocabularies, added)
+    return _imported("seq2seq", model, arrays, vocabularies)
 
 
 def _read_decoder(folder: Path, settings: Settings) -> Imported:
@@ -115,7 +113,7 @@ def _read_decoder(folder: Path, settings: Settings) -> Imported:
         logit_cap=None if cap is None else float(cap),
         pad_id=vocabularies["tokenizer"].special["pad"],
     )
-    return _imported("decoder", model, _in_halves(settings, model, "decoder"), vocabularies, {})
+    return _imported("decoder", model, _in_halves(settings, model, "decoder"), vocabularies)
 
 
 def _read_encoder(folder: Path, settings: Settings) -> Imported:
@@ -133,18 +131,16 @@ def _read_encoder(folder: Path, settings: Settings) -> Imported:
         has_pooler=has_pooler,
         pad_id=vocabularies["tokenizer"].special["pad"],
     )
-    return _imported("masked", model, _in_halves(settings, model, "encoder"), vocabularies, {})
+    return _imported("masked", model, _in_halves(settings, model, "encoder"), vocabularies)
 
 
-def _imported(
-    kind: str, model: AnyModel, arrays: Source, vocabularies: Mapping[str, Vocabulary], added: Mapping[str, Any]
-) -> Imported:
+def _imported(kind: str, model: AnyModel, arrays: Source, vocabularies: Mapping[str, Vocabulary]) -> Imported:
     return Imported(
         family="embedder" if kind == "masked" else kind,
         model=model,
         file=mapped(arrays, table_of(model, kind), model),
         tokenizers={name: each.tokenizer for name, each in vocabularies.items()},
-        settings={"max_length": model.max_length, **added},
+        settings={"max_length": model.max_length},
     )
 
 

@@ -6,7 +6,7 @@ counts it behind the others. Source: https://github.com/OpenNMT/CTranslate2, src
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,27 +28,22 @@ class Vocabulary:
     Attributes:
         path: of the file, for messages.
         special: ids of "pad", "bos" (what a decoder starts from), "eos" and "unk".
+        before, ends: what the model itself puts before each source, and whether it puts the end behind it.
     """
 
     path: Path
     tokens: list[str]
     special: Mapping[str, int]
+    before: tuple[int, ...] = ()
+    ends: bool = False
 
     @cached_property
     def tokenizer(self) -> TokenListTokenizer:
         """Reads and writes the tokens with spaces between."""
         try:
-            return TokenListTokenizer(self.tokens, special=self.special)
+            return TokenListTokenizer(self.tokens, special=self.special, before=self.before, ends_source=self.ends)
         except ValueError as error:
             raise InputError(f"{self.path}: {error}") from error
-
-    def frame(self, config: Mapping[str, Any]) -> list[list[int]]:
-        """Returns the ids that the model itself puts before and behind each source."""
-        ids = {token: index for index, token in enumerate(self.tokens)}
-        return [
-            [ids[config.get(f"{name}_token") or DEFAULTS[f"{name}_token"]]] if config.get(f"add_source_{name}") else []
-            for name in ("bos", "eos")
-        ]
 
 
 def read_vocabularies(
@@ -67,8 +62,13 @@ def read_vocabularies(
     """
     paths = {side: _find(folder, side) for side in sizes}
     read = {side: _read(path, sizes[side], config, has_start=has_start) for side, path in paths.items()}
-    first, *_ = read.values()
-    return {"tokenizer": first} if len(set(paths.values())) == 1 else read
+    if "source" not in read:
+        return {"tokenizer": read[""]}
+    if config.get("add_source_bos"):
+        ids = {token: index for index, token in enumerate(read["source"].tokens)}
+        bos = ids[config.get("bos_token") or DEFAULTS["bos_token"]]
+        return {**read, "source": replace(read["source"], before=(bos,))}
+    return {"tokenizer": read["source"]} if paths["source"] == paths["target"] else read
 
 
 def _read(path: Path, size: int, config: Mapping[str, Any], *, has_start: bool) -> Vocabulary:
@@ -96,7 +96,7 @@ def _read(path: Path, size: int, config: Mapping[str, Any], *, has_start: bool) 
             "config.json."
         )
     special = {"pad": padding, "bos": ids[start], "eos": ids[names["eos_token"]], "unk": ids[names["unk_token"]]}
-    return Vocabulary(path, tokens, special)
+    return Vocabulary(path, tokens, special, ends=bool(config.get("add_source_eos")))
 
 
 def _find(folder: Path, side: str) -> Path:

@@ -18,6 +18,7 @@ from lmx.models.seq2seq import Seq2SeqConfig
 from lmx.nn.positions.sinusoidal import sinusoidal
 from lmx.saved import write_json
 from lmx.text import Tokenizer
+from lmx.token_list import end_of_source
 
 Numbers = Literal["float32", "float16", "int8"]
 TANH = np.int8(5)
@@ -32,7 +33,6 @@ def write_ctranslate2(
     tokenizers: Mapping[str, Tokenizer],
     *,
     dtype: Numbers = "float32",
-    source_frame: tuple[list[int], list[int]] | None = None,
 ) -> list[str]:
     """Writes a model into a folder that is there, and returns the names of parameters that have no place in it.
 
@@ -41,7 +41,6 @@ def write_ctranslate2(
         params: parameters by path, as an open safetensors file gives them.
         tokenizers: "tokenizer", or "source" and "target".
         dtype: of the weights; with "int8" matrices have a scale for each row, and the rest is float32.
-        source_frame: ids before and behind each source; None ends it.
 
     Raises:
         InputError: CTranslate2 cannot compute what the model does, or cannot say what its vocabulary holds.
@@ -57,7 +56,7 @@ def write_ctranslate2(
     weights = their_shapes(table, shapes)
     numbers = _settings(model, spec, weights)
     matrices = [name for name in weights if _is_matrix(name)] if dtype == "int8" else []
-    _write_vocabularies(folder, spec, model, tokenizers, source_frame)
+    _write_vocabularies(folder, model, tokenizers)
     write_variables(
         folder / "model.bin",
         spec=spec.name,
@@ -113,13 +112,7 @@ def _positions(model: AnyModel, spec: Spec) -> dict[str, np.ndarray]:
     return {f"{scope}/{TABLE}": table for scope in spec.scopes}
 
 
-def _write_vocabularies(
-    folder: Path,
-    spec: Spec,
-    model: Any,
-    tokenizers: Mapping[str, Tokenizer],
-    source_frame: tuple[list[int], list[int]] | None,
-) -> None:
+def _write_vocabularies(folder: Path, model: Any, tokenizers: Mapping[str, Tokenizer]) -> None:
     """Writes vocabularies and config.json."""
     joint = tokenizers.get("tokenizer")
     target, source = tokenizers.get("target", joint), tokenizers.get("source", joint)
@@ -139,8 +132,8 @@ def _write_vocabularies(
         write_json(folder / "config.json", config)
         return
     others = tokens if source is target else tokens_of(source, size=model.source_vocab_size)
-    frame = source_frame or ([], [source.eos_id])
-    for name, ids, wanted in (("bos", frame[0], target.bos_id), ("eos", frame[1], target.eos_id)):
+    end = [source.eos_id] if end_of_source(source) == source.eos_id else []
+    for name, ids, wanted in (("bos", getattr(source, "before", ()), target.bos_id), ("eos", end, target.eos_id)):
         found = [others[index] for index in ids]
         if found not in ([], [tokens[wanted]]):
             raise InputError(
