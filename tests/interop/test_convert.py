@@ -128,10 +128,10 @@ def test_a_full_disk_leaves_nothing(folder: Path, tmp_path: Path, monkeypatch: p
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("lmx.interop.huggingface.write_tokenizers", full)
-    with pytest.raises(OSError, match="No space left on device: .*again"):
+    with pytest.raises(OSError, match=r"No space left on device: .*again"):
         export(tmp_path / "run", tmp_path / "again", to="huggingface")
     monkeypatch.setattr(module, "write_safetensors", full)
-    with pytest.raises(OSError, match="No space left on device: .*again"):
+    with pytest.raises(OSError, match=r"No space left on device: .*again"):
         convert(folder, tmp_path / "again")
     assert sorted(os.listdir(tmp_path)) == ["run", "theirs"]
 
@@ -209,7 +209,7 @@ def check_untyped(*arguments, **named) -> None:
 def test_a_damaged_file_is_named(folder: Path):
     content = (folder / SINGLE).read_bytes()
     (folder / SINGLE).write_bytes(content[:-100])
-    with pytest.raises(InputError, match="must be a safetensors file, got .* bytes, too few for"):
+    with pytest.raises(InputError, match=r"must be a safetensors file, got .* bytes, too few for"):
         open_model(folder)
     (folder / SINGLE).write_bytes(content[:30])
     with pytest.raises(InputError, match="must be a safetensors file, got 30 bytes, too few for its header"):
@@ -233,5 +233,5 @@ def test_vectors_as_sentence_transformers_say(tmp_path: Path):
     assert isinstance(model, EmbedderConfig)
     assert (model.vector, model.normalised) == ("first", True)
     (pooling / "config.json").write_text(json.dumps({"pooling_mode_max_tokens": True}))
-    with pytest.raises(InputError, match="must have a mode of pooling_mode_mean_tokens.*got pooling_mode_max_tokens"):
+    with pytest.raises(InputError, match=r"must have a mode of pooling_mode_mean_tokens.*got pooling_mode_max_tokens"):
         open_model(tmp_path / "theirs")

@@ -87,6 +87,8 @@ def their_config(model: Any) -> dict[str, Any]:
         need(model, "a BERT", pooling="pooler", output_mean=0.0, output_scale=1.0)
         head = "ForSequenceClassification"
         config["classifier_dropout"] = model.pooled_dropout_rate
+        config["id2label"] = {str(index): f"LABEL_{index}" for index in range(model.num_outputs)}
+        config["label2id"] = {name: int(index) for index, name in config["id2label"].items()}
     return {
         "architectures": [{"bert": "Bert", "roberta": "Roberta"}[kind] + head],
         "model_type": kind,
