@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lmx.errors import InputError
-from lmx.interop.families import bert, gpt2, llama
+from lmx.interop.families import bart, bert, gpt2, llama, marian, t5
 from lmx.interop.imported import AnyModel, Imported, check_tokenizers, family_of, shapes_of
 from lmx.interop.mapping import Mapped, their_arrays, their_shapes
 from lmx.interop.tensors import SINGLE, WRITTEN, open_safetensors, write_safetensors
@@ -32,6 +32,11 @@ FAMILIES: Mapping[str, Any] = {
     "qwen3": llama,
     "bert": bert,
     "roberta": bert,
+    "marian": marian,
+    "t5": t5,
+    "mt5": t5,
+    "bart": bart,
+    "mbart": bart,
 }
 
 
