@@ -91,6 +91,10 @@ def test_shapes_that_do_not_divide_are_errors_that_name_the_fields():
     )
     with pytest.raises(ValueError, match=message):
         check_shapes([(2, 8, 5), (2, 6, 9)], mesh_of(data=2, fsdp=2, tensor=2))
+    # Lengths, too, before a compiler sees them.
+    check_shapes([(2, 8, 6)], mesh_of(fsdp=2, sequence=2))
+    with pytest.raises(ValueError, match=r"got size=7; the nearest that is: [68]\. Rows are a multiple of"):
+        check_shapes([(2, 8, 6), (2, 8, 7)], mesh_of(fsdp=2, sequence=2))
 
 
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")

@@ -1,5 +1,6 @@
 """What the fields of an experiment decide, by their own arithmetic: batches, warm-up, selection, scoring, judging."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -9,11 +10,12 @@ import jax
 import numpy as np
 import pytest
 
-from lmx.config import BatchConfig, RunConfig, SelectionConfig, config_as_json, inline_fields
+from lmx.config import BatchConfig, Published, RunConfig, SelectionConfig, config_as_json, inline_fields
+from lmx.data.labelled import Examples
 from lmx.data.labels import Labels
 from lmx.data.parallel import EncodedPairs, Pairs
 from lmx.errors import InputError
-from lmx.evaluation.classification import ExamConfig, label_new
+from lmx.evaluation.classification import Exam, ExamConfig, examine_classifier, label_new, write_results
 from lmx.evaluation.tables import print_record
 from lmx.evaluation.translation import ScoringConfig, _exact_by_construction, validation_bleu
 from lmx.fitting import fit_sizes, fit_warmup, training_kernel
@@ -22,6 +24,7 @@ from lmx.models.seq2seq import Seq2SeqConfig
 from lmx.optimization import OptimizerConfig
 from lmx.run import Run
 from lmx.scoring.records import Record, Row
+from lmx.scoring.tested import Tested as Outcome  # pytest would take its own name for a class of tests
 from lmx.sharding.layout import ONE_DEVICE
 from lmx.sharding.mesh import make_mesh
 from lmx.sharding.rules import DEFAULT_RULES
@@ -258,6 +261,49 @@ def test_new_texts_are_labelled_by_the_mean_of_all_seeds(run, capsys):
     assert "texts labelled in" in capsys.readouterr().out
 
 
+def of_two_seeds() -> Outcome:
+    """The first seed has one text of three right, the second all; by their mean two are right."""
+    outputs = np.array([[[0.9, 0.1], [0.8, 0.2], [0.6, 0.4]], [[0.8, 0.2], [0.4, 0.6], [0.1, 0.9]]], np.float32)
+    texts = Examples(texts=["a", "b", "c"], labels=["no", "yes", "yes"], origin="o", lines=np.arange(1, 4))
+    labels = Labels(kind="single", names=("no", "yes"))
+    return Outcome(texts, labels, np.array([0, 1, 1], np.int32), outputs, None)
+
+
+def test_predictions_and_mistakes_are_those_of_the_mean_of_all_seeds(run):
+    run.directory.mkdir()
+    write_results(run, Record(test="t", rows=()), of_two_seeds())
+    lines = [line.split("\t") for line in (run.directory / "predictions.tsv").read_text().splitlines()]
+    assert [line[1] for line in lines[1:]] == ["no", "no", "yes"]
+    assert [float(line[2]) for line in lines[1:]] == pytest.approx([0.85, 0.6, 0.65])
+    (mistake,) = map(json.loads, (run.directory / "mistakes.jsonl").read_text().splitlines())
+    assert (mistake["index"], mistake["probability"]) == (1, pytest.approx(0.6))
+
+
+@pytest.mark.parametrize(("select", "best"), [("loss", [0.75, 0.5]), ("score", [-0.75, -0.5])])
+def test_what_chose_a_step_is_told_by_its_name_and_as_it_was_measured(select, best, run):
+    run.directory.mkdir()
+    tested = of_two_seeds()
+    run.memory.judge(7, np.array(best), patience=None)
+
+    class Fake:
+        labels = tested.labels
+
+        def outputs(self, encoded: Any, *, progress: Callable[[int], None]) -> np.ndarray:
+            return tested.outputs
+
+        def explain(self, example: Any) -> dict[str, Any]:
+            raise NotImplementedError
+
+    how = ExamConfig(select=select, baseline=False, explain=0)
+    encoded = SimpleNamespace(num_texts=3, num_truncated=0)
+    exam = Exam("t", tested.examples, encoded, tested.examples, how, Published(), None)
+    examine_classifier(run, Fake(), exam, seeds=(3, 5))
+    saved = json.loads((run.directory / "scores.json").read_text())
+    assert [seed["dev"] for seed in saved["seeds"]] == [0.75, 0.5]
+    assert [seed["kept"] for seed in saved["seeds"]] == ([False, True] if select == "loss" else [True, False])
+    assert {row["made"].split("; ")[1] for row in saved["rows"]} == {f"best step by development {select}"}
+
+
 # How far a file is.
 
 
@@ -270,7 +316,8 @@ def test_the_share_of_a_file_is_that_of_its_bytes_block_by_block():
     for done in (1, 2, 4):
         within(done)
     within = share.within(5)
-    within(5)
+    for done in (2, 5):
+        within(done)
     share.position(400)
     share.within(1)(1)
-    assert shown == [6, 12, 25, 37, 100]
+    assert shown == [6, 12, 25, 30, 37, 100]

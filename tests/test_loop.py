@@ -72,9 +72,13 @@ def count(
     measured: str = "loss",
     last: int = LAST,
     patience: int | None = None,
+    average_of: str = "last",
+    kept: list | None = None,
     **options,
 ) -> TrainState:
     """Runs the loop with a step that adds batch k to the one parameter and reports the loss it is told to.
+
+    What the training ends with is appended to `kept`, where there is such a list.
 
     Signals come so many times within a step, and once within the validations after the steps `interrupted`.
     """
@@ -120,7 +124,7 @@ def count(
         born=lambda seeds: start._replace(),
         whole=lambda params: params,
     )
-    selection = SelectionConfig(patience=patience, average=2)
+    selection = SelectionConfig(patience=patience, average=2, average_of=average_of)
     training = Training(
         run, placed, Batches(), last=last, seeds=[1], selection=selection, due=lambda number: number in due
     )
@@ -129,7 +133,10 @@ def count(
             for update in training:
                 if update.due:
                     training.validate(measure)
-        return training.state
+        state = training.state
+        if kept is not None:
+            kept.append(training.end())
+        return state
     finally:
         training._checkpoints.close()
 
@@ -355,6 +362,16 @@ def test_checkpoints_between_validations_are_saved_when_asked_for(run):
     checkpoints = run.open_checkpoints(keep_last=2)
     assert checkpoints.steps() == [6, 7]
     checkpoints.close()
+
+
+@pytest.mark.parametrize("of", ["last", "best"])
+def test_checkpoints_between_validations_have_no_part_in_the_mean(of, run):
+    """They are there, of the steps 8 and 9, beside those of 6 and 9, which were validated."""
+    kept = []
+    count(run, due=(3, 6, 9), validations={3: 3.0, 6: 1.0, 9: 2.0}, save_every=1, average_of=of, kept=kept)
+    ((params, made),) = kept
+    assert made == f"mean of the {of} 2"
+    assert float(params["sum"]) == (sum(range(7)) + sum(range(10))) / 2
 
 
 def test_a_wrong_save_every_is_an_error(run):

@@ -5,15 +5,18 @@ import json
 import re
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from lmx.data.labels import Labels
+from lmx.learner import Learner, Placed
 from lmx.models.encoder import ClassifierConfig
 from lmx.models.seq2seq import Seq2SeqConfig
 from lmx.parameters import average_files, load_params, save_params
-from lmx.saved import read_config, read_field, read_fields, read_record
+from lmx.saved import read_config, read_field, read_fields, read_record, seed_files
 from lmx.search import Search, read_search
+from lmx.training import TrainState
 
 SEARCH = dataclasses.asdict(Search())
 
@@ -113,3 +116,15 @@ def test_cut_parameters_name_their_file(end, tmp_path):
     path.write_bytes(path.read_bytes()[:end])
     with pytest.raises(ValueError, match=r"model\.safetensors must be a safetensors file"):
         load_params(path)
+
+
+def test_seeds_are_in_the_order_of_their_numbers(tmp_path):
+    (tmp_path / "seeds").mkdir()
+    for seed in range(1, 12):
+        save_params(tmp_path / "seeds" / f"{seed}.safetensors", {"x": np.full(3, seed, np.float32)})
+    assert [int(path.stem) for path in seed_files(tmp_path)] == list(range(1, 12))
+    whole = jax.ShapeDtypeStruct((11, 3), np.float32, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    blank = Placed(*[None] * len(Placed._fields))
+    like = TrainState(*[None] * len(TrainState._fields))._replace(params={"x": whole})
+    placed = blank._replace(learner=Learner(None, None, None, None, num_seeds=11), like=like)
+    np.testing.assert_array_equal(placed.load(tmp_path)["x"][:, 0], np.arange(1, 12))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lmx.data.image_files import ImageReading, read_digits
-from lmx.data.image_sets import ImageSetsConfig
+from lmx.data.image_sets import ImageSets, ImageSetsConfig
 from lmx.data.images import (
     EncodedImages,
     Images,
@@ -278,6 +278,19 @@ def test_what_is_said_of_images_is_counted():
     np.testing.assert_allclose(pixel_features(few()), PIXELS[:3].reshape(3, 16) / 255, rtol=1e-6)
     rows = EncodedImages.of(few(), length=5)
     assert (rows.num_tokens, rows.count_tokens(np.array([0, 2])), rows.lengths.tolist()) == (15, 10, [5, 5, 5])
+
+
+def test_a_start_tells_how_many_test_images_were_learned_from():
+    test = make_images(PIXELS[[1, 1, 5]], ["b", "b", "a"], origin="test")
+    sets = ImageSets(few(), few(), test, None, Labels(kind="single", names=("a", "b", "c")))
+    assert sets.facts()["test_images"].endswith("1 channel, 2 of them pixel for pixel in training")
+
+
+def test_images_of_every_set_have_the_size_of_training(tmp_path):
+    train, other = write_folder(tmp_path / "a"), write_folder(tmp_path / "b", np.zeros((6, 5, 4, 1), np.uint8))
+    for name in ("validation", "test"):
+        with pytest.raises(ValueError, match=r"^\S+b must have images of 4 x 4 x 1 as \S+a has, got 5 x 4 x 1\."):
+            ImageSetsConfig(**{"train": train, "dev_share": 0.3, name: other}).load()
 
 
 def test_colours_become_grey_by_their_weights_and_grey_three_equal_colours(tmp_path):

@@ -8,9 +8,13 @@ import datasets
 import numpy as np
 import pytest
 
+from lmx.data.cache import Cache
 from lmx.data.labelled import Examples, count_shared
 from lmx.data.labelled_files import Fields, iterate_labelled, read_labelled
+from lmx.data.reading import Reading
+from lmx.data.sets import SetsConfig
 from lmx.data.tables import FIELD_LIMIT
+from lmx.text import ByteTokenizer
 
 TEXTS = ["a fine film", 'he said "no", twice', "dull"]
 LABELS = ["pos", "neg", "neg"]
@@ -336,3 +340,17 @@ def test_blank_lines_of_records_are_no_records(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", '{"text": "one", "label": "x"}\n\n  \n{"text": "two", "label": "y"}\n')
     examples = read_labelled(path)
     assert (examples.texts, examples.place(1)) == (["one", "two"], f"{path}:4")
+
+
+def test_the_test_set_is_read_in_its_own_way_and_counted_among_what_was_learned_from(tmp_path):
+    (tmp_path / "train.csv").write_text("text,label\n" + "".join(f"text {n},{'ab'[n % 2]}\n" for n in range(20)))
+    (tmp_path / "dev.csv").write_text("text,label\nmore,a\n")
+    (tmp_path / "test.csv").write_text("said,label\nnew,a\ntext 3,b\ntext 3,b\n")
+    config = SetsConfig(
+        train=str(tmp_path / "train.csv"), validation=str(tmp_path / "dev.csv"), test=str(tmp_path / "test.csv"),
+        test_reading=Reading(text_columns=("said",)),
+    )  # fmt: skip
+    sets = config.load()
+    assert sets.test.texts == ["new", "text 3", "text 3"]
+    encoded = sets.encode(ByteTokenizer(), max_length=16, stride=None, cache=Cache(None))
+    assert sets.facts(encoded)["test_texts"].endswith("2 of them letter for letter in training")

@@ -18,6 +18,7 @@ from lmx.scoring.tested import (
     record_scores,
     reference_lines,
     score_seeds,
+    spread_of_folds,
     true_label,
 )
 
@@ -205,3 +206,12 @@ def test_of_seeds_the_one_with_the_lowest_validation_is_kept():
     assert [each.dev for each in found] == [0.5, 0.75, 0.25]
     assert [each.best_step for each in found] == [20, None, 10]
     assert [(each.seed, each.test) for each in found] == [(3, 0.7), (4, 0.8), (5, 0.9)]
+
+
+def test_folds_and_the_question_of_chance_are_of_the_mean_of_all_seeds():
+    tested = single()
+    turned = tested._replace(outputs=tested.outputs[::-1])
+    for each in (tested, turned):  # whichever seed comes first
+        (accuracy, *_) = spread_of_folds([each, each])
+        assert accuracy.mean == pytest.approx(5 / 7)
+        assert "the ensemble of its seeds is level with it (p = 1.0000" in saved_of(each)["verdict"]
