@@ -14,12 +14,14 @@ from lmx.streams import Written, check_streams
 
 @dataclass(frozen=True, kw_only=True)
 class Convert:
-    """Makes a run directory of another library's model: a folder, or an id of Hugging Face's hub."""
+    """Makes a run directory of another library's model: a folder, a file, or an id of Hugging Face's hub."""
 
     source: Annotated[str, tyro.conf.Positional]
-    """Folder of Hugging Face or CTranslate2, or an id such as google/flan-t5-small."""
+    """Folder of Hugging Face or CTranslate2, a GGUF file, a model of llama2.c, or an id such as google/flan-t5-small."""
     run: Annotated[Path, tyro.conf.Positional]
     """Directory to write; it must be new."""
+    pieces: Path | None = None
+    """File with the vocabulary of a model of llama2.c."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +59,11 @@ class Embed:
 def convert(options: Convert) -> None:
     """Runs `lmx convert`."""
     from lmx.interop.convert import convert as write
+    from lmx.interop.imported import definition_of
+    from lmx.nn.embedding import count_parameters
 
-    found = write(options.source, options.run)
-    parameters = sum(_size(shape) for shape in found.file.shapes.values())
+    found = write(options.source, options.run, pieces=options.pieces)
+    parameters = count_parameters(definition_of(found.model).network)
     print(f"{options.run}: {found.family}, {parameters:,} parameters of {options.source}", file=sys.stderr)
     if not found.tokenizers:
         print("  it has no tokenizer: commands that read text need one beside the parameters", file=sys.stderr)
@@ -97,10 +101,3 @@ def embed(options: Embed) -> None:
             out.write([json.dumps([round(float(value), 7) for value in row]) for row in vectors])
     if embedder.cut:
         print(f"{embedder.cut:,} texts were cut to {embedder.max_length} tokens", file=sys.stderr)
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for each in shape:
-        size *= each
-    return size

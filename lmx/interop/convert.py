@@ -12,8 +12,10 @@ from lmx.data.labels import Labels
 from lmx.errors import InputError, naming
 from lmx.interop.ctranslate2.reading import is_ctranslate2, read_ctranslate2
 from lmx.interop.ctranslate2.writing import write_ctranslate2
+from lmx.interop.gguf import read_gguf
 from lmx.interop.huggingface import open_folder, write_folder
 from lmx.interop.imported import NETWORKS, Imported, shapes_of
+from lmx.interop.llama2c import read_llama2c
 from lmx.interop.tensors import write_safetensors
 from lmx.parameters import open_params
 from lmx.saved import find_tokenizers, read_fields, read_record, save_tokenizer, write_json
@@ -24,14 +26,21 @@ Target = Literal["huggingface", "ctranslate2"]
 FILES = ("*.json", "*.safetensors", "*.txt", "*.model")  # of a model on the hub; no programs, no pickles
 
 
-def open_model(source: str | Path) -> Imported:
-    """Opens a foreign model: a folder of Hugging Face or CTranslate2, or an id of Hugging Face's hub.
+def open_model(source: str | Path, *, pieces: Path | None = None) -> Imported:
+    """Opens a foreign model: a folder of Hugging Face or CTranslate2, a GGUF file, or an id of Hugging Face's hub.
+
+    Args:
+        pieces: the vocabulary of a model of llama2.c, which is a file of its own.
 
     Raises:
         FileNotFoundError: there is no such folder, or a file is missing in it.
         InputError: it is of a kind that no model here is.
     """
     path = Path(source)
+    if pieces is not None:
+        return read_llama2c(path, pieces)
+    if path.is_file():
+        return _open_file(path)
     if not path.exists():
         if str(source).count("/") != 1 or str(source).startswith((".", "/")):
             raise FileNotFoundError(f"source must be a folder or an id of Hugging Face's hub, got no {source}.")
@@ -43,17 +52,34 @@ def open_model(source: str | Path) -> Imported:
     return open_folder(path)
 
 
+def _open_file(path: Path) -> Imported:
+    """Opens a model that is one file.
+
+    Raises:
+        InputError: it is no GGUF file; the message says what takes its place.
+    """
+    with path.open("rb") as file:
+        begins = file.read(4)
+    if begins == b"GGUF":
+        return read_gguf(path)
+    way_out = "Of a model of llama2.c, say --pieces FILE too; of safetensors, name the folder with its config.json."
+    raise InputError(f"{path} must be a GGUF file or a folder, got a file that begins with {begins!r}. {way_out}")
+
+
 def is_foreign(source: str | Path) -> bool:
     """Returns whether something is another library's model, and not a run directory."""
     path = Path(source)
-    if path.is_dir() and is_ctranslate2(path):
+    if path.is_file() or (path.is_dir() and is_ctranslate2(path)):
         return True
     config = path / "config.json"
     return not path.exists() or (config.is_file() and "model_type" in read_record(config))
 
 
-def convert(source: str | Path, run: Path) -> Imported:
+def convert(source: str | Path, run: Path, *, pieces: Path | None = None) -> Imported:
     """Writes a foreign model as a run directory, as if it had been trained here.
+
+    Args:
+        pieces: see `open_model`.
 
     Raises:
         FileExistsError: the directory is there.
@@ -61,7 +87,7 @@ def convert(source: str | Path, run: Path) -> Imported:
         InputError: the source is of a kind that no model here is.
         OSError: it cannot be written; nothing is left of it.
     """
-    found = open_model(source)
+    found = open_model(source, pieces=pieces)
     shapes = shapes_of(found.model)
     with _folder(run) as partial:
         write_safetensors(partial / "model.safetensors", shapes, (found.file.get_tensor(name) for name in shapes))
