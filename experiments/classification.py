@@ -52,7 +52,7 @@ from lmx.pieces import LabelledVocabularyConfig as Pieces
 from lmx.planning import planned_sizes, print_plan
 from lmx.pretrained import StartConfig
 from lmx.run import Run
-from lmx.saved import save_tokenizer, tokenizer_of
+from lmx.saved import save_tokenizer
 from lmx.scoring.classification import load_scikit_learn
 from lmx.scoring.tested import Tested, score_seeds
 from lmx.sharding.mesh import make_mesh
@@ -342,7 +342,7 @@ def make_tokenizer(run: Run, config: Config, texts: Examples, cache: Cache) -> T
 
     pieces = config.pieces
     about = {"facts": lambda: facts_of_examples(texts), "about": texts.origin, **pieces.options()}
-    known = tokenizer_of(run.directory, config.start.init_from)
+    known = config.start.tokenizer(run.directory)
     return known or learn_tokenizer(pieces, pieces.tokenizer, lines, cache=cache, **about)
 
 

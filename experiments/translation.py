@@ -46,7 +46,7 @@ from lmx.pieces import VocabularyConfig
 from lmx.planning import planned_sizes, print_plan
 from lmx.pretrained import StartConfig
 from lmx.run import Run
-from lmx.saved import load_tokenizers, save_tokenizers
+from lmx.saved import save_tokenizers
 from lmx.search import EARLIER, Search
 from lmx.sharding.mesh import make_mesh
 from lmx.sharding.rules import DEFAULT_RULES
@@ -261,7 +261,7 @@ def training_pairs(config: Config) -> Corpus | Pairs:
 def make_tokenizers(run: Run, config: Config, pairs: Corpus | Pairs, cache: Cache) -> tuple[Tokenizer, Tokenizer]:
     """Returns the run's tokenizers; those of a new run are read, or learned from the pairs."""
     with contextlib.suppress(FileNotFoundError):
-        return load_tokenizers(run.directory, config.start.init_from)
+        return config.start.tokenizers(run.directory)
 
     def make(side: int) -> Tokenizer:
         def texts() -> Iterator[str]:

@@ -37,7 +37,7 @@ from lmx.plan.command import explain_out_of_memory, plan_of_this_command, split_
 from lmx.process import keep_freed_memory, make_deterministic, one_line_errors, stop_on_signals
 from lmx.report import write_report
 from lmx.run import Run
-from lmx.saved import check_vocabulary, tokenizer_of
+from lmx.saved import check_vocabulary
 from lmx.sharding.mesh import MeshConfig, count_devices, resolve_mesh
 from lmx.sharding.placement import shards, token_shards
 from lmx.sharding.rules import DEFAULT_RULES, Rules
@@ -304,7 +304,7 @@ def tokenizer_of_texts(run: Run, config: Any) -> tuple[Callable[[AnyFiles], Toke
             return (line for text in train.texts() for line in text.splitlines(keepends=True))
 
         about: dict[str, Any] = {"facts": lambda: train.facts(cache), "about": train.origin, **pieces.options()}
-        known = tokenizer_of(run.directory, config.start.init_from)
+        known = config.start.tokenizer(run.directory)
         return known or learn_tokenizer(pieces, pieces.kind, lines, cache=cache, **about)
 
     return tokenizer_for, cache

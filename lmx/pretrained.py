@@ -4,9 +4,10 @@ Parameters fit by name and shape, so that an encoder that was trained to fill in
 a translator of one domain that of another. What is new keeps the values it was drawn with.
 """
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,13 +19,15 @@ import numpy as np
 from lmx.definition import Definition, Params
 from lmx.differences import few
 from lmx.errors import InputError
+from lmx.interop.convert import is_foreign, open_model
 from lmx.learner import Placed
 from lmx.lora import LORA, LoraConfig, with_lora
 from lmx.nn.config import TransformerConfig
 from lmx.nn.positions.make import longest as longest_of
 from lmx.parameters import open_params
 from lmx.run import Run
-from lmx.saved import read_record
+from lmx.saved import find_tokenizers, load_tokenizers, read_record, tokenizer_of
+from lmx.text import Tokenizer
 from lmx.training import TrainState
 
 Model = TypeVar("Model", bound=TransformerConfig)
@@ -48,8 +51,8 @@ class StartConfig:
     """What a training begins with.
 
     Attributes:
-        init_from: directory of a finished run; takes over its sizes, vocabulary and all parameters that fit. None
-            begins with random values.
+        init_from: directory of a finished run, or folder of a model of Hugging Face or CTranslate2; takes over its
+            sizes, vocabulary and all parameters that fit. None begins with random values.
         lora: train low-rank changes of matrices instead of all parameters.
     """
 
@@ -59,6 +62,26 @@ class StartConfig:
     def adapt(self, model: Definition) -> Definition:
         """Returns the model whose parameters are trained, see `lmx.lora.with_lora`."""
         return with_lora(model, self.lora)
+
+    def tokenizer(self, run: Path) -> Tokenizer | None:
+        """Returns the tokenizer of a run or, before it has one, of what it begins with; None where neither has one."""
+        if self.init_from is not None and is_foreign(self.init_from) and not find_tokenizers(run):
+            return open_model(self.init_from).tokenizers.get("tokenizer")
+        return tokenizer_of(run, self.init_from)
+
+    def tokenizers(self, run: Path) -> tuple[Tokenizer, Tokenizer]:
+        """Returns the tokenizers of source and target of a run or, before it has them, of what it begins with.
+
+        Raises:
+            FileNotFoundError: neither has them.
+        """
+        if self.init_from is not None and is_foreign(self.init_from) and not find_tokenizers(run):
+            found = open_model(self.init_from).tokenizers
+            if joint := found.get("tokenizer"):
+                return joint, joint
+            if {"source", "target"} <= found.keys():
+                return found["source"], found["target"]
+        return load_tokenizers(run, self.init_from)
 
     def sizes(self, model: Model, *, run: Path, longest: int) -> Model:
         """Returns a model config with the sizes of the run that a training begins with.
@@ -113,7 +136,9 @@ class StartConfig:
 
 
 def _finished(directory: Path) -> dict[str, Any]:
-    """Returns what config.json says of a finished run."""
+    """Returns what config.json says of a finished run, or would say of a foreign model that had become one."""
+    if is_foreign(directory):
+        return {"model": dataclasses.asdict(open_model(directory).model)}
     if not (directory / "config.json").is_file():
         raise FileNotFoundError(f"init_from must be a run directory, got {directory}, which has no config.json.")
     saved = read_record(directory / "config.json")
@@ -130,7 +155,7 @@ def _loaded(params: Params, placed: Placed, directory: Path, *, report: Any) -> 
     """
     _finished(directory)
     stacked = placed.learner.num_seeds is not None
-    with open_params(directory / "model.safetensors") as file:
+    with _opened(directory) as file:
         there = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         loaded: dict[str, int] = {}
         unlike: list[str] = []
@@ -178,6 +203,16 @@ def _loaded(params: Params, placed: Placed, directory: Path, *, report: Any) -> 
         if names:
             report(f"  {about}: {few(_parts(names, loaded) if names is not unlike else names)}")
     return taken
+
+
+@contextlib.contextmanager
+def _opened(directory: Path) -> Iterator[Any]:
+    """Opens the parameters of a run or of a foreign model, under our names."""
+    if is_foreign(directory):
+        yield open_model(directory).file
+    else:
+        with open_params(directory / "model.safetensors") as file:
+            yield file
 
 
 def _parts(names: Sequence[str], others: Mapping[str, int]) -> list[str]:

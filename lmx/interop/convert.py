@@ -72,7 +72,7 @@ def is_foreign(source: str | Path) -> bool:
     if path.is_file() or (path.is_dir() and is_ctranslate2(path)):
         return True
     config = path / "config.json"
-    return not path.exists() or (config.is_file() and "model_type" in read_record(config))
+    return config.is_file() and "model_type" in read_record(config)
 
 
 def convert(source: str | Path, run: Path, *, pieces: Path | None = None) -> Imported:

@@ -85,7 +85,7 @@ def write_run(folder: Path, model: AnyModel, *, tokenizer: bool = False) -> Path
     return folder
 
 
-def logits(model: AnyModel, params: Any, tokens: np.ndarray) -> np.ndarray:
+def logits(model: AnyModel, params: Any, tokens: jax.Array) -> np.ndarray:
     """What a model says of rows of tokens: of an embedder, the states of its encoder."""
     network = definition_of(model).merge(jax.tree.map(jax.numpy.asarray, params))
     if isinstance(model, EmbedderConfig):

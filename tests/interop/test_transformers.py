@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -31,7 +32,7 @@ def test_logits_are_the_same_there_and_back(name: str, tmp_path: Path):
     with torch.no_grad():
         said = theirs(torch.tensor(tokens), attention_mask=torch.tensor(seen))
     expected = np.asarray(said[0])
-    found = logits(model, load_params(run / "model.safetensors"), tokens.astype(np.int32))
+    found = logits(model, load_params(run / "model.safetensors"), jnp.asarray(tokens, jnp.int32))
     rows = np.ones(2, bool) if expected.ndim == 2 else seen.astype(bool)
     largest = np.abs(found[rows] - expected[rows]).max()
     print(f"PARITY {transformers.__version__} {name} {largest:.2e} of {np.abs(expected).max():.2f}")

@@ -1,0 +1,56 @@
+"""A training begins with a folder of Hugging Face as it does with a run: sizes, vocabulary, and parameters in pieces."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from lmx.embedder import TextEmbedder
+from lmx.interop.convert import convert, export
+from lmx.models.embedder import EmbedderConfig
+from lmx.models.encoder import ClassifierConfig
+from lmx.parameters import load_params
+from lmx.pretrained import StartConfig
+from tests.interop.models import BERT, SIZES, write_run
+from tests.test_pretrained import begin, placed_of
+
+THEIRS = EmbedderConfig(**(SIZES | {"num_heads": 4, "width": 16, "feedforward_width": 24}), **BERT, has_pooler=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    where = tmp_path_factory.mktemp("theirs")
+    export(write_run(where / "run", THEIRS, tokenizer=True), where / "folder", to="huggingface")
+    return where / "folder"
+
+
+def test_a_classifier_begins_with_a_foreign_encoder_and_its_pooler(folder: Path, tmp_path: Path):
+    start = StartConfig(init_from=folder)
+    own = ClassifierConfig(vocab_size=0, num_outputs=3, pooling="pooler", width=8, num_heads=2, dropout_rate=0.2)
+    model = start.sizes(own, run=tmp_path / "new", longest=16)
+    assert (model.width, model.num_types, model.norm_epsilon, model.dropout_rate) == (16, 2, 1e-12, 0.2)
+    tokenizer = start.tokenizer(tmp_path / "new")
+    assert tokenizer is not None
+    assert tokenizer.decode(tokenizer.encode("Grüße")) == "Grüße"
+    model = dataclasses.replace(model, vocab_size=tokenizer.vocab_size)
+    state, told = begin(start, placed_of(model, start, devices=4))
+    there = load_params(folder.parent / "run" / "model.safetensors")
+    for part in ("encoder", "pooling"):
+        jax.tree.map(np.testing.assert_array_equal, state.params[part], there[part])
+    assert "new, drawn at random: output" in told
+
+
+def test_vectors_of_texts(folder: Path, tmp_path: Path):
+    convert(folder, tmp_path / "run")
+    embedder = TextEmbedder.load(tmp_path / "run")
+    texts = ["a cat", "", "a much longer text than the others are", "dog"]
+    vectors = embedder.embed(texts)
+    assert vectors.shape == (4, 16)
+    assert embedder.cut == 1
+    np.testing.assert_allclose(embedder.embed(texts[::-1])[::-1], vectors, atol=1e-6)
+    unit = TextEmbedder.load(tmp_path / "run", normalised=True).embed(texts)
+    np.testing.assert_allclose(unit, vectors / np.linalg.norm(vectors, axis=1, keepdims=True), atol=1e-6)
+    first = TextEmbedder.load(tmp_path / "run", vector="first").embed(texts)
+    assert np.abs(first - vectors).max() > 0.1
