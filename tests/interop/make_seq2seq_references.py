@@ -19,7 +19,7 @@ BEAMS = 3
 LONGEST = 24
 SIZES = {
     "small": {"width": 12, "heads": 2, "head_width": 5, "hidden": 20, "encoder": 2, "decoder": 1, "words": 37},
-    "large": {"width": 64, "heads": 4, "head_width": 24, "hidden": 144, "encoder": 3, "decoder": 4, "words": 301},
+    "large": {"width": 64, "heads": 4, "head_width": 24, "hidden": 144, "encoder": 4, "decoder": 3, "words": 301},
 }
 
 

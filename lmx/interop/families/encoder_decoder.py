@@ -12,7 +12,7 @@ SIDES = ("encoder", "decoder")
 
 
 def sizes_of(theirs: Mapping[str, Any], *, layers: int) -> dict[str, Any]:
-    """Returns the fields of our config that these families name alike.
+    """Returns the fields of our config that both families name in the same way.
 
     Args:
         layers: of each stack where the config does not say it.
@@ -44,7 +44,7 @@ def sizes_of(theirs: Mapping[str, Any], *, layers: int) -> dict[str, Any]:
 
 
 def their_sizes(model: Seq2SeqConfig, what: str, **values: Any) -> dict[str, Any]:
-    """Returns the fields of their config that these families name alike.
+    """Returns the fields of their config that both families name in the same way.
 
     Args:
         what: the family, for the message.
