@@ -171,7 +171,7 @@ class Translator:
         Args:
             prefixes: for each line, how its translation begins. The tokens of a prefix cost nothing, count for the
                 length penalty, and are part of the translation.
-            n_best: return, for each line, a list of so many translations, best first, or as they were drawn. It is
+            n_best: return, for each line, a list of `n_best` translations, best first, or as they were drawn. It is
                 shorter where the search found fewer; an empty line has one.
             progress: called with the number of lines done so far.
 
