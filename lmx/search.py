@@ -135,7 +135,7 @@ class Search:
         return {"power": power_penalty, "gnmt": gnmt_penalty}[self.length_penalty](self.alpha)
 
     def check_n_best(self, n_best: int) -> None:
-        """Checks that there can be so many translations of a sentence.
+        """Checks that a sentence can have `n_best` translations.
 
         Raises:
             ValueError: they are more than there are beams, or none.

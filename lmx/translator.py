@@ -35,7 +35,8 @@ from lmx.translation_batches import Asked, beginnings, draw_numbers, filled, in_
 # What logits and caches may take for each token of `Search.batch_tokens`: Vaswani's base model with 10,000 words and
 # beam 5 takes less at every length, so that for it and what is smaller only the tokens count.
 TOKEN_BYTES = 2**18
-# A beam's logits are there as the model gives them, as exponentials, and in the blocks of the best.
+# A beam's logits are there as the model gives them, as exponentials, and in the blocks of the best; where rules change
+# them, twice more.
 LOGITS = 3
 
 
@@ -172,7 +173,7 @@ class Translator:
         Args:
             prefixes: for each line, how its translation begins. The tokens of a prefix cost nothing, count for the
                 length penalty, and are part of the translation.
-            n_best: return, for each line, a list of so many translations, best first, or as they were drawn. It is
+            n_best: return, for each line, a list of `n_best` translations, best first, or as they were drawn. It is
                 shorter where the search found fewer; an empty line has one.
             progress: called with the number of lines done so far.
 
@@ -364,7 +365,7 @@ class Translator:
             batch["forced"] = filled(targets, (rows, len(self._first) + room), fill=FREE)
         if self.search.temperature:
             batch["draws"] = draw_numbers(group, rows)
-        return self._layout.place(batch)
+        return dict(self._layout.place(batch))
 
     def _translation(self, tokens: np.ndarray, score: Any) -> Translation:
         ids = self._until_end(tokens)
@@ -385,7 +386,8 @@ class Translator:
     def _row_bytes(self, length: int) -> int:
         """Returns the bytes of one row: its beams' float32 logits, keys and values, and the encoder's attention."""
         config, beams = self.config, self.search.beam_size
-        logits = LOGITS * 4 * beams * padded_vocabulary(config.target_vocab_size)
+        changed = self._rules.has_constraints or self._first or self.search.temperature
+        logits = (LOGITS + 2 * bool(changed)) * 4 * beams * padded_vocabulary(config.target_vocab_size)
         slots = length + beams * self._max_target_length(length)
         cache = 2 * config.num_decoder_layers * slots * config.width_of_keys * jnp.dtype(config.dtype).itemsize
         return (self.members or 1) * (logits + cache + 2 * 4 * config.num_heads * length**2)

@@ -22,6 +22,7 @@ transformers = pytest.importorskip("transformers")
 
 EOS, V, WIDTH, HEADS, LAYERS, W, LONGEST = 0, 29, 16, 2, 2, 4, 11  # Marian's end is its first id, its padding the last
 PAD = V - 1
+ENDS = 1.5  # what the end's logit is raised by, so that translations have different lengths
 SOURCE = np.array([[5, 9, 13, 4, EOS], [7, 7, 3, EOS, PAD], [21, EOS, PAD, PAD, PAD], [11, 2, 17, 19, EOS]])
 
 
@@ -53,6 +54,7 @@ def both() -> Both:
         for parameter in theirs.parameters():
             if parameter.requires_grad:  # positions are fixed
                 parameter += 0.1 * torch.randn_like(parameter)
+        theirs.final_logits_bias[0, EOS] = ENDS
     return Both(theirs, mapped(theirs.state_dict()))
 
 
@@ -81,7 +83,12 @@ def mapped(tensors: dict[str, Any]) -> dict:
 def searched(params, forced, *, width, start, alpha, settings):
     ids, rules = SpecialIds(pad=PAD, bos=start, eos=EOS), Rules(**dict(settings), forced=forced)
     model = DEFINITION.merge(params)
-    step, cache = model.start_decoding(jnp.asarray(SOURCE, jnp.int32), slots=width * LONGEST)
+    step_of_model, cache = model.start_decoding(jnp.asarray(SOURCE, jnp.int32), slots=width * LONGEST)
+
+    def step(*place):
+        logits, cache = step_of_model(*place)
+        return logits.at[..., EOS].add(ENDS), cache
+
     options = {"active": jnp.ones(len(SOURCE), bool), "max_length": LONGEST, "ids": ids, "rules": rules}
     if width == 1:
         return greedy_search(step, cache, **options)[:, None], jnp.zeros((len(SOURCE), 1))
