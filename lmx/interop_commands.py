@@ -17,7 +17,7 @@ class Convert:
     """Makes a run directory of another library's model: a folder, a file, or an id of Hugging Face's hub."""
 
     source: Annotated[str, tyro.conf.Positional]
-    """Folder of Hugging Face or CTranslate2, a GGUF file, a model of llama2.c, or an id such as google/flan-t5-small."""
+    """Folder of Hugging Face or CTranslate2, a GGUF file, llama2.c, or an id such as google/flan-t5-small."""
     run: Annotated[Path, tyro.conf.Positional]
     """Directory to write; it must be new."""
     pieces: Path | None = None
