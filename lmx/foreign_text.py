@@ -94,7 +94,7 @@ class HuggingFaceTokenizer:
             content: of the file.
             special: the ids that surround a text.
             vocab_size: rows of the model's table, where it has more than there are ids; None takes as many as needed.
-            settings: of the `tokenizer_config.json` beside the file, handed on when it is written again. Of these,
+            settings: of the `tokenizer_config.json` beside the file, handed on when it is written again. Its
                 `clean_up_tokenization_spaces` takes the spaces before punctuation from decoded text.
 
         Raises:

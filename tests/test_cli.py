@@ -188,7 +188,8 @@ def blocks(monkeypatch) -> list[int]:
     """Makes blocks of three lines, notes how many are translated at once, and turns them round instead."""
     sizes: list[int] = []
 
-    def translate(self, lines, *, progress):
+    def translate(self, lines, *, prefixes, progress):
+        assert prefixes is None
         sizes.append(len(lines))
         progress(len(lines))
         return [Translation(line[::-1], (), 0.0) for line in lines]

@@ -125,16 +125,8 @@ def export(run: Path, folder: Path, *, to: Target, dtype: str = "float32") -> No
     labels = Labels.from_file(run / "labels.json").names if (run / "labels.json").is_file() else ()
     with open_params(run / "model.safetensors") as params, _folder(folder) as partial:
         if to == "ctranslate2":
-            frame = saved.get("config", {}).get("source_frame")
-            write_ctranslate2(
-                partial,
-                saved["family"],
-                model,
-                params,
-                tokenizers,
-                dtype=dtype,
-                source_frame=frame,  # type: ignore[arg-type]
-            )
+            numbers: Any = dtype
+            write_ctranslate2(partial, saved["family"], model, params, tokenizers, dtype=numbers)
         else:
             write_folder(partial, model, params, tokenizers, config=saved.get("config", {}), labels=labels, dtype=dtype)
 

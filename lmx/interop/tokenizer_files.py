@@ -77,7 +77,7 @@ class Beside:
     ) -> Specials:
         """Returns the ids that surround a text.
 
-        Of an encoder they are those of `[CLS]` and `[SEP]`; an encoder-decoder starts from the model's
+        An encoder has those of `[CLS]` and `[SEP]`; an encoder-decoder starts from the model's
         `decoder_start_token_id`. A vocabulary without padding pads with the end.
 
         Args:
@@ -129,7 +129,7 @@ class Beside:
         return found if isinstance(found, int) and not isinstance(found, bool) and found >= 0 else None
 
     def _eos(self, of_tokenizer: int | None) -> int | None:
-        """Of several ids that end a text, the tokenizer's own, if it is one of them, or the first."""
+        """Returns the id that ends a text: the tokenizer's own, if it is one of several, or the first."""
         found = self.config.get("eos_token_id")
         if isinstance(found, list) and found:
             return of_tokenizer if of_tokenizer in found else int(found[0])

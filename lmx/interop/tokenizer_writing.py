@@ -44,7 +44,7 @@ PAIRS = ("t5", "mt5", "umt5", "marian", "bart", "mbart")
 def write_tokenizers(folder: Path, tokenizers: Mapping[str, Tokenizer], model_type: str) -> None:
     """Writes the tokenizers of a model into a folder, so that `transformers` loads the same.
 
-    What was read from a folder is written in the same form. Of lmx's own, SentencePiece becomes Marian's files where
+    What was read from a folder is written in the same form. lmx's own SentencePiece becomes Marian's files where
     the model is one, and everything else a `tokenizer.json` that any class of model takes.
 
     Args:
@@ -72,7 +72,7 @@ def write_tokenizers(folder: Path, tokenizers: Mapping[str, Tokenizer], model_ty
 
 
 def _only(tokenizers: Mapping[str, Tokenizer], model_type: str) -> Tokenizer:
-    """Returns the one tokenizer that there is, or that source and target share but for their languages."""
+    """Returns the one tokenizer that there is, or that source and target share, whatever their languages."""
     first, *others = tokenizers.values()
     shared = isinstance(first, HuggingFaceTokenizer) and all(
         isinstance(other, HuggingFaceTokenizer) and other.content == first.content for other in others

@@ -102,7 +102,7 @@ class Settings:
 
     @property
     def path(self) -> Path:
-        """Of the file."""
+        """Path of the file."""
         return self.variables.path
 
     def get(self, scope: str, name: str, default: Any = None) -> Any:

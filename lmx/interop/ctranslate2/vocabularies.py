@@ -92,8 +92,8 @@ def _read(path: Path, size: int, config: Mapping[str, Any], *, has_start: bool) 
         padding = next((ids[token] for token in PADDING if token in ids), ids.get(start))
     if names["eos_token"] not in ids:
         raise InputError(
-            f"{path} must have {names['eos_token']!r}, which ends a text, got no such token. Name it as eos_token in "
-            "config.json."
+            f"{path} must have {names['eos_token']!r}, which ends a text, got no such token. "
+            "config.json beside it may name another."
         )
     special = {"pad": padding, "bos": ids[start], "eos": ids[names["eos_token"]], "unk": ids[names["unk_token"]]}
     return Vocabulary(path, tokens, special, ends=bool(config.get("add_source_eos")))
@@ -128,7 +128,7 @@ def read_tokens(path: Path) -> list[str]:
 
 
 def tokens_of(tokenizer: Tokenizer, *, size: int) -> list[str]:
-    """Returns the tokens of any tokenizer, each once: of two that are written alike, the later gets its number.
+    """Returns the tokens of any tokenizer, each once: the later of two equal ones gets its number.
 
     Args:
         size: rows of the table; those behind the tokenizer's get names of their own.

@@ -37,7 +37,7 @@ def write_ctranslate2(
     """Writes a model into a folder that is there, and returns the names of parameters that have no place in it.
 
     Args:
-        family: of the run. Of encoders, what stands on them is left out, but for a pooler.
+        family: of the run. What stands on an encoder is left out, its pooler is not.
         params: parameters by path, as an open safetensors file gives them.
         tokenizers: "tokenizer", or "source" and "target".
         dtype: of the weights; with "int8" matrices have a scale for each row, and the rest is float32.
