@@ -1,4 +1,4 @@
-"""A training begins with a folder of Hugging Face as it does with a run: sizes, vocabulary, and parameters in pieces."""
+"""A training begins with a folder of Hugging Face as with a run: sizes, vocabulary, and parameters in pieces."""
 
 import dataclasses
 from pathlib import Path
