@@ -40,6 +40,7 @@ def _rows(config: Any, family: str) -> Rows:
 def _sizes(config: Any) -> dict[str, int]:
     return {
         "D": config.width,
+        "E": config.width,  # the outputs of a square matrix
         "H": config.num_heads,
         "G": config.num_kv_heads or config.num_heads,
         "K": config.width_of_head,
@@ -86,7 +87,7 @@ def _of_encoder(config: Any) -> Rows:
     rows = [
         row("encoder.embedding.table", ENCODER_WORDS, "V D -> V D"),
         row("encoder.types.table", "encoder/embeddings_1/weight", "Y D -> Y D"),
-        *_linear("pooling.dense", "pooler_dense", "D", "D"),
+        *_linear("pooling.dense", "pooler_dense", "D", "E"),
         *_norm("encoder.embedding_norm", "encoder/layernorm_embedding"),
         *_stack_rows("encoder.stack", "encoder", config),
     ]
