@@ -302,8 +302,6 @@ def read_sampling(run_directory: Path, **changes: Any) -> Sampling:
     saved = read_config(run_directory, family="decoder", purpose="writes text")
     path = run_directory / "config.json"
     fields = dict(read_field(saved, "config", "sampling", kind=dict | None, path=path) or {})
-    if isinstance(fields.get("stop"), list):
-        fields["stop"] = tuple(fields["stop"])
     return replace(read_fields(Sampling, fields, path=path, field="config.sampling"), **changes)
 
 
