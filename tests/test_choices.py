@@ -9,13 +9,18 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from lmx.config import BatchConfig, Published, RunConfig, SelectionConfig, config_as_json, inline_fields
 from lmx.data.labelled import Examples
 from lmx.data.labels import Labels
 from lmx.data.parallel import EncodedPairs, Pairs
+from lmx.data.shards import TokenCorpus
+from lmx.data.windows import Windows
 from lmx.errors import InputError
+from lmx.evaluation import language
 from lmx.evaluation.classification import Exam, ExamConfig, examine_classifier, label_new, write_results
+from lmx.evaluation.language import SampleWriter
 from lmx.evaluation.tables import print_record
 from lmx.evaluation.translation import ScoringConfig, _exact_by_construction, validation_bleu
 from lmx.fitting import fit_sizes, fit_warmup, training_kernel
@@ -23,12 +28,15 @@ from lmx.learner import Learner, Placed, mean_loss
 from lmx.models.seq2seq import Seq2SeqConfig
 from lmx.optimization import OptimizerConfig
 from lmx.run import Run
+from lmx.sampling import Sampling
 from lmx.scoring.records import Record, Row
 from lmx.scoring.tested import Tested as Outcome  # pytest would take its own name for a class of tests
 from lmx.sharding.layout import ONE_DEVICE
 from lmx.sharding.mesh import make_mesh
 from lmx.sharding.rules import DEFAULT_RULES
-from lmx.streams import Share
+from lmx.streams import Share, Written
+from lmx.text import ByteTokenizer
+from lmx.training import TrainState
 from lmx.translator import Translation, Translator
 
 
@@ -304,7 +312,72 @@ def test_what_chose_a_step_is_told_by_its_name_and_as_it_was_measured(select, be
     assert {row["made"].split("; ")[1] for row in saved["rows"]} == {f"best step by development {select}"}
 
 
+@pytest.mark.parametrize("best", [[0.5, 0.2, 0.9], [-0.5, -0.2, -0.9]])
+def test_of_several_seeds_the_one_with_the_lowest_validation_is_the_model(best, run):
+    run.directory.mkdir()
+    run.memory.judge(7, np.array(best), patience=None)
+    run.save_model({"x": jax.numpy.arange(3.0)[:, None]}, seeds=(4, 5, 11))
+    assert load_file(run.directory / "model.safetensors")["x"].tolist() == [float(np.argmin(best))]
+    found = {path.stem: load_file(path)["x"].tolist() for path in (run.directory / "seeds").iterdir()}
+    assert found == {"4": [0.0], "5": [1.0], "11": [2.0]}
+
+
+def test_texts_of_a_step_that_is_made_again_take_the_place_of_the_old(run):
+    run.directory.mkdir()
+    blank = Placed(*[None] * len(Placed._fields))
+    placed = blank._replace(learner=Learner(None, None, None, None, num_seeds=None))
+    tokenizer = ByteTokenizer()
+    writer = SampleWriter(run, placed, prompts=["a"], sampling=Sampling(), tokenizer=tokenizer)
+
+    class Fake:
+        def with_params(self, params: Any) -> "Fake":
+            self.made = params["made"]
+            return self
+
+        def generate(self, prompts: list[str]) -> list[Any]:
+            return [SimpleNamespace(prompt=prompt, text=self.made) for prompt in prompts]
+
+    writer._generator = Fake()
+    for step, made in ((3, "first"), (6, "lost"), (6, "again"), (9, "last")):
+        state = TrainState(*[None] * len(TrainState._fields))._replace(step=step)
+        writer.write({"made": made}, state=state)
+    lines = [json.loads(line) for line in (run.directory / "written.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["text"]) for line in lines] == [(3, "first"), (6, "again"), (9, "last")]
+
+
+def test_the_surprise_of_tokens_is_that_of_the_seed_with_the_lowest_validation(run, monkeypatch):
+    run.directory.mkdir()
+    run.memory.judge(7, np.array([0.5, 0.2, 0.9]), patience=None)
+    seen = []
+    monkeypatch.setattr(language, "measure", lambda *_, **__: (np.array([1.0, 2.0, 3.0]), {}))
+    monkeypatch.setattr(language, "surprise", lambda placed, params, *_: seen.append(float(params["x"])) or [])
+    blank = Placed(*[None] * len(Placed._fields))
+    placed = blank._replace(learner=Learner(None, None, None, None, num_seeds=3))
+    windows = Windows.__new__(Windows)
+    corpus = TokenCorpus.__new__(TokenCorpus)
+    for name, value in {"num_tokens": 6, "num_words": 3, "num_bytes": 20, "origin": "o"}.items():
+        monkeypatch.setattr(TokenCorpus, name, value, raising=False)
+    object.__setattr__(windows, "corpus", corpus)
+    exam = language.Exam("t", windows, "loss", True, "m", Published())
+    record = language.examine_language_model(
+        run, placed, {"x": np.arange(3.0)}, exam, seeds=(4, 5, 11), tokenizer=ByteTokenizer()
+    )
+    assert seen == [1.0]
+    assert [(seed.seed, seed.kept) for seed in record.seeds] == [(4, False), (5, True), (11, False)]
+    assert [seed.test for seed in record.seeds] == [1.0, 2.0, 3.0]
+
+
 # How far a file is.
+
+
+def test_lines_take_the_place_of_an_older_file_when_the_first_are_known(tmp_path):
+    path = tmp_path / "out.txt"
+    path.write_text("old\n")
+    with Written(path, input=None) as out:
+        assert path.read_text() == "old\n"
+        out.write(["a", "b"])
+        out.write(["c"])
+    assert path.read_text() == "a\nb\nc\n"
 
 
 def test_the_share_of_a_file_is_that_of_its_bytes_block_by_block():

@@ -345,7 +345,7 @@ def test_blank_lines_of_records_are_no_records(tmp_path: Path) -> None:
 def test_the_test_set_is_read_in_its_own_way_and_counted_among_what_was_learned_from(tmp_path):
     (tmp_path / "train.csv").write_text("text,label\n" + "".join(f"text {n},{'ab'[n % 2]}\n" for n in range(20)))
     (tmp_path / "dev.csv").write_text("text,label\nmore,a\n")
-    (tmp_path / "test.csv").write_text("said,label\nnew,a\ntext 3,b\ntext 3,b\n")
+    (tmp_path / "test.csv").write_text("said,note,label\nnew,x,a\ntext 3,y,b\ntext 3,z,b\n")
     config = SetsConfig(
         train=str(tmp_path / "train.csv"), validation=str(tmp_path / "dev.csv"), test=str(tmp_path / "test.csv"),
         test_reading=Reading(text_columns=("said",)),

@@ -101,9 +101,9 @@ def test_of_one_class_the_linear_model_knows_one_answer() -> None:
     assert tfidf_predictions(["good film", "a fine one"], ["pos", "pos"], ["bad film", "\U0001f600"]) == ["pos", "pos"]
 
 
-def test_the_linear_model_has_learned_what_it_says_before_it_sees_the_test():
-    """What it says of a text does not depend on the others that it is asked about."""
-    texts, labels = ["red cat", "red dog", "blue cat", "blue bird", "green bird"], ["a", "a", "b", "b", "b"]
-    asked = [f"{first} {second}" for first in ("red", "blue", "green") for second in ("cat", "dog", "bird")]
-    crowd = ["red"] * 300 + ["cat red"] * 300
-    assert tfidf_predictions(texts, labels, [*asked, *crowd])[: len(asked)] == tfidf_predictions(texts, labels, asked)
+def test_the_linear_model_has_learned_its_words_before_it_sees_the_test():
+    """A text with one word of training is that word, however many others it has."""
+    texts, labels = ["red", "red", "blue", "blue", "green"], ["a", "a", "b", "b", "b"]
+    asked = ["red", "red one two three four five six seven eight nine ten"]
+    assert tfidf_predictions(texts, labels, asked) == ["a", "a"]
+    assert tfidf_predictions(texts, labels, asked[1:]) == ["a"]
