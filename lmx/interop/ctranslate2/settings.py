@@ -35,7 +35,6 @@ EPSILONS = {"layer": 1e-5, "rms": 1e-6}
 IDLE = {
     "alibi": 0,
     "start_from_zero_embedding": 0,
-    "embeddings_merge": 1,  # added up, where there is more than one
     "relative_attention_max_distance": MAX_DISTANCE,
     "scale_alibi": 0,
     "layer_norm_use_residual": 0,
