@@ -28,6 +28,7 @@ EPSILON = 1e-5
 SPACE = "\u2581"
 # The first three pieces; a text begins with the second, and the next text's beginning ends it.
 SPECIAL = ("<unk>", "<s>", "</s>")
+BOS = 1
 BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
 
 

@@ -16,18 +16,20 @@ _PAIRS = 2  # the model that merges pairs
 def piece_model(
     pieces: Sequence[str], scores: Sequence[float], kinds: Sequence[int], *, bos: str, eos: str, pad: str
 ) -> bytes:
-    """Returns a model that merges pairs of pieces, the best score first, and spells what is left in bytes.
+    """Returns a model that merges pairs of pieces, the best score first.
 
     Args:
-        kinds: of the pieces, by their numbers there.
+        kinds: of the pieces, by their numbers there. Where all 256 bytes are among them, they spell what has no piece.
         bos, eos, pad: control pieces that begin and end a text and fill a row; they may be the same.
     """
+    spells = list(kinds).count(BYTE) == 256  # with fewer, the library takes none
+    kinds = [NORMAL if kind == BYTE and not spells else kind for kind in kinds]
     listed = b"".join(
         _field(1, _field(1, piece.encode()) + _float(2, score) + _number(3, kind))
         for piece, score, kind in zip(pieces, scores, kinds, strict=True)
     )
-    trainer = _number(3, _PAIRS) + _number(4, len(pieces)) + _number(35, 1)
-    for number, piece in ((45, pieces[list(kinds).index(UNKNOWN)]), (46, bos), (47, eos), (48, pad)):
+    trainer = _number(3, _PAIRS) + _number(4, len(pieces)) + _number(35, spells)
+    for number, piece in ((45, pieces[kinds.index(UNKNOWN)]), (46, bos), (47, eos), (48, pad)):
         trainer += _field(number, piece.encode())
     # A space before the text, none taken away, and U+2581 in the place of each.
     normalizer = _field(1, b"identity") + _number(3, 1) + _number(4, 0) + _number(5, 1)

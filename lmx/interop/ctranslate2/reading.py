@@ -70,6 +70,7 @@ def _read_seq2seq(folder: Path, settings: Settings) -> Imported:
                 f"{value} of the decoder."
             )
     source_words, stored = words_of(settings, "encoder"), settings.variables.stored
+    settings.get("encoder", "embeddings_merge")  # of one table there is nothing to merge
     from_zero = bool(settings.get("decoder", "start_from_zero_embedding", 0))
     sizes = {"source": stored[source_words].shape[0], "target": stored[WORDS].shape[0]}
     vocabularies = read_vocabularies(folder, sizes, config=settings.config, has_start=from_zero)
@@ -119,6 +120,8 @@ def _read_decoder(folder: Path, settings: Settings) -> Imported:
 def _read_encoder(folder: Path, settings: Settings) -> Imported:
     fields, stored = read_stack(settings, "encoder"), settings.variables.stored
     size, types = stored[words_of(settings, "encoder")].shape[0], "encoder/embeddings_1/weight"
+    if not settings.get("encoder", "embeddings_merge", 0) and types in stored:
+        raise InputError(f"{settings.path} must add up the vectors of words and types, got one behind the other.")
     has_pooler = settings.has("pooler_dense/weight")
     if has_pooler and (number := settings.get("", "pooler_activation", TANH)) != TANH:
         raise InputError(f"{settings.path} must have a pooler with tanh, got activation {number}.")

@@ -35,13 +35,13 @@ EPSILONS = {"layer": 1e-5, "rms": 1e-6}
 IDLE = {
     "alibi": 0,
     "start_from_zero_embedding": 0,
-    "embeddings_merge": 1,  # added up, where there is more than one
     "relative_attention_max_distance": MAX_DISTANCE,
     "scale_alibi": 0,
     "layer_norm_use_residual": 0,
 }
 # Of rotary positions, by their numbers; Llama 3's factor is not written where it is 8.
 LINEAR, LLAMA3, LLAMA3_FACTOR = 0, 2, 8.0
+REACH = "max_position_embeddings"  # of config.json
 LAYER = re.compile(r"/layer_\d+/")
 
 
@@ -181,6 +181,7 @@ def read_stack(settings: Settings, scope: str) -> dict[str, Any]:
         "use_bias": has_bias,
         "qkv_bias": settings.has(f"{first}/linear_0/bias") and not has_bias,
         "scaled_embeddings": _is_scaled(settings, scope, width),
+        **_reach(settings),
         **_positions(settings, scope, width),
     }
 
@@ -262,6 +263,12 @@ def _positions(settings: Settings, scope: str, width: int) -> dict[str, Any]:
         exact = stored[name].kind == "float32"
         return _of_table(settings.variables.read(name), tolerance=1e-5 if exact else 5e-3)
     return {"positions": "tensor2tensor", "first_position": 1}
+
+
+def _reach(settings: Settings) -> dict[str, int]:
+    """Returns how long rows may be, where config.json says it; the package does not ask."""
+    length = settings.config.get(REACH)
+    return {"max_length": length} if isinstance(length, int) and length > 0 else {}
 
 
 def _rotary_scaling(settings: Settings, scope: str) -> tuple[float, ...]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from lmx.errors import InputError
 from lmx.interop.ctranslate2.names import aliases_of, table_of
-from lmx.interop.ctranslate2.settings import EPSILONS, Spec
+from lmx.interop.ctranslate2.settings import EPSILONS, REACH, Spec
 from lmx.interop.ctranslate2.specifying import check, settings_for, spec_for
 from lmx.interop.ctranslate2.variables import SCALE, quantised, write_variables
 from lmx.interop.ctranslate2.vocabularies import tokens_of
@@ -121,6 +121,7 @@ def _write_vocabularies(folder: Path, model: Any, tokenizers: Mapping[str, Token
     both = isinstance(model, Seq2SeqConfig)
     tokens = tokens_of(target, size=model.target_vocab_size if both else model.vocab_size)
     config = {
+        REACH: model.max_length,
         "layer_norm_epsilon": model.norm_epsilon or EPSILONS[model.norm],
         "multi_query_attention": model.num_kv_heads not in (None, model.num_heads),
         "unk_token": tokens[target.unk_id],

@@ -1,0 +1,137 @@
+"""GGUF files, written here by the package `gguf`: read in parts, with their vocabularies; and what does not fit."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lmx.errors import InputError
+from lmx.interop.convert import open_model
+from lmx.interop.gguf import read_gguf
+
+gguf = pytest.importorskip("gguf")
+pytest.importorskip("tokenizers")
+
+WIDTH, HIDDEN, HEADS, KEYS, LAYERS, HEAD = 64, 96, 4, 2, 2, 16
+TOKENS = ["<unk>", "<s>", "</s>", "<|user|>", "Ġ", "a", "b", "1", "2", "ab", "Ġab", "12"]
+MERGES = ["a b", "Ġ ab", "1 2"]
+
+
+def write(path: Path, *, kind=gguf.GGMLQuantizationType.F32, changes=None, arrays=None) -> dict[str, np.ndarray]:
+    """Writes a model of Llama's form with random numbers, and returns its arrays as the file has them."""
+    draw = np.random.default_rng(2)
+    matrix = lambda *shape: draw.normal(0, 1, shape).astype(np.float32)  # noqa: E731
+    shapes = {"token_embd": (len(TOKENS), WIDTH), "output_norm": (WIDTH,)}
+    for layer in range(LAYERS):
+        of_layer = {
+            "attn_norm": (WIDTH,), "attn_q": (HEADS * HEAD, WIDTH), "attn_k": (KEYS * HEAD, WIDTH),
+            "attn_v": (KEYS * HEAD, WIDTH), "attn_output": (WIDTH, HEADS * HEAD), "ffn_norm": (WIDTH,),
+            "ffn_gate": (HIDDEN, WIDTH), "ffn_up": (HIDDEN, WIDTH), "ffn_down": (WIDTH, HIDDEN),
+        }  # fmt: skip
+        shapes |= {f"blk.{layer}.{name}": shape for name, shape in of_layer.items()}
+    found = {f"{name}.weight": matrix(*shape) for name, shape in shapes.items()} | (arrays or {})
+    writer = gguf.GGUFWriter(str(path), (changes or {}).pop("architecture", "llama"))
+    said = {
+        "block_count": LAYERS, "context_length": 32, "embedding_length": WIDTH, "feed_forward_length": HIDDEN,
+        "head_count": HEADS, "head_count_kv": KEYS, "layer_norm_rms_eps": 1e-5, "rope_freq_base": 5000.0,
+        "rope_dimension_count": HEAD, "tokenizer_model": "gpt2", "tokenizer_pre": "smollm", "token_list": TOKENS,
+        "token_types": [2, 3, 3, 3, *[1] * (len(TOKENS) - 4)], "token_merges": MERGES, "bos_token_id": 1,
+        "eos_token_id": 2, "unk_token_id": 0,
+    } | (changes or {})  # fmt: skip
+    for name, value in said.items():
+        if value is not None:
+            getattr(writer, f"add_{name}")(value)
+    for name, array in found.items():
+        if array.ndim == 1 or kind == gguf.GGMLQuantizationType.F32:
+            writer.add_tensor(name, array)
+        else:
+            writer.add_tensor(name, gguf.quants.quantize(array, kind), raw_dtype=kind)
+            found[name] = gguf.quants.dequantize(gguf.quants.quantize(array, kind), kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return found
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_1"])
+def test_arrays_are_dequantised_by_parts_and_heads_turn_in_halves(tmp_path, kind):
+    arrays = write(tmp_path / "model.gguf", kind=gguf.GGMLQuantizationType[kind])
+    read = read_gguf(tmp_path / "model.gguf")
+    query, value = (f"stack.blocks.attention.{name}.weight" for name in ("query", "value"))
+    theirs = arrays["blk.1.attn_q.weight"].reshape(HEADS, HEAD // 2, 2, WIDTH)  # neighbours turn together
+    expected = theirs.swapaxes(1, 2).reshape(HEADS, HEAD, WIDTH).transpose(2, 0, 1)
+    np.testing.assert_array_equal(read.file.get_tensor(query)[1], expected)
+    np.testing.assert_array_equal(read.file.get_slice(query)[1:2, 3:7, 1:3, 5:9][0], expected[3:7, 1:3, 5:9])
+    expected = arrays["blk.0.attn_v.weight"].T.reshape(WIDTH, KEYS, HEAD)
+    np.testing.assert_array_equal(read.file.get_tensor(value)[0], expected)
+    words = read.file.get_slice("embedding.table")[5:20]
+    np.testing.assert_array_equal(words[: len(TOKENS) - 5], arrays["token_embd.weight"][5:])
+    assert not words[len(TOKENS) - 5 :].any()
+
+
+def test_metadata_and_vocabulary_become_ours(tmp_path):
+    write(tmp_path / "model.gguf")
+    read = open_model(tmp_path / "model.gguf")
+    model, tokenizer = read.model, read.tokenizers["tokenizer"]
+    assert (model.num_kv_heads, model.rotary_base, model.norm_epsilon, model.tied_embeddings) == (
+        KEYS,
+        5000,
+        1e-5,
+        True,
+    )
+    assert (model.vocab_size, model.max_length, model.pad_id, read.facts) == (len(TOKENS), 32, 2, {})
+    assert tokenizer.encode("ab ab<|user|>12") == [9, 10, 3, 7, 8]  # each digit is a word there
+    assert tokenizer.decode([9, 10, 5]) == "ab aba"
+    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.unk_id) == (1, 2, 0)
+
+
+def test_pieces_of_llama_2_merge_by_their_scores(tmp_path):
+    tokens = ["<unk>", "<s>", "</s>", "\u2581", "a", "b", "ab", "\u2581ab", "ba", "<0x0A>", "<0xC3>", "<0xBC>"]
+    scores = [0.0, 0.0, 0.0, -9.0, -9.0, -9.0, -1.0, -2.0, -0.5, 0.0, 0.0, 0.0]
+    changes = {
+        "tokenizer_model": "llama", "tokenizer_pre": None, "token_merges": None, "token_list": tokens,
+        "token_scores": scores, "token_types": [2, 3, 3, *[1] * 6, *[6] * 3],
+    }  # fmt: skip
+    write(tmp_path / "model.gguf", changes=changes)
+    read = read_gguf(tmp_path / "model.gguf")
+    tokenizer = read.tokenizers["tokenizer"]
+    assert tokenizer.encode("ab") == [7]
+    assert tokenizer.encode("aba") == [3, 4, 8]  # "ba" scores better than "ab"
+    assert tokenizer.encode("ü\n") == [3, 10, 11, 9]
+    assert tokenizer.decode(tokenizer.encode("ab ü")) == "ab ü"
+    assert read.facts == {"first_id": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architecture": "mamba"}, r"must hold a model of llama, qwen2, qwen3, got mamba\.$"),
+        ({"tokenizer_pre": "tekken"}, r"must split words as one of default, .*, got tokenizer\.ggml\.pre=tekken\.$"),
+        ({"tokenizer_model": "bert"}, r"must have a tokenizer of gpt2 or llama, got bert\.$"),
+        ({"eos_token_id": None}, r"must say what ends a text, got no tokenizer\.ggml\.eos_token_id\.$"),
+        ({"rope_dimension_count": 8}, r"must turn whole heads of 16 features, got llama\.rope\.dimension_count=8\.$"),
+        ({"feed_forward_length": None}, r"must say llama\.feed_forward_length, got nothing\.$"),
+        ({"head_count_kv": 4}, r"must have the arrays that its config says, got"),
+    ],
+)
+def test_what_does_not_fit_is_an_error(tmp_path, changes, message):
+    write(tmp_path / "model.gguf", changes=changes)
+    with pytest.raises(InputError, match=message):
+        read_gguf(tmp_path / "model.gguf")
+
+
+def test_arrays_without_a_place_and_files_that_are_cut_are_errors(tmp_path):
+    path = tmp_path / "model.gguf"
+    write(path, arrays={"blk.0.ffn_gate_inp.weight": np.ones((4, WIDTH), np.float32)})
+    with pytest.raises(InputError, match=r"must have arrays of Llama's form alone, got blk\.0\.ffn_gate_inp\.weight"):
+        read_gguf(path)
+    write(path, arrays={"rope_freqs.weight": np.ones(HEAD // 2, np.float32)})
+    with pytest.raises(InputError, match=r"must have rotary positions that are not stretched, got rope_freqs\.weight"):
+        read_gguf(path)
+    write(path)
+    content = path.read_bytes()
+    for length in (0, 3, 10, 200, len(content) // 2, len(content) - 300):
+        path.write_bytes(content[:length])
+        with pytest.raises(InputError, match=r"must be a whole GGUF file, got one that cannot be read"):
+            read_gguf(path)
