@@ -51,7 +51,9 @@ MODELS = {
         **BOTH, tied_embeddings="target", positions="tensor2tensor", first_position=1, norm_position="pre"
     ),
     "t5": Seq2SeqConfig(**BOTH, **T5, activation="gated-gelu", head_width=8),
-    "llama": DecoderConfig(**ONE, num_kv_heads=1, max_length=40, tied_embeddings=True, rotary_scaling=(8.0, 1.0, 4.0, 64.0)),
+    "llama": DecoderConfig(
+        **ONE, num_kv_heads=1, max_length=40, tied_embeddings=True, rotary_scaling=(8.0, 1.0, 4.0, 64.0)
+    ),
     "qwen": DecoderConfig(**ONE, qkv_bias=True, qk_norm=True, window=5, logit_cap=3.0, norm_epsilon=1e-4),
     "alibi": DecoderConfig(**ONE, positions="alibi", norm="layer", use_bias=True, activation="gelu"),
     "bert": EmbedderConfig(**ONE, num_types=2, max_length=9, has_pooler=True, activation="gelu-exact"),
