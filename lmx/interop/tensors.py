@@ -40,15 +40,17 @@ Index = tuple[slice, ...]
 
 @runtime_checkable
 class Source(Protocol):
-    """Named arrays of a foreign model.
+    """Named arrays of a foreign model."""
 
-    Attributes:
-        where: the file or folder, for messages.
-        shapes: of all arrays, by their names there.
-    """
+    @property
+    def where(self) -> str:
+        """The file or folder, for messages."""
+        ...
 
-    where: str
-    shapes: Mapping[str, tuple[int, ...]]
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """The shapes of all arrays, by their names there."""
+        ...
 
     def read(self, name: str, index: Index = ()) -> np.ndarray:
         """Returns a part of an array in float32; of the file, it reads that part alone."""

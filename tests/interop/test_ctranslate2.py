@@ -14,7 +14,7 @@ from lmx.errors import InputError
 from lmx.interop.ctranslate2.reading import read_ctranslate2
 from lmx.interop.ctranslate2.variables import read_variables, write_variables
 from lmx.interop.ctranslate2.writing import write_ctranslate2
-from lmx.interop.imported import definition_of, family_of
+from lmx.interop.imported import definition_of, family_of, shapes_of
 from lmx.models.decoder import DecoderConfig
 from lmx.models.embedder import EmbedderConfig
 from lmx.models.seq2seq import Seq2SeqConfig
@@ -71,8 +71,8 @@ def merged(read):
     return definition.merge(jax.tree_util.tree_map_with_path(take, definition.shapes))
 
 
-def filled(rows: list[list[int]]) -> np.ndarray:
-    return np.array([row + [0] * (max(map(len, rows)) - len(row)) for row in rows], np.int32)
+def filled(rows: list[list[int]]) -> jax.Array:
+    return jnp.array([row + [0] * (max(map(len, rows)) - len(row)) for row in rows], jnp.int32)
 
 
 # The package's own classes wrote these, see make_ctranslate2_references.py; it computes exponentials to six digits.
@@ -124,14 +124,18 @@ def tokenizer(*, ends_source: bool = True) -> TokenListTokenizer:
     return TokenListTokenizer(tokens, special={"pad": 0, "bos": 1, "eos": 2, "unk": 3}, ends_source=ends_source)
 
 
-def export(folder: Path, model, **settings) -> dict[str, np.ndarray]:
-    """Writes a model of random numbers, and returns its parameters by path."""
+def export(
+    folder: Path, model, *, params=None, tokenizers=None, scale: float = 1.0, **settings
+) -> dict[str, np.ndarray]:
+    """Writes a model, of random numbers if none are given, and returns its parameters by path."""
     folder.mkdir()
     draw = np.random.default_rng(5)
-    params = jax.tree.map(lambda leaf: draw.normal(0, 1, leaf.shape).astype(np.float32), definition_of(model).shapes)
+    shapes = shapes_of(model)
+    params = params or {name: draw.normal(0, scale, shape).astype(np.float32) for name, shape in shapes.items()}
     save_params(folder.parent / "model.safetensors", params)
     with open_params(folder.parent / "model.safetensors") as file:
-        write_ctranslate2(folder, family_of(model), model, file, {"tokenizer": tokenizer()}, **settings)
+        tokenizers = tokenizers or {"tokenizer": tokenizer()}
+        write_ctranslate2(folder, family_of(model), model, file, tokenizers, **settings)
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 

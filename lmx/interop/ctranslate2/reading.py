@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -147,7 +148,7 @@ def _imported(kind: str, model: AnyModel, arrays: Source, vocabularies: Mapping[
     )
 
 
-def _tied(settings: Settings, source_words: str) -> str:
+def _tied(settings: Settings, source_words: str) -> Literal["all", "target", "inputs", "none"]:
     inputs, output = (_same(settings.variables, WORDS, name) for name in (source_words, OUTPUT))
     return {(True, True): "all", (False, True): "target", (True, False): "inputs", (False, False): "none"}[
         inputs, output

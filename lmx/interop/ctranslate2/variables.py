@@ -70,9 +70,13 @@ class Variables:
         """The file, for messages."""
         return str(self.path)
 
-    @functools.cached_property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """The shapes of the weights, without the scales of others and without settings."""
+        return self._shapes
+
+    @functools.cached_property
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
         return {
             name: each.shape
             for name, each in self.stored.items()
