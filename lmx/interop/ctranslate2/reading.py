@@ -150,9 +150,9 @@ def _imported(kind: str, model: AnyModel, arrays: Source, vocabularies: Mapping[
 
 def _tied(settings: Settings, source_words: str) -> Literal["all", "target", "inputs", "none"]:
     inputs, output = (_same(settings.variables, WORDS, name) for name in (source_words, OUTPUT))
-    return {(True, True): "all", (False, True): "target", (True, False): "inputs", (False, False): "none"}[
-        inputs, output
-    ]
+    if output:
+        return "all" if inputs else "target"
+    return "inputs" if inputs else "none"
 
 
 def _same(variables: Variables, name: str, other: str) -> bool:
