@@ -18,12 +18,7 @@ a row. Time nothing beside another job: PyTorch's threads wait for each other bu
 machine. The script runs in two Pythons, so only the standard library is imported at the top.
 """
 
-import dataclasses
-import json
-import os
 import sys
-import tempfile
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -31,17 +26,7 @@ from typing import Any, Literal
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # a script's own folder is there by itself, the project is not
 
-from benchmarks.rows import check_peer, cpu_name, serve, tuned_environments  # noqa: E402
-from benchmarks.training import (  # noqa: E402
-    Side,
-    Trainer,
-    matmul_flops,
-    matmul_rate,
-    plan_rows,
-    prepare,
-    print_table,
-    time_rows,
-)
+from benchmarks.training import Comparison, Side, Trainer, Turns, compare, lmx_step, run_script, torch_matmul  # noqa: E402
 
 # ---- what is trained -------------------------------------------------------------------------------------------------
 
@@ -113,20 +98,12 @@ def make_batch(shape: Shape) -> dict[str, Any]:
 
 def lmx_trainer(shape: Shape) -> Trainer:
     """Builds lmx's model and step, as the experiment script does."""
-    from lmx.process import keep_freed_memory
-
-    keep_freed_memory()  # as the experiment scripts do
     import jax
     import jax.numpy as jnp
     import optax
-    from flax import nnx
 
     from lmx import optimization
     from lmx.models.encoder import ClassifierConfig, EncoderClassifier
-    from lmx.nn.embedding import count_parameters
-    from lmx.sharding.mesh import MeshConfig, make_mesh
-    from lmx.sharding.placement import place_batch
-    from lmx.training import born, compile_step, make_train_step, state_shardings
 
     config = ClassifierConfig(
         vocab_size=shape.vocab_size,
@@ -143,39 +120,20 @@ def lmx_trainer(shape: Shape) -> Trainer:
         pooled_dropout_rate=shape.dropout_rate,
         unroll=shape.layers,
     )
-    mesh = make_mesh(MeshConfig())
     optimizer = optimization.adam(
         optimization.constant(shape.learning_rate),
         beta2=shape.beta2,
         weight_decay=shape.weight_decay,
         clip_norm=shape.clip_norm,
     )
-    build = lambda rngs: EncoderClassifier(config, rngs=rngs)  # noqa: E731
-    network = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
-    definition = nnx.graphdef(network)
-    shardings = state_shardings(network, optimizer, mesh=mesh)
-    state = born(build, optimizer, shardings=shardings, seed=1)
 
-    def loss(params: Any, batch: Any, key: Any) -> dict[str, jax.Array]:
-        outputs, _ = nnx.merge(definition, params)(batch["tokens"], types=batch["types"], key=key)
+    def loss(network: Any, batch: Any, key: Any) -> dict[str, jax.Array]:
+        outputs, _ = network(batch["tokens"], types=batch["types"], key=key)
         losses = optax.softmax_cross_entropy_with_integer_labels(outputs, batch["labels"])
         return {"loss": losses.sum(), "weight": jnp.float32(losses.size)}
 
-    step = make_train_step(loss, optimizer)
-    batch = place_batch({name: array[None] for name, array in make_batch(shape).items()}, mesh)
-    flops = matmul_flops(jax.make_jaxpr(step)(state, batch).jaxpr)
-    compiled = compile_step(step, mesh=mesh, shardings=shardings)
-
-    def update() -> float:
-        nonlocal state
-        state, metrics = compiled(state, batch)
-        return float(jax.block_until_ready(metrics["loss"]))
-
-    square = jnp.ones((2048, 2048))
-    multiply = jax.jit(jnp.matmul)
-    matmul = lambda: matmul_rate(lambda: multiply(square, square).block_until_ready(), size=2048)  # noqa: E731
-    parameters = count_parameters(network)
-    return Trainer(update, matmul, {"parameters": parameters, "version": f"jax {jax.__version__}", "flops": flops})
+    batch = {name: array[None] for name, array in make_batch(shape).items()}
+    return lmx_step(lambda rngs: EncoderClassifier(config, rngs=rngs), loss=loss, optimizer=optimizer, batch=batch)
 
 
 # ---- PyTorch ---------------------------------------------------------------------------------------------------------
@@ -233,78 +191,41 @@ def torch_trainer(shape: Shape, *, compiled: bool) -> Trainer:
         optimizer.step()
         return loss.item()
 
-    square = torch.ones(2048, 2048)
-    matmul = lambda: matmul_rate(lambda: square @ square, size=2048)  # noqa: E731
     # What both sides have: the pooler's are PyTorch's alone.
     parameters = sum(value.numel() for name, value in named if ".pooler." not in name)
     version = f"torch {torch.__version__}, transformers {transformers.__version__}"
-    return Trainer(update, matmul, {"parameters": parameters, "version": version})
+    return Trainer(update, torch_matmul, {"parameters": parameters, "version": version})
 
 
 # ---- the comparison --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Turns):
     """Compares the training speed of lmx's classifier with Hugging Face's BERT on this machine's CPU.
 
     Attributes:
-        peer_python: the Python that has torch and transformers; by default the one that runs this script.
         shapes: what is trained.
-        rounds: turns that each row takes; the medians are printed.
-        updates: updates timed in a turn.
-        compiled: also runs torch.compile, which takes a minute to compile and the memory of two rows more.
-        tuned: also runs both sides with a tuned allocator.
-        quick: one toy shape and one round, to see that everything runs.
     """
 
-    peer_python: str = sys.executable
     shapes: tuple[Literal["small", "base"], ...] = ("small", "base")
-    rounds: int = 7
-    updates: int = 1
     compiled: bool = False
-    tuned: bool = True
-    quick: bool = False
 
 
-def main(config: Config) -> None:
-    """Prints the machine, then one table for each shape."""
-    if config.quick:
-        config = dataclasses.replace(config, rounds=1, compiled=False)
-    if config.rounds < 1 or config.updates < 1:
-        from lmx.errors import InputError
-
-        raise InputError(
-            f"rounds and updates must be at least 1, got rounds={config.rounds} and updates={config.updates}."
-        )
-    check_peer(config.peer_python, "torch", "transformers")
-    print(f"machine: {cpu_name()}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f} at the start")
-    with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        tuning, peer_tuning, words = tuned_environments(directory)
-        print(f"tuned:   {words}")
-        for shape in [QUICK] if config.quick else [SHAPES[name] for name in config.shapes]:
-            compare(shape, config, tuning=tuning, peer_tuning=peer_tuning)
-
-
-def compare(shape: Shape, config: Config, *, tuning: dict[str, str], peer_tuning: dict[str, str]) -> None:
-    """Times all rows of one shape and prints its table."""
-    counted = float((make_batch(shape)["tokens"] != 0).mean())
-    print(
-        f"\n{shape.name}: {shape.layers} layers, width {shape.width}, feed-forward {shape.feedforward_width},", end=" "
+def describe(shape: Shape) -> str:
+    """Returns the lines above a shape's table."""
+    pooler = shape.width * (shape.width + 1)
+    return (
+        f"{shape.name}: {shape.layers} layers, width {shape.width}, feed-forward {shape.feedforward_width}, "
+        f"{shape.heads} heads, {shape.vocab_size:,} words, {shape.num_classes} classes, dropout {shape.dropout_rate}\n"
+        f"  an update: [{shape.rows}, {shape.length}], {1 - counted(shape):.1%} of it padding; {pooler:,} parameters "
+        "of the pooler not counted"
     )
-    print(f"{shape.heads} heads, {shape.vocab_size:,} words, {shape.num_classes} classes,", end=" ")
-    print(f"dropout {shape.dropout_rate}\n  an update: [{shape.rows}, {shape.length}],", end=" ")
-    print(f"{1 - counted:.1%} of it padding; {shape.width * (shape.width + 1):,} parameters of the pooler not counted")
-    rows = time_rows(
-        plan_rows(compiled=config.compiled, tuned=config.tuned, tuning=tuning, peer_tuning=peer_tuning),
-        script=__file__,
-        shape=dataclasses.asdict(shape),
-        peer_python=config.peer_python,
-        rounds=config.rounds,
-        updates=config.updates,
-    )
-    print_table(rows, tokens=shape.tokens, counted=counted, meaning="of the texts")
+
+
+def counted(shape: Shape) -> float:
+    """Returns the share of an update's tokens that is no padding."""
+    return float((make_batch(shape)["tokens"] != 0).mean())
 
 
 def trainer(side: Side, shape: Shape) -> Trainer:
@@ -312,14 +233,20 @@ def trainer(side: Side, shape: Shape) -> Trainer:
     return lmx_trainer(shape) if side == "lmx" else torch_trainer(shape, compiled=side == "torch compiled")
 
 
+COMPARISON = Comparison(
+    script=__file__,
+    packages=("torch", "transformers"),
+    describe=describe,
+    counted=counted,
+    meaning="of the texts",
+    trainers=trainer,
+)
+
+
+def main(config: Config) -> None:
+    """Prints the machine, then one table for each shape."""
+    compare(COMPARISON, config, [QUICK] if config.quick else [SHAPES[name] for name in config.shapes])
+
+
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--serve"]:
-        side, sizes = json.loads(sys.argv[2])
-        serve(lambda: prepare(trainer(side, Shape(**sizes))))
-    else:
-        import tyro
-
-        from lmx.process import one_line_errors
-
-        with one_line_errors():
-            main(tyro.cli(Config))
+    run_script(COMPARISON, config=Config, shape=Shape, main=main)

@@ -5,17 +5,19 @@ imported.
 """
 
 import dataclasses
+import json
 import os
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.rows import Row
+from benchmarks.rows import Row, check_peer, cpu_name, serve, tuned_environments
 
 Side = Literal["lmx", "torch", "torch compiled"]
 WARM_UP = 4  # updates before the first that is timed: until then allocators of large models still fetch memory
@@ -28,6 +30,58 @@ class Trainer:
     update: Callable[[], float]
     matmul: Callable[[], float]  # GFLOP/s of a large float32 product
     facts: dict[str, Any]  # parameters, version, and of lmx the matmul FLOPs of an update
+
+
+def lmx_step(
+    build: Callable[[Any], Any], *, loss: Callable[..., Any], optimizer: Any, batch: dict[str, Any]
+) -> Trainer:
+    """Returns lmx's side, with the step that the experiment scripts compile.
+
+    Args:
+        build: makes the network from `nnx.Rngs`.
+        loss: (network, batch, key) -> sums of loss and weight by name.
+        batch: NumPy arrays [A, ...], an update of A micro-batches.
+    """
+    from lmx.process import keep_freed_memory
+
+    keep_freed_memory()  # as the experiment scripts do
+    import jax
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from lmx.nn.embedding import count_parameters
+    from lmx.sharding.mesh import MeshConfig, make_mesh
+    from lmx.sharding.placement import place_batch
+    from lmx.training import born, compile_step, make_train_step, state_shardings
+
+    mesh = make_mesh(MeshConfig())
+    network = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+    definition = nnx.graphdef(network)
+    shardings = state_shardings(network, optimizer, mesh=mesh)
+    state = born(build, optimizer, shardings=shardings, seed=1)
+    step = make_train_step(lambda params, *given: loss(nnx.merge(definition, params), *given), optimizer)
+    placed = place_batch(batch, mesh)
+    flops = matmul_flops(jax.make_jaxpr(step)(state, placed).jaxpr)
+    compiled = compile_step(step, mesh=mesh, shardings=shardings)
+
+    def update() -> float:
+        nonlocal state
+        state, metrics = compiled(state, placed)
+        return float(jax.block_until_ready(metrics["loss"]))
+
+    square = jnp.ones((2048, 2048))
+    multiply = jax.jit(jnp.matmul)
+    matmul = lambda: matmul_rate(lambda: multiply(square, square).block_until_ready(), size=2048)  # noqa: E731
+    parameters = count_parameters(network)
+    return Trainer(update, matmul, {"parameters": parameters, "version": f"jax {jax.__version__}", "flops": flops})
+
+
+def torch_matmul() -> float:
+    """Returns PyTorch's GFLOP/s of a large float32 product."""
+    import torch
+
+    square = torch.ones(2048, 2048)
+    return matmul_rate(lambda: square @ square, size=2048)
 
 
 def prepare(trainer: Trainer) -> tuple[dict[str, Any], Callable[[Any], Any]]:
@@ -215,3 +269,94 @@ def print_table(rows: list[Timed], *, tokens: int, counted: float, meaning: str)
     wanted, given = len(os.sched_getaffinity(0)), statistics.median(rows[0].cores)
     if given < 0.8 * wanted:
         print(f"  WARNING: lmx had {given:.1f} of {wanted} cores: another job was running, these numbers mean little.")
+
+
+# ---- the script: what can be chosen, and its two ways to be started --------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turns:
+    """What every comparison of training speed lets one choose.
+
+    Attributes:
+        peer_python: the Python that has the peer's packages; by default the one that runs this script.
+        rounds: turns that each row takes; the medians are printed.
+        updates: updates timed in a turn.
+        compiled: also runs torch.compile, which takes a minute to compile and the memory of two rows more.
+        tuned: also runs both sides with a tuned allocator.
+        quick: one toy shape and one round, to see that everything runs.
+    """
+
+    peer_python: str = sys.executable
+    rounds: int = 7
+    updates: int = 1
+    compiled: bool = True
+    tuned: bool = True
+    quick: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What a script compares.
+
+    Attributes:
+        script: its file, which `main` starts once more for each row.
+        packages: what the peer's Python must have.
+        describe: returns the lines above a shape's table.
+        counted: returns the share of a shape's tokens that is no padding.
+        meaning: of a token, for the table.
+        trainers: build each side of a shape.
+    """
+
+    script: str
+    packages: tuple[str, ...]
+    describe: Callable[[Any], str]
+    counted: Callable[[Any], float]
+    meaning: str
+    trainers: Callable[[Side, Any], Trainer]
+
+
+def compare(comparison: Comparison, config: Turns, shapes: Sequence[Any]) -> None:
+    """Prints the machine, then one table for each shape.
+
+    Raises:
+        InputError: a number is too small, or the peer's Python lacks a package.
+    """
+    if config.quick:
+        config = dataclasses.replace(config, rounds=1, compiled=False)
+    if config.rounds < 1 or config.updates < 1:
+        from lmx.errors import InputError
+
+        raise InputError(
+            f"rounds and updates must be at least 1, got rounds={config.rounds} and updates={config.updates}."
+        )
+    check_peer(config.peer_python, *comparison.packages)
+    print(f"machine: {cpu_name()}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f} at the start")
+    with tempfile.TemporaryDirectory() as directory:
+        tuning, peer_tuning, words = tuned_environments(Path(directory))
+        print(f"tuned:   {words}")
+        for shape in shapes:
+            print(f"\n{comparison.describe(shape)}")
+            rows = time_rows(
+                plan_rows(compiled=config.compiled, tuned=config.tuned, tuning=tuning, peer_tuning=peer_tuning),
+                script=comparison.script,
+                shape=dataclasses.asdict(shape),
+                peer_python=config.peer_python,
+                rounds=config.rounds,
+                updates=config.updates,
+            )
+            print_table(rows, tokens=shape.tokens, counted=comparison.counted(shape), meaning=comparison.meaning)
+
+
+def run_script(comparison: Comparison, *, config: type[Turns], shape: type, main: Callable[[Any], None]) -> None:
+    """Starts `main` with the command line's config, or serves one row where the script was started for it."""
+    if sys.argv[1:2] == ["--serve"]:
+        side, sizes = json.loads(sys.argv[2])
+        serve(lambda: prepare(comparison.trainers(side, shape(**sizes))))
+    else:
+        import tyro
+
+        from lmx.process import one_line_errors
+
+        with one_line_errors():
+            main(tyro.cli(config))

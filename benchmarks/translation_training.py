@@ -16,13 +16,8 @@ Time nothing beside another job: PyTorch's threads wait for each other busily, a
 The script runs in two Pythons, so only the standard library is imported at the top.
 """
 
-import dataclasses
-import json
-import os
 import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,17 +25,7 @@ from typing import Any, Literal
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # a script's own folder is there by itself, the project is not
 
-from benchmarks.rows import check_peer, cpu_name, serve, tuned_environments  # noqa: E402
-from benchmarks.training import (  # noqa: E402
-    Side,
-    Trainer,
-    matmul_flops,
-    matmul_rate,
-    plan_rows,
-    prepare,
-    print_table,
-    time_rows,
-)
+from benchmarks.training import Comparison, Side, Trainer, Turns, compare, lmx_step, run_script, torch_matmul  # noqa: E402
 
 # ---- what is trained -------------------------------------------------------------------------------------------------
 
@@ -131,19 +116,10 @@ def make_batch(shape: Shape) -> dict[str, Any]:
 
 def lmx_trainer(shape: Shape) -> Trainer:
     """Builds lmx's model and step, as the experiment script does."""
-    from lmx.process import keep_freed_memory
-
-    keep_freed_memory()  # as the experiment scripts do
     import jax
-    import jax.numpy as jnp
-    from flax import nnx
 
     from lmx import losses, optimization
     from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
-    from lmx.nn.embedding import count_parameters
-    from lmx.sharding.mesh import MeshConfig, make_mesh
-    from lmx.sharding.placement import place_batch
-    from lmx.training import born, compile_step, make_train_step, state_shardings
 
     config = Seq2SeqConfig(
         source_vocab_size=shape.vocab_size,
@@ -156,44 +132,18 @@ def lmx_trainer(shape: Shape) -> Trainer:
         dropout_rate=shape.dropout_rate,
         unroll=shape.layers,
     )
-    mesh = make_mesh(MeshConfig())
-    schedule = optimization.constant(shape.learning_rate)
-    optimizer = optimization.adam(schedule, clip_norm=shape.clip_norm)
-    build = lambda rngs: Seq2Seq(config, rngs=rngs)  # noqa: E731
-    network = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
-    definition = nnx.graphdef(network)
-    shardings = state_shardings(network, optimizer, mesh=mesh)
-    state = born(build, optimizer, shardings=shardings, seed=1)
 
-    def loss(params: Any, batch: Any, key: Any) -> dict[str, jax.Array]:
-        network = nnx.merge(definition, params)
+    def loss(network: Any, batch: Any, key: Any) -> dict[str, jax.Array]:
         encoder_key, decoder_key = jax.random.split(key)
         memory, _ = network.encode(batch["source"], key=encoder_key)
         states, _ = network.decode(memory, batch["source"], batch["decoder_input"], key=decoder_key)
-        return losses.cross_entropy(
-            states,
-            network.output_table(),
-            batch["target"],
-            batch["target"] != config.pad_id,
-            vocab_size=config.target_vocab_size,
-            label_smoothing=shape.label_smoothing,
-        )._asdict()
+        labels = batch["target"]
+        smoothing = shape.label_smoothing
+        weights = labels != config.pad_id
+        return losses.token_loss(states, network.output(), labels, weights, label_smoothing=smoothing)._asdict()
 
-    step = make_train_step(loss, optimizer)
-    batch = place_batch(make_batch(shape), mesh)
-    flops = matmul_flops(jax.make_jaxpr(step)(state, batch).jaxpr)
-    compiled = compile_step(step, mesh=mesh, shardings=shardings)
-
-    def update() -> float:
-        nonlocal state
-        state, metrics = compiled(state, batch)
-        return float(jax.block_until_ready(metrics["loss"]))
-
-    square = jnp.ones((2048, 2048))
-    multiply = jax.jit(jnp.matmul)
-    matmul = lambda: matmul_rate(lambda: multiply(square, square).block_until_ready(), size=2048)  # noqa: E731
-    parameters = count_parameters(network)
-    return Trainer(update, matmul, {"parameters": parameters, "version": f"jax {jax.__version__}", "flops": flops})
+    optimizer = optimization.adam(optimization.constant(shape.learning_rate), clip_norm=shape.clip_norm)
+    return lmx_step(lambda rngs: Seq2Seq(config, rngs=rngs), loss=loss, optimizer=optimizer, batch=make_batch(shape))
 
 
 # ---- PyTorch ---------------------------------------------------------------------------------------------------------
@@ -293,75 +243,38 @@ def torch_trainer(shape: Shape, *, compiled: bool) -> Trainer:
         optimizer.step()
         return total
 
-    square = torch.ones(2048, 2048)
-    matmul = lambda: matmul_rate(lambda: square @ square, size=2048)  # noqa: E731
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Trainer(update, matmul, {"parameters": parameters, "version": f"torch {torch.__version__}"})
+    return Trainer(update, torch_matmul, {"parameters": parameters, "version": f"torch {torch.__version__}"})
 
 
 # ---- the comparison --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Turns):
     """Compares lmx's training speed with PyTorch's on this machine's CPU.
 
     Attributes:
-        peer_python: the Python that has torch; by default the one that runs this script.
         shapes: what is trained.
-        rounds: turns that each row takes; the medians are printed.
-        updates: updates timed in a turn.
-        compiled: also runs torch.compile, which takes a minute to compile.
-        tuned: also runs both sides with a tuned allocator.
-        quick: one toy shape and one round, to see that everything runs.
     """
 
-    peer_python: str = sys.executable
     shapes: tuple[Literal["multi30k", "base"], ...] = ("multi30k", "base")
-    rounds: int = 7
-    updates: int = 1
-    compiled: bool = True
-    tuned: bool = True
-    quick: bool = False
 
 
-def main(config: Config) -> None:
-    """Prints the machine, then one table for each shape."""
-    if config.quick:
-        config = dataclasses.replace(config, rounds=1, compiled=False)
-    if config.rounds < 1 or config.updates < 1:
-        from lmx.errors import InputError
-
-        raise InputError(
-            f"rounds and updates must be at least 1, got rounds={config.rounds} and updates={config.updates}."
-        )
-    check_peer(config.peer_python, "torch")
-    print(f"machine: {cpu_name()}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f} at the start")
-    with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        tuning, peer_tuning, words = tuned_environments(directory)
-        print(f"tuned:   {words}")
-        for shape in [QUICK] if config.quick else [SHAPES[name] for name in config.shapes]:
-            compare(shape, config, tuning=tuning, peer_tuning=peer_tuning)
-
-
-def compare(shape: Shape, config: Config, *, tuning: dict[str, str], peer_tuning: dict[str, str]) -> None:
-    """Times all rows of one shape and prints its table."""
-    batch = make_batch(shape)
-    counted = sum(int((batch[name] != 0).sum()) for name in ("source", "target")) / shape.tokens
-    print(f"\n{shape.name}: {shape.layers}+{shape.layers} layers, width {shape.width},", end=" ")
-    print(f"feed-forward {shape.feedforward_width}, {shape.heads} heads, {shape.vocab_size:,} words,", end=" ")
-    print(f"dropout {shape.dropout_rate}\n  an update: {shape.micro_batches} x [{shape.rows}, {shape.length}]", end=" ")
-    print(f"on each side, {1 - counted:.1%} of it padding")
-    rows = time_rows(
-        plan_rows(compiled=config.compiled, tuned=config.tuned, tuning=tuning, peer_tuning=peer_tuning),
-        script=__file__,
-        shape=dataclasses.asdict(shape),
-        peer_python=config.peer_python,
-        rounds=config.rounds,
-        updates=config.updates,
+def describe(shape: Shape) -> str:
+    """Returns the lines above a shape's table."""
+    return (
+        f"{shape.name}: {shape.layers}+{shape.layers} layers, width {shape.width}, "
+        f"feed-forward {shape.feedforward_width}, {shape.heads} heads, {shape.vocab_size:,} words, "
+        f"dropout {shape.dropout_rate}\n  an update: {shape.micro_batches} x [{shape.rows}, {shape.length}] on each "
+        f"side, {1 - counted(shape):.1%} of it padding"
     )
-    print_table(rows, tokens=shape.tokens, counted=counted, meaning="source and target")
+
+
+def counted(shape: Shape) -> float:
+    """Returns the share of an update's tokens that is no padding."""
+    batch = make_batch(shape)
+    return sum(int((batch[name] != 0).sum()) for name in ("source", "target")) / shape.tokens
 
 
 def trainer(side: Side, shape: Shape) -> Trainer:
@@ -369,14 +282,20 @@ def trainer(side: Side, shape: Shape) -> Trainer:
     return lmx_trainer(shape) if side == "lmx" else torch_trainer(shape, compiled=side == "torch compiled")
 
 
+COMPARISON = Comparison(
+    script=__file__,
+    packages=("torch",),
+    describe=describe,
+    counted=counted,
+    meaning="source and target",
+    trainers=trainer,
+)
+
+
+def main(config: Config) -> None:
+    """Prints the machine, then one table for each shape."""
+    compare(COMPARISON, config, [QUICK] if config.quick else [SHAPES[name] for name in config.shapes])
+
+
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--serve"]:
-        side, sizes = json.loads(sys.argv[2])
-        serve(lambda: prepare(trainer(side, Shape(**sizes))))
-    else:
-        import tyro
-
-        from lmx.process import one_line_errors
-
-        with one_line_errors():
-            main(tyro.cli(Config))
+    run_script(COMPARISON, config=Config, shape=Shape, main=main)

@@ -6,6 +6,7 @@ a translator of one domain that of another. What is new keeps the values it was 
 
 import contextlib
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from lmx.definition import Definition, Params
 from lmx.differences import few
 from lmx.errors import InputError
 from lmx.interop.convert import is_foreign, open_model
+from lmx.interop.located import located
 from lmx.learner import Placed
 from lmx.lora import LORA, LoraConfig, with_lora
 from lmx.nn.config import TransformerConfig
@@ -51,13 +53,22 @@ class StartConfig:
     """What a training begins with.
 
     Attributes:
-        init_from: directory of a finished run, or folder of a model of Hugging Face or CTranslate2; takes over its
-            sizes, vocabulary and all parameters that fit. None begins with random values.
+        init_from: directory of a finished run, or a model of Hugging Face (a folder or an id of the hub), CTranslate2 or
+            GGUF; takes over its sizes, vocabulary and all parameters that fit. None begins with random values.
         lora: train low-rank changes of matrices instead of all parameters.
     """
 
     init_from: Path | None = None
     lora: LoraConfig = field(default_factory=LoraConfig)
+
+    @functools.cached_property
+    def source(self) -> Path | None:
+        """Where the pretrained model lies.
+
+        Raises:
+            FileNotFoundError: there is no such model.
+        """
+        return None if self.init_from is None else located(self.init_from)
 
     def adapt(self, model: Definition) -> Definition:
         """Returns the model whose parameters are trained, see `lmx.lora.with_lora`."""
@@ -65,9 +76,11 @@ class StartConfig:
 
     def tokenizer(self, run: Path) -> Tokenizer | None:
         """Returns the tokenizer of a run or, before it has one, of what it begins with; None where neither has one."""
-        if self.init_from is not None and is_foreign(self.init_from) and not find_tokenizers(run):
-            return open_model(self.init_from).tokenizers.get("tokenizer")
-        return tokenizer_of(run, self.init_from)
+        if find_tokenizers(run):
+            return tokenizer_of(run)
+        if self.source is not None and is_foreign(self.source):
+            return open_model(self.source).tokenizers.get("tokenizer")
+        return tokenizer_of(run, self.source)
 
     def tokenizers(self, run: Path) -> tuple[Tokenizer, Tokenizer]:
         """Returns the tokenizers of source and target of a run or, before it has them, of what it begins with.
@@ -75,13 +88,15 @@ class StartConfig:
         Raises:
             FileNotFoundError: neither has them.
         """
-        if self.init_from is not None and is_foreign(self.init_from) and not find_tokenizers(run):
-            found = open_model(self.init_from).tokenizers
+        if find_tokenizers(run):
+            return load_tokenizers(run)
+        if self.source is not None and is_foreign(self.source):
+            found = open_model(self.source).tokenizers
             if joint := found.get("tokenizer"):
                 return joint, joint
             if {"source", "target"} <= found.keys():
                 return found["source"], found["target"]
-        return load_tokenizers(run, self.init_from)
+        return load_tokenizers(run, self.source)
 
     def sizes(self, model: Model, *, run: Path, longest: int) -> Model:
         """Returns a model config with the sizes of the run that a training begins with.
@@ -99,7 +114,7 @@ class StartConfig:
         if self.init_from is None:
             return model
         own = run / "config.json"
-        saved = read_record(own)["config"]["model"] if own.is_file() else _finished(self.init_from)["model"]
+        saved = read_record(own)["config"]["model"] if own.is_file() else _finished(self.source)["model"]
         names = {each.name for each in dataclasses.fields(model)} - {*OWN, *OF_DATA}
         taken = {
             name: tuple(value) if isinstance(value, list) else value for name, value in saved.items() if name in names
@@ -124,11 +139,9 @@ class StartConfig:
         """
         if self.init_from is None:
             return placed
-        directory = self.init_from
-
         def born(seeds: Sequence[int]) -> TrainState:
             state = placed.born(seeds)
-            params = _loaded(state.params, placed, directory, report=run.console.print)
+            params = _loaded(state.params, placed, self.source, report=run.console.print)
             kept = [name for name in ("average", "best") if getattr(state, name) is not None]
             return state._replace(params=params, **{name: jax.tree.map(jnp.copy, params) for name in kept})
 

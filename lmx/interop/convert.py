@@ -16,6 +16,7 @@ from lmx.interop.gguf import read_gguf
 from lmx.interop.huggingface import open_folder, write_folder
 from lmx.interop.imported import NETWORKS, Imported, shapes_of
 from lmx.interop.llama2c import read_llama2c
+from lmx.interop.located import located
 from lmx.interop.tensors import write_safetensors
 from lmx.parameters import open_params
 from lmx.saved import find_tokenizers, read_fields, read_record, save_tokenizer, write_json
@@ -23,11 +24,10 @@ from lmx.text import load_tokenizer
 from lmx.versions import versions
 
 Target = Literal["huggingface", "ctranslate2"]
-FILES = ("*.json", "*.safetensors", "*.txt", "*.model")  # of a model on the hub; no programs, no pickles
 
 
 def open_model(source: str | Path, *, pieces: Path | None = None) -> Imported:
-    """Opens a foreign model: a folder of Hugging Face or CTranslate2, a GGUF file, or an id of Hugging Face's hub.
+    """Opens a foreign model: a folder of Hugging Face or CTranslate2, a GGUF file, or what `located` finds by a name.
 
     Args:
         pieces: the vocabulary of a model of llama2.c, which is a file of its own.
@@ -36,18 +36,12 @@ def open_model(source: str | Path, *, pieces: Path | None = None) -> Imported:
         FileNotFoundError: there is no such folder, or a file is missing in it.
         InputError: it is of a kind that no model here is.
     """
-    path = Path(source)
     if pieces is not None:
-        return read_llama2c(path, pieces)
+        return read_llama2c(Path(source), pieces)
+    path = located(source)
     if path.is_file():
         return _open_file(path)
-    if not path.exists():
-        if str(source).count("/") != 1 or str(source).startswith((".", "/")):
-            raise FileNotFoundError(f"source must be a folder or an id of Hugging Face's hub, got no {source}.")
-        from huggingface_hub import snapshot_download
-
-        path = Path(snapshot_download(str(source), allow_patterns=list(FILES)))
-    if path.is_dir() and is_ctranslate2(path):
+    if is_ctranslate2(path):
         return read_ctranslate2(path)
     return open_folder(path)
 
