@@ -3,9 +3,11 @@
     python benchmarks/decoding.py --peer-python PYTHON_WITH_TORCH_TRANSFORMERS_CTRANSLATE2
     python benchmarks/decoding.py --peer-python ... --beams 4 --batches 1 32
 
-All translate the same sources with models of one shape and random weights, made here (CTranslate2's is converted from
-Hugging Face's). Every translation has exactly `length` tokens: the end token is forbidden before, so that all do
-equally many steps. What is timed is one call, from token ids to the ids of the best translations.
+All translate the same sources with models of one shape, that of Marian's models as OPUS-MT publishes them, and random
+weights, made here: lmx has the config that it reads from a folder of such a model, CTranslate2's is converted from
+Hugging Face's. CTranslate2 runs in float32, and once more with weights of int8, which rounds them. Every translation
+has exactly `length` tokens: the end token is forbidden before, so that all do equally many steps. What is timed is one
+call, from token ids to the ids of the best translations.
 Tokens a second are sentences x length / seconds: of each sentence the best translation counts, not all of its beam.
 
 * stock: the process as a user starts it (`lmx translate` keeps freed memory);
@@ -27,6 +29,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +38,7 @@ sys.path.insert(0, str(ROOT))  # a script's own folder is there by itself, the p
 
 from benchmarks.rows import Row, check_peer, cpu_name, serve, tuned_environments  # noqa: E402
 
-Side = Literal["lmx", "huggingface", "ctranslate2"]
+Side = Literal["lmx", "huggingface", "ctranslate2", "ctranslate2 int8"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +73,33 @@ def make_source(shape: Shape, batch: int) -> Any:
     return source
 
 
+def marian_config(shape: Shape) -> dict[str, Any]:
+    """Returns the fields of a Marian model of the shape, as its config.json has them."""
+    sides = {
+        f"{side}_{name}": size
+        for side in ("encoder", "decoder")
+        for name, size in (
+            ("layers", shape.layers),
+            ("ffn_dim", shape.feedforward_width),
+            ("attention_heads", shape.heads),
+        )
+    }
+    return {
+        **sides,
+        "vocab_size": shape.vocab_size,
+        "decoder_vocab_size": shape.vocab_size,
+        "d_model": shape.width,
+        "activation_function": "swish",
+        "scale_embedding": True,
+        "share_encoder_decoder_embeddings": True,
+        "tie_word_embeddings": True,
+        "pad_token_id": shape.pad_id,
+        "decoder_start_token_id": shape.pad_id,
+        "eos_token_id": END,
+        "forced_eos_token_id": END,
+    }
+
+
 # ---- the sides: each returns (translate, facts); translate(batch, beam) makes the call that is timed -----------------
 
 # () -> best translations, [B][T]
@@ -86,19 +116,11 @@ def lmx_side(shape: Shape) -> tuple[Callable[[int, int], Call], dict[str, Any]]:
     from flax import nnx
 
     from lmx.decoding import SpecialIds, beam_search, power_penalty
-    from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
+    from lmx.interop.families.marian import config_of
+    from lmx.models.seq2seq import Seq2Seq
     from lmx.nn.embedding import count_parameters
 
-    config = Seq2SeqConfig(
-        source_vocab_size=shape.vocab_size,
-        target_vocab_size=shape.vocab_size,
-        width=shape.width,
-        feedforward_width=shape.feedforward_width,
-        num_heads=shape.heads,
-        num_encoder_layers=shape.layers,
-        num_decoder_layers=shape.layers,
-        pad_id=shape.pad_id,
-    )
+    config = config_of(marian_config(shape))
     model = Seq2Seq(config, rngs=nnx.Rngs(0))
     parameters = count_parameters(model)
     definition, state = nnx.split(model)
@@ -143,25 +165,7 @@ def marian(shape: Shape) -> Any:
         ) from None
     torch.set_num_threads(shape.threads)
     torch.manual_seed(0)
-    config = transformers.MarianConfig(
-        vocab_size=shape.vocab_size,
-        decoder_vocab_size=shape.vocab_size,
-        d_model=shape.width,
-        encoder_layers=shape.layers,
-        decoder_layers=shape.layers,
-        encoder_ffn_dim=shape.feedforward_width,
-        decoder_ffn_dim=shape.feedforward_width,
-        encoder_attention_heads=shape.heads,
-        decoder_attention_heads=shape.heads,
-        activation_function="relu",
-        scale_embedding=True,
-        share_encoder_decoder_embeddings=True,
-        tie_word_embeddings=True,
-        pad_token_id=shape.pad_id,
-        decoder_start_token_id=shape.pad_id,
-        eos_token_id=END,
-        forced_eos_token_id=END,
-    )
+    config = transformers.MarianConfig(**marian_config(shape))
     return transformers.MarianMTModel(config).eval()
 
 
@@ -196,8 +200,8 @@ def huggingface_side(shape: Shape) -> tuple[Callable[[int, int], Call], dict[str
     return translate, {"parameters": parameters, "version": version}
 
 
-def ctranslate2_side(shape: Shape) -> tuple[Callable[[int, int], Call], dict[str, Any]]:
-    """Converts Hugging Face's random model and loads it in float32."""
+def ctranslate2_side(shape: Shape, *, weights: str = "float32") -> tuple[Callable[[int, int], Call], dict[str, Any]]:
+    """Converts Hugging Face's random model and loads it with weights of a type."""
     model = marian(shape)
     try:
         import ctranslate2
@@ -215,11 +219,11 @@ def ctranslate2_side(shape: Shape) -> tuple[Callable[[int, int], Call], dict[str
     specification.config.eos_token = specification.config.decoder_start_token = words[0]
     specification.config.unk_token = words[1]
     specification.validate()
-    specification.optimize(quantization=None)
+    specification.optimize(quantization=None if weights == "float32" else weights)
     with tempfile.TemporaryDirectory() as directory:
         specification.save(directory)
         translator = ctranslate2.Translator(
-            directory, device="cpu", compute_type="float32", inter_threads=1, intra_threads=shape.threads
+            directory, device="cpu", compute_type=weights, inter_threads=1, intra_threads=shape.threads
         )
     number = {word: index for index, word in enumerate(words)}
 
@@ -246,8 +250,13 @@ def ctranslate2_side(shape: Shape) -> tuple[Callable[[int, int], Call], dict[str
 
 def prepare(side: Side, shape: Shape) -> tuple[dict[str, Any], Callable[[Any], Any]]:
     """Gets a row ready: it answers [batch, beam] with the seconds of a call; the first such call compiles."""
-    make = {"lmx": lmx_side, "huggingface": huggingface_side, "ctranslate2": ctranslate2_side}[side]
-    translate, facts = make(shape)
+    makers: dict[Side, Any] = {
+        "lmx": lmx_side,
+        "huggingface": huggingface_side,
+        "ctranslate2": ctranslate2_side,
+        "ctranslate2 int8": partial(ctranslate2_side, weights="int8"),
+    }
+    translate, facts = makers[side](shape)
     calls: dict[tuple[int, int], Call] = {}
 
     def answer(question: Any) -> Any:
@@ -285,13 +294,13 @@ class Config:
         threads: cores each process may use.
         rounds: turns that each row takes; the medians are printed.
         tuned: also runs lmx and Hugging Face with a tuned allocator (on AMD, Hugging Face with MKL's AVX-512 path too).
-        ctranslate2: also runs CTranslate2.
+        ctranslate2: also runs CTranslate2, in float32 and with weights of int8.
         quick: lmx alone with a toy model, one round, to see that everything runs.
     """
 
     peer_python: str = sys.executable
     beams: tuple[int, ...] = (4, 5)
-    batches: tuple[int, ...] = (1, 32, 64)
+    batches: tuple[int, ...] = (1, 8, 64)
     length: int = 32
     threads: int = 2
     rounds: int = 3
@@ -344,6 +353,7 @@ def main(config: Config) -> None:
             plans.append(("HF stock", "huggingface", {}))
             if config.ctranslate2:
                 plans.append(("CTranslate2", "ctranslate2", {}))
+                plans.append(("CTranslate2 int8", "ctranslate2 int8", {}))
             if config.tuned:
                 tuning, peer_tuning, words = tuned_environments(directory)
                 print(f"tuned:   {words}")
@@ -366,7 +376,7 @@ def main(config: Config) -> None:
 def compare(rows: list[Row], shape: Shape, *, beam: int, batches: tuple[int, ...], rounds: int) -> None:
     """Times all rows at one beam size and prints the table: tokens a second, then lmx's ratios to its peers."""
     names = [row.name for row in rows]
-    pairs = [("lmx", peer) for peer in ("HF stock", "CTranslate2") if peer in names]
+    pairs = [("lmx", peer) for peer in ("HF stock", "CTranslate2", "CTranslate2 int8") if peer in names]
     pairs += [(own, "HF tuned") for own in ("lmx", "lmx tuned") if "HF tuned" in names]
     print(f"\nbeam {beam}: target tokens/s and seconds a call, medians of {rounds} interleaved rounds")
     print(f"{'batch':>7}{''.join(f'{name:>20}' for name in names)}")

