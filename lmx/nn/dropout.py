@@ -4,15 +4,22 @@ Nothing here holds a key or a counter: what is random takes its key as an argume
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, UInt
 
 
-def hash_bits(
-    key: Key[Array, ""], shape: Sequence[int], *, rows: tuple[int, Int[Array, " T"], int] | None = None
-) -> UInt[Array, "..."]:
+class Places(NamedTuple):
+    """Where a part of a larger array lies along an axis: which of its places these are, and how many it has."""
+
+    axis: int
+    places: Int[Array, " T"]
+    size: int
+
+
+def hash_bits(key: Key[Array, ""], shape: Sequence[int], *, part_of: Sequence[Places] = ()) -> UInt[Array, "..."]:
     """Returns 32 random bits for each element: a hash of the key and of the element's place.
 
     A multiply-xorshift finalizer over a counter is a few vector instructions, about a twentieth of threefry's cost on a
@@ -22,17 +29,17 @@ def hash_bits(
     A key of another kind than threefry has more words than two (`rbg` has four): all of them count.
 
     Args:
-        rows: an axis, which of its places these are, and how many it has: for a block of a larger array, which gets the
-            bits that it would have there.
+        part_of: for a part of a larger array, which gets the bits that it would have there.
     """
     low, high = _two_words(key)
+    parts = {part.axis: part for part in part_of}
     place = jnp.zeros(shape, jnp.uint32)
     stride = 1
     for axis in reversed(range(len(shape))):
         places, size = jax.lax.broadcasted_iota(jnp.uint32, shape, axis), shape[axis]
-        if rows is not None and rows[0] == axis:
+        if axis in parts:
             others = [other for other in range(len(shape)) if other != axis]
-            places, size = jnp.expand_dims(rows[1].astype(jnp.uint32), others), rows[2]
+            places, size = jnp.expand_dims(parts[axis].places.astype(jnp.uint32), others), parts[axis].size
         place += places * jnp.uint32(stride % 2**32)
         stride *= size
     bits = (place ^ low) * jnp.uint32(0x9E3779B9) + high
@@ -54,16 +61,16 @@ def dropout(
     rate: float,
     key: Key[Array, ""] | None,
     *,
-    rows: tuple[int, Int[Array, " T"], int] | None = None,
+    part_of: Sequence[Places] = (),
 ) -> Float[Array, "..."]:
     """Zeroes each element with probability `rate` and scales the rest by 1 / (1 - rate); None as key keeps all.
 
     Source: Srivastava et al. 2014. The mask is a function of the key and the element's place alone.
 
     Args:
-        rows: of a block of a larger array, see `hash_bits`.
+        part_of: see `hash_bits`.
     """
     if key is None or rate == 0:
         return x
-    keep = hash_bits(key, x.shape, rows=rows) >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
+    keep = hash_bits(key, x.shape, part_of=part_of) >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
     return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))

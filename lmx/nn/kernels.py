@@ -6,6 +6,7 @@ kernel runs and why. Nothing here has parameters.
 """
 
 import functools
+import itertools
 from typing import Literal, NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
-from lmx.nn.dropout import dropout
+from lmx.nn.dropout import Places, dropout
 from lmx.nn.masks import MASKED, MakeBias, Sees
 from lmx.sharding.step import constrain, parts
 
@@ -25,6 +26,9 @@ EVERYTHING = Sees()
 BLOCKED_FROM = 2048 * 2048
 # Scores of one block, a row and head; 16 MB.
 BLOCK_SCORES = 2**22
+# Of causal rows that are at least so long, XLA's kernel takes two parts, and of long ones four: the first queries then
+# meet only the first keys. Shorter rows gain nothing.
+HALVED_FROM, QUARTERED_FROM = 128, 512
 
 
 class Accelerator(NamedTuple):
@@ -178,7 +182,7 @@ def attention_weights(
 ) -> Float[Array, "B H T S"]:
     """Returns softmax(q k / sqrt(K) + bias) over the keys that may be seen, in float32.
 
-    Query head h reads key head h // (H / G). A row that may see nothing is uniform.
+    Query head h reads key head h // (H / G). A row that may see nothing is uniform over the keys it is given.
     Source: Vaswani et al. 2017, equation 1; grouped heads: Ainslie et al. 2023.
 
     Args:
@@ -187,10 +191,12 @@ def attention_weights(
     """
     batch, target, heads, width = query.shape
     source, groups = key.shape[1:3]
-    grouped = query.reshape(batch, target, groups, heads // groups, width)
-    products = jnp.einsum(
-        "BTGRK,BSGK->BGRTS", scaled(grouped, scores), key, preferred_element_type=jnp.float32
-    ).reshape(batch, heads, target, source)
+    if heads == groups:  # without an axis of one, which XLA's CPU backend would transpose
+        products = jnp.einsum("BTGK,BSGK->BGTS", scaled(query, scores), key, preferred_element_type=jnp.float32)
+    else:
+        grouped = scaled(query.reshape(batch, target, groups, heads // groups, width), scores)
+        products = jnp.einsum("BTGRK,BSGK->BGRTS", grouped, key, preferred_element_type=jnp.float32)
+        products = products.reshape(batch, heads, target, source)
     found = capped(products, scores.cap)
     if (bias := sees.bias_of(rows)) is not None:
         found = found + bias.astype(jnp.float32)
@@ -241,9 +247,35 @@ def attend(
         return _fused(query, key, value, sees=sees, scale=scores.scale)
     settings = {"sees": sees, "scores": scores, "rate": rate, "key_of_dropout": dropout_key}
     block = block_of(query.shape[1], key.shape[1])
-    if block is None:
-        return _dense(query, key, value, **settings)
-    return _by_blocks(query, key, value, block=block, **settings)
+    if block is not None:
+        return _by_blocks(query, key, value, block=block, **settings)
+    if (number := _causal_parts(query, key, sees)) > 1:
+        return _in_parts(query, key, value, number=number, **settings)
+    return _dense(query, key, value, **settings)
+
+
+def _causal_parts(query: jax.Array, key: jax.Array, sees: Sees) -> int:
+    """Returns into how many parts a causal row is taken."""
+    length = query.shape[1]
+    if not sees.causal or sees.prefix is not None or sees.bias is not None or key.shape[1] != length:
+        return 1
+    if length < HALVED_FROM or parts("length") > 1:
+        return 1
+    return 2 if length < QUARTERED_FROM else 4
+
+
+def _in_parts(query: jax.Array, key: jax.Array, value: jax.Array, *, number: int, sees: Sees, **settings) -> jax.Array:
+    """Attends a part of the queries of a causal row after the other, each to the keys up to its last."""
+    length = query.shape[1]
+    ends = [length * part // number for part in range(number + 1)]
+    attended = [
+        _dense(
+            query[:, first:last], key[:, :last], value[:, :last], sees=sees.of_first_keys(last),
+            places=(jnp.arange(first, last), length), num_keys=length, **settings,
+        )
+        for first, last in itertools.pairwise(ends)
+    ]  # fmt: skip
+    return jnp.concatenate(attended, axis=1)
 
 
 def _dense(
@@ -256,17 +288,21 @@ def _dense(
     rate: float,
     key_of_dropout: jax.Array | None,
     places: tuple[jax.Array, int] | None = None,
+    num_keys: int | None = None,
 ) -> jax.Array:
     """Attends with all scores at once.
 
     Args:
         places: of these queries in their row, and the row's length; None means that they are the row.
+        num_keys: of the row, where these are its first.
     """
     batch, target, heads, width = query.shape
     source, groups = key.shape[1:3]
     weights = attention_weights(query, key, sees=sees, scores=scores, rows=None if places is None else places[0])
-    placed = None if places is None else (2, *places)
-    weights = dropout(weights, rate, key_of_dropout, rows=placed).astype(value.dtype)
+    part_of = [] if places is None else [Places(2, *places), Places(3, jnp.arange(source), num_keys or source)]
+    weights = dropout(weights, rate, key_of_dropout, part_of=part_of).astype(value.dtype)
+    if heads == groups:
+        return jnp.einsum("BGTS,BSGK->BTGK", weights, value)
     weights = weights.reshape(batch, groups, heads // groups, target, source)
     return jnp.einsum("BGRTS,BSGK->BTGRK", weights, value).reshape(batch, target, heads, width)
 

@@ -89,6 +89,13 @@ class Sees:
         """Returns the same structure with other values of some fields."""
         return Sees(**{name: getattr(self, name) for name in self.__slots__} | changes)
 
+    def of_first_keys(self, number: int) -> "Sees":
+        """Returns the structure for the first keys alone; there must be neither a prefix nor a bias."""
+        if self.segments is None:
+            return self
+        of_queries, of_keys = self.segments
+        return self.replace(segments=(of_queries, of_keys[:, :number]))
+
     def bias_of(self, rows: Int[Array, " T"] | None = None) -> Float[Array, "#B #H T S"] | None:
         """Returns what is added to the scores, or None.
 

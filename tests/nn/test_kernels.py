@@ -208,6 +208,47 @@ def test_blocks_over_a_split_sequence_equal_one_device(sizes, short_blocks):
     np.testing.assert_allclose(jax.jit(placed)(*arrays), by_hand(*arrays, sees), atol=1e-5)
 
 
+@pytest.mark.parametrize("parts", [each for each in STRUCTURES if each["causal"]])
+@pytest.mark.parametrize(("groups", "length"), [(2, 11), (4, 23)])
+def test_a_causal_row_in_parts_equals_the_whole_with_its_gradients(parts, groups, length, monkeypatch):
+    """Values, gradients and the bits of dropout: the first queries meet only the first keys, which is all they see."""
+    random = np.random.default_rng(length)
+    arrays = [random.normal(size=(B, length, heads, 4)).astype(np.float32) for heads in (4, groups, groups)]
+    sees = structure(length, length, **parts)
+
+    mask = sees.mask(length, length)
+    seeing = np.broadcast_to(mask, (B, 1, length, length)).any(-1)[:, 0, :, None, None]  # others average what they get
+    target = seeing * vectors(B, length, 4, 4, seed=6)
+
+    def run(query, key, value):
+        attended = attend(query, key, value, sees=sees, dropout_rate=0.3, dropout_key=jax.random.key(3))
+        return (attended * target).sum(), attended * seeing
+
+    def results():
+        program = jax.jit(lambda *given: jax.value_and_grad(run, argnums=(0, 1, 2), has_aux=True)(*given))
+        return program(*arrays), str(jax.make_jaxpr(lambda *given: run(*given))(*arrays))
+
+    whole, program = results()
+    assert "concatenate" not in program
+    monkeypatch.setattr(kernels, "HALVED_FROM", 8)
+    monkeypatch.setattr(kernels, "QUARTERED_FROM", 20)
+    in_parts, program = results()
+    assert "concatenate" in program
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), in_parts, whole)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"bias": jnp.zeros((1, 1, 11, 11))}, {"prefix": jnp.ones((B, 11), bool)}, {"causal": False}]
+)
+def test_a_row_whose_first_queries_see_further_stays_whole(changes, monkeypatch):
+    monkeypatch.setattr(kernels, "HALVED_FROM", 8)
+    arrays = [np.ones((B, 11, 4, 4), np.float32)] * 3
+    plain = jax.make_jaxpr(lambda *given: attend(*given, sees=Sees(causal=True)))(*arrays)
+    assert "concatenate" in str(plain)
+    sees = Sees(causal=True).replace(**changes)
+    assert "concatenate" not in str(jax.make_jaxpr(lambda *given: attend(*given, sees=sees))(*arrays))
+
+
 def test_the_memory_of_long_rows_grows_with_their_length():
     def temporary(length: int) -> int:
         shape = jax.ShapeDtypeStruct((1, length, 2, 8), jnp.float32)

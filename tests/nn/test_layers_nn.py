@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lmx.nn.dropout import dropout, hash_bits
+from lmx.nn.dropout import Places, dropout, hash_bits
 from lmx.nn.embedding import Embedding, padded_vocabulary
 from lmx.nn.layers import LayerNorm, Linear, RMSNorm
 from lmx.sharding.mesh import MeshConfig, make_mesh
@@ -274,8 +274,8 @@ def test_a_block_of_an_array_has_the_bits_of_its_rows(axis):
 
     @jax.jit
     def of_block(x, rows):
-        placed = axis, rows, shape[axis]
-        return hash_bits(key, x.shape, rows=placed), dropout(x, 0.4, key, rows=placed)
+        placed = [Places(axis, rows, shape[axis])]
+        return hash_bits(key, x.shape, part_of=placed), dropout(x, 0.4, key, part_of=placed)
 
     for rows in ([0, 1, 2], [3, 1, 3]):
         bits, found = of_block(np.take(x, rows, axis), np.array(rows))
