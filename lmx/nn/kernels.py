@@ -7,6 +7,7 @@ kernel runs and why. Nothing here has parameters.
 
 import functools
 import itertools
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import jax
@@ -268,13 +269,11 @@ def _in_parts(query: jax.Array, key: jax.Array, value: jax.Array, *, number: int
     """Attends a part of the queries of a causal row after the other, each to the keys up to its last."""
     length = query.shape[1]
     ends = [length * part // number for part in range(number + 1)]
-    attended = [
-        _dense(
-            query[:, first:last], key[:, :last], value[:, :last], sees=sees.of_first_keys(last),
-            places=(jnp.arange(first, last), length), num_keys=length, **settings,
-        )
-        for first, last in itertools.pairwise(ends)
-    ]  # fmt: skip
+    attended = []
+    for first, last in itertools.pairwise(ends):
+        part_of = Places(2, jnp.arange(first, last), length), Places(3, jnp.arange(last), length)
+        arrays = query[:, first:last], key[:, :last], value[:, :last]
+        attended.append(_dense(*arrays, sees=sees.of_first_keys(last), part_of=part_of, **settings))
     return jnp.concatenate(attended, axis=1)
 
 
@@ -287,19 +286,17 @@ def _dense(
     scores: Scores = PLAIN,
     rate: float,
     key_of_dropout: jax.Array | None,
-    places: tuple[jax.Array, int] | None = None,
-    num_keys: int | None = None,
+    part_of: Sequence[Places] = (),
 ) -> jax.Array:
     """Attends with all scores at once.
 
     Args:
-        places: of these queries in their row, and the row's length; None means that they are the row.
-        num_keys: of the row, where these are its first.
+        part_of: where the queries lie in their row, and the keys in theirs; without it, they are the rows.
     """
     batch, target, heads, width = query.shape
     source, groups = key.shape[1:3]
-    weights = attention_weights(query, key, sees=sees, scores=scores, rows=None if places is None else places[0])
-    part_of = [] if places is None else [Places(2, *places), Places(3, jnp.arange(source), num_keys or source)]
+    rows = part_of[0].places if part_of else None
+    weights = attention_weights(query, key, sees=sees, scores=scores, rows=rows)
     weights = dropout(weights, rate, key_of_dropout, part_of=part_of).astype(value.dtype)
     if heads == groups:
         return jnp.einsum("BGTS,BSGK->BTGK", weights, value)
@@ -328,7 +325,7 @@ def _by_blocks(query: jax.Array, key: jax.Array, value: jax.Array, *, block: int
     def one(queries: jax.Array, rows: jax.Array) -> jax.Array:
         queries = queries.reshape(batch, devices * block, *head)
         queries = constrain(queries, "batch", "length", "heads", None)
-        attended = _dense(queries, key, value, places=(rows, target), **settings)
+        attended = _dense(queries, key, value, part_of=[Places(2, rows, target)], **settings)
         return attended.reshape(batch, devices, block, *head)
 
     _, attended = jax.lax.scan(lambda _, item: (None, one(*item)), None, (blocks, places))
