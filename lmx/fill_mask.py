@@ -42,19 +42,29 @@ class FillMask:
         params: as `nnx.to_pure_dict` returns them.
         tokenizer: of the texts; it must pad as the model does.
         mask_id: the id that the model was trained to see in place of a word.
+        first_id: id before each text, if the model was trained with one: `[CLS]` of BERT.
 
     Raises:
         ValueError: the model does not read the ids of the tokenizer.
     """
 
-    def __init__(self, config: MaskedConfig, params: Params, *, tokenizer: Tokenizer, mask_id: int):
+    def __init__(
+        self,
+        config: MaskedConfig,
+        params: Params,
+        *,
+        tokenizer: Tokenizer,
+        mask_id: int,
+        first_id: int | None = None,
+    ):
         if config.vocab_size < max(tokenizer.vocab_size, mask_id + 1) or config.pad_id != tokenizer.pad_id:
             raise ValueError(
                 f"the model must read the ids of the tokenizer and the mask, got vocab_size={config.vocab_size} and "
                 f"pad_id={config.pad_id}, {tokenizer.vocab_size} and {tokenizer.pad_id} of the tokenizer, and "
                 f"mask_id={mask_id}."
             )
-        self.config, self.tokenizer, self.mask_id = config, tokenizer, mask_id
+        self.config, self.tokenizer, self.mask_id, self.first_id = config, tokenizer, mask_id, first_id
+        self._mask = _written(mask_id, tokenizer)
         self._params = jax.tree.map(jnp.asarray, params)
         definition = define(lambda rngs: MaskedEncoder(config, rngs=rngs))
 
@@ -78,18 +88,20 @@ class FillMask:
         path = run_directory / "config.json"
         config = read_fields(MaskedConfig, saved["model"], path=path, field="model")
         mask_id = read_field(saved, "mask_id", kind=int, path=path)
+        first_id = read_field(saved, "first_id", kind=int | None, path=path)
         tokenizers = find_tokenizers(run_directory)
         if "tokenizer" not in tokenizers:
             raise FileNotFoundError(f"{run_directory} must hold a tokenizer (tokenizer.model, .vocab or .bytes).")
         shapes = define(lambda rngs: MaskedEncoder(config, rngs=rngs)).shapes
         params = load_params(run_directory / "model.safetensors", shapes)
-        return FillMask(config, params, tokenizer=load_tokenizer(tokenizers["tokenizer"]), mask_id=mask_id)
+        tokenizer = load_tokenizer(tokenizers["tokenizer"])
+        return FillMask(config, params, tokenizer=tokenizer, mask_id=mask_id, first_id=first_id)
 
     def fill(self, texts: str | Sequence[str], *, top_k: int = 5) -> list[list[list[Filled]]]:
         """Returns the likeliest words, most likely first, of each gap of each text, all gaps of a text at once.
 
         Args:
-            texts: one, or several; `[MASK]` is a gap.
+            texts: one, or several; `[MASK]` is a gap, and so is the mask that the vocabulary itself has (`<mask>`).
 
         Raises:
             ValueError: a text has no gap, or is longer than the model's rows.
@@ -100,13 +112,16 @@ class FillMask:
         return [self._fill(ids, top_k) for ids in encoded]
 
     def _encode(self, text: str) -> list[int]:
-        first, *others = text.split(MASK)
-        if not others:
+        if self._mask is not None:  # which may stand for a word and the space before it
+            ids = self.tokenizer.encode(text.replace(MASK, self._mask))
+        else:
+            first, *others = text.split(MASK)
+            ids = self.tokenizer.encode(first)
+            for part in others:
+                ids += [self.mask_id, *self.tokenizer.encode(part)]
+        if self.mask_id not in ids:
             raise ValueError(f"a text must have a gap, {MASK}, got {text[:60]!r}.")
-        ids = self.tokenizer.encode(first)
-        for part in others:
-            ids += [self.mask_id, *self.tokenizer.encode(part)]
-        ids.append(self.tokenizer.eos_id)  # as a document ends in training
+        ids = [*([] if self.first_id is None else [self.first_id]), *ids, self.tokenizer.eos_id]  # as in training
         if len(ids) > self.config.max_length:
             raise ValueError(
                 f"a text must have at most {self.config.max_length:,} tokens, its end included, got {len(ids):,} in "
@@ -129,3 +144,11 @@ class FillMask:
             Filled(self.tokenizer.decode([word]) or piece, piece, float(probabilities[word]))
             for word, piece in zip(best, pieces, strict=True)
         ]
+
+
+def _written(mask_id: int, tokenizer: Tokenizer) -> str | None:
+    """Returns the text that a tokenizer reads as the mask, or None where it reads none as such."""
+    if mask_id >= tokenizer.vocab_size:
+        return None
+    (text,) = tokenizer.pieces([mask_id])
+    return text if tokenizer.encode(text) == [mask_id] else None

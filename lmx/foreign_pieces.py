@@ -134,6 +134,11 @@ class PieceTableTokenizer:
         """How many `eos_id` stand between the texts of a pair."""
         return self.table.special.num_separators
 
+    @property
+    def puts_bos(self) -> bool:
+        """Whether Hugging Face's class puts `bos_id` before a text."""
+        return bool(self.table.settings.get("add_bos_token", self.table.form in ("llama", "mistral", "xlm-roberta")))
+
     @classmethod
     def from_file(cls, path: Path) -> "PieceTableTokenizer":
         """Reads a `.pieces` file.

@@ -146,6 +146,14 @@ class HuggingFaceTokenizer:
         """How many `eos_id` stand between the texts of a pair."""
         return self.special.num_separators
 
+    @property
+    def puts_bos(self) -> bool:
+        """Whether its file puts `bos_id` before a text, as Llama's and BERT's do, and GPT-2's does not."""
+        said = self.settings.get("add_bos_token")
+        if isinstance(said, bool) and str(self.settings.get("tokenizer_class")).startswith("Llama"):
+            return said  # this class follows it, whatever the file says
+        return self._backend.encode("a").ids[:1] == [self.bos_id]
+
     @classmethod
     def from_file(cls, path: Path) -> "HuggingFaceTokenizer":
         """Reads a `.huggingface` file.

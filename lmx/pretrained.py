@@ -53,9 +53,8 @@ class StartConfig:
     """What a training begins with.
 
     Attributes:
-        init_from: directory of a finished run, or a model of Hugging Face (a folder or an id of the hub),
-            CTranslate2 or GGUF; takes over its sizes, vocabulary and all parameters that fit. None begins with random
-            values.
+        init_from: directory of a finished run, or a model of Hugging Face (a folder or an id of the hub), CTranslate2
+            or GGUF; takes over its sizes, vocabulary and all parameters that fit. None begins with random values.
         lora: train low-rank changes of matrices instead of all parameters.
     """
 

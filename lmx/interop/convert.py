@@ -87,8 +87,8 @@ def convert(source: str | Path, run: Path, *, pieces: Path | None = None) -> Imp
         write_safetensors(partial / "model.safetensors", shapes, (found.file.get_tensor(name) for name in shapes))
         for name, tokenizer in found.tokenizers.items():
             save_tokenizer(partial, tokenizer, name=name)
-        if found.labels:
-            Labels(kind="single", names=found.labels).save(partial)
+        if found.labels is not None:
+            found.labels.save(partial)
         told = {"family": found.family, "converted_from": str(source), "config": dict(found.settings), **found.facts}
         write_json(partial / "config.json", {**told, "model": dataclasses.asdict(found.model)})
         write_json(partial / "versions.json", versions())
@@ -116,13 +116,16 @@ def export(run: Path, folder: Path, *, to: Target, dtype: str = "float32") -> No
         raise InputError(f"{run} must hold a trained model of {', '.join(kinds)}, got family={saved.get('family')!r}.")
     model = read_fields(kinds[saved["family"]], saved["model"], path=path, field="model")
     tokenizers = {name: load_tokenizer(file) for name, file in find_tokenizers(run).items()}
-    labels = Labels.from_file(run / "labels.json").names if (run / "labels.json").is_file() else ()
+    labels = Labels.from_file(run / "labels.json") if (run / "labels.json").is_file() else None
     with open_params(run / "model.safetensors") as params, _folder(folder) as partial:
         if to == "ctranslate2":
             numbers: Any = dtype
             write_ctranslate2(partial, saved["family"], model, params, tokenizers, dtype=numbers)
         else:
-            write_folder(partial, model, params, tokenizers, config=saved.get("config", {}), labels=labels, dtype=dtype)
+            # A classifier reads its rows from bos_id, other models where they were trained to.
+            begins = saved["family"] not in ("decoder", "masked") or saved.get("first_id") is not None
+            about = {"config": saved.get("config", {}), "labels": labels, "begins": begins, "dtype": dtype}
+            write_folder(partial, model, params, tokenizers, **about)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lmx.data.labels import Labels
 from lmx.errors import InputError
 from lmx.interop.families import bart, bert, gpt2, llama, marian, t5
 from lmx.interop.imported import AnyModel, Imported, check_tokenizers, family_of, shapes_of
@@ -37,6 +38,14 @@ FAMILIES: Mapping[str, Any] = {
     "mt5": t5,
     "bart": bart,
     "mbart": bart,
+}
+
+
+# What a classifier's outputs mean, in their words.
+PROBLEMS = {
+    "single": "single_label_classification",
+    "multi": "multi_label_classification",
+    "regression": "regression",
 }
 
 
@@ -77,8 +86,8 @@ def open_folder(folder: Path) -> Imported:
         file=file,
         tokenizers=tokenizers,
         settings=_settings(folder, theirs, model),
-        facts={"origin": {"model_type": theirs["model_type"]}, **_facts(theirs, model, tokenizers)},
-        labels=_labels(theirs) if isinstance(model, ClassifierConfig) else (),
+        facts={"origin": {"model_type": theirs["model_type"]}, **_facts(model, tokenizers)},
+        labels=_labels(theirs, model.num_outputs) if isinstance(model, ClassifierConfig) else None,
     )
 
 
@@ -136,24 +145,42 @@ def _settings(folder: Path, theirs: Mapping[str, Any], model: AnyModel) -> dict[
     return settings
 
 
-def _facts(theirs: Mapping[str, Any], model: AnyModel, tokenizers: Mapping[str, Tokenizer]) -> dict[str, Any]:
+def _facts(model: AnyModel, tokenizers: Mapping[str, Tokenizer]) -> dict[str, Any]:
     """Returns what a run of this model says beside its config."""
-    facts: dict[str, Any] = {}
     tokenizer = tokenizers.get("tokenizer")
-    if isinstance(model, MaskedConfig) and tokenizer is not None:
-        for text in ("[MASK]", "<mask>"):
-            ids = tokenizer.encode(text)
-            if len(ids) == 1 and ids[0] != tokenizer.unk_id:
-                facts["mask_id"] = int(ids[0])
+    if tokenizer is None:
+        return {}
+    if isinstance(model, DecoderConfig):
+        return {"first_id": tokenizer.bos_id} if getattr(tokenizer, "puts_bos", False) else {}
+    if not isinstance(model, MaskedConfig):
+        return {}
+    facts = {"first_id": tokenizer.bos_id}
+    for text in ("[MASK]", "<mask>"):
+        ids = tokenizer.encode(text)
+        if len(ids) == 1 and ids[0] != tokenizer.unk_id:
+            facts["mask_id"] = int(ids[0])
     return facts
 
 
-def _labels(theirs: Mapping[str, Any]) -> tuple[str, ...]:
-    """Returns the names of a classifier's outputs."""
-    names = theirs.get("id2label") or {}
-    return tuple(
-        str(names.get(str(index), f"LABEL_{index}")) for index in range(theirs.get("num_labels", len(names) or 2))
-    )
+def _labels(theirs: Mapping[str, Any], num_outputs: int) -> Labels:
+    """Returns what a classifier's outputs mean, by the rules of transformers' own pipeline.
+
+    Raises:
+        InputError: a text has several numbers, or two classes have one name.
+    """
+    kind = theirs.get("problem_type")
+    if kind == "regression" and num_outputs > 1:
+        raise InputError(f"problem_type=regression must have one output, got {num_outputs}.")
+    if kind == "regression":
+        return Labels(kind="regression")
+    known = theirs.get("id2label") or {}
+    names = tuple(str(known.get(str(index), f"LABEL_{index}")) for index in range(num_outputs))
+    # One class alone has a probability of its own: that of a cross-encoder says how well two texts go together.
+    several = kind == "multi_label_classification" or num_outputs == 1
+    try:
+        return Labels(kind="multi" if several else "single", names=names)
+    except ValueError as error:
+        raise InputError(f"id2label: {error}") from error
 
 
 def _optional(path: Path) -> dict[str, Any]:
@@ -172,7 +199,8 @@ def write_folder(
     tokenizers: Mapping[str, Tokenizer],
     *,
     config: Mapping[str, Any],
-    labels: tuple[str, ...] = (),
+    labels: Labels | None = None,
+    begins: bool = True,
     dtype: str = "float32",
 ) -> None:
     """Writes a model into a folder, as `from_pretrained` of transformers reads it.
@@ -180,7 +208,8 @@ def write_folder(
     Args:
         params: our parameters by path, as an open safetensors file gives them.
         config: of the run, which says how it decodes.
-        labels: names of a classifier's outputs.
+        labels: what a classifier's outputs mean.
+        begins: whether the model was trained on texts with the tokenizer's `bos_id` before them.
         dtype: of the weights: "float32", "float16" or "bfloat16".
 
     Raises:
@@ -194,9 +223,11 @@ def write_folder(
     table = family.table(model, theirs["model_type"])
     ids = _special_ids(model, tokenizers)
     theirs |= ids | {"torch_dtype": dtype, "dtype": dtype}
-    if labels:
-        theirs["id2label"] = {str(index): name for index, name in enumerate(labels)}
-        theirs["label2id"] = {name: index for index, name in enumerate(labels)}
+    if labels is not None:
+        theirs["problem_type"] = PROBLEMS[labels.kind]
+        names = labels.names or ("LABEL_0",)
+        theirs["id2label"] = {str(index): name for index, name in enumerate(names)}
+        theirs["label2id"] = {name: index for index, name in enumerate(names)}
     ours = shapes_of(model)
     shapes = {**their_shapes(table, ours), **table.zeros}
     arrays = itertools.chain(
@@ -207,7 +238,7 @@ def write_folder(
     if isinstance(model, (DecoderConfig, Seq2SeqConfig)):
         write_json(folder / "generation_config.json", {**ids, **_generation(model, config)})
     if tokenizers:
-        write_tokenizers(folder, tokenizers, theirs["model_type"])
+        write_tokenizers(folder, tokenizers, theirs["model_type"], begins=begins)
 
 
 def _fitting(model: AnyModel) -> str:

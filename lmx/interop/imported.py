@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from lmx.data.labels import Labels
 from lmx.definition import Definition, define
 from lmx.errors import InputError
 from lmx.interop.mapping import Mapped, Table
@@ -40,7 +41,7 @@ class Imported:
         tokenizers: by name: "tokenizer", or "source" and "target"; none where the source has none.
         settings: what goes below "config" in config.json, such as {"max_length": 512}.
         facts: what goes beside it, such as {"mask_id": 103}.
-        labels: names of the classes, of a classifier.
+        labels: what the outputs mean, of a classifier.
     """
 
     family: str
@@ -49,7 +50,7 @@ class Imported:
     tokenizers: Mapping[str, Tokenizer] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
-    labels: tuple[str, ...] = ()
+    labels: Labels | None = None
 
 
 def family_of(model: AnyModel) -> str:

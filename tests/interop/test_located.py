@@ -1,5 +1,6 @@
 """A model of another library is found by its path, in an installed package, or by an id of the hub."""
 
+import fnmatch
 import json
 from pathlib import Path
 
@@ -57,11 +58,23 @@ def test_of_the_hub_no_programs_and_no_pickles_are_fetched(tmp_path: Path, monke
     assert not any(pattern.endswith((".py", ".bin", ".pt", "*")) for pattern in FILES)
 
 
-def test_a_hub_out_of_reach_is_one_line(monkeypatch: pytest.MonkeyPatch):
-    """It names the id, the reason and the way out."""
+def test_of_the_hub_what_is_read_is_fetched_and_nothing_else():
+    """Vocabularies of every form, and shards; but not the weights of other libraries, or the same ones twice."""
+    wanted = ["config.json", "model.safetensors", "model-00001-of-00030.safetensors", "model.safetensors.index.json"]
+    wanted += ["tokenizer.json", "tokenizer.model", "spiece.model", "source.spm", "target.spm", "vocab.txt"]
+    wanted += ["vocab.json", "merges.txt", "generation_config.json", "tokenizer_config.json", "1_Pooling/config.json"]
+    left = ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "model.bin", "tf_model.h5", "modeling_x.py"]
+    left += ["consolidated.safetensors", "onnx/config.json", "original/params.json", "model.fp16.safetensors", "x.gguf"]
+    fetched = [name for name in (*wanted, *left) if any(fnmatch.fnmatch(name, pattern) for pattern in FILES)]
+    assert fetched == wanted
+
+
+@pytest.mark.parametrize("kind", [LocalEntryNotFoundError, RuntimeError])
+def test_a_hub_out_of_reach_is_one_line(kind: type[Exception], monkeypatch: pytest.MonkeyPatch):
+    """It names the id, the reason and the way out, whatever library has failed."""
 
     def download(name: str, **more: object) -> str:
-        raise LocalEntryNotFoundError("no connection\nand much more")
+        raise kind("no connection\nand much more")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     with pytest.raises(InputError, match=r"no path org/name.*no connection.*name a folder") as caught:

@@ -173,3 +173,13 @@ def test_transformers_reads_the_vocabularies_of_lmx(kind: str, model_type: str, 
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
     lines = [line for line in OWN_LINES if model_type != "marian" or not line.startswith(">>")]
     assert [theirs.encode(line, add_special_tokens=False) for line in lines] == list(map(tokenizer.encode, lines))
+
+
+BEGUN = [each for each in FOLDERS if each.startswith(("bert", "gpt2", "ll", "qwen", "ro", "xlm"))]
+
+
+@pytest.mark.parametrize("name", BEGUN)
+def test_a_text_begins_as_the_class_begins_it(name: str):
+    tokenizer: Any = read_tokenizers(DATA / name, config_of(name))["tokenizer"]
+    single = json.loads((DATA / name / "expected.json").read_text(encoding="utf-8"))["single"]
+    assert tokenizer.puts_bos == all(ids[:1] == [tokenizer.bos_id] for ids in single)
