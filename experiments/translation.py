@@ -23,6 +23,7 @@ from lmx.data.cache import Cache
 from lmx.data.embedded import phrasebook
 from lmx.data.encoded import Corpus, facts_of_pairs, find_pairs, keep_pairs, side_texts
 from lmx.data.parallel import EncodedPairs, FilterReport, Pairs, described, encode_pairs, filter_pairs, read_pairs
+from lmx.data.roles import check_locations
 from lmx.definition import define
 from lmx.errors import InputError
 from lmx.evaluation.translation import Exam, ScoringConfig, examine_translator, validation_bleu
@@ -116,6 +117,10 @@ class Config:
     rules: ClassVar = DEFAULT_RULES  # which axes the mesh splits
     absent: ClassVar = {**EARLIER, "model.embedding_init": "fairseq"}  # in earlier versions
 
+    def check(self) -> None:
+        """Checks values here, for errors of one line, where tyro would print a box."""
+        check_locations(self, embedded=PHRASEBOOK, way_out="keep some pairs out of train for them.")
+
 
 def _model(**sizes: Any) -> Seq2SeqConfig:
     """Returns a model config whose vocabulary sizes the tokenizers will give; drawn as the recipes were, in fairseq."""
@@ -135,14 +140,8 @@ MULTI30K = Config(
         published_made="Wu et al. 2021: tokenised lowercase BLEU, beam 5, average of the last 10 epochs",
     ),
     model=_model(
-        width=128,
-        feedforward_width=256,
-        num_heads=4,
-        num_encoder_layers=4,
-        num_decoder_layers=4,
-        dropout_rate=0.3,
-        unroll=4,
-        max_length=256,
+        width=128, feedforward_width=256, num_heads=4, num_encoder_layers=4, num_decoder_layers=4, dropout_rate=0.3,
+        unroll=4, max_length=256,
     ),
     optimization=Optimization(peak=0.005, warmup=2000, clip_norm=25.0),
     batch=BatchConfig(tokens_per_batch=4096, accumulation=2),
@@ -150,7 +149,7 @@ MULTI30K = Config(
     selection=SelectionConfig(patience=10, average=10),
     search=Search(beam_size=5, length_penalty="power", alpha=1.0),
     run=RunConfig(run=Path("runs/multi30k")),
-)
+)  # fmt: skip
 
 PRESETS: dict[str, tuple[str, Config]] = {
     "phrasebook": (

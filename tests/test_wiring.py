@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from lmx.errors import InputError
+
 ROOT = Path(__file__).parents[1]
 V, PAD, FIRST, SEPARATOR, UNKNOWN = 40, 0, 1, 2, 3
 SIZES = {"width": 8, "feedforward_width": 12, "num_heads": 2}
@@ -49,6 +51,16 @@ MODEL = translation.Seq2SeqConfig(
     source_vocab_size=V, target_vocab_size=V, num_encoder_layers=1, num_decoder_layers=1, dropout_rate=0.3, **SIZES
 )
 OWN = translation.PRESETS["phrasebook"][1]
+
+
+def test_pairs_that_choose_or_are_reported_are_none_that_are_learned_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    OWN.check()  # the phrasebook has a part of its own for each
+    replace(OWN, train="a.{en,de}", validation="b.{en,de}", test="c.{en,de}").check()
+    for same in ({"train": "a.tsv", "validation": "./a.tsv"}, {"validation": "b.tsv", "test": "b.tsv"}):
+        first, second = same
+        with pytest.raises(InputError, match=f"^{second} must be another set than {first}, got {same[second]} for"):
+            replace(OWN, **same).check()
 
 
 def test_the_smoothing_of_a_config_reaches_the_loss_of_translation():

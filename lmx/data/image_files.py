@@ -277,9 +277,17 @@ def read_digits(split: str) -> Images:
 
     Source: the UCI "optical recognition of handwritten digits" test set. The first four fifths, rounded down, are
     `train`, the rest is `test`, as `train_test_split(test_size=0.2, shuffle=False)` makes them; `all` has all.
+
+    Raises:
+        InputError: another part is asked for, such as one to choose by.
     """
     from sklearn.datasets import load_digits
 
+    if split not in ("train", "test", "all"):
+        raise InputError(
+            f"{split} must be other images than {DIGITS}, which have a part to learn from and one to be tested on. "
+            "Leave validation out to hold out a share of train."
+        )
     held: Any = load_digits()
     first = len(held.images) - math.ceil(len(held.images) / TEST_SHARE)
     part = {"train": slice(0, first), "test": slice(first, None), "all": slice(None)}[split]

@@ -1,7 +1,7 @@
 """The sets of an image classification: images to learn from, to choose the best step on, and to report on."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import tyro
 
@@ -83,6 +83,8 @@ class ImageSetsConfig(LocationsConfig):
     train: str = DIGITS
     reading: Annotated[ImageReading, tyro.conf.arg(name="")] = field(default_factory=ImageReading)
 
+    embedded: ClassVar[str | None] = DIGITS
+
     def load(self, *, fold: int | None = None) -> ImageSets:
         """Finds all images and makes the splits that are not given; the test set has no part in any choice.
 
@@ -104,11 +106,11 @@ class ImageSetsConfig(LocationsConfig):
                 )
             labels = Labels(kind="single", names=self.reading.label_names)
         learned, test = self.split_fold(learned, labels, fold=fold)
-        tested = DIGITS if self.train == DIGITS else None
+        tested = self.embedded if self.train == self.embedded else None
         if fold is None and (location := self.test or tested) is not None:
             test = self.reading.read(location, split="test")
         if self.validation is not None:
-            dev = self.reading.read(self.validation, split="test")
+            dev = self.reading.read(self.validation, split="validation")
         else:
             learned, dev = self.hold_out(learned, labels)
         to_label = None if self.predict is None else self.reading.read(self.predict, labelled=False)

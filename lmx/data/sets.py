@@ -3,10 +3,9 @@
 Where sets are read from and what is held out where one is not given is one record, part of an experiment's config.
 """
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import tyro
 
@@ -15,6 +14,7 @@ from lmx.data.encoded import keep_examples
 from lmx.data.labelled import Examples, check_alike, count_shared
 from lmx.data.labels import Kind, Labels
 from lmx.data.reading import Reading
+from lmx.data.roles import check_locations
 from lmx.data.splits import folds, split_wholes, stratified_split
 from lmx.data.standard_library import standard_library
 from lmx.data.texts import EncodedExamples, described, encode_examples
@@ -27,7 +27,6 @@ READ_LATER = {
     for reading in ("reading", "test_reading")
     for name in ("delimiter", "quoting", "field_limit")
 }
-EMBEDDED = ("stdlib", "digits")  # locations that have a test set of their own
 STDLIB = "stdlib"  # as a location: sentences of the running Python's library, which have splits of their own
 
 
@@ -97,20 +96,16 @@ class LocationsConfig:
     split_seed: int = 0
     folds: int | None = None
 
+    embedded: ClassVar[str | None] = None  # the location that has a part of its own for each set
+
     def check(self) -> None:
         """Checks what one field alone does not show; not in `__post_init__`, whose errors tyro prints as a box.
 
         Raises:
             InputError: sets that must differ do not, or exclude each other.
         """
-        given = {name: getattr(self, name) for name in ("train", "validation", "test")}
-        for (name, location), (other, same) in itertools.combinations(given.items(), 2):
-            if location == same and location not in (None, *EMBEDDED):
-                raise InputError(
-                    f"{other} must be another set than {name}, got {same} for both. What chooses the best step has no "
-                    "part in learning, and what is reported none in either; leave validation out to hold out a share "
-                    "of train."
-                )
+        way_out = "leave validation out to hold out a share of train."
+        check_locations(self, embedded=self.embedded, way_out=way_out)
         if self.folds is not None and (self.test is not None or self.folds < 2):
             raise InputError(
                 f"folds must be at least 2, and take the place of a test set, got folds={self.folds} and "
@@ -165,6 +160,8 @@ class SetsConfig(LocationsConfig):
     test_reading: Reading = field(default_factory=Reading)
     kind: Kind | None = None
     dev_of: Literal["texts", "wholes"] = "texts"
+
+    embedded: ClassVar[str | None] = STDLIB
 
     def check(self) -> None:
         """Checks what one field alone does not show.

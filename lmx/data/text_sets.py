@@ -1,11 +1,12 @@
 """Text to learn a language from, to validate on and to be scored on, as an experiment's choice."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from lmx.data.cache import Cache
-from lmx.data.corpus import AnyFiles, encode_corpus, find_corpus
+from lmx.data.corpus import AnyFiles, MixtureFiles, StreamedFiles, encode_corpus, find_corpus
+from lmx.data.roles import check_apart
 from lmx.data.windows import Corpus
 from lmx.text import Tokenizer
 
@@ -46,14 +47,30 @@ class TextSetsConfig:
         Raises:
             FileNotFoundError: a text is not there.
             ValueError: one is empty, damaged, or too small to be cut in two.
+            InputError: two of the given texts have a file in common.
         """
-        train, held_out = find_corpus(self.train), None
-        if self.validation is None:
-            train, held_out = train.split(1 - self.held_out)
-        validation = held_out or find_corpus(str(self.validation))
-        test = find_corpus(self.test) if self.test else None
+        given = {"train": self.train, "validation": self.validation, "test": self.test}
+        found = {name: find_corpus(location) for name, location in given.items() if location}
+        check_apart(
+            {name: _files_of(files) for name, files in found.items()},
+            way_out="leave validation out to hold out the end of train.",
+        )
+        train, validation, test = found["train"], found.get("validation"), found.get("test")
+        if validation is None:
+            train, validation = train.split(1 - self.held_out)
         tokenizer = tokenizer_for(train)
         encoded = [encode_corpus(files, tokenizer, cache=cache) for files in (train, validation)]
         return TextSets(
             tokenizer, encoded[0], encoded[1], encode_corpus(test, tokenizer, cache=cache) if test else None
         )
+
+
+def _files_of(files: AnyFiles) -> Iterator[str]:
+    """Yields the paths of all files of a text, and the names of datasets."""
+    if isinstance(files, MixtureFiles):
+        for each in files.files:
+            yield from _files_of(each)
+    elif isinstance(files, StreamedFiles):
+        yield files.origin
+    else:
+        yield from (part.path for part in files.parts)

@@ -14,6 +14,7 @@ from lmx.data import embedded
 from lmx.data import standard_library as module
 from lmx.data.labelled import Examples, count_shared
 from lmx.data.labels import Labels
+from lmx.data.sets import SetsConfig
 from lmx.data.standard_library import AREAS, FEWEST_WORDS, sentences_of, standard_library
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +69,21 @@ def test_no_sentence_is_in_two_splits_or_twice_in_one(splits: dict[str, Examples
     for examples in splits.values():
         contents = ["".join(filter(str.isalnum, text.lower())) for text in examples.texts]
         assert len(set(contents)) == len(contents)
+
+
+@pytest.mark.parametrize("given", [{}, {"validation": "stdlib"}, {"validation": "stdlib", "test": "stdlib"}])
+def test_each_set_of_a_classification_is_a_split_of_its_own(splits: dict[str, Examples], given: dict):
+    config = SetsConfig(**given)
+    config.check()
+    sets = config.load()
+    assert [found.texts for found in (sets.train, sets.dev, sets.test)] == [splits[name].texts for name in SPLITS]
+
+
+def test_what_folds_are_chosen_by_is_in_none_of_them(splits: dict[str, Examples]):
+    sets = SetsConfig(folds=3, validation="stdlib").load(fold=2)
+    assert sets.dev.texts == splits["validation"].texts
+    assert len(sets.train) + len(sets.test) == len(splits["train"])
+    assert not set(sets.test.texts) & {*sets.train.texts, *sets.dev.texts}
 
 
 def test_no_class_or_function_is_in_two_splits():

@@ -1,0 +1,49 @@
+"""Sets of a run by what they are there for: to learn from, to choose the best step by, and to be scored on."""
+
+import itertools
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lmx.errors import InputError
+
+_NO_PATHS = ("hub:", "stream:")
+
+
+def check_locations(record: Any, *, embedded: str | None, way_out: str) -> None:
+    """Checks that the fields train, validation and test of a record name no place twice; see `check_apart`.
+
+    Args:
+        embedded: the location that has a part of its own for each set.
+
+    Raises:
+        InputError: two of them do.
+    """
+    given = {name: getattr(record, name) for name in ("train", "validation", "test")}
+    apart = {name: [location] for name, location in given.items() if location not in (None, embedded)}
+    check_apart(apart, way_out=way_out)
+
+
+def check_apart(sets: Mapping[str, Iterable[str]], *, way_out: str) -> None:
+    """Checks that no two sets are read from one place, however it is written.
+
+    Args:
+        sets: by the name of each, its locations.
+        way_out: what to do instead, for the message.
+
+    Raises:
+        InputError: two of them are.
+    """
+    found = {name: {_place_of(location): location for location in locations} for name, locations in sets.items()}
+    for (name, places), (other, others) in itertools.combinations(found.items(), 2):
+        for place, location in others.items():
+            if place in places:
+                raise InputError(
+                    f"{other} must be another set than {name}, got {location} for both. What chooses the best step has "
+                    f"no part in learning, and what is reported none in either; {way_out}"
+                )
+
+
+def _place_of(location: str) -> str:
+    """Returns one spelling for all that name one file or folder."""
+    return location if location.startswith(_NO_PATHS) else os.path.realpath(location)
