@@ -83,16 +83,12 @@ def embed(options: Embed) -> None:
     """Runs `lmx embed`."""
     import numpy as np
 
+    from lmx.data.files import read_lines
     from lmx.embedder import TextEmbedder
 
     check_streams(options.input, options.output)
     embedder = TextEmbedder.load(options.run, vector=options.vector, normalised=options.normalised)
-    if options.text:
-        texts = list(options.text)
-    elif str(options.input) == "-":
-        texts = sys.stdin.read().splitlines()
-    else:
-        texts = options.input.read_text(encoding="utf-8").splitlines()
+    texts = list(options.text) or list(read_lines(options.input))
     vectors = embedder.embed(texts)
     if options.output is not None and options.output.suffix == ".npy":
         np.save(options.output, vectors)

@@ -98,8 +98,9 @@ class SampleWriter:
                 self._generator = Generator(config, params, first_id=first_id, layout=layout, **self._settings)
             texts = self._generator.with_params(params).generate(self._prompts)
             if self._run.writes:
-                lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-                before = [each for each in map(json.loads, lines) if each["step"] < step]
+                # A text may hold what `str.splitlines` takes for a line end.
+                lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+                before = [each for each in map(json.loads, filter(None, lines)) if each["step"] < step]
                 now = [{"step": step, "prompt": each.prompt, "text": each.text} for each in texts]
                 write_jsonl(path, before + now)
 

@@ -1,6 +1,7 @@
 """A training begins with a folder of Hugging Face as it does with a run: sizes, vocabulary, parameters in pieces."""
 
 import dataclasses
+import gzip
 from pathlib import Path
 
 import jax
@@ -11,6 +12,7 @@ from experiments.classification import PRESETS
 from lmx.embedder import TextEmbedder
 from lmx.interop import located
 from lmx.interop.convert import convert, export
+from lmx.interop_commands import Embed, embed
 from lmx.models.embedder import EmbedderConfig
 from lmx.models.encoder import ClassifierConfig
 from lmx.parameters import load_params
@@ -78,3 +80,8 @@ def test_vectors_of_texts(folder: Path, tmp_path: Path):
     np.testing.assert_allclose(unit, vectors / np.linalg.norm(vectors, axis=1, keepdims=True), atol=1e-6)
     first = TextEmbedder.load(tmp_path / "run", vector="first").embed(texts)
     assert np.abs(first - vectors).max() > 0.1
+    # A line of a file, packed or not, is a text, whatever else some take for a line end.
+    lines = ["a cat", "", "a\u2028dog\x85", "dog"]
+    (tmp_path / "texts.gz").write_bytes(gzip.compress("".join(f"{line}\n" for line in lines).encode()))
+    embed(Embed(run=tmp_path / "run", input=tmp_path / "texts.gz", output=tmp_path / "vectors.npy"))
+    np.testing.assert_allclose(np.load(tmp_path / "vectors.npy"), embedder.embed(lines), atol=1e-6)
