@@ -206,12 +206,11 @@ def build(config: Config, model: Seq2SeqConfig) -> Learner:
         encoder_key, decoder_key = (None, None) if key is None else jax.random.split(key)
         memory, _ = network.encode(batch["source"], key=encoder_key)
         states, _ = network.decode(memory, batch["source"], batch["decoder_input"], key=decoder_key)
-        return losses.cross_entropy(
+        return losses.token_loss(
             states,
-            network.output_table(),
+            network.output(),
             batch["target"],
             batch["target"] != model.pad_id,
-            vocab_size=model.target_vocab_size,
             label_smoothing=options.label_smoothing,
         )._asdict()
 

@@ -233,10 +233,12 @@ def beam_search(
             best, words, _ = _choices(given, 2 * width, forbidden=forbidden)
             ending, log_z = logs[..., ids.eos, None], jnp.zeros((batch, width))
         else:
+            given, ending = logits, logits[..., ids.eos, None]
             best, words, highest = _choices(logits, 2 * width, forbidden=forbidden)
             # Summed in the same blocks: read in two shapes, masked logits would be written twice by XLA's CPU backend.
             log_z = highest + jnp.log(jnp.exp(blocks(logits) - highest[..., None, None]).sum((-2, -1)))
-            ending = logits[..., ids.eos, None]
+        if rules.renormalised:
+            log_z = _log_sum(given, best.max(-1), forbidden=forbidden)
         is_last, rank = time == max_length - 1, jnp.arange(best.shape[-1])
         if rules.forced_eos != "none":
             end = jnp.where(rank == 0, log_z[..., None] if rules.forced_eos == "free" else ending, NEVER)
@@ -327,12 +329,24 @@ def _choices(
     So many more are taken as words are forbidden, and those are struck afterwards: masking the logits themselves would
     be a pass over the whole vocabulary.
     """
-    always, early_id, is_early = forbidden
+    always, early_id, _ = forbidden
     values, words = largest(logits, k + len(always) + (early_id is not None))
+    return jnp.where(_struck(words, forbidden), NEVER, values), words, values.max(-1)
+
+
+def _struck(words: Int[Array, "*B"], forbidden: _Forbidden) -> Bool[Array, "*B"]:
+    """Returns which words must not be chosen."""
+    always, early_id, is_early = forbidden
     struck = (words[..., None] == jnp.asarray(always)).any(-1)
-    if early_id is not None:
-        struck |= (words == early_id) & is_early
-    return jnp.where(struck, NEVER, values), words, values.max(-1)
+    return struck if early_id is None else struck | (words == early_id) & is_early
+
+
+def _log_sum(logits: Float[Array, "*B V"], highest: Float[Array, "*B"], *, forbidden: _Forbidden) -> Float[Array, "*B"]:
+    """Returns the logarithm of the sum of the words allowed, of which the highest is given; 0 where there is none."""
+    in_blocks = blocks(logits)
+    struck = _struck(jnp.arange(logits.shape[-1]).reshape(in_blocks.shape[-2:]), forbidden)
+    counted = jnp.where(struck, NEVER, in_blocks) - highest[..., None, None]
+    return jnp.where(highest > NEVER / 2, highest + jnp.log(jnp.exp(counted).sum((-2, -1))), 0.0)
 
 
 def _of_beams(x: jax.Array, beams: jax.Array) -> jax.Array:

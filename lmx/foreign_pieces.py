@@ -4,10 +4,11 @@
 """
 
 import base64
+import copy
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -138,6 +139,17 @@ class PieceTableTokenizer:
     def puts_bos(self) -> bool:
         """Whether Hugging Face's class puts `bos_id` before a text."""
         return bool(self.table.settings.get("add_bos_token", self.table.form in ("llama", "mistral", "xlm-roberta")))
+
+    def with_special(self, special: Specials) -> "PieceTableTokenizer":
+        """Returns this tokenizer with other ids around its texts.
+
+        Raises:
+            ValueError: an id lies outside of the table.
+        """
+        special.check(self.vocab_size)
+        other = copy.copy(self)
+        other.table = replace(self.table, special=special)
+        return other
 
     @classmethod
     def from_file(cls, path: Path) -> "PieceTableTokenizer":

@@ -4,6 +4,7 @@ The library `tokenizers` does it, imported where it is used. Which ids begin, en
 file, so the file that is saved holds both. What a folder of another library holds is read in `lmx.interop.tokenizers`.
 """
 
+import copy
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -153,6 +154,17 @@ class HuggingFaceTokenizer:
         if isinstance(said, bool) and str(self.settings.get("tokenizer_class")).startswith("Llama"):
             return said  # this class follows it, whatever the file says
         return self._backend.encode("a").ids[:1] == [self.bos_id]
+
+    def with_special(self, special: Specials) -> "HuggingFaceTokenizer":
+        """Returns this tokenizer with other ids around its texts.
+
+        Raises:
+            ValueError: an id lies outside of the vocabulary.
+        """
+        special.check(self.vocab_size)
+        other = copy.copy(self)
+        other.special = special
+        return other
 
     @classmethod
     def from_file(cls, path: Path) -> "HuggingFaceTokenizer":

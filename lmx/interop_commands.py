@@ -69,14 +69,18 @@ def convert(options: Convert) -> None:
         print("  it has no tokenizer: commands that read text need one beside the parameters", file=sys.stderr)
     if left := found.file.unused():
         print(f"  left there: {few(left)}", file=sys.stderr)
+    if found.left:
+        print(f"  settings left out: {'; '.join(found.left)}", file=sys.stderr)
 
 
 def export(options: Export) -> None:
     """Runs `lmx export`."""
     from lmx.interop.convert import export as write
 
-    write(options.run, options.folder, to=options.to, dtype=options.dtype)
+    left = write(options.run, options.folder, to=options.to, dtype=options.dtype)
     print(f"{options.folder}: {options.run} for {options.to} in {options.dtype}", file=sys.stderr)
+    if left:
+        print(f"  settings left out: {'; '.join(left)}", file=sys.stderr)
 
 
 def embed(options: Embed) -> None:

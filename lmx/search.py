@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from lmx.constraints import EarlyStopping, ForcedEos, Rules
 from lmx.decoding import LengthPenalty, SpecialIds, gnmt_penalty, power_penalty
+from lmx.lines import words_in
 from lmx.sampling import Sampling
 from lmx.saved import read_config, read_field, read_fields
 from lmx.text import Tokenizer
@@ -25,6 +26,9 @@ EARLIER: dict[str, Any] = {
     "search.early_stopping": "true",
     "search.forced_eos": "scored",
     "search.suppress": [],
+    "search.suppress_sequences": [],
+    "search.begin_suppress": [],
+    "search.renormalised": False,
     "search.forced_bos": None,
     "search.no_repeat": None,
     "search.repetition_penalty": 1.0,
@@ -53,6 +57,10 @@ class Search:
             log-probability that the model gives it (fairseq); "free", nothing (Hugging Face's `forced_eos_token_id`);
             "none" leaves it without an end token.
         suppress: pieces or ids of words that no translation holds.
+        suppress_sequences: pieces or ids with spaces between, which no translation holds one behind the other.
+        begin_suppress: pieces or ids of words that no translation begins with, behind a forced first word.
+        renormalised: where a word may not come, the others of a beam search get its probability (Hugging Face's
+            `renormalize_logits`).
         forced_bos: piece or id of the word that each translation begins with, behind the start token: the language
             (NLLB, mBART-50). It costs nothing, counts as a token, and is not part of the text.
         no_repeat: no sequence of this many tokens occurs twice in a translation; None allows all.
@@ -75,6 +83,9 @@ class Search:
     early_stopping: EarlyStopping = "true"
     forced_eos: ForcedEos = "scored"
     suppress: tuple[int | str, ...] = ()
+    suppress_sequences: tuple[str, ...] = ()
+    begin_suppress: tuple[int | str, ...] = ()
+    renormalised: bool = False
     forced_bos: int | str | None = None
     no_repeat: int | None = None
     repetition_penalty: float = 1.0
@@ -90,11 +101,20 @@ class Search:
                 raise ValueError(f"{name} must be at least 1, got {name}={getattr(self, name)}.")
         if self.min_length < 0:
             raise ValueError(f"min_length must be at least 0, got min_length={self.min_length}.")
+        if not (0 <= self.max_ratio < math.inf and self.max_extra >= 0 and self.max_ratio + self.max_extra > 0):
+            raise ValueError(
+                "max_ratio and max_extra must be at least 0, and one of them over 0, got "
+                f"max_ratio={self.max_ratio:g} and max_extra={self.max_extra}."
+            )
         if not math.isfinite(self.alpha):
             raise ValueError(f"alpha must be finite, got alpha={self.alpha}.")
-        for name, word in (*(("suppress", word) for word in self.suppress), ("forced_bos", self.forced_bos)):
+        words = [(name, word) for name in ("suppress", "begin_suppress") for word in getattr(self, name)]
+        for name, word in (*words, ("forced_bos", self.forced_bos)):
             if word is not None and (isinstance(word, bool) or not isinstance(word, (int, str))):
                 raise ValueError(f"{name} must be pieces or ids, got {name}={word!r}.")
+        for words in self.suppress_sequences:
+            if not words_in(words):
+                raise ValueError(f"suppress_sequences must hold words, got suppress_sequences={words!r}.")
         self.sampling()  # checks the fields that it shares
         if self.temperature and self.beam_size > 1:
             raise ValueError(
@@ -112,11 +132,13 @@ class Search:
             said = "greedy"
         else:
             said = f"beam {self.beam_size}, {self.length_penalty} length penalty {self.alpha:g}"
-        others = ("early_stopping", "forced_eos", "suppress", "forced_bos", "no_repeat", "repetition_penalty")
-        for name in others:
+        others = ("early_stopping", "forced_eos", "suppress", "suppress_sequences", "begin_suppress", "forced_bos")
+        for name in (*others, "no_repeat", "repetition_penalty"):
             if (value := getattr(self, name)) != getattr(type(self), name):
-                shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+                between = ", " if name == "suppress_sequences" else " "
+                shown = between.join(map(str, value)) if isinstance(value, tuple) else value
                 said += f", {name.replace('_', ' ')} {shown}"
+        said += ", renormalised" if self.renormalised else ""
         return said
 
     def sampling(self) -> Sampling:
@@ -133,6 +155,10 @@ class Search:
     def normaliser(self) -> LengthPenalty:
         """Returns what divides the log-probability of a translation by its length."""
         return {"power": power_penalty, "gnmt": gnmt_penalty}[self.length_penalty](self.alpha)
+
+    def most_tokens(self, source_length: int) -> int:
+        """Returns how many tokens a translation has at most."""
+        return max(1, int(source_length * self.max_ratio) + self.max_extra)
 
     def check_n_best(self, n_best: int) -> None:
         """Checks that a sentence can have `n_best` translations.
@@ -171,8 +197,15 @@ def rules_of(search: Search, tokenizer: Tokenizer, *, special: SpecialIds) -> tu
     Raises:
         ValueError: the target's vocabulary lacks a word, or the forced one may not come.
     """
-    suppressed = word_ids(search.suppress, tokenizer, name="suppress")
     first = word_ids(() if search.forced_bos is None else (search.forced_bos,), tokenizer, name="forced_bos")
+    suppressed = word_ids(search.suppress, tokenizer, name="suppress")
+    sequences = []
+    for words in search.suppress_sequences:
+        given = [int(word) if word.isdecimal() else word for word in words_in(words)]
+        sequences.append(word_ids(given, tokenizer, name="suppress_sequences"))
+    suppressed += tuple(words[0] for words in sequences if len(words) == 1)
+    begun = word_ids(search.begin_suppress, tokenizer, name="begin_suppress")
+    sequences = [words for words in sequences if len(words) > 1] + [(special.bos, *first, word) for word in begun]
     for word in set(first) & {*special, *suppressed}:
         kind = "suppressed" if word in suppressed else "padding, start or end"
         raise ValueError(f"forced_bos must be a word that may come, got {search.forced_bos}, which is {kind}.")
@@ -180,7 +213,9 @@ def rules_of(search: Search, tokenizer: Tokenizer, *, special: SpecialIds) -> tu
         min_length=search.min_length,
         early_stopping=search.early_stopping,
         forced_eos=search.forced_eos,
-        suppressed=suppressed,
+        suppressed=tuple(word for word in suppressed if word not in special.never),
+        sequences=tuple(sequences),
+        renormalised=search.renormalised,
         no_repeat=search.no_repeat,
         repetition_penalty=search.repetition_penalty,
     )

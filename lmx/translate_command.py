@@ -19,8 +19,9 @@ if TYPE_CHECKING:  # a command loads jax when it runs
 
 # Options that change the run's search.
 OF_SEARCH = (
-    *("beam_size", "length_penalty", "alpha", "min_length", "early_stopping", "forced_eos", "suppress", "forced_bos"),
-    *("no_repeat", "repetition_penalty", "temperature", "top_k", "top_p", "seed", "batch_tokens"),
+    *("beam_size", "length_penalty", "alpha", "max_ratio", "max_extra", "min_length", "early_stopping", "forced_eos"),
+    *("forced_bos", "suppress", "suppress_sequences", "begin_suppress", "renormalised", "no_repeat"),
+    *("repetition_penalty", "temperature", "top_k", "top_p", "seed", "batch_tokens"),
 )
 
 
@@ -42,6 +43,10 @@ class Translate:
     """`power` or `gnmt`. Default: as the run was scored."""
     alpha: float | None = None
     """Strength of the length penalty."""
+    max_ratio: float | None = None
+    """A translation has at most this number times the tokens of its source, and `max_extra` tokens."""
+    max_extra: int | None = None
+    """Tokens that a translation may have beside `max_ratio` times those of its source."""
     min_length: int | None = None
     """Fewest tokens of a translation; 0 allows an empty one. Default: as the run was scored."""
     early_stopping: str | None = None
@@ -50,10 +55,20 @@ class Translate:
     """What the end token costs at the longest length: `scored`, `free`; or `none`: it is not forced."""
     prefix: Path | None = None
     """File with the beginning of each translation, a line for each line of the input; an empty one forces nothing."""
+    source_language: str | None = None
+    """Code of the language to translate from, of a model that has several. Default: as the model was saved."""
+    target_language: str | None = None
+    """Code of the language to translate into."""
     forced_bos: int | str | None = None
     """Piece or id of the word that each translation begins with, as the language's (NLLB, mBART-50)."""
     suppress: tuple[int | str, ...] = ()
     """Pieces or ids of words that no translation holds; a number is an id."""
+    suppress_sequences: tuple[str, ...] = ()
+    """Pieces or ids with spaces between, in quotation marks: words that never follow one another so."""
+    begin_suppress: tuple[int | str, ...] = ()
+    """Pieces or ids of words that no translation begins with."""
+    renormalised: bool | None = None
+    """Where a word may not come, give its probability to the others (Hugging Face's `renormalize_logits`)."""
     no_repeat: int | None = None
     """No sequence of this many tokens occurs twice in a translation."""
     repetition_penalty: float | None = None
@@ -90,7 +105,8 @@ def translate(options: Translate) -> None:
     search = read_search(options.run, **asked)
     if options.n_best is not None:
         search.check_n_best(options.n_best)
-    translator = Translator.load(options.run, search=search, ensemble=options.ensemble)
+    languages = options.source_language, options.target_language
+    translator = Translator.load(options.run, search=search, ensemble=options.ensemble, languages=languages)
     began, number, empty = time.perf_counter(), 0, 0
     with Written(options.output, input=options.input) as out, shown_share("translating", options.input) as show:
         waits = any(comes_slowly(path or "-") for path in (options.input, beside(options) or options.input))
@@ -121,6 +137,11 @@ def check_together(options: Translate) -> None:
         for name in ("prefix", "n_best"):
             if (value := getattr(options, name)) is not None:
                 raise ValueError(f"{name} must be left out where given targets are scored, got {name}={value}.")
+    if options.target_language is not None and options.forced_bos is not None:
+        raise ValueError(
+            f"forced_bos must be left out with target_language={options.target_language}, whose code it is, got "
+            f"forced_bos={options.forced_bos}."
+        )
     if beside(options) == Path("-") and options.input in (None, Path("-")):
         name = "prefix" if options.prefix else "score_targets"
         raise ValueError(f"{name} must be another file than the input, got standard input for both.")

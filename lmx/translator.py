@@ -5,7 +5,7 @@ shapes, and hands translations back in the order of the lines.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -18,6 +18,8 @@ from jaxtyping import Array, Float, Int, UInt
 from lmx.constraints import FREE
 from lmx.decoding import NEVER, Hypotheses, SpecialIds, average_steps, beam_search, greedy_search, sample
 from lmx.definition import define, member, stack
+from lmx.frames import begun, ended, has_words
+from lmx.languages import AS_SAVED, Languages, spoken
 from lmx.lines import one_line
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from lmx.nn.embedding import padded_vocabulary
@@ -29,7 +31,6 @@ from lmx.search import Search, read_search, rules_of
 from lmx.sharding.layout import ONE_DEVICE, Layout
 from lmx.target_scores import ScoredTarget, target_logprobs
 from lmx.text import Tokenizer
-from lmx.token_list import end_of_source
 from lmx.translation_batches import Asked, beginnings, draw_numbers, filled, in_groups, round_up
 
 # What logits and caches may take for each token of `Search.batch_tokens`: Vaswani's base model with 10,000 words and
@@ -98,27 +99,31 @@ class Translator:
         self._scores = jax.jit(self._score_targets, out_shardings=layout.whole)
 
     @staticmethod
-    def load(run_directory: Path, *, search: Search | None = None, ensemble: bool = False) -> "Translator":
+    def load(
+        run_directory: Path, *, search: Search | None = None, ensemble: bool = False, languages: Languages = AS_SAVED
+    ) -> "Translator":
         """Returns the translator of a finished run, from the files in its directory alone.
 
         Args:
             ensemble: load all seeds of the run together, instead of the one with the best validation.
+            languages: codes of those of source and target, of a model that has several.
 
         Raises:
             FileNotFoundError: the directory is not a run's, its training has not ended, or it has one seed only.
-            ValueError: the run is of another kind.
+            ValueError: the run is of another kind, or has no such language.
         """
         saved = read_config(run_directory, family="seq2seq", purpose="translates")
         path = run_directory / "config.json"
         config = read_fields(Seq2SeqConfig, saved["model"], path=path, field="model")
         max_source_length = read_field(saved, "config", "max_length", kind=int, path=path)
         search = search or read_search(run_directory)
+        source_tokenizer, target_tokenizer, first = spoken(*load_tokenizers(run_directory), languages=languages)
+        search = search if first is None else replace(search, forced_bos=first)
         shapes = define(lambda rngs: Seq2Seq(config, rngs=rngs)).shapes
         if ensemble:
             params = stack([load_params(file, shapes) for file in seed_files(run_directory)])
         else:
             params = jax.tree.map(jnp.asarray, load_params(run_directory / "model.safetensors", shapes))
-        source_tokenizer, target_tokenizer = load_tokenizers(run_directory)
         return Translator(
             config,
             params,
@@ -218,7 +223,8 @@ class Translator:
         if len(sources) != len(targets):
             raise ValueError(f"targets must be as many as sources, got {len(targets):,} and {len(sources):,}.")
         ids, start = self._ids, len(self._first)
-        words = [[*self._first, *self.target_tokenizer.encode(target), ids.eos] for target in targets]
+        encoded = map(self.target_tokenizer.encode, targets)
+        words = [[*begun(each, self.target_tokenizer, first=self._first), ids.eos] for each in encoded]
         for number, each in enumerate(words, start=1):
             if len(each) > self.config.max_length:
                 raise ValueError(
@@ -249,14 +255,13 @@ class Translator:
         For an ensemble, it is the first model's. The result holds `source` and `target` pieces, and `weights`
         [N, H, T, S].
         """
-        ids = self._ended(self.source_tokenizer.encode(line))
-        source = np.asarray([ids], np.int32)
+        ids = ended(self.source_tokenizer.encode(line), self.source_tokenizer, longest=self.max_source_length)
         end = self.target_tokenizer.eos_id
         words = [word for word in translation.ids if word != end]
         decoder_input = np.asarray([[self.target_tokenizer.bos_id, *words]], np.int32)
 
         params = self.params if self.members is None else member(self.params, 0)
-        weights = self._look(params, source, decoder_input)
+        weights = self._look(params, np.asarray([ids], np.int32), decoder_input)
         return {
             "source": self.source_tokenizer.pieces(ids),
             "target": self.target_tokenizer.pieces([*words, end]),
@@ -333,14 +338,11 @@ class Translator:
         leaf, shape = jax.tree.leaves(params)[0], jax.tree.leaves(self._definition.shapes)[0]
         return None if leaf.ndim == shape.ndim else leaf.shape[0]
 
-    def _ended(self, ids: list[int]) -> list[int]:
-        return [*ids[: self.max_source_length - 1], end_of_source(self.source_tokenizer)]
-
     def _source_ids(self, lines: Sequence[str]) -> list[list[int]]:
         """Returns the ids of sources with their ends, and counts those that are cut."""
         encoded = [self.source_tokenizer.encode(line) for line in lines]
         self.cut += sum(len(ids) >= self.max_source_length for ids in encoded)
-        return [self._ended(ids) for ids in encoded]
+        return [ended(ids, self.source_tokenizer, longest=self.max_source_length) for ids in encoded]
 
     def _asked(self, lines: Sequence[str], prefixes: Sequence[str] | None, *, draws: int) -> list[Asked]:
         """Returns what is to be made of the lines; those with no token except the end have an empty translation."""
@@ -348,12 +350,13 @@ class Translator:
         if len(prefixes) != len(lines):
             raise ValueError(f"prefixes must be as many as lines, got {len(prefixes):,} and {len(lines):,}.")
         most, special = self.config.max_length - len(self._first) - 1, frozenset(self._ids)
-        begun = beginnings(prefixes, self.target_tokenizer, most=most, special=special)
+        forced = beginnings(prefixes, self.target_tokenizer, most=most, special=special)
         asked = []
-        for line, (source, prefix) in enumerate(zip(self._source_ids(lines), begun, strict=True)):
+        for line, (source, prefix) in enumerate(zip(self._source_ids(lines), forced, strict=True)):
             room = round_up(len(prefix), None) if prefix else 0
-            numbers = range(draws if len(source) > 1 else 0)
-            asked += [Asked(line, source, [*self._first, *prefix], room, draw) for draw in numbers]
+            target = begun(prefix, self.target_tokenizer, first=self._first) if prefix else [*self._first]
+            numbers = range(draws if has_words(source, self.source_tokenizer) else 0)
+            asked += [Asked(line, source, target, room, draw) for draw in numbers]
         return asked
 
     def _batch(self, group: Sequence[Asked], *, length: int, room: int) -> dict[str, Any]:
@@ -361,14 +364,14 @@ class Translator:
         rows = self._filled_rows(max(length, room), len(group))
         batch = {"source": filled([one.source for one in group], (rows, length), fill=self.config.pad_id)}
         if room or self._first:
-            targets = [one.target for one in group]
-            batch["forced"] = filled(targets, (rows, len(self._first) + room), fill=FREE)
+            batch["forced"] = filled([one.target for one in group], (rows, len(self._first) + room), fill=FREE)
         if self.search.temperature:
             batch["draws"] = draw_numbers(group, rows)
         return dict(self._layout.place(batch))
 
     def _translation(self, tokens: np.ndarray, score: Any) -> Translation:
-        ids = self._until_end(tokens)
+        ends = np.flatnonzero(tokens == self.target_tokenizer.eos_id)
+        ids = tuple(map(int, tokens[: ends[0] + 1 if ends.size else None]))
         text = one_line(self.target_tokenizer.decode(ids[len(self._first) :]))
         return Translation(text, ids, float(score))
 
@@ -393,8 +396,4 @@ class Translator:
         return (self.members or 1) * (logits + cache + 2 * 4 * config.num_heads * length**2)
 
     def _max_target_length(self, source_length: int) -> int:
-        return min(int(source_length * self.search.max_ratio) + self.search.max_extra, self.config.max_length)
-
-    def _until_end(self, tokens: np.ndarray) -> tuple[int, ...]:
-        ends = np.flatnonzero(tokens == self.target_tokenizer.eos_id)
-        return tuple(int(word) for word in tokens[: ends[0] + 1 if ends.size else None])
+        return min(self.search.most_tokens(source_length), self.config.max_length)

@@ -50,7 +50,7 @@ LEVELS = {
         "lmx.continuation",
     ),
     4: ("lmx.models", "lmx.parameters", "lmx.constraints"),
-    3: ("lmx.lora", "lmx.nn.flops", "lmx.nn.transformer", "lmx.sampling", "lmx.words"),
+    3: ("lmx.frames", "lmx.languages", "lmx.lora", "lmx.nn.flops", "lmx.nn.transformer", "lmx.sampling", "lmx.words"),
     2: (
         "lmx.checksums",
         "lmx.losses",

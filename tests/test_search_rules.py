@@ -71,8 +71,12 @@ def options_of(row: int, words: tuple[int, ...], ids: SpecialIds, rules: Rules, 
         if (size := rules.no_repeat) is not None:
             sequences = [said[start : start + size] for start in range(len(said) - size + 1)]
             never |= (*said[len(said) - size + 1 :], word) in sequences
+        never |= any((*said, word)[-len(each) :] == each for each in rules.sequences)
         if not never:
             found[word] = scores[word]
+    if rules.renormalised and logs:
+        total = np.log(np.exp(list(found.values())).sum())
+        found = {word: score - total for word, score in found.items()}
     return found
 
 
@@ -118,6 +122,9 @@ RULES = {
     "a free end": {"forced_eos": "free", "min_length": 5},
     "no forced end": {"forced_eos": "none", "min_length": 4},
     "suppressed": {"suppressed": (4, 7)},
+    "sequences": {"sequences": ((1, 2), (2, 2), (0, 2), (3, 4, 5), (6, 7), (8, 3), (1, 5)), "min_length": 3},
+    "renormalised": {"renormalised": True, "min_length": 4, "forced_eos": "free", "early_stopping": "false"},
+    "renormalised under rules": {"renormalised": True, "suppressed": (4, 7), "min_length": 3, "forced_eos": "none"},
     "no word twice": {"no_repeat": 1, "min_length": 4},
     "no pair twice": {"no_repeat": 2, "min_length": 5, "suppressed": (3, 4, 5, 6)},
     "repetition penalty": {"repetition_penalty": 2.5},
@@ -161,6 +168,7 @@ def test_each_rule_makes_a_difference():
     [
         ("suppressed", "start is end"),
         ("no pair twice", "own start"),
+        ("sequences", "own start"),
         ("repetition penalty", "start is end"),
         ("forced", "start is padding"),
         ("no forced end", "own start"),
@@ -177,9 +185,10 @@ def test_greedy_search_follows_each_rule(name, start):
         assert trimmed(tokens[row], ids) == words
 
 
-def test_a_search_without_any_word_left_ends():
+@pytest.mark.parametrize("renormalised", [False, True])
+def test_a_search_without_any_word_left_ends(renormalised):
     """Every word is suppressed: greedy search writes the end, and no beam ends."""
-    rules = Rules(suppressed=tuple(range(3, V)))
+    rules = Rules(suppressed=tuple(range(3, V)), renormalised=renormalised)
     assert (found_by("greedy", PLAIN, rules)[:, 0] == PLAIN.eos).all()
     assert (found_by("beam", PLAIN, rules)[1] <= NEVER / 2).all()
 

@@ -79,6 +79,21 @@ def test_a_forced_first_word_is_no_text(translator):
     assert scored.logprobs[0] == 0
 
 
+def test_words_do_not_follow_one_another_and_do_not_begin(translator):
+    best = translator.translate(LINES)
+    first, second = TARGET.pieces(best[0].ids)[:2]
+    begun = dataclasses.replace(SEARCH, begin_suppress=(best[0].ids[0],))
+    other = make_translator(search=begun).translate(LINES)
+    assert TARGET.pieces(other[0].ids)[0] != first
+    assert [one.ids for one, was in zip(other, best, strict=True) if was.ids[0] != best[0].ids[0]] == [
+        was.ids for was in best if was.ids[0] != best[0].ids[0]
+    ]
+    words = f"{first} {best[0].ids[1]}"
+    followed = make_translator(search=dataclasses.replace(SEARCH, suppress_sequences=(words, "t4"))).translate(LINES)
+    assert not any(f"{first} {second}" in one.text or "t4" in one.text.split() for one in followed)
+    assert followed[0].ids != best[0].ids
+
+
 def test_a_line_is_drawn_alone_as_among_others():
     drawing = make_translator(search=dataclasses.replace(SEARCH, beam_size=1, temperature=4.0, top_k=9, top_p=0.95))
     found = drawing.translate(LINES, n_best=3)
@@ -136,6 +151,12 @@ def test_the_command_line_writes_several_translations_and_scores_given_ones(run,
             "forced_bos must be a word that may come, got </s>, which is padding, start or end.",
         ),
         (["--early-stopping", "maybe"], "early_stopping must be true or false or never, got early_stopping=maybe."),
+        (["--suppress-sequences", "t1 t99"], "suppress_sequences must be pieces of the target vocabulary, got "),
+        (["--suppress-sequences", " "], "suppress_sequences must hold words, got suppress_sequences=' '."),
+        (["--begin-suppress", 99], "begin_suppress must be ids from 0 to 18, got begin_suppress=99."),
+        (["--max-ratio", 0, "--max-extra", 0], "one of them over 0, got max_ratio=0 and max_extra=0."),
+        (["--source-language", "de"], "source_language must be left out: the model has no codes of languages, got "),
+        (["--target-language", "de", "--forced-bos", 5], "forced_bos must be left out with target_language=de, "),
         (["--top-k", 3], "top_k must come with a temperature over 0, got top_k=3."),
         (["--prefix", "two"], "must have a line for each line of the input, got 2 lines in "),
         (["--score-targets", "five"], "got more than 4 lines in "),

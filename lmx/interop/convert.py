@@ -95,8 +95,8 @@ def convert(source: str | Path, run: Path, *, pieces: Path | None = None) -> Imp
     return found
 
 
-def export(run: Path, folder: Path, *, to: Target, dtype: str = "float32") -> None:
-    """Writes the model of a finished run as another library reads it.
+def export(run: Path, folder: Path, *, to: Target, dtype: str = "float32") -> list[str]:
+    """Writes the model of a finished run as another library reads it; returns what of its settings is left out.
 
     Args:
         dtype: of the weights: "float32" or "float16"; "bfloat16" for Hugging Face, "int8" for CTranslate2.
@@ -121,11 +121,11 @@ def export(run: Path, folder: Path, *, to: Target, dtype: str = "float32") -> No
         if to == "ctranslate2":
             numbers: Any = dtype
             write_ctranslate2(partial, saved["family"], model, params, tokenizers, dtype=numbers)
-        else:
-            # A classifier reads its rows from bos_id, other models where they were trained to.
-            begins = saved["family"] not in ("decoder", "masked") or saved.get("first_id") is not None
-            about = {"config": saved.get("config", {}), "labels": labels, "begins": begins, "dtype": dtype}
-            write_folder(partial, model, params, tokenizers, **about)
+            return []
+        # A classifier reads its rows from bos_id, other models where they were trained to.
+        begins = saved["family"] not in ("decoder", "masked") or saved.get("first_id") is not None
+        about: dict[str, Any] = {"saved": saved, "labels": labels, "begins": begins, "dtype": dtype}
+        return write_folder(partial, model, params, tokenizers, **about)
 
 
 @contextlib.contextmanager

@@ -10,9 +10,10 @@ import numpy as np
 
 from lmx.data.labels import Labels
 from lmx.errors import InputError
-from lmx.interop.families import bart, bert, gpt2, llama, marian, t5
+from lmx.interop.families import bart, bert, gpt2, llama, m2m100, marian, t5
 from lmx.interop.imported import AnyModel, Imported, check_tokenizers, family_of, shapes_of
 from lmx.interop.mapping import Mapped, their_arrays, their_shapes
+from lmx.interop.search_settings import Told, read_search, their_search
 from lmx.interop.tensors import SINGLE, WRITTEN, open_safetensors, write_safetensors
 from lmx.interop.tokenizer_writing import write_tokenizers
 from lmx.interop.tokenizers import read_tokenizers
@@ -38,6 +39,7 @@ FAMILIES: Mapping[str, Any] = {
     "mt5": t5,
     "bart": bart,
     "mbart": bart,
+    "m2m_100": m2m100,
 }
 
 
@@ -47,6 +49,8 @@ PROBLEMS = {
     "multi": "multi_label_classification",
     "regression": "regression",
 }
+# Of the tokens that a config names.
+IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
 
 
 def open_folder(folder: Path) -> Imported:
@@ -80,13 +84,18 @@ def open_folder(folder: Path) -> Imported:
     table = family.table(model, theirs["model_type"])
     more = pooler_shapes(model.width) if has_pooler and isinstance(model, MaskedConfig) else {}
     file = Mapped(source, table, {**shapes_of(model), **more})
+    search = Told()
+    if isinstance(model, Seq2SeqConfig):
+        search = read_search(folder, theirs, model, tokenizers.get("target", tokenizers.get("tokenizer")))
+    ids = {name: theirs[name] for name in IDS if isinstance(theirs.get(name), int)}
     return Imported(
         family=family_of(model),
         model=model,
         file=file,
         tokenizers=tokenizers,
-        settings=_settings(folder, theirs, model),
-        facts={"origin": {"model_type": theirs["model_type"]}, **_facts(model, tokenizers)},
+        settings=_settings(folder, theirs, model) | ({"search": search.fields} if search.fields else {}),
+        facts={"origin": {"model_type": theirs["model_type"], **ids}, **_facts(model, tokenizers)},
+        left=tuple(search.left),
         labels=_labels(theirs, model.num_outputs) if isinstance(model, ClassifierConfig) else None,
     )
 
@@ -129,11 +138,6 @@ def _settings(folder: Path, theirs: Mapping[str, Any], model: AnyModel) -> dict[
     sentences = _optional(folder / "sentence_bert_config.json")
     longest = min(model.max_length, int(sentences.get("max_seq_length") or model.max_length))
     settings: dict[str, Any] = {"max_length": longest}
-    if isinstance(model, Seq2SeqConfig):
-        search: dict[str, Any] = {"beam_size": int(said.get("num_beams") or 1)}
-        if (alpha := said.get("length_penalty")) is not None:
-            search["alpha"] = float(alpha)
-        settings["search"] = search
     if isinstance(model, DecoderConfig):
         sampling: dict[str, Any] = {"temperature": 0.0}
         if said.get("do_sample"):
@@ -198,16 +202,16 @@ def write_folder(
     params: Any,
     tokenizers: Mapping[str, Tokenizer],
     *,
-    config: Mapping[str, Any],
+    saved: Mapping[str, Any],
     labels: Labels | None = None,
     begins: bool = True,
     dtype: str = "float32",
-) -> None:
-    """Writes a model into a folder, as `from_pretrained` of transformers reads it.
+) -> list[str]:
+    """Writes a model into a folder, as `from_pretrained` of transformers reads it; returns what is left out.
 
     Args:
         params: our parameters by path, as an open safetensors file gives them.
-        config: of the run, which says how it decodes.
+        saved: what config.json says of the run: how it decodes, and where its model came from.
         labels: what a classifier's outputs mean.
         begins: whether the model was trained on texts with the tokenizer's `bos_id` before them.
         dtype: of the weights: "float32", "float16" or "bfloat16".
@@ -221,7 +225,7 @@ def write_folder(
     family = FAMILIES[_fitting(model)]
     theirs = family.their_config(model)
     table = family.table(model, theirs["model_type"])
-    ids = _special_ids(model, tokenizers)
+    ids, config = _special_ids(model, tokenizers, saved.get("origin") or {}), saved.get("config") or {}
     theirs |= ids | {"torch_dtype": dtype, "dtype": dtype}
     if labels is not None:
         theirs["problem_type"] = PROBLEMS[labels.kind]
@@ -235,10 +239,16 @@ def write_folder(
     )
     write_safetensors(folder / SINGLE, shapes, arrays, dtype=dtype, metadata={"format": "pt"})
     write_json(folder / "config.json", theirs)
-    if isinstance(model, (DecoderConfig, Seq2SeqConfig)):
-        write_json(folder / "generation_config.json", {**ids, **_generation(model, config)})
+    search = Told()
+    if isinstance(model, Seq2SeqConfig):
+        target = tokenizers.get("target", tokenizers.get("tokenizer"))
+        search = their_search(config.get("search") or {}, model, target, path=folder / "config.json")
+        write_json(folder / "generation_config.json", ids | search.fields)
+    elif isinstance(model, DecoderConfig):
+        write_json(folder / "generation_config.json", ids | _sampling(config))
     if tokenizers:
         write_tokenizers(folder, tokenizers, theirs["model_type"], begins=begins)
+    return search.left
 
 
 def _fitting(model: AnyModel) -> str:
@@ -246,27 +256,27 @@ def _fitting(model: AnyModel) -> str:
     if isinstance(model, DecoderConfig):
         return "gpt2" if model.positions == "learned" else "llama"
     if isinstance(model, Seq2SeqConfig):
-        return {"t5": "t5", "learned": "bart"}.get(model.positions, "marian")
+        return {"t5": "t5", "learned": "bart", "tensor2tensor": "m2m_100"}.get(model.positions, "marian")
     return "bert"
 
 
-def _special_ids(model: AnyModel, tokenizers: Mapping[str, Tokenizer]) -> dict[str, int]:
+def _special_ids(model: AnyModel, tokenizers: Mapping[str, Tokenizer], origin: Mapping[str, Any]) -> dict[str, int]:
     """Returns the ids that their config names."""
+    before = {name: origin[name] for name in IDS if name in origin}
     tokenizer = tokenizers.get("target", tokenizers.get("tokenizer"))
     if tokenizer is None:
-        return {"pad_token_id": model.pad_id}
+        return {**before, "pad_token_id": model.pad_id}
     ids = {"pad_token_id": tokenizer.pad_id, "bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
-    if isinstance(model, Seq2SeqConfig):
-        ids["decoder_start_token_id"] = tokenizer.bos_id
+    if isinstance(model, Seq2SeqConfig):  # what a decoder starts from need not be what begins a text
+        ids |= {
+            "bos_token_id": before.get("bos_token_id", tokenizer.bos_id),
+            "decoder_start_token_id": tokenizer.bos_id,
+        }
     return {name: int(value) for name, value in ids.items()}
 
 
-def _generation(model: AnyModel, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns how a run decodes, in the words of generation_config.json."""
-    if isinstance(model, Seq2SeqConfig):
-        search = config.get("search") or {}
-        said = {"num_beams": search.get("beam_size", 1), "max_length": model.max_length}
-        return said | ({"length_penalty": search["alpha"]} if "alpha" in search else {})
+def _sampling(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns how a decoder's run draws words, in the words of generation_config.json."""
     sampling = config.get("sampling") or {}
     names = ("top_k", "top_p", "min_p", "repetition_penalty")
     said = {name: sampling[name] for name in names if sampling.get(name) is not None}

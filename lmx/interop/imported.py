@@ -42,6 +42,7 @@ class Imported:
         settings: what goes below "config" in config.json, such as {"max_length": 512}.
         facts: what goes beside it, such as {"mask_id": 103}.
         labels: what the outputs mean, of a classifier.
+        left: what of the source's settings nothing here does, a text for each.
     """
 
     family: str
@@ -51,6 +52,7 @@ class Imported:
     settings: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     labels: Labels | None = None
+    left: tuple[str, ...] = ()
 
 
 def family_of(model: AnyModel) -> str:

@@ -28,6 +28,8 @@ _FROM_PAD = ("t5", "mt5", "umt5", "marian")
 # Classes whose texts have the code of a language, and the code where the settings name none.
 CODES = {"NllbTokenizer": "eng_Latn", "MBartTokenizer": "en_XX", "MBart50Tokenizer": "en_XX", "M2M100Tokenizer": "en"}
 MULTILINGUAL = ("mbart", "nllb", "m2m_100")
+# The class of a type of model whose files name none.
+_CLASSES = {"mbart": "MBartTokenizer", "nllb": "NllbTokenizer"}
 ROLES = ("pad", "bos", "eos", "unk", "cls", "sep", "mask")
 
 
@@ -57,6 +59,11 @@ class Beside:
     def tokenizer_class(self) -> str:
         """Class that the settings name; "" if none."""
         return class_of(self.settings)
+
+    @property
+    def is_pair(self) -> bool:
+        """Whether the model is an encoder-decoder."""
+        return bool(self.config.get("is_encoder_decoder")) or self.model_type in _PAIRS
 
     def sides_of_texts(self) -> tuple[str, ...]:
         """Returns the names of the tokenizers: two where a text has the code of its language."""
@@ -90,8 +97,7 @@ class Beside:
             ValueError: none of the files says what ends a text.
         """
         by_role = {role: id_of(token) for role, token in self.tokens.items()}
-        is_pair = bool(self.config.get("is_encoder_decoder")) or self.model_type in _PAIRS
-        is_encoder = not is_pair and by_role.get("cls") is not None
+        is_encoder = not self.is_pair and by_role.get("cls") is not None
         eos = _first(by_role.get("sep") if is_encoder else None, self._eos(by_role.get("eos")), by_role.get("sep"))
         if eos is None:
             raise ValueError(
@@ -99,7 +105,7 @@ class Beside:
                 "config.json), got neither."
             )
         pad = _first(self._id("pad_token_id"), by_role.get("pad"), eos)
-        if is_pair:
+        if self.is_pair:
             bos = _first(self._id("decoder_start_token_id"), pad if self.model_type in _FROM_PAD else None)
         else:
             bos = by_role.get("cls") if is_encoder else None
@@ -117,6 +123,8 @@ class Beside:
         if code is None:
             return special
         index = id_of(code)
+        if index is None and not self.settings.get("src_lang" if side == "source" else "tgt_lang"):
+            return special  # the class's own language, in a vocabulary that has none
         if index is None:
             raise ValueError(f"{self.folder} must have a token for each language, got none for {code!r}.")
         if self.tokenizer_class != "MBartTokenizer":
@@ -150,6 +158,9 @@ def read_beside(folder: Path, config: Mapping[str, Any]) -> Beside:
     mapped = read_object(folder / "special_tokens_map.json")
     changed = {name: value for name, value in generation.items() if name.endswith("token_id") and value is not None}
     model_type = str(config.get("model_type") or "") or _type_of_class(class_of(settings))
+    if model_type in MULTILINGUAL and not class_of(settings):  # says where the code of a language stands
+        own = "M2M100Tokenizer" if (folder / "vocab.json").is_file() else "NllbTokenizer"
+        settings["tokenizer_class"] = class_of(config) or _CLASSES.get(model_type, own)
     more = list(dict.fromkeys([*_texts_of(mapped), *_texts_of(settings)]))
     tokens = dict(TOKENS.get(model_type, {}))
     for role in ROLES:
@@ -191,7 +202,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def class_of(settings: Mapping[str, Any]) -> str:
-    """Returns the class that `tokenizer_config.json` names, without the ending of the quick form; "" if none."""
+    """Returns the class that a file of settings names, without the ending of the quick form; "" if none."""
     return str(settings.get("tokenizer_class") or "").removesuffix("Fast")
 
 

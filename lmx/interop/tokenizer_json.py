@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,8 @@ def _made(
         found, about = {}, {"vocab_size": vocab_size, "settings": beside.settings}
         for side in beside.sides_of_texts():
             special = beside.specials(backend.token_to_id, num_separators=_separators(backend), side=side)
+            if beside.is_pair and side == "tokenizer":
+                special = replace(special, before=_before(backend))
             found[side] = HuggingFaceTokenizer(content, special, **about)
         return found
     except ValueError as error:
@@ -199,15 +202,27 @@ def _named(beside: Beside) -> set[str]:
     return {text for text in texts if isinstance(text, str)} & set(beside.tokens.values())
 
 
+def _before(backend: Any) -> tuple[int, ...]:
+    """Returns the ids that the library puts before a text: `<s>` of BART."""
+    ids, sides = _encoded(backend, "a")
+    return tuple(ids[: sides.index(0)]) if 0 in sides else ()
+
+
 def _separators(backend: Any) -> int:
     """Returns how many tokens the library puts between the texts of a pair, at least 1."""
-    try:
-        sides = backend.encode("a", "a").sequence_ids
-    except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        return 1
+    _, sides = _encoded(backend, "a", "a")
     if 0 not in sides or 1 not in sides:
         return 1
     end = len(sides) - 1 - sides[::-1].index(0)
     return max(1, sides.index(1) - end - 1)
+
+
+def _encoded(backend: Any, *texts: str) -> tuple[list[int], list[int | None]]:
+    """Returns ids of a text or of a pair with what surrounds them, and which of the texts each is of."""
+    try:
+        found = backend.encode(*texts)
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        return [], []
+    return found.ids, found.sequence_ids

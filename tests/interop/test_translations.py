@@ -1,0 +1,219 @@
+"""Converted encoder-decoders read and translate text as transformers did (make_translation_references.py)."""
+
+import contextlib
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lmx.cli import main
+from lmx.errors import InputError
+from lmx.frames import around, ended
+from lmx.interop.convert import convert, export, open_model
+from lmx.interop.imported import Imported
+from lmx.interop.search_settings import search_of
+from lmx.interop.tensors import open_safetensors
+from lmx.interop.tokenizers import read_tokenizers
+from lmx.languages import AS_SAVED, languages_of, spoken
+from lmx.saved import read_record
+from lmx.search import Search, read_search
+from lmx.translator import Translator
+from tests.interop.translators import CASES, EXPECTED, LINES, TOKENIZERS, write_folder_of
+
+SAID: dict[str, list[dict[str, Any]]] = json.loads(EXPECTED.read_text(encoding="utf-8"))
+ASKED = [(name, None) for name in CASES] + [(name, each.languages) for name, each in CASES.items() if each.languages]
+# Each form of frame and of rule once, and each family; the others are slow.
+QUICK = [("marian", None), ("bart", None), ("mbart", ("fr_XX", "it_IT")), ("nllb", None)]
+QUICK_NAMES = ("marian", "t5", "bart", "mbart", "nllb")
+NAMES = [pytest.param(name, marks=() if name in QUICK_NAMES else pytest.mark.slow) for name in CASES]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Runs of all models by name, made when they are asked for."""
+
+    class Made(dict):
+        def __missing__(self, name: str) -> Path:
+            where = tmp_path_factory.mktemp(name)
+            convert(write_folder_of(name, where / "theirs"), where / "run")
+            self[name] = where / "run"
+            return self[name]
+
+    return Made()
+
+
+def said_of(name: str, languages: tuple[str, str] | None) -> dict[str, Any]:
+    return SAID[name][0 if languages is None else 1]
+
+
+@pytest.mark.parametrize(("name", "languages"), ASKED)
+def test_rows_of_sources_are_those_of_transformers(name: str, languages: Any):
+    folder = TOKENIZERS / CASES[name].tokenizer
+    found = read_tokenizers(folder, read_record(folder / "config.json"))
+    source, target = (found.get(side) or found["tokenizer"] for side in ("source", "target"))
+    source = spoken(source, target, languages=languages or AS_SAVED).source
+    behind = len(around(source)[1]) + 1
+    for line, row in zip(LINES, said_of(name, languages)["rows"], strict=True):
+        assert ended(source.encode(line), source, longest=len(row)) == row
+        assert ended(source.encode(line), source, longest=7) == [*row[: 7 - behind], *row[-behind:]]
+
+
+@pytest.mark.parametrize(
+    ("name", "languages"),
+    [pytest.param(*asked, marks=() if asked in QUICK else pytest.mark.slow) for asked in ASKED],
+)
+def test_translations_are_those_of_transformers(name: str, languages: Any, runs: dict[str, Path]):
+    said = said_of(name, languages)
+    translator = Translator.load(runs[name], languages=languages or AS_SAVED)
+    assert translator._source_ids(LINES) == said["rows"]
+    found = translator.translate(LINES)
+    assert [list(one.ids) for one in found] == said["words"]
+    assert [one.text for one in found] == said["texts"]
+    if said["scores"] is not None:
+        np.testing.assert_allclose([one.score for one in found], said["scores"], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_folder_comes_out_as_it_came_in(name: str, runs: dict[str, Path], tmp_path: Path):
+    folder = runs[name].parent / "theirs"
+    export(runs[name], tmp_path / "again", to="huggingface")
+    before, after = (open_safetensors(each) for each in (folder, tmp_path / "again"))
+    assert before.shapes == after.shapes
+    for path in before.shapes:
+        skipped = 2 * ("embed_positions" in path)  # rows that nothing reads
+        np.testing.assert_array_equal(after.read(path)[skipped:], before.read(path)[skipped:], err_msg=path)
+    found, again = open_model(folder), open_model(tmp_path / "again")
+    assert again.model == found.model
+    assert again.settings == found.settings
+    assert again.tokenizers.keys() == found.tokenizers.keys()
+    for side, tokenizer in found.tokenizers.items():
+        assert [*map(again.tokenizers[side].encode, LINES)] == [*map(tokenizer.encode, LINES)]
+        names = ("pad_id", "bos_id", "eos_id", "unk_id", "vocab_size", "special")
+        assert [getattr(again.tokenizers[side], each) for each in names] == [getattr(tokenizer, each) for each in names]
+    check_settings(
+        name, found, *(read_record(each / "generation_config.json") for each in (folder, tmp_path / "again"))
+    )
+
+
+def check_settings(name: str, found: Imported, theirs: dict[str, Any], again: dict[str, Any]) -> None:
+    neutral = {"num_beams": 1, "length_penalty": 1.0, "early_stopping": False}
+    if "max_new_tokens" in theirs:  # the same, counted with the start token
+        theirs["max_length"] = theirs.pop("max_new_tokens") + 1
+    if name == "marian-renormalised":
+        theirs["bad_words_ids"].remove([0])  # the end, which they leave out
+    if name in ("nllb", "m2m100"):  # of the language that the tokenizer names
+        code = {"nllb": "deu_Latn", "m2m100": "de"}[name]
+        theirs["forced_bos_token_id"] = languages_of(found.tokenizers["target"])[code]
+    theirs.setdefault("bos_token_id", theirs["decoder_start_token_id"])  # T5 has none
+    assert {**neutral, **again} == {**neutral, **theirs}
+
+
+def test_marian_translates_into_one_of_its_languages(runs: dict[str, Path]):
+    translator = Translator.load(runs["marian"], languages=(None, "deu"))
+    tokenizer = Translator.load(runs["marian"]).source_tokenizer
+    assert translator._source_ids(["the cat"]) == [[*tokenizer.encode(">>deu<< the cat"), tokenizer.eos_id]]
+
+
+def test_an_empty_line_has_an_empty_translation_whatever_surrounds_it(runs: dict[str, Path]):
+    for name in ("bart", "mbart", "nllb"):
+        assert [one.text for one in Translator.load(runs[name]).translate(["", ""])] == ["", ""]
+
+
+def test_given_targets_have_their_language_once(runs: dict[str, Path]):
+    for name, first in (("nllb", 443), ("mbart50", 403), ("bart", 0)):
+        translator = Translator.load(runs[name])
+        alone, none = translator._asked(LINES[:2], ["die Katze", ""], draws=1)
+        words = translator.target_tokenizer.encode("die Katze")
+        assert alone.target == [first, *words[len(translator.target_tokenizer.special.before) :]]
+        assert none.target == [first]
+        assert alone.target.count(first) == 1
+
+
+def lmx(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, *arguments: object) -> tuple[str, str]:
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=2")  # the tests keep their own settings
+    monkeypatch.setattr("sys.argv", ["lmx", *map(str, arguments)])
+    with contextlib.suppress(SystemExit):
+        main()
+    printed = capsys.readouterr()
+    return printed.out, printed.err
+
+
+def test_the_command_line_takes_languages(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    given = tmp_path / "lines.txt"
+    given.write_text("".join(f"{line}\n" for line in LINES), encoding="utf-8")
+    asked = ("translate", runs["mbart"], "--input", given, "--target-language")
+    out, _ = lmx(monkeypatch, capsys, *asked, "it_IT", "--source-language", "fr_XX")
+    assert out.splitlines() == said_of("mbart", ("fr_XX", "it_IT"))["texts"]
+    out, err = lmx(monkeypatch, capsys, *asked, "it_It")
+    assert not out
+    assert err.startswith("error: target_language must be one of ar_AR, cs_CZ, de_DE, en_XX, ")
+    assert err.endswith("got target_language=it_It. Nearest: it_IT.\n")
+    _, err = lmx(monkeypatch, capsys, "translate", runs["marian"], "--source-language", "deu")
+    assert err.startswith("error: source_language must be left out where only targets have codes, got ")
+    _, err = lmx(monkeypatch, capsys, "translate", runs["bart"], "--target-language", "de")
+    assert err.startswith("error: target_language must be left out: the model has no codes of languages, got ")
+
+
+def test_what_is_left_out_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    folder = write_folder_of("bart", tmp_path / "theirs")
+    path = folder / "generation_config.json"
+    more = {"num_beam_groups": 2, "diversity_penalty": 0.5, "do_sample": True, "suppress_tokens": [1, 520]}
+    path.write_text(json.dumps(read_record(path) | more), encoding="utf-8")
+    _, err = lmx(monkeypatch, capsys, "convert", folder, tmp_path / "run")
+    said = err.splitlines()[-1]
+    assert said.startswith("  settings left out: ")
+    for text in ("num_beam_groups=2", "diversity_penalty=0.5", "do_sample=true with num_beams=4", "[520]: the model"):
+        assert text in said
+    saved = read_record(tmp_path / "run" / "config.json")
+    saved["config"]["search"] |= {"length_penalty": "gnmt", "max_ratio": 1.5, "forced_eos": "scored"}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(saved), encoding="utf-8")
+    _, err = lmx(monkeypatch, capsys, "export", tmp_path / "run", tmp_path / "out")
+    said = err.splitlines()[-1]
+    for text in ("length_penalty=gnmt", "max_ratio=1.5", "forced_eos=scored"):
+        assert text in said
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"num_beams": "four"}, "must have a number in num_beams, got 'four'."),
+        ({"num_beams": 0}, "must have at least 1 in num_beams, got 0."),
+        ({"early_stopping": "maybe"}, "must have true, false or 'never' in early_stopping, got 'maybe'."),
+        ({"bad_words_ids": [3]}, "must have a list of ids in bad_words_ids, got 3."),
+        ({"suppress_tokens": [-1]}, r"must have a list of ids in suppress_tokens, got \[-1\]."),
+        ({"repetition_penalty": 0.0}, "repetition_penalty must be over 0 and finite"),
+    ],
+)
+def test_a_setting_that_is_none_is_named(said: dict[str, Any], message: str, tmp_path: Path):
+    folder = write_folder_of("bart", tmp_path / "theirs")
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps(read_record(path) | said), encoding="utf-8")
+    with pytest.raises(InputError, match=rf"generation_config\.json.* {message}"):
+        open_model(folder)
+
+
+def test_older_folders_have_the_settings_in_their_config(tmp_path: Path):
+    folder = write_folder_of("bart", tmp_path / "theirs")
+    said = read_record(folder / "generation_config.json")
+    expected = open_model(folder).settings
+    (folder / "config.json").write_text(json.dumps(read_record(folder / "config.json") | said), encoding="utf-8")
+    (folder / "generation_config.json").unlink()
+    assert open_model(folder).settings == expected
+
+
+def test_settings_that_say_nothing_search_as_generate_does(runs: dict[str, Path]):
+    model = open_model(runs["bart"].parent / "theirs").model
+    told = search_of({"eos_token_id": 2}, model, None, where="here")
+    assert not told.left
+    search = Search(**{name: tuple(value) if isinstance(value, list) else value for name, value in told.fields.items()})
+    changed = {"beam_size": 1, "min_length": 0, "early_stopping": "false", "forced_eos": "none"}
+    assert search == dataclasses.replace(Search(), **changed)
+    drawn = search_of({"eos_token_id": [2, 9], "do_sample": True, "top_p": 0.9}, model, None, where="here")
+    assert (drawn.fields["temperature"], drawn.fields["top_k"], drawn.fields["top_p"]) == (1.0, 50, 0.9)
+    assert drawn.left == ["eos_token_id=[2, 9]: only 2 ends a translation"]
+    assert read_search(runs["bart"]).forced_bos == 0
