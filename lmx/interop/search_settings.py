@@ -1,6 +1,6 @@
 """How `generate` of Hugging Face is set, as a search of ours, and a search of ours as they set it.
 
-docs/decoding.md says what the fields mean in both. What one side cannot do is told in a line.
+docs/decoding.md says what the fields mean in both. A line tells what one side cannot do.
 """
 
 from collections.abc import Mapping, Sequence
