@@ -345,7 +345,7 @@ def start_facts(model: TransformerConfig, placed: Placed, batches: Any, *, reaso
             model.dtype,
             platform=jax.default_backend(),
             compute_capability=getattr(jax.devices()[0], "compute_capability", None),
-            asked=jax.config.jax_default_matmul_precision,  # pyright: ignore[reportAttributeAccessIssue]  # pyright: ignore[reportAttributeAccessIssue]  # pyright: ignore[reportAttributeAccessIssue]  # pyright: ignore[reportAttributeAccessIssue]
+            asked=jax.config.jax_default_matmul_precision,  # pyright: ignore[reportAttributeAccessIssue]
         ),
         **kernel,
         "parameters": count_parameters(network),

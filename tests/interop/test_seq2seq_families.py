@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,17 +15,22 @@ from flax import nnx
 from lmx.constraints import Rules
 from lmx.decoding import SpecialIds, beam_search, greedy_search, power_penalty
 from lmx.errors import InputError
+from lmx.interop.convert import export, open_model
 from lmx.interop.huggingface import open_folder
-from lmx.interop.imported import Imported, shapes_of
+from lmx.interop.imported import Imported, definition_of, shapes_of
 from lmx.interop.mapping import Mapped, their_arrays, their_shapes
 from lmx.interop.tensors import open_safetensors, write_safetensors
-from lmx.models.seq2seq import Seq2Seq
+from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
+from lmx.parameters import load_params
 from lmx.saved import read_record
 from tests.interop import make_seq2seq_references as references
+from tests.interop.models import write_run
 
 DATA = Path(__file__).parent / "data" / "seq2seq"
 NAMES = tuple(references.PAD_OF)
-FORMS = {"marian": "marian", "t5": "t5", "t5-gated": "t5", "mt5": "t5", "bart": "bart", "mbart": "bart"}
+FORMS = {"marian": "marian", "t5": "t5", "t5-gated": "t5", "mt5": "t5", "bart": "bart", "mbart": "bart"} | {
+    "m2m100": "m2m_100"
+}
 
 
 def loaded(imported: Imported) -> Seq2Seq:
@@ -121,10 +127,11 @@ def test_padding_of_the_source_does_not_matter(name: str):
 def test_fields_say_the_form_of_each_family():
     models = {name: open_folder(DATA / name).model for name in NAMES}
     assert [models[name].activation for name in NAMES[:4]] == ["silu", "relu", "gated-gelu", "gated-gelu"]
-    assert [models[name].tied_embeddings for name in NAMES] == ["all", "all", "inputs", "inputs", "all", "all"]
-    assert [models[name].scaled_output for name in NAMES] == [False, True, False, False, False, False]
+    assert [models[name].tied_embeddings for name in NAMES] == ["all", "all", "inputs", "inputs", "all", "all", "all"]
+    assert [models[name].scaled_output for name in NAMES] == [False, True, *[False] * 5]
     assert models["t5"].width_of_head * models["t5"].num_heads != models["t5"].width
-    assert [models[name].norm_position for name in ("bart", "mbart")] == ["post", "pre"]
+    assert [models[name].norm_position for name in ("bart", "mbart", "m2m100")] == ["post", "pre", "pre"]
+    assert (models["m2m100"].positions, models["m2m100"].first_position) == ("tensor2tensor", 2)
     assert [models[name].pad_id for name in NAMES] == list(references.PAD_OF.values())
 
 
@@ -139,6 +146,7 @@ def test_fields_say_the_form_of_each_family():
         ("bart", "static_position_embeddings", True, r"static_position_embeddings must be False, got"),
         ("bart", "normalize_before", True, r"normalize_before must be False, got"),
         ("mbart", "normalize_before", False, r"normalize_before must be True, got"),
+        ("m2m100", "encoder_ffn_dim", 9, r"decoder_ffn_dim must be encoder_ffn_dim=9, got decoder_ffn_dim=20"),
         ("t5", "feed_forward_proj", "gated-relu", r"feed_forward_proj must be one of .* got .*'gated-relu'"),
         ("t5", "relative_attention_num_buckets", 16, r"relative_attention_num_buckets must be 32, got"),
         ("t5", "relative_attention_max_distance", 64, r"relative_attention_max_distance must be 128, got"),
@@ -160,6 +168,7 @@ def test_a_form_that_no_model_here_has_is_named(name: str, field: str, value: An
         ("marian", {"norm_position": "pre"}, r"norm_position='post' to be exported as a Marian, got"),
         ("marian", {"activation": "gated-silu"}, r"to be exported as a Marian, got activation='gated-silu'"),
         ("bart", {"embedding_norm": False}, r"embedding_norm=True to be exported as a BART or mBART, got"),
+        ("m2m100", {"first_position": 1}, r"first_position=2 to be exported as an M2M-100, got first_position=1"),
         ("t5", {"attention_scale": None}, r"attention_scale=1.0 .* to be exported as a T5, got attention_scale=None"),
         ("t5", {"scaled_output": False}, r"tied_embeddings='inputs' to be exported as a T5, got"),
         ("t5", {"window": 4}, r"window=None to be exported as a T5, got window=4"),
@@ -183,6 +192,84 @@ def test_marian_with_a_vocabulary_for_each_side_has_two_tables(tmp_path: Path):
     assert shapes["model.encoder.embed_tokens.weight"] == (31, model.width)
     assert shapes["model.decoder.embed_tokens.weight"] == (model.target_vocab_size, model.width)
     assert "model.shared.weight" not in shapes
+
+
+SCRATCH: dict[str, Any] = {
+    "source_vocab_size": 260,
+    "target_vocab_size": 260,
+    "width": 12,
+    "feedforward_width": 20,
+    "num_heads": 3,
+    "num_encoder_layers": 2,
+    "num_decoder_layers": 1,
+    "max_length": 24,
+}
+OWN = {
+    "marian": Seq2SeqConfig(**SCRATCH),
+    "bart": Seq2SeqConfig(**SCRATCH, positions="learned", embedding_norm=True, activation="gelu-exact"),
+    "m2m_100": Seq2SeqConfig(**SCRATCH, positions="tensor2tensor", first_position=1, norm_position="pre"),
+    "t5": Seq2SeqConfig(
+        **SCRATCH,
+        positions="t5",
+        norm="rms",
+        norm_position="pre",
+        activation="gated-gelu",
+        use_bias=False,
+        scaled_embeddings=False,
+        attention_scale=1.0,
+        tied_embeddings="inputs",
+    ),
+}
+
+
+def exported_own(kind: str, folder: Path) -> Any:
+    """Writes a model of our own, with ids of bytes, and returns its parameters."""
+    run = write_run(folder / "run", OWN[kind], tokenizer=True)
+    export(run, folder / "theirs", to="huggingface")
+    return load_params(run / "model.safetensors")
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_a_model_of_our_own_goes_out_as_the_family_that_has_its_form(kind: str, tmp_path: Path):
+    params = exported_own(kind, tmp_path)
+    said = read_record(tmp_path / "theirs" / "config.json")
+    assert (said["model_type"], said["decoder_start_token_id"], said["eos_token_id"]) == (kind, 1, 2)
+    again = open_model(tmp_path / "theirs")
+    has_bias = kind in ("marian", "bart")
+    assert again.model.output_bias == has_bias
+    for path in again.file.keys():  # noqa: SIM118
+        value: Any = np.zeros(260) if path == "output_bias" else params
+        for part in path.split(".") if path != "output_bias" else ():
+            value = value[part]
+        np.testing.assert_array_equal(again.file.get_tensor(path), value, err_msg=path)
+    assert again.tokenizers["tokenizer"].encode("Weißbier")[-1:] != [2]
+    assert read_record(tmp_path / "theirs" / "generation_config.json")["num_beams"] == 5
+
+
+def test_a_model_of_our_own_that_fits_none_names_the_field(tmp_path: Path):
+    run = write_run(tmp_path / "run", dataclasses.replace(OWN["marian"], norm_position="pre"))
+    with pytest.raises(InputError, match=r"norm_position='post' to be exported as a Marian, got norm_position='pre'"):
+        export(run, tmp_path / "theirs", to="huggingface")
+    assert not (tmp_path / "theirs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", OWN)
+def test_transformers_says_the_same_of_a_model_of_our_own(kind: str, tmp_path: Path):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    params = exported_own(kind, tmp_path)
+    theirs = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "theirs").eval()
+    source = np.random.default_rng(1).integers(4, 260, (2, 9)).astype(np.int32)
+    source[1, 6:] = 0
+    given = np.random.default_rng(2).integers(4, 260, (2, 7)).astype(np.int32)
+    tokens = torch.tensor(source).long()
+    with torch.no_grad():
+        told = theirs(tokens, attention_mask=(tokens != 0).long(), decoder_input_ids=torch.tensor(given).long())
+    network = definition_of(OWN[kind]).merge(jax.tree.map(jnp.asarray, params))
+    difference = np.abs(logits_of(network, {"source": source, "decoder_input": given}) - told.logits.numpy()).max()
+    print(f"OWN {transformers.__version__} {kind} {difference:.2e}")
+    assert difference < 1e-4
 
 
 @pytest.mark.slow

@@ -99,7 +99,7 @@ def test_transformers_says_the_same_of_a_model_that_was_trained_further(name: st
     found = trained(name, tmp_path)
     export(tmp_path / "run", tmp_path / "again", to="huggingface")
     theirs = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "again").eval()
-    source, given = (torch.from_numpy(np.asarray(found[each])).long() for each in ("source", "decoder_input"))
+    source, given = (torch.tensor(np.asarray(found[each])).long() for each in ("source", "decoder_input"))
     pad = found["model"].pad_id
     with torch.no_grad():
         found_there = theirs(input_ids=source, attention_mask=(source != pad).long(), decoder_input_ids=given)

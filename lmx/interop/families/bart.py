@@ -15,6 +15,7 @@ from lmx.interop.families.encoder_decoder import (
     norm_rows,
     sizes_of,
     their_sizes,
+    zeros_of,
 )
 from lmx.interop.families.reading import expect
 from lmx.interop.mapping import Table, row
@@ -81,4 +82,5 @@ def table(model: Seq2SeqConfig, kind: str) -> Table:
         rows.append(row(f"{ours}_positions.table", positions, "T D -> T D", start=FIRST_POSITION))
         rows += norm_rows(f"{ours}_norm", f"model.{side}.layernorm_embedding")
         rows += norm_rows(f"{side}.final_norm", f"model.{side}.layer_norm")
-    return Table(rows=tuple(rows), sizes=letters_of(model), ignored=("model.shared.weight", *copies))
+    ignored = ("model.shared.weight", *copies)
+    return Table(rows=tuple(rows), sizes=letters_of(model), ignored=ignored, zeros=zeros_of(model))

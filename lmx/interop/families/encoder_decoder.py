@@ -110,6 +110,11 @@ def letters_of(model: Seq2SeqConfig) -> dict[str, int]:
     }
 
 
+def zeros_of(model: Seq2SeqConfig) -> dict[str, tuple[int, ...]]:
+    """Returns the numbers added to the logits, where the model has none of them."""
+    return {} if model.output_bias else {"final_logits_bias": (1, model.target_vocab_size)}
+
+
 def block_rows() -> list[Row]:
     """Returns the rows of the blocks of both stacks, and of the numbers added to the logits."""
     rows = [row("output_bias", "final_logits_bias", "UV -> U V", optional=True)]

@@ -6,7 +6,7 @@ Positions are sines in halves, counted from 0, with the paper's frequencies: not
 from collections.abc import Mapping
 from typing import Any
 
-from lmx.interop.families.encoder_decoder import block_rows, expect_tied, letters_of, sizes_of, their_sizes
+from lmx.interop.families.encoder_decoder import block_rows, expect_tied, letters_of, sizes_of, their_sizes, zeros_of
 from lmx.interop.families.reading import expect
 from lmx.interop.mapping import Table, row
 from lmx.models.seq2seq import Seq2SeqConfig
@@ -70,4 +70,5 @@ def table(model: Seq2SeqConfig, kind: str) -> Table:
         rows.append(row("source_embedding.table", source, "W D -> W D"))
     rows.append(row("target_embedding.table", names, "V D -> V D"))
     copies = (*names, *((source,) if model.tied_embeddings == "all" else ()))
-    return Table(rows=tuple(rows), sizes=letters_of(model), ignored=(*copies, "model.*coder.embed_positions.weight"))
+    ignored = (*copies, "model.*coder.embed_positions.weight")
+    return Table(rows=tuple(rows), sizes=letters_of(model), ignored=ignored, zeros=zeros_of(model))
