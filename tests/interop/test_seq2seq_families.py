@@ -297,6 +297,7 @@ def test_live_models_agree_in_both_directions(name: str, size: str, tmp_path: Pa
             decoder_input_ids=torch.from_numpy(found["decoder_input"]).long(),
         ).logits.numpy()
     returned = float(np.abs(back - found["logits"]).max())
-    print(f"{name} {size} transformers {transformers.__version__}: in {difference:.2e}, out {returned:.2e}")
+    most = np.abs(found["logits"]).max()
+    print(f"LIVE {transformers.__version__} {name} {size} in {difference:.2e}, out {returned:.2e}, of {most:.1f}")
     assert difference < 1e-4
     assert returned < 1e-4
