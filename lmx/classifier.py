@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Float
@@ -23,7 +22,7 @@ from lmx.definition import define
 from lmx.explanation import explain, make_integrate
 from lmx.models.encoder import ClassifierConfig, EncoderClassifier
 from lmx.nn.positions.make import longest
-from lmx.parameters import Params, load_params
+from lmx.parameters import Params, load_members
 from lmx.predictor import Prediction, Predictor
 from lmx.saved import find_tokenizers, read_config, read_field, read_fields, seed_files
 from lmx.sharding.layout import ONE_DEVICE, Layout
@@ -144,10 +143,9 @@ class Classifier:
             raise FileNotFoundError(f"{run_directory} must hold a tokenizer (tokenizer.model, .vocab or .bytes).")
         files = seed_files(run_directory) if ensemble else [run_directory / "model.safetensors"]
         shapes = define(lambda rngs: EncoderClassifier(config, rngs=rngs)).shapes
-        members = [load_params(file, shapes) for file in files]
         return Classifier(
             config,
-            jax.tree.map(lambda *arrays: jnp.asarray(np.stack(arrays)), *members),
+            load_members(files, shapes),
             tokenizer=load_tokenizer(tokenizers["tokenizer"]),
             labels=Labels.from_file(path),
             rows=TextRows(max_length=max_length, stride=stride, pairs=_trained_on_pairs(saved["config"])),

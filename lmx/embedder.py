@@ -113,5 +113,5 @@ def _encoder(path: Path) -> Params:
                 part = params
                 for each in way:
                     part = part.setdefault(each, {})
-                part[last] = file.get_tensor(name)
+                part[last] = jnp.asarray(file.get_tensor(name))
     return params

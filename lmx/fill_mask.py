@@ -93,7 +93,7 @@ class FillMask:
         if "tokenizer" not in tokenizers:
             raise FileNotFoundError(f"{run_directory} must hold a tokenizer (tokenizer.model, .vocab or .bytes).")
         shapes = define(lambda rngs: MaskedEncoder(config, rngs=rngs)).shapes
-        params = load_params(run_directory / "model.safetensors", shapes)
+        params = load_params(run_directory / "model.safetensors", shapes, place=jnp.asarray)
         tokenizer = load_tokenizer(tokenizers["tokenizer"])
         return FillMask(config, params, tokenizer=tokenizer, mask_id=mask_id, first_id=first_id)
 

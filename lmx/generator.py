@@ -17,12 +17,12 @@ from lmx.continuation import Continuation
 from lmx.definition import define
 from lmx.generation import Ids
 from lmx.models.decoder import Decoder, DecoderConfig
-from lmx.parameters import Params, load_params, load_placed
+from lmx.parameters import Params
 from lmx.sampling import Sampling
 from lmx.saved import find_tokenizers, read_config, read_field, read_fields
 from lmx.sharding.layout import ONE_DEVICE, Layout
 from lmx.text import Tokenizer, load_tokenizer
-from lmx.unstacked import placed_shapes
+from lmx.unstacked import Unstacked, load_unstacked
 from lmx.writer import Asked, Writer, Written
 
 StoppedBy = Literal["end", "stop", "max_tokens", "context"]
@@ -66,7 +66,7 @@ class Generator:
     """Writes texts with one decoder.
 
     Args:
-        params: as `nnx.to_pure_dict` returns them.
+        params: as `nnx.to_pure_dict` returns them, or with their layers apart.
         tokenizer: of prompts and texts; it must pad as the model does.
         sampling: how to choose words, unless a call says otherwise.
         rows: number of rows of each batch; empty rows fill it up. Compilers sum in another order for another number of
@@ -86,7 +86,7 @@ class Generator:
     def __init__(
         self,
         config: DecoderConfig,
-        params: Params,
+        params: Params | Unstacked,
         *,
         tokenizer: Tokenizer,
         sampling: Sampling | None = None,
@@ -138,10 +138,7 @@ class Generator:
         if "tokenizer" not in tokenizers:
             raise FileNotFoundError(f"{run_directory} must hold a tokenizer (tokenizer.model, .vocab or .bytes).")
         definition, file = define(lambda rngs: Decoder(config, rngs=rngs)), run_directory / "model.safetensors"
-        if layout.devices == 1:
-            params = load_params(file, definition.shapes)
-        else:
-            params = load_placed([file], placed_shapes(definition, layout))
+        params = load_unstacked(file, definition, layout=layout)
         tokenizer = load_tokenizer(tokenizers["tokenizer"])
         return Generator(
             config,

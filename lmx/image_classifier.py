@@ -8,8 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Float
@@ -20,7 +18,7 @@ from lmx.data.labels import Labels
 from lmx.definition import define
 from lmx.errors import InputError
 from lmx.models.vision import VisionConfig, VisionTransformer
-from lmx.parameters import Params, load_params
+from lmx.parameters import Params, load_members
 from lmx.predictor import Prediction, Predictor
 from lmx.saved import read_config, read_fields, seed_files
 from lmx.sharding.layout import ONE_DEVICE, Layout
@@ -86,9 +84,7 @@ class ImageClassifier:
             raise FileNotFoundError(f"{run_directory} must hold labels.json, which says what the outputs mean.")
         files = seed_files(run_directory) if ensemble else [run_directory / "model.safetensors"]
         shapes = define(lambda rngs: VisionTransformer(config, rngs=rngs)).shapes
-        members = [load_params(file, shapes) for file in files]
-        params = jax.tree.map(lambda *arrays: jnp.asarray(np.stack(arrays)), *members)
-        return ImageClassifier(config, params, labels=Labels.from_file(path))
+        return ImageClassifier(config, load_members(files, shapes), labels=Labels.from_file(path))
 
     def with_params(self, params: Params) -> "ImageClassifier":
         """Returns a classifier with other parameters that shares the compiled programs."""

@@ -4,12 +4,16 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from lmx.differences import few
+from lmx.errors import InputError
 from lmx.streams import Written, check_streams
+
+if TYPE_CHECKING:  # a command loads jax when it runs
+    from lmx.interop.imported import Imported
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +22,14 @@ class Convert:
 
     source: Annotated[str, tyro.conf.Positional]
     """Folder of Hugging Face or CTranslate2, a GGUF file, llama2.c, or an id such as google/flan-t5-small."""
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path | None, tyro.conf.Positional] = None
     """Directory to write; it must be new."""
+    plan: bool = False
+    """Write nothing, and print what each host of a mesh would read and hold of the model (`--init-from`)."""
+    hosts: int = 1
+    """Number of hosts, for the plan."""
+    devices: int = 8
+    """Number of devices of each host, for the plan; fsdp splits the model over all of them."""
     pieces: Path | None = None
     """File with the vocabulary of a model of llama2.c."""
 
@@ -59,9 +69,16 @@ class Embed:
 def convert(options: Convert) -> None:
     """Runs `lmx convert`."""
     from lmx.interop.convert import convert as write
+    from lmx.interop.convert import open_model
     from lmx.interop.imported import definition_of
     from lmx.nn.embedding import count_parameters
 
+    if options.plan:
+        for line in plan_lines(open_model(options.source, pieces=options.pieces), options):
+            print(line)
+        return
+    if options.run is None:
+        raise InputError("run must be the directory to write, got none. For a plan alone, say --plan.")
     found = write(options.source, options.run, pieces=options.pieces)
     parameters = count_parameters(definition_of(found.model).network)
     print(f"{options.run}: {found.family}, {parameters:,} parameters of {options.source}", file=sys.stderr)
@@ -71,6 +88,28 @@ def convert(options: Convert) -> None:
         print(f"  left there: {few(left)}", file=sys.stderr)
     if found.left:
         print(f"  settings left out: {'; '.join(found.left)}", file=sys.stderr)
+
+
+def plan_lines(found: "Imported", options: Convert) -> list[str]:
+    """Returns what `lmx convert --plan` prints."""
+    import math
+
+    from lmx.interop.imported import shapes_of
+    from lmx.interop.shares import shares_of
+    from lmx.interop.tensors import stored_bytes
+
+    source, shapes = found.file.source, shapes_of(found.model)
+    stored = sum(stored_bytes(source, name) for name in source.shapes)
+    numbers = sum(map(math.prod, shapes.values()))
+    shares = shares_of(found, hosts=options.hosts, devices=options.devices)
+    most = [max(each) / 1e9 for each in zip(*shares, strict=True)]
+    return [
+        f"{options.source}: {found.family}, {numbers:,} parameters, {stored / 1e9:,.3f} GB as it is stored, "
+        f"{4 * numbers / 1e9:,.3f} GB in float32",
+        f"fsdp over {options.hosts} hosts of {options.devices} devices; each host, at most:",
+        f"  asks for {most[0]:,.3f} GB of the files, in pages of {most[1]:,.3f} GB",
+        f"  holds {most[2]:,.3f} GB of parameters in float32",
+    ]
 
 
 def export(options: Export) -> None:

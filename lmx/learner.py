@@ -80,7 +80,8 @@ class Placed(NamedTuple):
         evaluate: `(params, batch) -> sums` of the loss; arrays [E] with several seeds.
         keep_best: `(state, which seeds are better) -> state`.
         whole: `trained parameters -> parameters of the network`, which differ with adapters (`lmx.lora`).
-        born: makes the state before the first update from the seeds.
+        born: makes the state before the first update from the seeds; parameters that it is told to leave blank are
+            zeros.
     """
 
     learner: Learner
@@ -92,7 +93,7 @@ class Placed(NamedTuple):
     evaluate: Callable[[Params, Batch], dict[str, jax.Array]]
     keep_best: Callable[[TrainState, np.ndarray], TrainState]
     whole: Callable[[Params], Params]
-    born: Callable[[Sequence[int]], TrainState]
+    born: Callable[..., TrainState]
 
     @property
     def layout(self) -> Layout:
@@ -160,8 +161,12 @@ def place(
         evaluate=compile_eval_step(evaluate if seeds is None else evaluate_seeds, mesh=mesh, rules=rules),
         keep_best=jax.jit(keep_best, donate_argnums=0, out_shardings=shardings),
         whole=_whole(model, shardings.params, stacked=seeds is not None),
-        born=lambda numbers: born(
-            model.build, learner.optimizer, shardings=shardings, seed=numbers[0] if seeds is None else numbers
+        born=lambda numbers, blank=(): born(
+            model.build,
+            learner.optimizer,
+            shardings=shardings,
+            seed=numbers[0] if seeds is None else numbers,
+            blank=blank,
         ),
     )
 

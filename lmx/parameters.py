@@ -4,11 +4,12 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lmx.errors import naming
@@ -55,53 +56,117 @@ def _check_folder(path: Path) -> None:
         raise FileNotFoundError(f"{path} must be in a folder that is there, got no {path.parent}. Make it first.")
 
 
-def load_params(path: Path, like: Params | None = None) -> Params:
+def load_params(
+    path: Path, like: Params | None = None, *, place: Callable[[np.ndarray], Any] = lambda array: array
+) -> Params:
     """Reads parameters, and checks them against the shapes of `like`, if given.
+
+    Args:
+        place: makes of each array what is kept of it, such as an array of a device, before the next one is read.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged, or names or shapes differ from the model's; the message lists the first few.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    with open_params(path) as file:
+        if like is not None:
+            check_shapes(file, like, path)
+        return _unflatten({name: place(file.get_tensor(name)) for name in file.keys()})  # noqa: SIM118
 
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} must exist: it is written when training ends.")
-    try:
-        saved = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} must be a safetensors file, got {error}.") from error
-    if like is None:
-        return _unflatten(saved)
+
+def load_members(paths: Sequence[Path], like: Params) -> Params:
+    """Reads the parameters of several seeds onto the default device, with an axis of seeds in front of every array.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        ValueError: a file is damaged, or of another model.
+    """
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(open_params(path)) for path in paths]
+        for file, path in zip(files, paths, strict=True):
+            check_shapes(file, like, path)
+        names = list(files[0].keys())
+        return _unflatten({name: jnp.asarray(np.stack([file.get_tensor(name) for file in files])) for name in names})
+
+
+def check_shapes(file: Any, like: Params, path: Path) -> None:
+    """Checks that an open file holds the parameters of a model.
+
+    Raises:
+        ValueError: names or shapes differ; the message lists the first few.
+    """
     shapes = {".".join(names): str(array.shape) for names, array in _flatten(like)}
-    if differences := differences_of_shapes(
-        {name: str(array.shape) for name, array in saved.items()}, shapes, "in the file"
-    ):
+    there = {name: str(tuple(file.get_slice(name).get_shape())) for name in file.keys()}  # noqa: SIM118
+    if differences := differences_of_shapes(there, shapes, "in the file"):
         raise ValueError(f"{path} must fit the model, got {differences}.")
-    return _unflatten(saved)
+
+
+class StoredArray:
+    """One array of a file, read where it is asked."""
+
+    def __init__(self, path: Path, name: str, shape: tuple[int, ...]):
+        self._path, self._name, self._shape = path, name, shape
+
+    def get_shape(self) -> list[int]:
+        """Returns its shape."""
+        return list(self._shape)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        from safetensors import safe_open
+
+        with safe_open(self._path, framework="numpy") as file:
+            return file.get_slice(self._name)[index]
+
+
+class StoredParams:
+    """The arrays of a safetensors file; made by `open_params`.
+
+    Each reading maps the file anew, so that pages of what was read before are not held as long as the file is open.
+    """
+
+    def __init__(self, path: Path):
+        from safetensors import safe_open
+
+        with safe_open(path, framework="numpy") as file:
+            self._shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        self._path = path
+
+    def keys(self) -> list[str]:
+        """Returns the names."""
+        return list(self._shapes)
+
+    def get_slice(self, name: str) -> StoredArray:
+        """Returns an array that is read only where it is asked."""
+        return StoredArray(self._path, name, self._shapes[name])
+
+    def get_tensor(self, name: str) -> np.ndarray:
+        """Returns an array as a whole."""
+        from safetensors import safe_open
+
+        with safe_open(self._path, framework="numpy") as file:
+            return file.get_tensor(name)
 
 
 @contextlib.contextmanager
-def open_params(path: Path) -> Iterator[Any]:
+def open_params(path: Path) -> Iterator[StoredParams]:
     """Opens a safetensors file to read arrays from by name, whole or in slices.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     if not path.is_file():
         raise FileNotFoundError(f"{path} must exist: it is written when training ends.")
     try:
-        with safe_open(path, framework="numpy") as file:
-            yield file
+        yield StoredParams(path)
     except SafetensorError as error:
         raise ValueError(f"{path} must be a safetensors file, got {error}.") from error
 
 
 def load_placed(paths: Sequence[Path], like: Params, *, stacked: bool = False) -> Params:
-    """Reads parameters onto a mesh.
+    """Reads parameters onto a mesh; each host reads what its devices hold, and no more.
 
     Args:
         paths: one file; with `stacked`, one file for each index of the first axis of all arrays.
@@ -112,16 +177,27 @@ def load_placed(paths: Sequence[Path], like: Params, *, stacked: bool = False) -
         ValueError: a file is damaged, or of another model.
     """
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[stacked:], leaf.dtype), like)
-    files = [dict(_flatten(load_params(path, shapes))) for path in paths]
 
-    def placed(leaf: Any, *names: str) -> Any:
+    def placed(leaf: Any, files: Sequence[Any], *names: str) -> Any:
         if isinstance(leaf, Mapping):
-            return {name: placed(part, *names, str(name)) for name, part in leaf.items()}
-        arrays = [file[names] for file in files]
-        array = np.asarray(np.stack(arrays) if stacked else arrays[0], leaf.dtype)
-        return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: array[index])
+            return {name: placed(part, files, *names, str(name)) for name, part in leaf.items()}
 
-    return placed(like)
+        def piece(index: Any) -> np.ndarray:
+            asked = files[index[0]] if stacked else files
+            found = [_part(file, ".".join(names), index[stacked:]) for file in asked]
+            return np.asarray(np.stack(found) if stacked else found[0], leaf.dtype)
+
+        return jax.make_array_from_callback(leaf.shape, leaf.sharding, piece)
+
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(open_params(path)) for path in paths]
+        for file, path in zip(files, paths, strict=True):
+            check_shapes(file, shapes, path)
+        return placed(like, files)
+
+
+def _part(file: Any, name: str, index: tuple[slice, ...]) -> np.ndarray:
+    return np.asarray(file.get_slice(name)[index] if index else file.get_tensor(name))
 
 
 def average_files(paths: Sequence[Path], output: Path) -> None:
@@ -190,7 +266,7 @@ def _flatten(params: Params, *prefix: str) -> list[tuple[tuple[str, ...], Any]]:
     return [item for name, part in params.items() for item in _flatten(part, *prefix, str(name))]
 
 
-def _unflatten(flat: Mapping[str, np.ndarray]) -> Params:
+def _unflatten(flat: Mapping[str, Any]) -> Params:
     params: dict[str, Any] = {}
     for name, array in flat.items():
         *path, leaf = name.split(".")

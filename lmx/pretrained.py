@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -140,17 +140,35 @@ class StartConfig:
         if self.init_from is None:
             return placed
 
+        source = self.source
+        assert source is not None
+
         def born(seeds: Sequence[int]) -> TrainState:
-            state = placed.born(seeds)
-            params = _loaded(state.params, placed, self.source, report=run.console.print)
+            _finished(source)
+            with _opened(source) as file:
+                fit = _compared(placed, file, source)
+                # What has a place in the file is not drawn, and takes the memory of zeros that wait for it.
+                state = placed.born(seeds, blank=fit.loaded)
+                params = _loaded(state.params, placed, file, fit)
+            for line in fit.lines(source):
+                run.console.print(line)
             kept = [name for name in ("average", "best") if getattr(state, name) is not None]
-            return state._replace(params=params, **{name: jax.tree.map(jnp.copy, params) for name in kept})
+            copies = {name: jax.tree.map(_copied, params, getattr(state, name)) for name in kept}
+            return state._replace(params=params, **copies)
 
         return placed._replace(born=born)
 
 
-def _finished(directory: Path) -> dict[str, Any]:
+def _copied(array: jax.Array, instead: jax.Array) -> jax.Array:
+    """Returns a copy of an array in the place of another one, whose memory it takes."""
+    if instead is not array:
+        instead.delete()
+    return jnp.copy(array)
+
+
+def _finished(directory: Path | None) -> dict[str, Any]:
     """Returns what config.json says of a finished run, or would say of a foreign model that had become one."""
+    assert directory is not None
     if is_foreign(directory):
         return {"model": dataclasses.asdict(open_model(directory).model)}
     if not (directory / "config.json").is_file():
@@ -161,62 +179,94 @@ def _finished(directory: Path) -> dict[str, Any]:
     return saved
 
 
-def _loaded(params: Params, placed: Placed, directory: Path, *, report: Any) -> Params:
-    """Returns parameters with those of a file in the place of the ones that have their names and shapes.
+class _Fit(NamedTuple):
+    """Which parameters of a model a file has.
+
+    Attributes:
+        there: shapes of all that the file has.
+        loaded: numbers of each that is taken over.
+        unlike: what has another shape there, in words.
+        new: what is not there.
+    """
+
+    there: dict[str, tuple[int, ...]]
+    loaded: dict[str, int]
+    unlike: list[str]
+    new: list[str]
+
+    def lines(self, directory: Path) -> Iterator[str]:
+        """Yields what is told of it."""
+        left = sorted(self.there.keys() - self.loaded.keys() - {each.split(" has ")[0] for each in self.unlike})
+        yield f"begins with {directory}: {len(self.loaded)} arrays, {sum(self.loaded.values()):,} parameters"
+        for about, names in (
+            ("new, drawn at random", self.new),
+            ("does not fit, drawn at random", self.unlike),
+            ("left there", left),
+        ):
+            if names:
+                yield f"  {about}: {few(_parts(names, self.loaded) if names is not self.unlike else names)}"
+
+
+def _compared(placed: Placed, file: Any, directory: Path) -> _Fit:
+    """Returns which parameters of a model a file has.
 
     A table of words may have more rows there, such as one for masked words, which the new model does without; or fewer,
     and the new words begin with zeros.
+
+    Raises:
+        InputError: it has none.
     """
-    _finished(directory)
     stacked = placed.learner.num_seeds is not None
-    with _opened(directory) as file:
-        there = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        loaded: dict[str, int] = {}
-        unlike: list[str] = []
-        new: list[str] = []
+    there = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    fit = _Fit(there, {}, [], [])
 
-        def take(path: tuple, array: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
-            name = ".".join(str(entry.key) for entry in path)
-            shape, saved = array.shape[stacked:], there.get(name)
-            words = axes[:1] == ("vocab",) and saved is not None and saved[1:] == shape[1:]
-            if saved != shape and not words:
-                if saved is not None:
-                    unlike.append(f"{name} has {saved} there and {shape} here")
-                elif not name.startswith(f"{LORA}."):
-                    new.append(name)
-                return array
-            loaded[name] = math.prod(shape)
-            part = file.get_slice(name)
+    def compare(path: tuple, leaf: Any, axes: tuple[str | None, ...]) -> None:
+        name, shape = _named(path), leaf.shape[stacked:]
+        saved = there.get(name)
+        if saved is not None and (saved == shape or (axes[:1] == ("vocab",) and saved[1:] == shape[1:])):
+            fit.loaded[name] = math.prod(shape)
+        elif saved is not None:
+            fit.unlike.append(f"{name} has {saved} there and {shape} here")
+        elif not name.startswith(f"{LORA}."):
+            fit.new.append(name)
 
-            def piece(index: tuple[slice, ...]) -> np.ndarray:
-                index = index[stacked:]
-                if not words:
-                    values = np.asarray(part[index] if shape else file.get_tensor(name), array.dtype)
-                else:  # of which the file may have fewer
-                    first, last, _ = index[0].indices(shape[0])
-                    read = slice(*(min(row, saved[0]) for row in (first, last)))
-                    values = np.asarray(part[(read, *index[1:])], array.dtype)
-                    values = np.pad(values, [(0, last - first - len(values)), *[(0, 0)] * (values.ndim - 1)])
-                return np.broadcast_to(values, (array.shape[0], *values.shape)) if stacked else values
-
-            return jax.make_array_from_callback(array.shape, array.sharding, piece)
-
-        taken = jax.tree_util.tree_map_with_path(take, params, placed.learner.model.axes)
-    if not loaded:
+    jax.tree_util.tree_map_with_path(compare, placed.like.params, placed.learner.model.axes)
+    if not fit.loaded:
         raise InputError(
             f"init_from must hold parameters of this model, got {directory}, of which none has the name and shape of "
             f"one here: it has {few(sorted(there))}."
         )
-    left = sorted(there.keys() - loaded.keys() - {each.split(" has ")[0] for each in unlike})
-    report(f"begins with {directory}: {len(loaded)} arrays, {sum(loaded.values()):,} parameters")
-    for about, names in (
-        ("new, drawn at random", new),
-        ("does not fit, drawn at random", unlike),
-        ("left there", left),
-    ):
-        if names:
-            report(f"  {about}: {few(_parts(names, loaded) if names is not unlike else names)}")
-    return taken
+    return fit
+
+
+def _loaded(params: Params, placed: Placed, file: Any, fit: _Fit) -> Params:
+    """Returns parameters with those of a file in the place of the ones that fit; devices never hold the model twice."""
+    stacked = placed.learner.num_seeds is not None
+
+    def take(path: tuple, array: jax.Array) -> jax.Array:
+        name, shape, sharding, dtype = _named(path), array.shape, array.sharding, array.dtype
+        if name not in fit.loaded:
+            return array
+        part, rows = file.get_slice(name), (fit.there[name] or (0,))[0]
+
+        def piece(index: Any) -> np.ndarray:
+            index = index[stacked:]
+            if fit.there[name] == shape[stacked:]:
+                values = np.asarray(part[index] if index else file.get_tensor(name), dtype)
+            else:  # a table of words, of which the file may have fewer
+                first, last, _ = index[0].indices(shape[stacked])
+                values = np.asarray(part[(slice(min(first, rows), min(last, rows)), *index[1:])], dtype)
+                values = np.pad(values, [(0, last - first - len(values)), *[(0, 0)] * (values.ndim - 1)])
+            return np.broadcast_to(values, (shape[0], *values.shape)) if stacked else values
+
+        array.delete()
+        return jax.make_array_from_callback(shape, sharding, piece)
+
+    return jax.tree_util.tree_map_with_path(take, params)
+
+
+def _named(path: tuple) -> str:
+    return ".".join(str(entry.key) for entry in path)
 
 
 @contextlib.contextmanager

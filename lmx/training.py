@@ -4,7 +4,7 @@ This module knows no model class: the loss is a function of parameters. `lmx.lea
 mesh; `lmx.loop` logs, saves and stops.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -203,17 +203,23 @@ def born(
     *,
     shardings: TrainState,
     seed: int | Sequence[int],
+    blank: Collection[str] = (),
 ) -> TrainState:
     """Builds the training state of a new model directly where it lives: no device ever holds the whole state.
 
     Args:
         shardings: from `state_shardings`; where they have an average, or the best, so has the state.
         seed: seed of the initial values and of the randomness in a step; several make a state of several seeds.
+        blank: paths of parameters, joined by ".", that are zeros instead of drawn, because something takes their place.
     """
 
     def create(seed: UInt[Array, ""]) -> TrainState:
         model = build(nnx.Rngs(params=jax.random.key(seed)))
         params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+        params = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: jnp.zeros_like(leaf) if ".".join(str(entry.key) for entry in path) in blank else leaf,
+            params,
+        )
         kept = {"average": shardings.average is not None, "best": shardings.best is not None}
         return create_state(params, optimizer, seed=seed, **kept)
 

@@ -123,7 +123,7 @@ class Translator:
         if ensemble:
             params = stack([load_params(file, shapes) for file in seed_files(run_directory)])
         else:
-            params = jax.tree.map(jnp.asarray, load_params(run_directory / "model.safetensors", shapes))
+            params = load_params(run_directory / "model.safetensors", shapes, place=jnp.asarray)
         return Translator(
             config,
             params,

@@ -4,13 +4,17 @@ Training keeps layers stacked. A program that goes on word by word, called again
 the stack at every call: here that is done once.
 """
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from lmx.definition import Definition, Params, member
-from lmx.sharding.layout import Layout
+from lmx.parameters import check_shapes, open_params
+from lmx.sharding.layout import ONE_DEVICE, Layout
 
 
 class Unstacked(NamedTuple):
@@ -29,21 +33,47 @@ def unstack(params: Params) -> Unstacked:
     return Unstacked(rest, [member(layers, index) for index in range(number)])
 
 
+def load_unstacked(path: Path, definition: Definition, *, layout: Layout = ONE_DEVICE) -> Unstacked:
+    """Reads a decoder's parameters with their layers apart, so that no array is held both stacked and apart.
+
+    Each host reads what its devices hold, an array of one layer at a time.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, or of another model.
+    """
+    shapes = jax.eval_shape(unstack, definition.shapes)
+    places = shardings(definition, layout) if layout.whole is not None else jax.tree.map(lambda _: None, shapes)
+    with open_params(path) as file:
+        check_shapes(file, definition.shapes, path)
+
+        def read(names: tuple[str, ...], layer: int | None, leaf: Any, place: Any) -> jax.Array:
+            part = file.get_slice(".".join(names))
+
+            def piece(index: Any) -> np.ndarray:
+                return np.asarray(part[index if layer is None else (layer, *index)], leaf.dtype)
+
+            whole = (slice(None),) * len(leaf.shape)
+            if place is None:
+                return jnp.asarray(piece(whole))
+            return jax.make_array_from_callback(leaf.shape, place, piece)
+
+        def tree(shapes: Params, places: Params, *names: str, layer: int | None = None) -> Params:
+            if not isinstance(shapes, dict):
+                return read(names, layer, shapes, places)
+            return {name: tree(part, places[name], *names, str(name), layer=layer) for name, part in shapes.items()}
+
+        rest = tree(shapes.rest, places.rest)
+        both = enumerate(zip(shapes.layers, places.layers, strict=True))
+        return Unstacked(rest, [tree(*each, "stack", "blocks", layer=layer) for layer, each in both])
+
+
 def merge(definition: Definition, parts: Unstacked) -> tuple[Any, list[Any]]:
     """Returns the model, of whose layers it has the shapes alone, and its blocks one by one."""
     shapes = definition.shapes["stack"]["blocks"]
     model = definition.merge({**parts.rest, "stack": {**parts.rest["stack"], "blocks": shapes}})
     block = nnx.graphdef(definition.network.stack.blocks)
     return model, [nnx.merge(block, layer) for layer in parts.layers]
-
-
-def placed_shapes(definition: Definition, layout: Layout) -> Params:
-    """Returns the shapes of all parameters, stacked, with where a mesh has them."""
-
-    def place(axes: tuple[str | None, ...], leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout.sharding(axes, leaf.shape))
-
-    return jax.tree.map(place, definition.axes, definition.shapes, is_leaf=_is_axes)
 
 
 def shardings(definition: Definition, layout: Layout) -> Unstacked:

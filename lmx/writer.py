@@ -52,12 +52,14 @@ class Writer:
     """Writes on from prompts with one decoder.
 
     Args:
-        params: as `nnx.to_pure_dict` gives them.
+        params: as `nnx.to_pure_dict` gives them, or with their layers apart.
         ids: the special ones.
         rows, layout: see `lmx.generator.Generator`.
     """
 
-    def __init__(self, config: DecoderConfig, params: Params, *, ids: Ids, rows: int | None, layout: Layout):
+    def __init__(
+        self, config: DecoderConfig, params: Params | Unstacked, *, ids: Ids, rows: int | None, layout: Layout
+    ):
         self.config, self.ids, self.rows = config, ids, rows
         self._layout = layout
         self._definition = define(lambda rngs: Decoder(config, rngs=rngs))
@@ -74,7 +76,7 @@ class Writer:
         )
         self._logprobs = jax.jit(self._run_logprobs, out_shardings=whole)
         self._logits = jax.jit(self._run_logits, out_shardings=whole)
-        self._parts: Unstacked = self._unstack(params)
+        self._parts: Unstacked = params if isinstance(params, Unstacked) else self._unstack(params)
 
     def with_params(self, params: Params) -> "Writer":
         """Returns a writer with other parameters that shares all that is compiled."""

@@ -282,7 +282,7 @@ def test_the_memory_of_decoding_is_a_flag(translating, lmx, blocks, monkeypatch)
     asked = []
     real = Translator.load
     monkeypatch.setattr(
-        Translator, "load", lambda run, *, search, ensemble: asked.append(search) or real(run, search=search)
+        Translator, "load", lambda run, *, search, **_: asked.append(search) or real(run, search=search)
     )
     lmx("translate", translating, "--batch-tokens", "64", given=b"red\n")
     assert asked[0].batch_tokens == 64

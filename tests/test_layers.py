@@ -48,6 +48,7 @@ LEVELS = {
     5: (
         *("lmx.training", "lmx.decoding", "lmx.checkpoint", "lmx.saved", "lmx.data", "lmx.scoring", "lmx.memory"),
         "lmx.continuation",
+        "lmx.unstacked",
     ),
     4: ("lmx.models", "lmx.parameters", "lmx.constraints"),
     3: ("lmx.frames", "lmx.languages", "lmx.lora", "lmx.nn.flops", "lmx.nn.transformer", "lmx.sampling", "lmx.words"),
@@ -62,7 +63,6 @@ LEVELS = {
         "lmx.optimizers",
         "lmx.process",
         "lmx.text",
-        "lmx.unstacked",
     ),
     1: (
         *("lmx.nn.kernels", "lmx.nn.layers", "lmx.nn.positions", "lmx.nn.remat", "lmx.nn.vocabulary"),

@@ -84,7 +84,7 @@ def convert(source: str | Path, run: Path, *, pieces: Path | None = None) -> Imp
     found = open_model(source, pieces=pieces)
     shapes = shapes_of(found.model)
     with _folder(run) as partial:
-        write_safetensors(partial / "model.safetensors", shapes, (found.file.get_tensor(name) for name in shapes))
+        write_safetensors(partial / "model.safetensors", shapes, map(found.file.parts, shapes))
         for name, tokenizer in found.tokenizers.items():
             save_tokenizer(partial, tokenizer, name=name)
         if found.labels is not None:

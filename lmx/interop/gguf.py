@@ -62,7 +62,11 @@ class GgufSource:
         tensor = self._tensors[name]
         rows, *others = index or (slice(None),)
         values = dequantize(np.asarray(tensor.data[rows]), tensor.tensor_type)
-        return np.array(values[(slice(None), *others)], np.float32)
+        return np.asarray(values[(slice(None), *others)], np.float32)
+
+    def nbytes(self, name: str) -> int:
+        """Returns how many bytes an array takes in its file."""
+        return int(self._tensors[name].n_bytes)
 
 
 def read_gguf(path: Path) -> Imported:

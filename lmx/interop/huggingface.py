@@ -10,6 +10,7 @@ import numpy as np
 
 from lmx.data.labels import Labels
 from lmx.errors import InputError
+from lmx.interop.classes import labels_of, their_labels, with_unit
 from lmx.interop.families import bart, bert, gpt2, llama, m2m100, marian, t5
 from lmx.interop.imported import AnyModel, Imported, check_tokenizers, family_of, shapes_of
 from lmx.interop.mapping import Mapped, their_arrays, their_shapes
@@ -43,12 +44,6 @@ FAMILIES: Mapping[str, Any] = {
 }
 
 
-# What a classifier's outputs mean, in their words.
-PROBLEMS = {
-    "single": "single_label_classification",
-    "multi": "multi_label_classification",
-    "regression": "regression",
-}
 # Of the tokens that a config names.
 IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
 
@@ -96,7 +91,7 @@ def open_folder(folder: Path) -> Imported:
         settings=_settings(folder, theirs, model) | ({"search": search.fields} if search.fields else {}),
         facts={"origin": {"model_type": theirs["model_type"], **ids}, **_facts(model, tokenizers)},
         left=tuple(search.left),
-        labels=_labels(theirs, model.num_outputs) if isinstance(model, ClassifierConfig) else None,
+        labels=labels_of(theirs, model.num_outputs) if isinstance(model, ClassifierConfig) else None,
     )
 
 
@@ -158,33 +153,12 @@ def _facts(model: AnyModel, tokenizers: Mapping[str, Tokenizer]) -> dict[str, An
         return {"first_id": tokenizer.bos_id} if getattr(tokenizer, "puts_bos", False) else {}
     if not isinstance(model, MaskedConfig):
         return {}
-    facts = {"first_id": tokenizer.bos_id}
+    facts = {"first_id": tokenizer.bos_id} if getattr(tokenizer, "puts_bos", False) else {}
     for text in ("[MASK]", "<mask>"):
         ids = tokenizer.encode(text)
         if len(ids) == 1 and ids[0] != tokenizer.unk_id:
             facts["mask_id"] = int(ids[0])
     return facts
-
-
-def _labels(theirs: Mapping[str, Any], num_outputs: int) -> Labels:
-    """Returns what a classifier's outputs mean, by the rules of transformers' own pipeline.
-
-    Raises:
-        InputError: a text has several numbers, or two classes have one name.
-    """
-    kind = theirs.get("problem_type")
-    if kind == "regression" and num_outputs > 1:
-        raise InputError(f"problem_type=regression must have one output, got {num_outputs}.")
-    if kind == "regression":
-        return Labels(kind="regression")
-    known = theirs.get("id2label") or {}
-    names = tuple(str(known.get(str(index), f"LABEL_{index}")) for index in range(num_outputs))
-    # One class alone has a probability of its own: that of a cross-encoder says how well two texts go together.
-    several = kind == "multi_label_classification" or num_outputs == 1
-    try:
-        return Labels(kind="multi" if several else "single", names=names)
-    except ValueError as error:
-        raise InputError(f"id2label: {error}") from error
 
 
 def _optional(path: Path) -> dict[str, Any]:
@@ -222,16 +196,15 @@ def write_folder(
     """
     if dtype not in WRITTEN:
         raise InputError(f"dtype must be one of {', '.join(WRITTEN)}, got dtype={dtype!r}.")
+    if isinstance(model, ClassifierConfig):
+        model, params = with_unit(model, params)
     family = FAMILIES[_fitting(model)]
     theirs = family.their_config(model)
     table = family.table(model, theirs["model_type"])
     ids, config = _special_ids(model, tokenizers, saved.get("origin") or {}), saved.get("config") or {}
     theirs |= ids | {"torch_dtype": dtype, "dtype": dtype}
     if labels is not None:
-        theirs["problem_type"] = PROBLEMS[labels.kind]
-        names = labels.names or ("LABEL_0",)
-        theirs["id2label"] = {str(index): name for index, name in enumerate(names)}
-        theirs["label2id"] = {name: index for index, name in enumerate(names)}
+        theirs |= their_labels(labels)
     ours = shapes_of(model)
     shapes = {**their_shapes(table, ours), **table.zeros}
     arrays = itertools.chain(
@@ -247,7 +220,7 @@ def write_folder(
     elif isinstance(model, DecoderConfig):
         write_json(folder / "generation_config.json", ids | _sampling(config))
     if tokenizers:
-        write_tokenizers(folder, tokenizers, theirs["model_type"], begins=begins)
+        write_tokenizers(folder, tokenizers, theirs["model_type"], begins=begins, mask_id=saved.get("mask_id"))
     return search.left
 
 

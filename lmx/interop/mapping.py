@@ -21,6 +21,7 @@ from lmx.interop.tensors import Index, Source
 from lmx.parameters import differences_of_shapes
 
 LAYER = "{layer}"
+PIECE = 8 << 20  # bytes of a large array that are held at one time while it is copied from file to file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,19 +135,54 @@ class Mapped:
     def read(self, name: str, index: Index) -> np.ndarray:
         """Returns a part of an array under our name, in float32."""
         found, shape = self._rows[name], self.shapes[name]
-        ranges = [slice(*part.indices(size)) for part, size in zip(index, shape, strict=False)]
-        ranges += [slice(0, size, 1) for size in shape[len(ranges) :]]
+        ranges = _ranges(index, shape)
         if not found.stacked:
             return self._read(found, None, ranges)
-        return np.stack([self._read(found, layer, ranges[1:]) for layer in range(shape[0])[ranges[0]]])
+        layers = range(shape[0])[ranges[0]]
+        whole = np.empty((len(layers), *map(_length, ranges[1:])), np.float32)  # one layer at a time beside it
+        for place, layer in enumerate(layers):
+            whole[place] = self._read(found, layer, ranges[1:])
+        return whole
+
+    def parts(self, name: str) -> Iterator[np.ndarray]:
+        """Yields an array under our name piece by piece along its first axis, of one layer or of some MiB each."""
+        shape = self.shapes[name]
+        if not shape:
+            yield self.get_tensor(name)
+            return
+        step = max(1, PIECE // max(4 * math.prod(shape[1:]), 1))
+        for begin in range(0, shape[0], step):
+            yield self.read(name, (slice(begin, begin + step),))
+
+    def asked(self, name: str, index: Index) -> Iterator[tuple[str, Index]]:
+        """Yields the parts of their arrays that `read` reads for a part of ours."""
+        found, shape = self._rows[name], self.shapes[name]
+        ranges = _ranges(index, shape)
+        for layer in range(shape[0])[ranges[0]] if found.stacked else [None]:
+            if (theirs := self._find(found, layer)) is not None:
+                yield theirs, self._cut(found, ranges[1:] if found.stacked else ranges)[0]
 
     def _read(self, found: Row, layer: int | None, ranges: Sequence[slice]) -> np.ndarray:
         """Returns a part of one array of theirs as ours lies."""
         ours, theirs = found.axes
-        wanted = [len(range(each.start, each.stop, each.step)) for each in ranges]
+        wanted = list(map(_length, ranges))
         name = self._find(found, layer)
         if name is None:
             return np.zeros(wanted, np.float32)
+        part, read_shape = self._cut(found, ranges)
+        values = _rearranged(self.source.read(name, part).reshape(read_shape), theirs, ours)
+        led = {letters[0] for letters in theirs}
+        cut = [
+            slice(None, None, each.step) if letters in led and len(letters) == 1 else each
+            for letters, each in zip(ours, ranges, strict=True)
+        ]
+        values = values[tuple(cut)]
+        short = [size - there for size, there in zip(wanted, values.shape, strict=True)]
+        return np.pad(values, [(0, more) for more in short]) if any(short) else values
+
+    def _cut(self, found: Row, ranges: Sequence[slice]) -> tuple[Index, list[int]]:
+        """Returns the part of one array of theirs that holds a part of ours, and the sizes of its letters."""
+        ours, theirs = found.axes
         sizes = self.table.sizes
         # Only an axis of a single letter is cut before it is read; the rest of the cut follows.
         spans = {
@@ -161,15 +197,7 @@ class Mapped:
             start = found.start if axis == found.axis else 0
             part.append(slice(start + first * inner, start + last * inner))
             read_shape += [last - first, *(sizes[letter] for letter in letters[1:])]
-        values = _rearranged(self.source.read(name, tuple(part)).reshape(read_shape), theirs, ours)
-        led = {letters[0] for letters in theirs}
-        cut = [
-            slice(None, None, each.step) if letters in led and len(letters) == 1 else each
-            for letters, each in zip(ours, ranges, strict=True)
-        ]
-        values = values[tuple(cut)]
-        short = [size - there for size, there in zip(wanted, values.shape, strict=True)]
-        return np.pad(values, [(0, more) for more in short]) if any(short) else values
+        return tuple(part), read_shape
 
     def _layers(self, found: Row) -> Sequence[int | None]:
         return range(self.shapes[found.ours][0]) if found.stacked else [None]
@@ -259,6 +287,16 @@ def _extent(found: Row, sizes: Mapping[str, int]) -> tuple[int, ...]:
     """Returns the shape of theirs up to where ours ends in it."""
     shape = [math.prod(sizes[letter] for letter in letters) for letters in found.axes[1]]
     return tuple(size + found.start * (axis == found.axis) for axis, size in enumerate(shape))
+
+
+def _ranges(index: Index, shape: tuple[int, ...]) -> list[slice]:
+    """Returns a slice with both ends for each axis."""
+    ranges = [slice(*part.indices(size)) for part, size in zip(index, shape, strict=False)]
+    return ranges + [slice(0, size, 1) for size in shape[len(ranges) :]]
+
+
+def _length(part: slice) -> int:
+    return len(range(part.start, part.stop, part.step))
 
 
 def _named(name: str, layer: int | None) -> str:

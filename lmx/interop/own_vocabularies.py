@@ -54,7 +54,7 @@ def content_of(tokenizer: Tokenizer) -> dict[str, Any]:
             f"{type(tokenizer).__name__}."
         )
     special = {index: tokenizer.pieces([index])[0] for index in _specials(tokenizer)}
-    listed: list[dict[str, Any]] = [_added(index, text, special=True) for index, text in special.items()]
+    listed: list[dict[str, Any]] = [added_token(index, text, special=True) for index, text in special.items()]
     whole: dict[str, Any] = {
         "version": "1.0",
         "truncation": None,
@@ -103,7 +103,7 @@ def _sentence_pieces(tokenizer: SentencePieceTokenizer) -> dict[str, Any]:
             "vocab": _ids([piece.text for piece in pieces]),
             "merges": _merges(pieces),
         }
-    own = [_added(index, piece.text) for index, piece in enumerate(pieces) if piece.kind == USER_DEFINED]
+    own = [added_token(index, piece.text) for index, piece in enumerate(pieces) if piece.kind == USER_DEFINED]
     normalizer_json = {"type": "Sequence", "normalizers": steps}
     parts = {"model": model, "normalizer": normalizer_json, "decoder": {"type": "Sequence", "decoders": decoder}}
     return parts | {"pre_tokenizer": None, "added_tokens": own}
@@ -154,7 +154,8 @@ def _replaced(pattern: str | dict[str, str], by: str) -> dict[str, Any]:
     return {"type": "Replace", "pattern": {"String": pattern} if isinstance(pattern, str) else pattern, "content": by}
 
 
-def _added(index: int, text: str, *, special: bool = False) -> dict[str, Any]:
+def added_token(index: int, text: str, *, special: bool = False) -> dict[str, Any]:
+    """Returns how a `tokenizer.json` describes a token that is found in a text before anything else."""
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return {"id": index, "content": text, "special": special} | plain
 

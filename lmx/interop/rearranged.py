@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from lmx.interop.tensors import Index, Source
+from lmx.interop.tensors import Index, Source, stored_bytes
 
 
 def halves(num_heads: int, head_width: int) -> np.ndarray:
@@ -37,6 +37,10 @@ class Reordered:
             return self._source.read(name, (slice(0, 0), *index[1:]))
         first = int(rows.min())
         return self._source.read(name, (slice(first, int(rows.max()) + 1), *index[1:]))[rows - first]
+
+    def nbytes(self, name: str) -> int:
+        """Returns how many bytes an array takes in its file."""
+        return stored_bytes(self._source, name)
 
 
 class WithRow:

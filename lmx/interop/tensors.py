@@ -57,6 +57,12 @@ class Source(Protocol):
         ...
 
 
+def stored_bytes(source: Source, name: str) -> int:
+    """Returns how many bytes an array takes in its file: 4 a number, where the source does not say."""
+    says = getattr(source, "nbytes", None)
+    return 4 * math.prod(source.shapes[name]) if says is None else says(name)
+
+
 class _Place(NamedTuple):
     """Where an array lies in a file."""
 
@@ -81,6 +87,11 @@ class SafetensorsSource:
             return np.zeros(shape, np.float32)[index]
         mapped = np.memmap(file, dtype=np.uint8, mode="r", offset=offset, shape=(math.prod(shape) * dtype.itemsize,))
         return np.array(mapped.view(dtype).reshape(shape)[index], np.float32)
+
+    def nbytes(self, name: str) -> int:
+        """Returns how many bytes an array takes in its file."""
+        place = self._places[name]
+        return math.prod(place.shape) * place.dtype.itemsize
 
 
 def open_safetensors(path: Path) -> SafetensorsSource:
@@ -155,7 +166,7 @@ def _places(path: Path) -> Iterator[tuple[str, _Place]]:
 def write_safetensors(
     path: Path,
     shapes: Mapping[str, Sequence[int]],
-    arrays: Iterable[np.ndarray],
+    arrays: Iterable[np.ndarray | Iterable[np.ndarray]],
     *,
     dtype: str = "float32",
     metadata: Mapping[str, str] | None = None,
@@ -164,6 +175,7 @@ def write_safetensors(
 
     Args:
         shapes: of the arrays, in their order.
+        arrays: each whole, or as its parts along the first axis.
         dtype: "float32", "float16" or "bfloat16".
 
     Raises:
@@ -184,9 +196,14 @@ def write_safetensors(
         with naming(path), partial.open("wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
             for (name, shape), array in zip(shapes.items(), arrays, strict=True):
-                if array.shape != tuple(shape):
-                    raise ValueError(f"{name} must have shape {tuple(shape)}, got {array.shape}.")
-                file.write(np.ascontiguousarray(array, dtype=numbers).reshape(-1).view(np.uint8).data)
+                rows = 0
+                for part in [array] if isinstance(array, np.ndarray) else array:
+                    if part.ndim != len(shape) or part.shape[1:] != tuple(shape[1:]):
+                        raise ValueError(f"{name} must have shape {tuple(shape)}, got {part.shape}.")
+                    file.write(np.ascontiguousarray(part, dtype=numbers).reshape(-1).view(np.uint8).data)
+                    rows += len(part) if shape else 0
+                if shape and rows != shape[0]:
+                    raise ValueError(f"{name} must have shape {tuple(shape)}, got {(rows, *shape[1:])}.")
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

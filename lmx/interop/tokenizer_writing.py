@@ -8,7 +8,7 @@ from typing import Any
 from lmx.errors import naming
 from lmx.foreign_pieces import PieceTableTokenizer
 from lmx.foreign_text import HuggingFaceTokenizer
-from lmx.interop.own_vocabularies import content_of
+from lmx.interop.own_vocabularies import added_token, content_of
 from lmx.text import SentencePieceTokenizer, Tokenizer
 
 CLASSES = {
@@ -29,6 +29,7 @@ CLASSES = {
     "m2m_100": "M2M100Tokenizer",
     "mbart": "MBartTokenizer",
 }
+MASK = "[MASK]"  # of a vocabulary without one
 # What loads a tokenizer.json as it stands.
 PLAIN = "PreTrainedTokenizerFast"
 # The names of the files that the classes look for.
@@ -42,7 +43,12 @@ PAIRS = ("t5", "mt5", "umt5", "marian", "bart", "mbart")
 
 
 def write_tokenizers(
-    folder: Path, tokenizers: Mapping[str, Tokenizer], model_type: str, *, begins: bool = True
+    folder: Path,
+    tokenizers: Mapping[str, Tokenizer],
+    model_type: str,
+    *,
+    begins: bool = True,
+    mask_id: int | None = None,
 ) -> None:
     """Writes the tokenizers of a model into a folder, so that `transformers` loads the same.
 
@@ -53,6 +59,7 @@ def write_tokenizers(
         tokenizers: `tokenizer`, or `source` and `target`.
         model_type: as `config.json` names it.
         begins: whether lmx's own puts `bos_id` before the texts of a decoder or an encoder.
+        mask_id: of what stands for a masked word, where the model knows it and lmx's own vocabulary need not.
 
     Raises:
         ValueError: there is no form for them; the message says for which.
@@ -67,7 +74,7 @@ def write_tokenizers(
             {name: each for name, each in tokenizers.items() if isinstance(each, SentencePieceTokenizer)}
         )
     else:
-        files = _of_one(_only(tokenizers, model_type), model_type, begins=begins)
+        files = _of_one(_only(tokenizers, model_type), model_type, begins=begins, mask_id=mask_id)
     for name, content in files.items():
         path = folder / name
         with naming(path):
@@ -89,7 +96,7 @@ def _only(tokenizers: Mapping[str, Tokenizer], model_type: str) -> Tokenizer:
     return first
 
 
-def _of_one(tokenizer: Tokenizer, model_type: str, *, begins: bool) -> dict[str, Any]:
+def _of_one(tokenizer: Tokenizer, model_type: str, *, begins: bool, mask_id: int | None) -> dict[str, Any]:
     if isinstance(tokenizer, HuggingFaceTokenizer):
         settings = {"tokenizer_class": CLASSES.get(model_type, PLAIN)} | tokenizer.settings
         if settings["tokenizer_class"] == PLAIN:
@@ -101,6 +108,10 @@ def _of_one(tokenizer: Tokenizer, model_type: str, *, begins: bool) -> dict[str,
     tokens = _tokens(tokenizer)
     bos, eos = tokens["bos_token"], tokens["eos_token"]
     first = [bos] if begins else []
+    if mask_id is not None:
+        tokens["mask_token"] = MASK if mask_id == tokenizer.vocab_size else tokenizer.pieces([mask_id])[0]
+        if mask_id == tokenizer.vocab_size:
+            content["added_tokens"].append(added_token(mask_id, MASK, special=True))
     if model_type in ENCODERS:
         tokens |= {"cls_token": bos, "sep_token": eos}
         single, pair = [*first, "A", eos], [*first, "A", eos, "B", eos]

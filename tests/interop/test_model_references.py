@@ -1,5 +1,6 @@
 """Decoders and encoders against what transformers said of the same tiny weights (make_model_references.py)."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -10,13 +11,14 @@ import numpy as np
 import pytest
 
 from lmx.classifier import Classifier
+from lmx.data.labels import Labels
 from lmx.errors import InputError
 from lmx.fill_mask import FillMask
 from lmx.interop.convert import convert, export, open_model
 from lmx.interop.tensors import open_safetensors
 from lmx.parameters import load_params
 from tests.interop import make_model_references as references
-from tests.interop.models import logits
+from tests.interop.models import MODELS, logits, write_run
 
 DATA = Path(__file__).parent / "data" / "models"
 FILLERS = ("bert", "roberta")
@@ -131,3 +133,31 @@ def test_two_classes_of_one_name_are_told(tmp_path: Path):
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=r"id2label: names must be distinct, got 'a' twice"):
         open_model(folder)
+
+
+def test_a_regression_goes_out_in_the_unit_of_its_labels(tmp_path: Path):
+    model = dataclasses.replace(MODELS["bert-classifier"], num_outputs=1, output_mean=2.5, output_scale=3.0)
+    run = write_run(tmp_path / "run", model, tokenizer=True)
+    Labels(kind="regression").save(run)
+    export(run, tmp_path / "theirs", to="huggingface")
+    convert(tmp_path / "theirs", tmp_path / "again")
+    texts = ["A text", "another one", ""]
+    here, there = (
+        [each.outputs[0] for each in Classifier.load(folder).classify(texts)] for folder in (run, tmp_path / "again")
+    )
+    assert np.ptp(here) > 0.1
+    np.testing.assert_allclose(there, here, atol=1e-5)
+
+
+def test_a_mask_behind_the_vocabulary_goes_out_and_comes_in(tmp_path: Path):
+    model = dataclasses.replace(MODELS["bert-masked"], vocab_size=261)
+    config = write_run(tmp_path / "run", model, tokenizer=True) / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"mask_id": 260}))
+    export(tmp_path / "run", tmp_path / "theirs", to="huggingface")
+    convert(tmp_path / "theirs", tmp_path / "again")
+    here, there = (FillMask.load(tmp_path / name).fill("so [MASK] good[MASK]", top_k=3) for name in ("run", "again"))
+    for one, other in zip(here[0], there[0], strict=True):
+        assert [word.word for word in one] == [word.word for word in other]
+        np.testing.assert_allclose([word.probability for word in one], [word.probability for word in other], rtol=1e-5)
+    said = json.loads((tmp_path / "theirs" / "tokenizer_config.json").read_text())
+    assert said["mask_token"] == "[MASK]"

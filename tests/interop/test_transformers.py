@@ -1,11 +1,14 @@
 """transformers, where it is installed, says of exported models what we say, and we of its models what it says."""
 
+import dataclasses
+import json
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lmx.fill_mask import FillMask
 from lmx.interop.convert import export, open_model
 from lmx.models.embedder import EmbedderConfig
 from lmx.models.encoder import ClassifierConfig
@@ -44,3 +47,17 @@ def test_logits_are_the_same_there_and_back(name: str, tmp_path: Path):
         for part in path.split("."):
             value = value[part]
         np.testing.assert_array_equal(again.get_tensor(path), value, err_msg=path)
+
+
+def test_gaps_are_filled_alike_by_a_model_of_our_own(tmp_path: Path):
+    """Its mask is an id behind the vocabulary, and nothing stands before a text."""
+    model = dataclasses.replace(MODELS["bert-masked"], vocab_size=261)
+    config = write_run(tmp_path / "run", model, tokenizer=True) / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"mask_id": 260}))
+    export(tmp_path / "run", tmp_path / "theirs", to="huggingface")
+    fill = transformers.pipeline("fill-mask", model=str(tmp_path / "theirs"), device="cpu")
+    theirs = fill("so [MASK] good[MASK]", top_k=3)
+    (ours,) = FillMask.load(tmp_path / "run").fill("so [MASK] good[MASK]", top_k=3)
+    for gap, words in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose([each.probability for each in gap], [each["score"] for each in words], rtol=1e-4)
+        assert [each.word for each in gap] == [each["token_str"] for each in words]
