@@ -138,9 +138,10 @@ def train_both(config: Config, files: dict[str, Path]) -> tuple[Path, Path]:
         "translation.py",
         pair,
         f"phrasebook --tokens-per-batch {config.tokens // 2} --max-length {config.max_tokens} "
-        f"--vocabulary {decoder / 'tokenizer.model'} --search.beam-size 1 --model.num-encoder-layers {config.layers} "
+        f"--search.beam-size 1 --model.num-encoder-layers {config.layers} "
         f"--model.num-decoder-layers {config.layers} --model.unroll {config.layers} {usual} {shape} {schedule}",
-        [item for name, path in files.items() for item in (f"--{name}", str(path))],
+        ["--vocabulary", str(decoder / "tokenizer.model")]
+        + [item for name, path in files.items() for item in (f"--{name}", str(path))],
     )
     return decoder, pair
 

@@ -147,13 +147,14 @@ def train(config: Config, each: Plan) -> Trained:
     if not (directory / "scores.json").is_file():
         peak = config.peak * math.sqrt(64 / each.width)
         command = f"""
-            stdlib-gpt --run {directory} --vocab-size {config.vocab_size} --context {CONTEXT}
+            stdlib-gpt --vocab-size {config.vocab_size} --context {CONTEXT}
             --tokens-per-batch {config.tokens_per_batch} --updates {each.updates} --validate-every {each.updates}
             --model.width {each.width} --model.feedforward-width {3 * each.width} --model.num-layers {each.layers}
             --model.num-heads {each.width // HEAD_WIDTH} --model.unroll {each.layers} --optimization.peak {peak:.3g}
-            --optimization.warmup {max(1, each.updates // 20)} --metric loss --seed {config.seed} --train
+            --optimization.warmup {max(1, each.updates // 20)} --metric loss --seed {config.seed}
         """.split()
-        done = subprocess.run([sys.executable, str(SCRIPT), *command, config.train])
+        places = "--run", str(directory), "--train", config.train
+        done = subprocess.run([sys.executable, str(SCRIPT), *command, *places])
         if done.returncode:
             raise SystemExit(done.returncode)
     rows = read_record(directory / "scores.json")["rows"]

@@ -34,7 +34,7 @@ def test_both_trainings_see_the_same_pairs_and_as_many_tokens(tmp_path, monkeypa
 
     monkeypatch.setattr(comparison.subprocess, "run", run)
     monkeypatch.setattr(comparison, "phrasebook", lambda split: [SimpleNamespace(source=split, target="so")] * 3)
-    config = comparison.Config(run=tmp_path, updates=40, max_tokens=24, layers=1, decoder_layers=3)
+    config = comparison.Config(run=tmp_path / "of a name", updates=40, max_tokens=24, layers=1, decoder_layers=3)
     files = comparison.files_of(config)
     comparison.train_both(config, files)
     decoder, pair = asked.values()

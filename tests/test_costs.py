@@ -77,8 +77,8 @@ def loss_of(config: Seq2SeqConfig):
     return loss, nnx.to_pure_dict(nnx.state(abstract, nnx.Param))
 
 
-@pytest.mark.parametrize("layers", [1, 3])
-def test_the_flops_of_a_step_are_what_the_formula_says(layers):
+@pytest.mark.parametrize(("layers", "source", "keys"), [(1, 10, None), (3, 10, None), (1, 30, 2), (1, 4, 1)])
+def test_the_flops_of_a_step_are_what_the_formula_says(layers, source, keys):
     config = Seq2SeqConfig(
         source_vocab_size=384,
         target_vocab_size=384,
@@ -87,12 +87,12 @@ def test_the_flops_of_a_step_are_what_the_formula_says(layers):
         num_heads=4,
         num_encoder_layers=layers,
         num_decoder_layers=layers,
+        num_kv_heads=keys,
         dropout_rate=0.0,
     )
     loss, params = loss_of(config)
-    tokens = shape(6, 10, dtype=jnp.int32)
-    found = count_flops(jax.grad(loss), params, tokens, tokens)
-    expected, _ = training_flops(config, rows=6, source=10, target=10)
+    found = count_flops(jax.grad(loss), params, shape(6, source, dtype=jnp.int32), shape(6, 10, dtype=jnp.int32))
+    expected, _ = training_flops(config, rows=6, source=source, target=10)
     assert found.total == pytest.approx(expected, rel=0.01)
 
 

@@ -68,6 +68,12 @@ def test_a_model_begins_as_its_base(trained):
     jax.tree.map(np.testing.assert_array_equal, own_parameters(first), jax.device_get(base))
     merged = placed.learner.model.adapt(first)
     jax.tree.map(np.testing.assert_array_equal, merged, own_parameters(first))
+    # First factors by the root of their inputs, which are 16, or behind the wide layer 24; the second are nothing yet.
+    layers = first[LORA]["encoder"]["stack"]["blocks"]
+    factors = {"query": layers["attention"]["query"]["weight"], "down": layers["feedforward"]["down"]["weight"]}
+    for name, inputs in (("query", 16), ("down", 24)):
+        assert factors[name]["a"].std() == pytest.approx(inputs**-0.5, rel=0.25)
+        assert not factors[name]["b"].any()
 
 
 def test_only_changes_and_the_new_output_are_trained_and_the_loss_falls(trained):

@@ -35,7 +35,13 @@ def placed_of(
     schedule = constant(0.1, warmup=1)
     optimizer = make_optimizer(OptimizerConfig(), schedule, model=model)
     learner = Learner(
-        model=model, loss=lambda *_: {}, optimizer=optimizer, schedule=schedule, num_seeds=num_seeds, average_decay=0.9
+        model=model,
+        loss=lambda *_: {},
+        optimizer=optimizer,
+        schedule=schedule,
+        num_seeds=num_seeds,
+        average_decay=0.9,
+        keeps_best=True,
     )
     return place(learner, make_mesh(MeshConfig(fsdp=devices, data=1), devices=jax.devices()[:devices]))
 
@@ -86,7 +92,8 @@ def test_what_fits_by_name_and_shape_is_loaded_and_the_rest_is_told(finished, th
     random = placed_of(config, StartConfig()).born([5])
     state, told = begin(start, placed_of(config, start))
     jax.tree.map(np.testing.assert_array_equal, state.params["encoder"], there["encoder"])
-    jax.tree.map(np.testing.assert_array_equal, state.average, state.params)
+    for kept in (state.average, state.best):  # what validation and the model are made of
+        jax.tree.map(np.testing.assert_array_equal, kept, state.params)
     for part in ("output", "pooling"):
         jax.tree.map(np.testing.assert_array_equal, state.params[part], random.params[part])
     numbers = sum(leaf.size for leaf in jax.tree.leaves(there["encoder"]))

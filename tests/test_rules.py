@@ -20,7 +20,7 @@ from lmx.plan.step import batch_of, mesh_of, state_of
 from lmx.sharding import layout
 from lmx.sharding.layout import ONE_DEVICE, Layout
 from lmx.sharding.mesh import MeshConfig, make_mesh
-from lmx.sharding.rules import DEFAULT_RULES
+from lmx.sharding.rules import DEFAULT_RULES, rules_of_tables
 
 pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
 
@@ -70,6 +70,50 @@ def losses_of(placed: Placed) -> list[float]:
         found.append(float(metrics["loss"]))
     rows = {name: array[0] for name, array in batch(9).items()}
     return [*found, mean_loss(placed, state.params, [rows])["nll"]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {},
+            {
+                "group": ("data", "fsdp", "sequence"), "shard": ("fsdp",), "replica": ("data", "sequence"),
+                "outer_batch": ("data",), "outer_vocab": ("tensor",), "words": ("tensor", "fsdp"),
+            },
+        ),
+        (
+            {"vocab": (), "embed": ()},
+            {
+                "group": ("data", "fsdp", "sequence"), "shard": (), "replica": ("data", "fsdp", "sequence"),
+                "outer_batch": ("data", "fsdp"), "outer_vocab": (), "words": (),
+            },
+        ),
+        (
+            {"vocab": ("tensor", "fsdp"), "embed": ()},
+            {
+                "group": ("data", "fsdp", "sequence"), "shard": ("fsdp",), "replica": ("data", "sequence"),
+                "outer_batch": ("data",), "outer_vocab": ("tensor",), "words": ("tensor", "fsdp"),
+            },
+        ),
+        (  # rows are not split last over what keeps tables in pieces
+            {"batch": ("fsdp", "data")},
+            {
+                "group": ("fsdp", "data", "sequence"), "shard": (), "replica": ("fsdp", "data", "sequence"),
+                "outer_batch": ("fsdp", "data"), "outer_vocab": ("tensor",), "words": ("tensor",),
+            },
+        ),
+        (  # positions are split over it, too
+            {"length": ("fsdp",), "batch": ("data",)},
+            {
+                "group": ("data", "fsdp"), "shard": (), "replica": ("data", "fsdp"), "outer_batch": ("data",),
+                "outer_vocab": ("tensor",), "words": ("tensor",),
+            },
+        ),
+    ],
+)  # fmt: skip
+def test_tokens_and_tables_meet_over_axes_that_follow_from_the_rules(changes, expected):
+    assert rules_of_tables({**DEFAULT_RULES, **changes}) == expected
 
 
 @pytest.fixture(scope="module")

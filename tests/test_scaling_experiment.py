@@ -7,14 +7,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from flax import nnx
 
+from lmx.models.decoder import Decoder
+from lmx.nn.embedding import count_parameters
 from lmx.scoring.scaling import Law, Trained
 
-SCRIPT = Path(__file__).parents[1] / "experiments" / "scaling.py"
-spec = importlib.util.spec_from_file_location("scaling_experiment", SCRIPT)
-scaling = importlib.util.module_from_spec(spec)
-sys.modules[spec.name] = scaling
-spec.loader.exec_module(scaling)
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(f"{name}_of_scaling", EXPERIMENTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+scaling, pretraining = load("scaling"), load("pretraining")
 
 LAW = Law(floor=1.2, a=60.0, alpha=0.35, b=90.0, beta=0.3)
 CONFIG = scaling.Config()
@@ -55,6 +64,37 @@ def test_the_prediction_is_written_before_its_run_is_trained_and_compared_afterw
     assert page.count("<figure") == len(CONFIG.budgets) + 1
     assert f"measured {told['measured']['loss']:.4f}" in page
     assert "difference +0.01" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("width", "layers", "budget"), [(16, 1, 3e11), (48, 2, 1e12), (128, 4, 3e12)])
+def test_a_training_is_asked_for_by_its_plan(width, layers, budget, tmp_path, monkeypatch):
+    asked = []
+
+    def run(command):
+        asked.extend(command)
+        return type("Done", (), {"returncode": 3})
+
+    monkeypatch.setattr(scaling.subprocess, "run", run)
+    config = replace(CONFIG, run=tmp_path / "of a name", train="a text.txt", vocab_size=900, peak=0.02, seed=5)
+    plan = scaling.plan(config, budget, width, layers)
+    with pytest.raises(SystemExit) as ended:
+        scaling.train(config, plan)
+    assert ended.value.code == 3
+    assert asked[:2] == [sys.executable, str(scaling.SCRIPT)]
+    preset, found = pretraining.command_line(asked[2:])
+    assert preset == "stdlib-gpt"
+    assert (found.run.run, found.texts.train) == (tmp_path / "of a name" / plan.name, "a text.txt")
+    assert (found.seed, found.pieces.vocab_size, found.metric) == (5, 900, "loss")
+    assert (found.updates, found.selection.validate_every) == (plan.updates, plan.updates)
+    assert (found.batch.tokens_per_batch, found.batch.context) == (config.tokens_per_batch, scaling.CONTEXT)
+    assert (found.model.width, found.model.num_layers, found.model.unroll) == (width, layers, layers)
+    assert (found.model.feedforward_width, found.model.num_heads) == (3 * width, width // 8)
+    assert found.optimization.warmup == max(1, plan.updates // 20)
+    # Wider models learn more slowly: 0.02 is of a width of 64.
+    assert found.optimization.peak == pytest.approx(0.02 * (64 / width) ** 0.5, rel=0.01)
+    model = replace(found.model, vocab_size=900)
+    network = nnx.eval_shape(lambda: Decoder(model, rngs=nnx.Rngs(0)))
+    assert count_parameters(network) == plan.parameters
 
 
 def test_a_finished_training_is_read_and_not_repeated(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from lmx.data.files import comes_slowly, in_blocks, is_read_once, read_lines
+from lmx.data.files import check_unicode, comes_slowly, in_blocks, is_read_once, read_lines
 from lmx.data.labelled_files import Fields, read_labelled
 from lmx.data.parallel import read_pairs
 
@@ -129,6 +129,16 @@ def test_a_byte_order_mark_is_dropped_at_the_very_start_and_nowhere_else(tmp_pat
     assert list(read_lines(tmp_path / "a.txt")) == expected
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
     assert list(read_lines("-")) == expected
+
+
+def test_a_byte_that_is_no_text_has_its_place(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("one\nzwö\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"a\.txt:2 must be UTF-8, got byte 0xf6 at byte 3 of the line\. Convert"):
+        list(read_lines(tmp_path / "a.txt"))
+    with pytest.raises(
+        ValueError, match=r"a\.txt:1 must be Unicode text, got a lone surrogate, \\ud800, at character 2:"
+    ):
+        check_unicode("a\ud800", place="a.txt:1")
 
 
 @pytest.mark.parametrize("data", [b"one\rtwo\rthree", b"one\rtwo\r", b"one\rtwo\r\n"])

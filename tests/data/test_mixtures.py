@@ -78,6 +78,8 @@ def test_a_location_mixes_corpora(tmp_path):
     assert isinstance(mixture, Mixture)
     assert mixture.num_bytes == 590
     assert mixture.described().startswith(f"25.0% {tmp_path}/a: 1 documents, 501 tokens")
+    whole = encode_corpus(find_corpus(f"{tmp_path}/a*6,{tmp_path}/b*2"), ByteTokenizer(), cache=Cache(None))
+    assert [each.split()[0] for each in whole.described().split("; ")] == ["75.0%", "25.0%"]
     windows = Windows(mixture, length=8, rows=40)
     is_b = windows.batch(3)["tokens"] == ord("b") + 4
     assert is_b.any(axis=-1).sum() == 30

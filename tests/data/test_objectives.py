@@ -177,6 +177,21 @@ def test_whole_words_are_chosen_whole_and_never_over_the_end_of_a_document():
     assert (chosen[:, 1:] != chosen[:, :-1])[ends].any()
 
 
+@pytest.mark.parametrize("gap", [EOS, 7])
+def test_a_document_begins_a_word_whatever_its_first_piece_is(gap):
+    """Two documents of three pieces, none of which begins a word: with an end between them, and with none."""
+    tokens = np.tile(np.array([5, 6, gap, 8, 9, 10], np.int32), (400, 1))
+    segments = np.tile(np.array([1, 1, 1, 2, 2, 2], np.int32), (400, 1))
+    rows = {"tokens": tokens, "segments": segments, "positions": np.tile(np.arange(6, dtype=np.int32) % 3, (400, 1))}
+    made = make_masked(rows, (1, np.arange(400)), begins_word=np.zeros(VOCAB, bool), share=0.5)
+    chosen = made["labels"] != PAD
+    first, second = chosen[:, 0], chosen[:, 3]
+    np.testing.assert_array_equal(chosen[:, 1], first)
+    np.testing.assert_array_equal(chosen[:, 4], second)
+    assert (first & ~second).sum() + (second & ~first).sum() > 100
+    assert 0.3 < first.mean() < 0.7
+
+
 def test_a_share_that_is_none_is_refused():
     with pytest.raises(ValueError, match=r"share must be over 0 and below 1, got share=1.5\."):
         make_masked(packed(), (1, np.arange(6)), share=1.5)

@@ -56,6 +56,17 @@ def test_best_fit_finds_what_fits():
     assert sorted(map(sorted, rows)) == [[0, 20], [10, 30, 40]]
 
 
+def test_what_has_no_place_is_cut_for_the_largest_gaps():
+    """Of 9, 7 and 6 in rows of 10, gaps of 1, 3 and 4 are left: 5 more fill the last, and a place of the one before."""
+    pool = pack(np.array([0, 10, 20, 30]), np.array([9, 7, 6, 5]), num_rows=3, width=10)
+    assert pool.num_cut == 1
+    assert sorted(zip(pool.begins.tolist(), pool.lengths.tolist(), strict=True)) == [
+        (0, 9), (10, 7), (20, 6), (30, 4), (34, 1),
+    ]  # fmt: skip
+    rows = [pool.begins[pool.first[row] : pool.first[row + 1]].tolist() for row in range(3)]
+    assert sorted(map(sorted, rows)) == [[0], [10, 34], [20, 30]]
+
+
 def test_more_tokens_than_places_are_refused():
     with pytest.raises(ValueError, match=r"pieces must fit in 2 rows of 5, got 11 tokens\."):
         pack(np.array([0]), np.array([11]), num_rows=2, width=5)

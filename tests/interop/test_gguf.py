@@ -86,6 +86,30 @@ def test_metadata_and_vocabulary_become_ours(tmp_path):
     assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.unk_id) == (1, 2, 0)
 
 
+@pytest.mark.parametrize(
+    ("name", "number", "is_whole", "composes"),
+    [
+        ("default", [11], False, False),
+        ("gpt-2", [11], False, False),
+        ("smollm", [7, 8], False, False),
+        ("llama-bpe", [11], True, False),
+        ("llama3", [11], True, False),
+        ("qwen2", [7, 8], False, True),
+    ],
+)
+def test_each_kind_of_byte_pairs_splits_words_and_numbers_in_its_way(name, number, is_whole, composes, tmp_path):
+    """The words "bba" and "á" are in the list; no merges lead to the first, and the second is two bytes."""
+    changes = {
+        "tokenizer_pre": name, "token_list": [*TOKENS, "bba", "Ã", "¡"], "token_types": [2, 3, 3, 3, *[1] * 11],
+    }  # fmt: skip
+    write(tmp_path / "model.gguf", changes=changes, arrays={"token_embd.weight": np.zeros((15, WIDTH), np.float32)})
+    tokenizer = read_gguf(tmp_path / "model.gguf").tokenizers["tokenizer"]
+    assert tokenizer.encode("12") == number
+    assert tokenizer.encode("bba") == ([12] if is_whole else [6, 6, 5])
+    assert tokenizer.encode("á") == [13, 14]
+    assert (tokenizer.encode("a\u0301") == [13, 14]) == composes
+
+
 def test_pieces_of_llama_2_merge_by_their_scores(tmp_path):
     tokens = ["<unk>", "<s>", "</s>", "\u2581", "a", "b", "ab", "\u2581ab", "ba", "<0x0A>", "<0xC3>", "<0xBC>"]
     scores = [0.0, 0.0, 0.0, -9.0, -9.0, -9.0, -1.0, -2.0, -0.5, 0.0, 0.0, 0.0]

@@ -1,5 +1,6 @@
 """Full sizes by shape alone: published models have the published number of parameters, and a step of them is traced."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -55,6 +56,47 @@ def test_berts_encoder_has_its_published_size_with_the_pooler_that_only_next_sen
     config = SHAPES[name]()
     pooler = config.width * config.width + config.width
     assert count_parameters(abstract(name).encoder) + pooler == with_pooler
+
+
+# What no parameter counts, as papers and cards have it; of the others, all are the defaults of their kind.
+NOT_COUNTED = {
+    "gpt2": {"norm_epsilon": 1e-5, "activation": "gelu", "positions": "learned", "norm": "layer", "max_length": 1024},
+    "llama-8b": {"norm_epsilon": 1e-5, "rotary_base": 500_000.0, "max_length": 8192},
+    "llama-70b": {"norm_epsilon": 1e-5, "rotary_base": 500_000.0, "max_length": 8192},
+    "llama-1b": {"norm_epsilon": 1e-5, "rotary_base": 500_000.0, "max_length": 8192},
+    "mistral-7b": {"norm_epsilon": 1e-5, "window": 4096, "max_length": 32768},
+    "qwen3-600m": {"norm_epsilon": 1e-6, "rotary_base": 1_000_000.0, "max_length": 32768},
+    "bert": {"norm_epsilon": 1e-12, "activation": "gelu-exact"},
+    "t5": {
+        "attention_scale": 1.0,
+        "norm": "rms",
+        "norm_epsilon": 1e-6,
+        "norm_position": "pre",
+        "positions": "t5",
+        "scaled_embeddings": False,
+        "embedding_init": "t5",
+        "max_length": 512,
+    },
+}
+OF_FIRST_T5 = {"scaled_output": True, "tied_embeddings": "all"}
+OF_SECOND_T5 = {"activation": "gated-gelu", "dropout_rate": 0.0, "tied_embeddings": "inputs"}
+COUNTED = {
+    *("vocab_size", "source_vocab_size", "target_vocab_size", "width", "feedforward_width", "num_heads", "use_bias"),
+    *("num_kv_heads", "head_width", "num_layers", "num_encoder_layers", "num_decoder_layers", "num_types", "qk_norm"),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_what_has_no_parameters_is_as_it_was_published(name):
+    config = SHAPES[name]()
+    expected = NOT_COUNTED.get(name) or NOT_COUNTED[name.partition("-")[0]]
+    if isinstance(config, seq2seq.Seq2SeqConfig):
+        expected = expected | (OF_SECOND_T5 if "v1.1" in name else OF_FIRST_T5)
+    if isinstance(config, decoder.DecoderConfig):  # by the shapes of its tables, which the sizes above tell apart
+        expected = expected | {"tied_embeddings": config.tied_embeddings}
+    for each in dataclasses.fields(config):
+        if each.name not in COUNTED:
+            assert getattr(config, each.name) == expected.get(each.name, each.default), each.name
 
 
 def test_every_shape_has_its_size_here():

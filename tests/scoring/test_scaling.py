@@ -53,10 +53,11 @@ def test_valleys_of_budgets_give_the_exponent_of_the_best_size():
 
 
 def test_a_parabola_gives_its_lowest_point_and_says_where_it_lies():
-    runs = [Trained(np.exp(x), 1.0, 2.0 + 0.5 * (x - 3.0) ** 2, 7.0) for x in (0.0, 1.0, 2.0)]
-    valley = find_valley(runs)
-    assert (np.log(valley.parameters), valley.loss, valley.flops) == pytest.approx((3.0, 2.0, 7.0))
-    assert not valley.is_inside
+    for sizes, is_inside in (((0.0, 1.0, 2.0), False), ((4.0, 5.0, 6.0), False), ((1.0, 2.0, 4.0), True)):
+        runs = [Trained(np.exp(x), 1.0, 2.0 + 0.5 * (x - 3.0) ** 2, 7.0) for x in sizes]
+        valley = find_valley(runs)
+        assert (np.log(valley.parameters), valley.loss, valley.flops) == pytest.approx((3.0, 2.0, 7.0))
+        assert valley.is_inside == is_inside
     assert fit_growth([Valley(10.0, 100.0, 1.0, True), Valley(1000.0, 1000.0, 1.0, True)]) == pytest.approx(
         Growth(factor=100 / 10**0.5, exponent=0.5)
     )
