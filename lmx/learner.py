@@ -80,7 +80,7 @@ class Placed(NamedTuple):
         evaluate: `(params, batch) -> sums` of the loss; arrays [E] with several seeds.
         keep_best: `(state, which seeds are better) -> state`.
         whole: `trained parameters -> parameters of the network`, which differ with adapters (`lmx.lora`).
-        born: makes the state before the first update from the seeds; parameters that it is told to leave blank are
+        born: makes the state before the first update from the seeds; parameters whose names are given as `blank` are
             zeros.
     """
 

@@ -195,7 +195,7 @@ class _Fit(NamedTuple):
     new: list[str]
 
     def lines(self, directory: Path) -> Iterator[str]:
-        """Yields what is told of it."""
+        """Yields the lines that a run prints of it."""
         left = sorted(self.there.keys() - self.loaded.keys() - {each.split(" has ")[0] for each in self.unlike})
         yield f"begins with {directory}: {len(self.loaded)} arrays, {sum(self.loaded.values()):,} parameters"
         for about, names in (

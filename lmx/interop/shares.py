@@ -18,7 +18,7 @@ class Share(NamedTuple):
 
     Attributes:
         asked: bytes of the files that its devices need.
-        touched: bytes of the pages that these lie in: at most so many come from the disk.
+        touched: bytes of the pages that these lie in, the most that comes from the disk.
         held: bytes of its parameters in float32.
     """
 
