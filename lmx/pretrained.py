@@ -140,10 +140,9 @@ class StartConfig:
         if self.init_from is None:
             return placed
 
-        source = self.source
-        assert source is not None
-
         def born(seeds: Sequence[int]) -> TrainState:
+            source = self.source  # a run that goes on needs it no more
+            assert source is not None
             _finished(source)
             with _opened(source) as file:
                 fit = _compared(placed, file, source)

@@ -84,6 +84,7 @@ def test_a_run_that_has_begun_needs_the_other_one_no_more(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"config": {"model": SIZES | {"width": 12}}}), encoding="utf-8")
     start = StartConfig(init_from=tmp_path / "gone")
     assert start.sizes(THERE, run=tmp_path, longest=9).width == 12
+    start.begin(placed_of(THERE, start), Run(Path("nowhere"), {}))  # which loads nothing before a state is born
 
 
 def test_what_fits_by_name_and_shape_is_loaded_and_the_rest_is_told(finished, there):
