@@ -471,7 +471,12 @@ def test_the_cache_changes_no_score_and_no_word(name):
     np.testing.assert_array_equal(greedy, np.where(greedy == PAD, PAD, likeliest))
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+OF_OTHER_POSITIONS = {"pre-norm, t5", "pre-norm, learned, one table", "pre-norm, alibi, grouped heads"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in OF_OTHER_POSITIONS else ()) for name in CONFIGS]
+)
 def test_padding_order_and_other_rows_do_not_change_a_translation(name):
     tested, source = model(name), sources(S, 2, 5)
     expected = tested.beam(tested.state, source)

@@ -25,7 +25,7 @@ PAIR = {"source": jnp.ones((2, 4), jnp.int32), "decoder_input": WORDS, "target":
 @pytest.fixture(autouse=True)
 def followed(monkeypatch):
     """Lets jax see that dropout uses up its key, which hashes it by itself, and look for keys that are used twice."""
-    monkeypatch.setattr(dropout, "hash_bits", lambda key, shape, rows=None: jax.random.bits(key, shape, jnp.uint32))
+    monkeypatch.setattr(dropout, "hash_bits", lambda key, shape, part_of=(): jax.random.bits(key, shape, jnp.uint32))
     with jax.debug_key_reuse(True):
         yield
 

@@ -86,7 +86,13 @@ def expected(**settings):
 
 
 @pytest.mark.parametrize(("sizes", "limit"), CASES, indirect=["limit"])
-@pytest.mark.parametrize("settings", [{}, {"label_smoothing": 0.1, "z_loss": 0.01}], ids=["plain", "smoothed"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({}, marks=pytest.mark.slow, id="plain"),
+        pytest.param({"label_smoothing": 0.1, "z_loss": 0.01}, id="smoothed"),
+    ],
+)
 def test_loss_and_gradients_on_a_mesh_are_the_formulas(sizes, settings):
     found = on_mesh(sizes, batch(), **settings)
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=2e-5), found, expected(**settings))

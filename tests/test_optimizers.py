@@ -423,8 +423,11 @@ def test_an_array_of_an_optimizer_lives_where_the_parameter_of_its_name_and_shap
     assert places["blocks.query.weight"].spec == PartitionSpec(None, "fsdp", "tensor", None)
 
 
+SLOWER = ("adafactor", "lion", "masked", "multi_transform")
+
+
 @needs_eight
-@pytest.mark.parametrize("name", ["adam", "adafactor", "lion", "muon", "masked", "multi_transform"])
+@pytest.mark.parametrize("name", ["adam", "muon", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOWER)])
 def test_an_optimizer_trains_in_pieces_and_is_saved_and_restored(name, tmp_path):
     placed = placed_on(eight(), name)
     state = placed.born([5])

@@ -219,8 +219,10 @@ def test_every_preset_builds_and_gives_a_finite_loss_by_shapes(preset):
     assert full >= causal > 0
 
 
-PLANS = ["stdlib-gpt", "stdlib-t5", pytest.param("bert-base", marks=pytest.mark.slow),
-         pytest.param("llama-70b", marks=pytest.mark.slow)]  # fmt: skip
+PLANS = [
+    "stdlib-gpt",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("stdlib-t5", "bert-base", "llama-70b")),
+]
 
 
 @pytest.mark.parametrize("preset", PLANS)

@@ -121,7 +121,7 @@ def usual() -> list[float]:
     return losses_of(placed_by(DEFAULT_RULES))
 
 
-@pytest.mark.parametrize("name", ["vocabulary whole", "words over fsdp"])
+@pytest.mark.parametrize("name", [pytest.param("vocabulary whole", marks=pytest.mark.slow), "words over fsdp"])
 def test_any_rules_give_the_same_losses(usual, name):
     # Numbers are summed in another order; another split of rows or words must not do more.
     assert losses_of(placed_by(RULES[name])) == pytest.approx(usual, rel=2e-5)

@@ -196,9 +196,8 @@ def test_training_with_tables_in_pieces_is_training_on_one_device(unsharded, mon
     assert_trained_alike(train(family, sizes), unsharded(family))
 
 
-@pytest.mark.parametrize(
-    "limit", [pytest.param(2**28, marks=pytest.mark.slow, id="whole"), pytest.param(0, id="in pieces")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [pytest.param(2**28, id="whole"), pytest.param(0, id="in pieces")])
 def test_training_in_bfloat16_on_a_mesh_is_near_that_on_one_device(monkeypatch, limit):
     monkeypatch.setattr(tables, "WHOLE_TABLE_BYTES", limit)
     found, expected = (train("decoder", sizes, dtype="bfloat16") for sizes in ((2, 2, 2, 1), (1, 1, 1, 1)))

@@ -147,7 +147,8 @@ def test_folds_know_their_texts_before_anything_is_written(run_of, refused, tmp_
     assert content_of(run) == before
 
 
-@pytest.mark.parametrize("seeds", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [1, 2])
 def test_a_finished_classifier_without_checkpoints_serves(seeds, run_of, refused, tmp_path):
     train, test = write_labelled(tmp_path / "train.csv"), write_labelled(tmp_path / "test.csv", seed=1)
     run = tmp_path / "run"

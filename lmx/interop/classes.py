@@ -25,7 +25,7 @@ def labels_of(theirs: Mapping[str, Any], num_outputs: int) -> Labels:
     """
     kind = theirs.get("problem_type")
     if kind == "regression" and num_outputs > 1:
-        raise InputError(f"problem_type=regression must have one output, got {num_outputs}.")
+        raise InputError(f"a model whose problem_type is 'regression' must have one output, got {num_outputs}.")
     if kind == "regression":
         return Labels(kind="regression")
     known = theirs.get("id2label") or {}
