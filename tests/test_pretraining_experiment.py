@@ -73,16 +73,28 @@ def command(monkeypatch, capsys, text):
         pytest.param("stdlib-t5", "seq2seq", [], marks=pytest.mark.slow),
     ],
 )
-def test_a_tiny_form_of_each_family_trains_to_scores_and_a_report(command, tmp_path, preset, family, arguments):
+def test_a_tiny_form_of_each_family_trains_to_scores_and_a_report(
+    command, tmp_path, tmp_path_factory, preset, family, arguments
+):
+    if is_tested := family == "masked":  # on a text of its own; the others on what they are validated on
+        other = tmp_path_factory.mktemp("other") / "other.txt"
+        other.write_text("".join(f"other {number} words\n" for number in range(80)), encoding="utf-8")
+        arguments = [*arguments, "--test", other]
     printed = command(preset, *arguments, "--run", tmp_path)
-    lines = [line for line in printed.splitlines() if line.startswith(f"{preset} validation loss = ")]
+    name = f"{preset} {'test' if is_tested else 'validation'}"
+    lines = [line for line in printed.splitlines() if line.startswith(f"{name} loss = ")]
     assert len(lines) == 1
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert lines[0].endswith(f" = {scores['rows'][0]['score']:.4f}")
     metrics = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     last = next(line for line in reversed(metrics) if line["kind"] == "validation")
-    assert scores["rows"][0]["score"] == pytest.approx(last["nll"], rel=1e-5)
-    assert scores["rows"][1]["score"] == pytest.approx(last["perplexity"], rel=1e-4)
+    if is_tested:
+        assert (scores["test"], scores["text"]) == (name, str(other))
+        assert scores["tokens"] == other.stat().st_size + 1  # a byte each, and the end of the document
+        assert abs(scores["rows"][0]["score"] - last["nll"]) > 1e-3
+    else:
+        assert scores["rows"][0]["score"] == pytest.approx(last["nll"], rel=1e-5)
+        assert scores["rows"][1]["score"] == pytest.approx(last["perplexity"], rel=1e-4)
     assert 3 < last["nll"] < 6.5  # ln 260 is 5.56
     names = [row["name"] for row in scores["rows"]]
     config = json.loads((tmp_path / "config.json").read_text())
@@ -298,7 +310,7 @@ def test_an_empty_text_is_one_line(command, capsys, tmp_path):
 @pytest.mark.slow
 def test_other_words_of_a_begun_run_are_refused(command, capsys, tmp_path, text):
     command("stdlib-gpt", "--run", tmp_path / "run", "--updates", "1")
-    other = tmp_path / "other.txt"
+    other = tmp_path_factory.mktemp("other") / "other.txt"
     other.write_text(text.read_text().replace("line", "LINE"))
     with pytest.raises(SystemExit):
         command("stdlib-gpt", "--run", tmp_path / "run", "--updates", "1", "--train", other)

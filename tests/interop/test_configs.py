@@ -1,11 +1,14 @@
 """Configs of Hugging Face in and out: every field goes both ways, and what theirs leaves out is what they take then."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lmx.data.labels import Labels
 from lmx.errors import InputError
+from lmx.interop.convert import convert, export
 from lmx.interop.families import bart, bert, gpt2, llama, marian, t5
 from lmx.interop.huggingface import FAMILIES
 from lmx.models.decoder import DecoderConfig
@@ -13,7 +16,7 @@ from lmx.models.embedder import EmbedderConfig
 from lmx.models.encoder import ClassifierConfig
 from lmx.models.masked import MaskedConfig
 from lmx.models.seq2seq import Seq2SeqConfig
-from tests.interop.models import MODELS
+from tests.interop.models import MODELS, write_run
 
 PAIR: dict[str, Any] = {
     "source_vocab_size": 30,
@@ -221,3 +224,23 @@ def test_what_a_config_leaves_out_is_what_they_take(theirs: dict[str, Any], ours
     found = FAMILIES[theirs["model_type"]].config_of(theirs)
     assert type(found) is type(ours)
     assert dataclasses.asdict(found) == dataclasses.asdict(ours)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        Labels(kind="single", names=("food", "music", "sport")),
+        Labels(kind="multi", names=("b", "a", "c")),
+        Labels(kind="regression"),
+    ],
+    ids=lambda labels: labels.kind,
+)
+def test_what_the_outputs_of_a_classifier_mean_goes_out_and_comes_in(labels: Labels, tmp_path: Path) -> None:
+    model = MODELS["bert-classifier"]
+    assert isinstance(model, ClassifierConfig)
+    run = write_run(tmp_path / "run", dataclasses.replace(model, num_outputs=labels.num_outputs))
+    labels.save(run)
+    export(run, tmp_path / "theirs", to="huggingface")
+    convert(tmp_path / "theirs", tmp_path / "again")
+    found = Labels.from_file(tmp_path / "again" / "labels.json")
+    assert (found.kind, found.names) == (labels.kind, labels.names)
