@@ -133,6 +133,35 @@ def check_settings(name: str, found: Imported, theirs: dict[str, Any], again: di
     assert {**neutral, **again} == {**neutral, **theirs}
 
 
+def test_what_begins_a_source_goes_to_ctranslate2(runs: dict[str, Path], tmp_path: Path):
+    for name, begins, left in (("bart", "<s>", ["forced_bos=0: "]), ("nllb", "eng_Latn", ["forced_bos=443: "])):
+        said = export(runs[name], tmp_path / name, to="ctranslate2")
+        assert [text[: len(part)] for text, part in zip(said, left, strict=True)] == left
+        config = read_record(tmp_path / name / "config.json")
+        assert (config["bos_token"], config["add_source_bos"], config["add_source_eos"]) == (begins, True, True)
+        assert config["decoder_start_token"] == "</s>"
+        source, theirs = open_model(tmp_path / name).tokenizers["source"], Translator.load(runs[name]).source_tokenizer
+        for row in said_of(name, None)["rows"]:
+            words = " ".join(theirs.pieces(row[1:-1]))
+            assert ended(source.encode(words), source, longest=99) == row
+    with pytest.raises(InputError, match=r"must have '</s>' or nothing where it ends, got \['</s>', 'en_XX'\]"):
+        export(runs["mbart"], tmp_path / "mbart", to="ctranslate2")
+
+
+@pytest.mark.slow
+def test_ctranslate2_says_the_same_of_a_source_that_something_begins(runs: dict[str, Path], tmp_path: Path):
+    package = pytest.importorskip("ctranslate2")
+    translator = Translator.load(runs["bart"], search=Search())
+    export(runs["bart"], tmp_path / "there", to="ctranslate2")
+    theirs = package.Translator(str(tmp_path / "there"), compute_type="float32", intra_threads=1)
+    pieces = translator.source_tokenizer.pieces
+    sources = [pieces(row[1:-1]) for row in translator._source_ids(LINES)]
+    found = translator.score(LINES, LINES[::-1])
+    said = theirs.score_batch(sources, [pieces(each.tokens[:-1]) for each in found])
+    for one, other in zip(found, said, strict=True):
+        np.testing.assert_allclose(one.logprobs, other.log_probs, atol=1e-4)
+
+
 def test_marian_translates_into_one_of_its_languages(runs: dict[str, Path]):
     translator = Translator.load(runs["marian"], languages=(None, "deu"))
     tokenizer = Translator.load(runs["marian"]).source_tokenizer
