@@ -156,9 +156,21 @@ class Search:
         """Returns what divides the log-probability of a translation by its length."""
         return {"power": power_penalty, "gnmt": gnmt_penalty}[self.length_penalty](self.alpha)
 
-    def most_tokens(self, source_length: int) -> int:
-        """Returns how many tokens a translation has at most."""
-        return max(1, int(source_length * self.max_ratio) + self.max_extra)
+    def most_tokens(self, source_length: int, *, is_short: bool = False) -> int:
+        """Returns how many tokens a translation has at most.
+
+        Args:
+            is_short: under the usual bound, if that is lower; few translations are longer.
+        """
+        most = max(1, int(source_length * self.max_ratio) + self.max_extra)
+        return min(most, int(source_length * Search.max_ratio) + Search.max_extra) if is_short else most
+
+    def settles(self) -> bool:
+        """Returns whether a search that ended early found what it would have under any longer bound."""
+        if self.temperature:  # keeps the order of draws
+            return False
+        by_beams = self.early_stopping == "true" or (self.early_stopping == "false" and self.forced_eos != "scored")
+        return self.beam_size == 1 or by_beams
 
     def check_n_best(self, n_best: int) -> None:
         """Checks that a sentence can have `n_best` translations.

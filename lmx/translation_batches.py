@@ -2,11 +2,13 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int, UInt
+from jaxtyping import Float, Int, UInt
 
+from lmx.decoding import NEVER
 from lmx.text import Tokenizer
 
 # Source lengths are rounded up to these, so that few programs are compiled; beyond the last, to its multiples.
@@ -29,6 +31,19 @@ class Asked(NamedTuple):
     target: list[int]
     room: int = 0
     draw: int = 0
+
+
+@dataclass(frozen=True)
+class Translation:
+    """One translated line: its text, its ids and the penalised log-probability that ranked it (0 if greedy).
+
+    The text is one line: a line end among the ids becomes a space. A forced first word is among the ids alone. Where
+    the rules of a search allow no translation, the text is empty and the score minus infinity.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    score: float
 
 
 def round_up(length: int, longest: int | None) -> int:
@@ -85,6 +100,16 @@ def filled(rows: Sequence[Sequence[int]], shape: tuple[int, int], *, fill: int) 
     for row, ids in enumerate(rows):
         array[row, : len(ids)] = ids
     return array
+
+
+def settled(tokens: Int[np.ndarray, "W T"], scores: Float[np.ndarray, " W"], *, end: int) -> bool:
+    """Returns whether a search whose longest length was T found what it would find under a longer one.
+
+    So it is where there are as many hypotheses as beams, and none reached that length: the search was done before, or
+    what it would have gone on with was no better. See `lmx.search.Search.settles`.
+    """
+    ended = (tokens == end).argmax(-1) < tokens.shape[-1] - 1
+    return bool((ended & (tokens == end).any(-1) & (scores > NEVER / 2)).all())
 
 
 def draw_numbers(asked: Sequence[Asked], rows: int) -> UInt[np.ndarray, "B 3"]:

@@ -5,7 +5,8 @@ shapes, and hands translations back in the order of the lines.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -31,7 +32,7 @@ from lmx.search import Search, read_search, rules_of
 from lmx.sharding.layout import ONE_DEVICE, Layout
 from lmx.target_scores import ScoredTarget, target_logprobs
 from lmx.text import Tokenizer
-from lmx.translation_batches import Asked, beginnings, draw_numbers, filled, in_groups, round_up
+from lmx.translation_batches import Asked, Translation, beginnings, draw_numbers, filled, in_groups, round_up, settled
 
 # What logits and caches may take for each token of `Search.batch_tokens`: Vaswani's base model with 10,000 words and
 # beam 5 takes less at every length, so that for it and what is smaller only the tokens count.
@@ -39,19 +40,6 @@ TOKEN_BYTES = 2**18
 # A beam's logits are there as the model gives them, as exponentials, and in the blocks of the best; where rules change
 # them, twice more.
 LOGITS = 3
-
-
-@dataclass(frozen=True)
-class Translation:
-    """One translated line: its text, its ids and the penalised log-probability that ranked it (0 if greedy).
-
-    The text is one line: a line end among the ids becomes a space. A forced first word is among the ids alone. Where
-    the rules of a search allow no translation, the text is empty and the score minus infinity.
-    """
-
-    text: str
-    ids: tuple[int, ...]
-    score: float
 
 
 class Translator:
@@ -193,20 +181,28 @@ class Translator:
         worded = {one.line for one in asked}
         found: list[list[Translation]] = [[] for _ in lines]
         done = draws * len(lines) - len(asked)
-        for length, room, group in in_groups(asked, longest=longest(self.config), rows=self._rows):
-            max_length = min(self._max_target_length(length) + room, self.config.max_length)
-            batch = self._batch(group, length=length, room=room)
-            hypotheses = jax.device_get(self._search(self.params, batch.pop("source"), max_length=max_length, **batch))
-            for row, one in enumerate(group):
-                each = [
-                    self._translation(tokens, score)
-                    for tokens, score in zip(hypotheses.tokens[row][:number], hypotheses.scores[row], strict=False)
-                    if score > NEVER / 2
-                ]
-                self.limited += bool(each) and len(each[0].ids) == max_length
-                found[one.line] += each
-            done += len(group)
-            progress(done // draws)
+        for is_short in (True, False) if self.search.settles() else (False,):
+            rows = partial(self._rows, is_short=is_short)
+            groups, asked = in_groups(asked, longest=longest(self.config), rows=rows), []
+            for length, room, group in groups:
+                most, max_length = (
+                    min(self._max_target_length(length, is_short=each) + room, self.config.max_length)
+                    for each in (False, is_short)
+                )
+                batch = self._batch(group, length=length, room=room, is_short=is_short)
+                search = partial(self._search, max_length=max_length, **batch)
+                hypotheses = jax.device_get(search(self.params))
+                for row, one in enumerate(group):
+                    tokens, scores = hypotheses.tokens[row], hypotheses.scores[row]
+                    if max_length < most and not settled(tokens, scores, end=self._ids.eos):
+                        asked.append(one)
+                        continue
+                    best = zip(tokens[:number], scores[:number], strict=True)
+                    each = [self._translation(words, score) for words, score in best if score > NEVER / 2]
+                    self.limited += bool(each) and len(each[0].ids) == max_length
+                    found[one.line] += each
+                    done += 1
+                progress(done // draws)
         for line, each in enumerate(found):
             if not each:
                 each.append(Translation("", (), float("-inf") if line in worded else 0.0))
@@ -359,9 +355,9 @@ class Translator:
             asked += [Asked(line, source, target, room, draw) for draw in numbers]
         return asked
 
-    def _batch(self, group: Sequence[Asked], *, length: int, room: int) -> dict[str, Any]:
+    def _batch(self, group: Sequence[Asked], *, length: int, room: int, is_short: bool) -> dict[str, Any]:
         """Returns the arrays that a search takes."""
-        rows = self._filled_rows(max(length, room), len(group))
+        rows = self._filled_rows(max(length, room), len(group), is_short=is_short)
         batch = {"source": filled([one.source for one in group], (rows, length), fill=self.config.pad_id)}
         if room or self._first:
             batch["forced"] = filled([one.target for one in group], (rows, len(self._first) + room), fill=FREE)
@@ -375,25 +371,27 @@ class Translator:
         text = one_line(self.target_tokenizer.decode(ids[len(self._first) :]))
         return Translation(text, ids, float(score))
 
-    def _rows(self, length: int, number: int) -> int:
+    def _rows(self, length: int, number: int, *, is_short: bool = False) -> int:
         """Returns the rows of a batch: a power of two, as many as there are lines or the budget allows."""
         bytes_allowed = self.search.batch_tokens * TOKEN_BYTES
-        most = max(1, min(self.search.batch_tokens // length, bytes_allowed // self._row_bytes(length)))
+        most = max(
+            1, min(self.search.batch_tokens // length, bytes_allowed // self._row_bytes(length, is_short=is_short))
+        )
         return min(1 << (most.bit_length() - 1), 1 << (number - 1).bit_length())
 
-    def _filled_rows(self, length: int, number: int) -> int:
+    def _filled_rows(self, length: int, number: int, *, is_short: bool = False) -> int:
         """Returns the rows of a batch on all devices."""
         shards = self._layout.row_shards
-        return -(-self._rows(length, number) // shards) * shards
+        return -(-self._rows(length, number, is_short=is_short) // shards) * shards
 
-    def _row_bytes(self, length: int) -> int:
+    def _row_bytes(self, length: int, *, is_short: bool = False) -> int:
         """Returns the bytes of one row: its beams' float32 logits, keys and values, and the encoder's attention."""
         config, beams = self.config, self.search.beam_size
         changed = self._rules.has_constraints or self._first or self.search.temperature
         logits = (LOGITS + 2 * bool(changed)) * 4 * beams * padded_vocabulary(config.target_vocab_size)
-        slots = length + beams * self._max_target_length(length)
+        slots = length + beams * self._max_target_length(length, is_short=is_short)
         cache = 2 * config.num_decoder_layers * slots * config.width_of_keys * jnp.dtype(config.dtype).itemsize
         return (self.members or 1) * (logits + cache + 2 * 4 * config.num_heads * length**2)
 
-    def _max_target_length(self, source_length: int) -> int:
-        return min(self.search.most_tokens(source_length), self.config.max_length)
+    def _max_target_length(self, source_length: int, *, is_short: bool = False) -> int:
+        return min(self.search.most_tokens(source_length, is_short=is_short), self.config.max_length)

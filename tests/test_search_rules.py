@@ -10,6 +10,8 @@ import pytest
 from lmx.constraints import FREE, Rules
 from lmx.decoding import NEVER, SpecialIds, beam_search, greedy_search, power_penalty, sample
 from lmx.sampling import Sampling, choose, row_keys, split
+from lmx.search import Search
+from lmx.translation_batches import settled
 
 ROWS, V, SIZE, LONGEST, W = 4, 9, 1031, 6, 3
 PLAIN = SpecialIds(pad=0, bos=1, eos=2)
@@ -183,6 +185,35 @@ def test_greedy_search_follows_each_rule(name, start):
             options = options_of(row, words, ids, rules, logs=False)
             words = (*words, max(options, key=options.__getitem__, default=ids.eos))
         assert trimmed(tokens[row], ids) == words
+
+
+SETTLING = [{"early_stopping": "true", "forced_eos": "scored"}, {"early_stopping": "true", "forced_eos": "none"}] + [
+    {"early_stopping": "false", "forced_eos": forced} for forced in ("free", "none")
+]
+
+
+@pytest.mark.parametrize("settings", SETTLING)
+@pytest.mark.parametrize("alpha", [0.0, 1.0, 2.0])
+def test_a_search_that_ends_early_finds_the_same_under_a_longer_bound(settings, alpha, monkeypatch):
+    assert Search(**settings).settles()
+    random, counts = np.random.default_rng(5), {True: 0, False: 0}
+    monkeypatch.setitem(globals(), "POWERS", [pow(V, place, SIZE) for place in range(9)])
+    for _ in range(24):
+        logits = 2 * random.normal(size=LOGITS.shape)
+        logits[:, :, 2] += random.uniform(0, 4)
+        monkeypatch.setitem(globals(), "LOGITS", logits)
+        for row in range(ROWS):
+            found = []
+            for longest in (5, 8):
+                monkeypatch.setitem(globals(), "LONGEST", longest)
+                found.append(plain_beam(row, PLAIN, Rules(**settings), alpha=alpha))
+            short = [[*words, *[0] * (5 - len(words))] for _, words in found[0]]
+            scores = np.array([score for score, _ in found[0]] + [NEVER] * (W - len(short)))
+            tokens = np.array(short + [[0] * 5] * (W - len(short)))
+            is_settled = settled(tokens, scores, end=PLAIN.eos)
+            counts[is_settled] += 1
+            assert not is_settled or found[0] == found[1]
+    assert min(counts.values()) >= 5
 
 
 @pytest.mark.parametrize("renormalised", [False, True])

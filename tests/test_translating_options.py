@@ -5,6 +5,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -173,3 +174,30 @@ def test_what_cannot_be_asked_is_one_clear_line(run, tmp_path, monkeypatch, caps
     assert err.startswith("error: ")
     assert expected in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("early_stopping", ["true", "never"])
+def test_long_translations_are_searched_for_under_the_usual_bound_first(early_stopping, monkeypatch):
+    lines = make_lines(3, 7, 1, 6, 2, 5, 4, 7)
+    search = dataclasses.replace(SEARCH, max_ratio=0.0, max_extra=18, early_stopping=early_stopping)
+    params = jax.tree.map(lambda leaf: leaf, parameters())
+    params["decoder"]["final_norm"]["bias"] += 0.4 * params["target_embedding"]["table"][TARGET.eos_id]
+    monkeypatch.setattr(Search, "settles", lambda self: False)
+    whole = make_translator(search=search).with_params(params).translate(lines, n_best=2)
+    monkeypatch.undo()
+    monkeypatch.setattr(Search, "max_ratio", 0.0)
+    monkeypatch.setattr(Search, "max_extra", 6)  # the usual bound
+    translator, asked = make_translator(search=search).with_params(params), []
+    searched = translator._search
+
+    def seen(params, *, source, max_length, **more):
+        asked.append((max_length, int((source != CONFIG.pad_id).any(-1).sum())))
+        return searched(params, source=source, max_length=max_length, **more)
+
+    translator._search = seen
+    found = translator.translate(lines, n_best=2)
+    assert [[one.ids for one in each] for each in found] == [[one.ids for one in each] for each in whole]
+    scores = [[[one.score for one in each] for each in several] for several in (found, whole)]
+    np.testing.assert_allclose(*scores, rtol=1e-5)
+    counts = {length: sum(rows for each, rows in asked if each == length) for length, _ in asked}
+    assert counts == ({6: 8, 18: 7} if early_stopping == "true" else {18: 8})

@@ -121,7 +121,8 @@ def export(run: Path, folder: Path, *, to: Target, dtype: str = "float32") -> li
         if to == "ctranslate2":
             numbers: Any = dtype
             write_ctranslate2(partial, saved["family"], model, params, tokenizers, dtype=numbers)
-            return []
+            first = (saved.get("config", {}).get("search") or {}).get("forced_bos")
+            return [] if first is None else [f"forced_bos={first}: begin target_prefix with it"]
         # A classifier reads its rows from bos_id, other models where they were trained to.
         begins = saved["family"] not in ("decoder", "masked") or saved.get("first_id") is not None
         about: dict[str, Any] = {"saved": saved, "labels": labels, "begins": begins, "dtype": dtype}

@@ -113,7 +113,7 @@ def read_search(folder: Path, theirs: Mapping[str, Any], model: Seq2SeqConfig, t
     path = folder / "generation_config.json"
     said = read_object(path) if path.is_file() else theirs
     ids = ("pad_token_id", "eos_token_id", "decoder_start_token_id")
-    said = {name: theirs[name] for name in ids if name in theirs} | said
+    said = {**{name: theirs[name] for name in ids if name in theirs}, **said}
     return search_of(said, model, target, where=str(path if path.is_file() else folder / "config.json"))
 
 
@@ -174,7 +174,10 @@ def search_of(said: Mapping[str, Any], model: Seq2SeqConfig, target: Tokenizer |
         if said.get(name) not in (None, neutral):
             left.append(f"{name}={said[name]!r:.60}")
     try:
-        Search(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+        values: dict[str, Any] = {
+            name: tuple(each) if isinstance(each, list) else each for name, each in fields.items()
+        }
+        Search(**values)
     except ValueError as error:
         raise InputError(f"{where}: {error}") from error
     return Told(fields, left)

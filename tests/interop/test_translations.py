@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from lmx.interop.tokenizers import read_tokenizers
 from lmx.languages import AS_SAVED, languages_of, spoken
 from lmx.saved import read_record
 from lmx.search import Search, read_search
+from lmx.text import Tokenizer
 from lmx.translator import Translator
 from tests.interop.translators import CASES, EXPECTED, LINES, TOKENIZERS, write_folder_of
 
@@ -59,6 +61,62 @@ def test_rows_of_sources_are_those_of_transformers(name: str, languages: Any):
     for line, row in zip(LINES, said_of(name, languages)["rows"], strict=True):
         assert ended(source.encode(line), source, longest=len(row)) == row
         assert ended(source.encode(line), source, longest=7) == [*row[: 7 - behind], *row[-behind:]]
+
+
+def changed_tokenizer(name: str, folder: Path, *, config: dict[str, Any], **settings: Any) -> dict[str, Tokenizer]:
+    """Reads a tokenizer whose settings are changed; None takes one out."""
+    shutil.copytree(TOKENIZERS / name, folder)
+    path = folder / "tokenizer_config.json"
+    said = {key: value for key, value in (read_record(path) | settings).items() if value is not None}
+    path.write_text(json.dumps(said), encoding="utf-8")
+    return read_tokenizers(folder, read_record(folder / "config.json") | config)
+
+
+def test_files_without_a_class_have_that_of_their_type_of_model(tmp_path: Path):
+    said = SAID["mbart"][0]["rows"][0]
+    found = changed_tokenizer("mbart-pieces", tmp_path / "a", config={}, tokenizer_class=None, src_lang=None)
+    assert ended(found["source"].encode(LINES[0]), found["source"], longest=99) == said
+    named = {"tokenizer_class": "MBart50Tokenizer"}
+    found = changed_tokenizer("mbart-pieces", tmp_path / "b", config=named, tokenizer_class=None)
+    assert ended(found["source"].encode(LINES[0]), found["source"], longest=99) == [said[-1], *said[:-1]]
+    found = changed_tokenizer("nllb-pieces", tmp_path / "c", config={}, tokenizer_class=None)
+    assert ended(found["source"].encode(LINES[0]), found["source"], longest=99) == SAID["nllb"][0]["rows"][0]
+    found = changed_tokenizer("m2m100-pieces", tmp_path / "d", config={}, tokenizer_class=None)
+    assert ended(found["source"].encode(LINES[0]), found["source"], longest=99) == SAID["m2m100"][0]["rows"][0]
+
+
+def test_a_tokenizer_json_has_languages(tmp_path: Path):
+    codes = {"520": {"content": "en_XX", "special": True}, "521": {"content": "de_DE", "special": True}}
+    added = read_record(TOKENIZERS / "bart" / "tokenizer_config.json")["added_tokens_decoder"] | codes
+    settings = {"added_tokens_decoder": added, "src_lang": "en_XX", "tgt_lang": "de_DE"}
+    config = {"model_type": "mbart", "vocab_size": 522}
+    settings["tokenizer_class"] = "MBart50TokenizerFast"
+    found = changed_tokenizer("bart", tmp_path / "a", config=config, **settings)
+    assert languages_of(found["source"]) == {"en_XX": 520, "de_DE": 521}
+    assert found["source"].encode("the")[0] == 520
+    turned = spoken(found["source"], found["target"], languages=("de_DE", "en_XX"))
+    assert (turned.source.encode("the")[0], turned.target.encode("the")[0], turned.first) == (521, 520, 520)
+    assert turned.target.decode([2, *turned.target.encode("the cat"), 2]) == "the cat"
+    del settings["tokenizer_class"]  # mBART's, with the code behind
+    found = changed_tokenizer("bart", tmp_path / "b", config=config, tokenizer_class=None, **settings)
+    assert ended(found["source"].encode("the"), found["source"], longest=9)[-2:] == [2, 520]
+    assert found["target"].bos_id == 521
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["t5", "bart", "mbart", "mbart50", "nllb", "m2m100"])
+def test_live_tokenizers_frame_a_text_in_the_same_way(name: str, tmp_path: Path):
+    transformers = pytest.importorskip("transformers")
+    folder = write_folder_of(name, tmp_path / "theirs")
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    theirs.save_pretrained(tmp_path / "saved")  # with a tokenizer.json, but for M2M-100
+    found = read_tokenizers(tmp_path / "saved", read_record(folder / "config.json"))
+    source, target = (found.get(side) or found["tokenizer"] for side in ("source", "target"))
+    for languages in filter(None, (AS_SAVED, CASES[name].languages)):
+        if languages != AS_SAVED:
+            theirs.src_lang = languages[0]
+        reader = spoken(source, target, languages=languages).source
+        assert [ended(reader.encode(line), reader, longest=99) for line in LINES] == theirs(list(LINES))["input_ids"]
 
 
 @pytest.mark.parametrize(
@@ -131,6 +189,35 @@ def check_settings(name: str, found: Imported, theirs: dict[str, Any], again: di
         theirs["forced_bos_token_id"] = languages_of(found.tokenizers["target"])[code]
     theirs.setdefault("bos_token_id", theirs["decoder_start_token_id"])  # T5 has none
     assert {**neutral, **again} == {**neutral, **theirs}
+
+
+def test_what_begins_a_source_goes_to_ctranslate2(runs: dict[str, Path], tmp_path: Path):
+    for name, begins, left in (("bart", "<s>", ["forced_bos=0: "]), ("nllb", "eng_Latn", ["forced_bos=443: "])):
+        said = export(runs[name], tmp_path / name, to="ctranslate2")
+        assert [text[: len(part)] for text, part in zip(said, left, strict=True)] == left
+        config = read_record(tmp_path / name / "config.json")
+        assert (config["bos_token"], config["add_source_bos"], config["add_source_eos"]) == (begins, True, True)
+        assert config["decoder_start_token"] == "</s>"
+        source, theirs = open_model(tmp_path / name).tokenizers["source"], Translator.load(runs[name]).source_tokenizer
+        for row in said_of(name, None)["rows"]:
+            words = " ".join(theirs.pieces(row[1:-1]))
+            assert ended(source.encode(words), source, longest=99) == row
+    with pytest.raises(InputError, match=r"must have '</s>' or nothing where it ends, got \['</s>', 'en_XX'\]"):
+        export(runs["mbart"], tmp_path / "mbart", to="ctranslate2")
+
+
+@pytest.mark.slow
+def test_ctranslate2_says_the_same_of_a_source_that_something_begins(runs: dict[str, Path], tmp_path: Path):
+    package = pytest.importorskip("ctranslate2")
+    translator = Translator.load(runs["bart"], search=Search())
+    export(runs["bart"], tmp_path / "there", to="ctranslate2")
+    theirs = package.Translator(str(tmp_path / "there"), compute_type="float32", intra_threads=1)
+    pieces = translator.source_tokenizer.pieces
+    sources = [pieces(row[1:-1]) for row in translator._source_ids(LINES)]
+    found = translator.score(LINES, LINES[::-1])
+    said = theirs.score_batch(sources, [pieces(each.tokens[:-1]) for each in found])
+    for one, other in zip(found, said, strict=True):
+        np.testing.assert_allclose(one.logprobs, other.log_probs, atol=1e-4)
 
 
 def test_marian_translates_into_one_of_its_languages(runs: dict[str, Path]):

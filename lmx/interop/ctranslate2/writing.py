@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from lmx.errors import InputError
+from lmx.frames import around
 from lmx.interop.ctranslate2.names import aliases_of, table_of
 from lmx.interop.ctranslate2.settings import EPSILONS, REACH, Spec
 from lmx.interop.ctranslate2.specifying import check, settings_for, spec_for
@@ -133,14 +134,18 @@ def _write_vocabularies(folder: Path, model: Any, tokenizers: Mapping[str, Token
         write_json(folder / "config.json", config)
         return
     others = tokens if source is target else tokens_of(source, size=model.source_vocab_size)
-    end = [source.eos_id] if end_of_source(source) == source.eos_id else []
-    for name, ids, wanted in (("bos", getattr(source, "before", ()), target.bos_id), ("eos", end, target.eos_id)):
-        found = [others[index] for index in ids]
-        if found not in ([], [tokens[wanted]]):
-            raise InputError(
-                f"a source for CTranslate2 must have {tokens[wanted]!r} or nothing where it {WHERE[name]}, got {found}."
-            )
-        config[f"add_source_{name}"] = bool(found)
+    before, behind = around(source)
+    end = [*behind, source.eos_id] if end_of_source(source) == source.eos_id else list(behind)
+    found = [others[index] for index in end]
+    if found not in ([], [tokens[target.eos_id]]):
+        raise InputError(
+            f"a source for CTranslate2 must have {tokens[target.eos_id]!r} or nothing where it ends, got {found}."
+        )
+    if len(before) > 1:
+        raise InputError(f"a source for CTranslate2 must have one token or none before it, got {len(before)}.")
+    config |= {"add_source_bos": bool(before), "add_source_eos": bool(found)}
+    if before:  # what a decoder starts from has a name of its own
+        config["bos_token"] = others[before[0]]
     if tokens[target.unk_id] not in others:
         raise InputError(
             f"both vocabularies must write the unknown token {tokens[target.unk_id]!r}, got one that does not."
@@ -152,6 +157,3 @@ def _write_vocabularies(folder: Path, model: Any, tokenizers: Mapping[str, Token
         write_json(folder / "source_vocabulary.json", others)
         write_json(folder / "target_vocabulary.json", tokens)
     write_json(folder / "config.json", config)
-
-
-WHERE = {"bos": "begins", "eos": "ends"}

@@ -30,11 +30,10 @@ def config_of(theirs: Mapping[str, Any]) -> Seq2SeqConfig:
     """
     expect_tied(theirs)
     words, pad = theirs["vocab_size"], theirs.get("pad_token_id", 1)
-    sizes = sizes_of(
-        {"activation_function": "relu", "scale_embedding": True, "attention_dropout": 0.1, **theirs}, layers=12
-    )
+    theirs = {"activation_function": "relu", "scale_embedding": True, "attention_dropout": 0.1, **theirs}
+    sizes: dict[str, Any] = sizes_of(theirs, layers=12) | {"output_bias": False}
     return Seq2SeqConfig(
-        **(sizes | {"output_bias": False}),
+        **sizes,
         source_vocab_size=words,
         target_vocab_size=words,
         tied_embeddings="all",
