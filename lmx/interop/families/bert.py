@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lmx.interop.families.reading import THEIR_ACTIVATIONS, activation, expect, need
+from lmx.interop.families.reading import THEIR_ACTIVATIONS, activation, expect, need, plain_attention
 from lmx.interop.mapping import Row, Table, row
 from lmx.models.embedder import EmbedderConfig
 from lmx.models.encoder import ClassifierConfig, EncoderConfig
@@ -69,12 +69,7 @@ def their_config(model: Any) -> dict[str, Any]:
         scaled_embeddings=False,
         embedding_norm=True,
         use_bias=True,
-        num_kv_heads=(None, model.num_heads),
-        head_width=(None, model.width // model.num_heads),
-        qk_norm=False,
-        attention_scale=None,
-        score_cap=None,
-        window=None,
+        **plain_attention(model),
     )
     kind = "roberta" if model.pad_id == 1 and model.num_types <= 1 else "bert"
     head = "Model"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmx.errors import InputError
-from lmx.interop.families.reading import THEIR_ACTIVATIONS, activation, expect, need
+from lmx.interop.families.reading import THEIR_ACTIVATIONS, activation, expect, need, plain_attention
 from lmx.interop.mapping import Row, row
 from lmx.models.seq2seq import Seq2SeqConfig
 
@@ -61,13 +61,7 @@ def their_sizes(model: Seq2SeqConfig, what: str, **values: Any) -> dict[str, Any
         activation=tuple(THEIR_ACTIVATIONS),
         scaled_output=False,
         use_bias=True,
-        num_kv_heads=(None, model.num_heads),
-        head_width=(None, model.width // model.num_heads),
-        qk_norm=False,
-        attention_scale=(None, model.width_of_head**-0.5),
-        score_cap=None,
-        window=None,
-        **values,
+        **plain_attention(model) | values,
     )
     config: dict[str, Any] = {
         "is_encoder_decoder": True,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmx.interop.families.llama import decoder_sizes
-from lmx.interop.families.reading import THEIR_ACTIVATIONS, activation, expect, need
+from lmx.interop.families.reading import THEIR_ACTIVATIONS, activation, expect, need, plain_attention
 from lmx.interop.mapping import Table, row
 from lmx.models.decoder import DecoderConfig
 
@@ -52,13 +52,8 @@ def their_config(model: DecoderConfig) -> dict[str, Any]:
         positions="learned",
         scaled_embeddings=False,
         use_bias=True,
-        num_kv_heads=(None, model.num_heads),
-        head_width=(None, model.width // model.num_heads),
-        qk_norm=False,
-        attention_scale=None,
-        score_cap=None,
         logit_cap=None,
-        window=None,
+        **plain_attention(model),
     )
     return {
         "architectures": ["GPT2LMHeadModel"],

@@ -57,3 +57,15 @@ def need(model: Any, what: str, **values: Any) -> None:
         if (got := getattr(model, field)) not in fitting:
             listed = " or ".join(map(repr, fitting))
             raise InputError(f"a model must have {field}={listed} to be exported as {what}, got {field}={got!r}.")
+
+
+def plain_attention(model: Any) -> dict[str, Any]:
+    """Returns what `need` asks of attention as Vaswani has it: the width split into heads, and nothing else."""
+    return {
+        "num_kv_heads": (None, model.num_heads),
+        "head_width": (None, model.width // model.num_heads),
+        "qk_norm": False,
+        "attention_scale": (None, model.width_of_head**-0.5),
+        "score_cap": None,
+        "window": None,
+    }

@@ -9,7 +9,7 @@ from typing import Any
 
 from lmx.errors import InputError
 from lmx.interop.families.encoder_decoder import SIDES
-from lmx.interop.families.reading import expect, need
+from lmx.interop.families.reading import expect, need, plain_attention
 from lmx.interop.mapping import Row, Table, row
 from lmx.models.seq2seq import Seq2SeqConfig
 from lmx.nn.positions.t5 import MAX_DISTANCE, NUM_BUCKETS
@@ -84,6 +84,8 @@ def their_config(model: Seq2SeqConfig) -> dict[str, Any]:
     Raises:
         InputError: the model has not their form; the message names the field.
     """
+    scale = (1.0, 1) if model.width_of_head != 1 else (None, 1.0, 1)
+    attention = plain_attention(model) | {"head_width": (None, model.width_of_head), "attention_scale": scale}
     need(
         model,
         "a T5",
@@ -94,14 +96,10 @@ def their_config(model: Seq2SeqConfig) -> dict[str, Any]:
         scaled_embeddings=False,
         use_bias=False,
         qkv_bias=False,
-        num_kv_heads=(None, model.num_heads),
-        qk_norm=False,
-        attention_scale=(1.0, 1) if model.width_of_head != 1 else (None, 1.0, 1),
-        score_cap=None,
-        window=None,
         tied_embeddings="all" if model.scaled_output else "inputs",
         embedding_norm=False,
         output_bias=False,
+        **attention,
     )
     return {
         "architectures": ["T5ForConditionalGeneration"],
