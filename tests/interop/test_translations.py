@@ -250,6 +250,11 @@ def lmx(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, *argumen
     return printed.out, printed.err
 
 
+def test_a_training_that_begins_with_a_model_of_several_languages_translates_into_its_own(runs: dict[str, Path]):
+    for name, first in (("nllb", (443,)), ("mbart50", (403,)), ("mbart", ()), ("bart", ())):
+        assert Translator.load(runs[name], search=Search())._first == first
+
+
 def test_the_command_line_takes_languages(
     runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
