@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from lmx.constraints import EarlyStopping, ForcedEos, Rules
 from lmx.decoding import LengthPenalty, SpecialIds, gnmt_penalty, power_penalty
+from lmx.languages import first_word
 from lmx.lines import words_in
 from lmx.sampling import Sampling
 from lmx.saved import read_config, read_field, read_fields
@@ -206,10 +207,13 @@ def read_search(run_directory: Path, **changes: Any) -> Search:
 def rules_of(search: Search, tokenizer: Tokenizer, *, special: SpecialIds) -> tuple[Rules, tuple[int, ...]]:
     """Returns the rules of a search in ids, and the word that each translation begins with, if one is forced.
 
+    Where the search forces none, it is the code of the target's language, if the tokenizer puts one before each text.
+
     Raises:
         ValueError: the target's vocabulary lacks a word, or the forced one may not come.
     """
-    first = word_ids(() if search.forced_bos is None else (search.forced_bos,), tokenizer, name="forced_bos")
+    forced = first_word(tokenizer) if search.forced_bos is None else search.forced_bos
+    first = word_ids(() if forced is None else (forced,), tokenizer, name="forced_bos")
     suppressed = word_ids(search.suppress, tokenizer, name="suppress")
     sequences = []
     for words in search.suppress_sequences:
@@ -220,7 +224,7 @@ def rules_of(search: Search, tokenizer: Tokenizer, *, special: SpecialIds) -> tu
     sequences = [words for words in sequences if len(words) > 1] + [(special.bos, *first, word) for word in begun]
     for word in set(first) & {*special, *suppressed}:
         kind = "suppressed" if word in suppressed else "padding, start or end"
-        raise ValueError(f"forced_bos must be a word that may come, got {search.forced_bos}, which is {kind}.")
+        raise ValueError(f"forced_bos must be a word that may come, got {forced}, which is {kind}.")
     rules = Rules(
         min_length=search.min_length,
         early_stopping=search.early_stopping,

@@ -268,8 +268,11 @@ def their_search(search: Mapping[str, Any], model: Seq2SeqConfig, target: Tokeni
         said["repetition_penalty"] = ours.repetition_penalty
     if ours.renormalised:
         said["renormalize_logits"] = True
-    if ours.forced_bos is not None:
-        said["forced_bos_token_id"] = next(iter(ids("forced_bos", [ours.forced_bos])), None)
+    forced = ours.forced_bos
+    if forced is None and target is not None:
+        forced = first_word(target)
+    if forced is not None:
+        said["forced_bos_token_id"] = next(iter(ids("forced_bos", [forced])), None)
     sequences = [[int(w) if w.isdecimal() else w for w in words_in(each)] for each in ours.suppress_sequences]
     listed = {
         "suppress_tokens": ids("suppress", ours.suppress),

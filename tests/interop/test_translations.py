@@ -15,11 +15,12 @@ from lmx.errors import InputError
 from lmx.frames import around, ended
 from lmx.interop.convert import convert, export, open_model
 from lmx.interop.imported import Imported
-from lmx.interop.search_settings import search_of
+from lmx.interop.search_settings import search_of, their_search
 from lmx.interop.tensors import open_safetensors
 from lmx.interop.tokenizers import read_tokenizers
 from lmx.languages import AS_SAVED, languages_of, spoken
-from lmx.saved import read_record
+from lmx.models.seq2seq import Seq2SeqConfig
+from lmx.saved import load_tokenizers, read_fields, read_record
 from lmx.search import Search, read_search
 from lmx.text import Tokenizer
 from lmx.translator import Translator
@@ -248,6 +249,15 @@ def lmx(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, *argumen
         main()
     printed = capsys.readouterr()
     return printed.out, printed.err
+
+
+def test_a_training_that_begins_with_a_model_of_several_languages_translates_into_its_own(runs: dict[str, Path]):
+    for name, first in (("nllb", (443,)), ("mbart50", (403,)), ("mbart", ()), ("bart", ())):
+        assert Translator.load(runs[name], search=Search())._first == first
+        saved, tokenizers = read_record(runs[name] / "config.json"), load_tokenizers(runs[name])
+        model = read_fields(Seq2SeqConfig, saved["model"], path=runs[name], field="model")
+        said = their_search({}, model, tokenizers[1], path=runs[name]).fields
+        assert said.get("forced_bos_token_id") == (first[0] if first else None)
 
 
 def test_the_command_line_takes_languages(
