@@ -31,6 +31,30 @@ def test_a_mask_is_a_piece_of_the_vocabulary_or_an_id_behind_it():
         assert mask not in made["labels"]
 
 
+@pytest.mark.parametrize("tokenizer", [BYTES, PretokenizedTokenizer(["a", "b", "c", "d"])])
+def test_what_comes_in_the_place_of_a_word_is_a_word(tokenizer):
+    objective = ObjectiveConfig(objective="masked", mask_share=0.5).of(tokenizer, context=8)
+    ids = [4, 5, 6, 7, tokenizer.eos_id] * 400
+    made = objective.make(raw(ids), (1, np.array([0])))
+    chosen = made["labels"] != tokenizer.pad_id
+    assert tokenizer.eos_id not in made["labels"]
+    assert 0.45 < chosen.sum() / (4 * 400) < 0.55
+    others = made["tokens"][chosen & (made["tokens"] != objective.facts["mask_id"])]
+    assert set(others.tolist()) <= set(range(4, tokenizer.vocab_size))
+    assert len(set(others.tolist())) == len(range(4, tokenizer.vocab_size)) or tokenizer is BYTES
+    few = ObjectiveConfig(objective="masked", mask_share=0.1).of(tokenizer, context=8)
+    assert (few.make(raw(ids), (1, np.array([0])))["labels"] != tokenizer.pad_id).sum() < 0.25 * chosen.sum()
+
+
+def test_a_text_begins_with_its_start_where_it_is_asked_for():
+    for from_start, ahead, facts in ((False, 1, {}), (True, 0, {"first_id": BYTES.bos_id})):
+        objective = ObjectiveConfig(objective="causal", from_start=from_start).of(BYTES, context=8)
+        assert (objective.ahead, objective.facts) == (ahead, facts)
+        made = objective.make(raw(list(range(10, 18 + ahead))), (1, np.array([0])))
+        assert made["tokens"][0, 0] == (BYTES.bos_id if from_start else 10)
+        assert made["labels"][0].tolist() == list(range(10 + ahead, 18 + ahead))
+
+
 def test_sentinels_are_the_last_pieces_of_the_vocabulary_or_ids_behind_it():
     own = PretokenizedTokenizer(["a", "b", "c", *(f"<extra_id_{n}>" for n in reversed(range(20)))])
     for tokenizer, size in ((own, own.vocab_size), (BYTES, 260 + 20)):

@@ -17,7 +17,7 @@ from lmx.nn import kernels, transformer
 from lmx.nn.positions.alibi import Alibi, slopes
 from lmx.nn.positions.learned import LearnedPositions
 from lmx.nn.positions.make import PositionName, longest, make_positions
-from lmx.nn.positions.rotary import rotary
+from lmx.nn.positions.rotary import rotary, stretched
 from lmx.nn.positions.sinusoidal import sinusoidal
 from lmx.nn.positions.t5 import RelativeBias, buckets
 from lmx.sharding.mesh import MeshConfig, make_mesh
@@ -110,6 +110,24 @@ def test_a_larger_rotary_base_turns_slower():
         np.testing.assert_allclose(
             turn(x, [[1]], base=base)[0, 0, 0, 4:], np.sin(base ** (-np.arange(4) / 4)), rtol=1e-5
         )
+
+
+def test_slow_rotations_are_slowed_down_fast_ones_stay_and_those_between_are_blended():
+    """Llama 3.1's own function, number by number: by how often a feature turns within the rows of the pretraining."""
+    factor, low, high, length = 8.0, 1.0, 4.0, 512.0
+    frequencies = 10000.0 ** (-np.arange(32) / 32)
+    expected = []
+    for frequency in frequencies:
+        wave = 2 * math.pi / frequency
+        blend = (length / wave - low) / (high - low)
+        between = (1 - blend) * frequency / factor + blend * frequency
+        expected.append(frequency if wave < length / high else frequency / factor if wave > length / low else between)
+    kept = np.isclose(expected, frequencies, rtol=1e-6)
+    slowed = np.isclose(expected, frequencies / factor, rtol=1e-6)
+    assert min(kept.sum(), slowed.sum(), (~kept & ~slowed).sum()) > 2
+    found = stretched(jnp.asarray(frequencies, jnp.float32), (factor, low, high, length))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(stretched(jnp.asarray(frequencies), (3.0,)), frequencies / 3, rtol=1e-6)
 
 
 def test_rotary_turns_bfloat16_in_float32():
