@@ -77,7 +77,7 @@ def test_a_tiny_form_of_each_family_trains_to_scores_and_a_report(
     command, tmp_path, tmp_path_factory, preset, family, arguments
 ):
     if is_tested := family == "masked":  # on a text of its own; the others on what they are validated on
-        other = tmp_path_factory.mktemp("other") / "other.txt"
+        other = tmp_path / "other.txt"
         other.write_text("".join(f"other {number} words\n" for number in range(80)), encoding="utf-8")
         arguments = [*arguments, "--test", other]
     printed = command(preset, *arguments, "--run", tmp_path)
@@ -310,7 +310,7 @@ def test_an_empty_text_is_one_line(command, capsys, tmp_path):
 @pytest.mark.slow
 def test_other_words_of_a_begun_run_are_refused(command, capsys, tmp_path, text):
     command("stdlib-gpt", "--run", tmp_path / "run", "--updates", "1")
-    other = tmp_path_factory.mktemp("other") / "other.txt"
+    other = tmp_path / "other.txt"
     other.write_text(text.read_text().replace("line", "LINE"))
     with pytest.raises(SystemExit):
         command("stdlib-gpt", "--run", tmp_path / "run", "--updates", "1", "--train", other)
