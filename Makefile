@@ -25,7 +25,7 @@ test: $(VENV)/.lmx-test$(WITH) ## Run the fast tests
 	$(BIN)/python -m pytest -q --numprocesses $(PROCESSES) --dist worksteal $(TESTS)
 
 slow: $(VENV)/.lmx-test$(WITH) ## Run the slow tests
-	$(BIN)/python -m pytest -q -m slow --numprocesses $(PROCESSES) --dist loadfile $(TESTS)
+	$(BIN)/python -m pytest -q -m slow --durations 10 --numprocesses $(PROCESSES) --dist loadfile $(TESTS)
 
 corners: $(OLDEST)/.lmx-test ## Run a part of the tests on the oldest versions we ask for, with the newest jax
 	$(OLDEST)/bin/python -m pytest -q tests/test_training.py tests/test_checkpoint.py tests/nn/test_attention.py
