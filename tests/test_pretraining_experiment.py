@@ -77,7 +77,7 @@ def test_a_tiny_form_of_each_family_trains_to_scores_and_a_report(
     command, tmp_path, tmp_path_factory, preset, family, arguments
 ):
     if is_tested := family == "masked":  # on a text of its own; the others on what they are validated on
-        other = tmp_path / "other.txt"
+        other = tmp_path_factory.mktemp("other") / "other.txt"
         other.write_text("".join(f"other {number} words\n" for number in range(80)), encoding="utf-8")
         arguments = [*arguments, "--test", other]
     printed = command(preset, *arguments, "--run", tmp_path)
