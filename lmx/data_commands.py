@@ -22,6 +22,7 @@ from lmx.data.text_sets import TextSetsConfig
 from lmx.data.windows import Windows, facts
 from lmx.errors import InputError
 from lmx.objective import ObjectiveConfig
+from lmx.report.files import is_number, read_json_lines
 from lmx.saved import find_tokenizers, read_field, read_fields, read_record, tokenizer_of
 from lmx.text import Tokenizer, load_tokenizer
 
@@ -64,10 +65,12 @@ def open_data(run: Path, *, report: Callable[[str], None] = print) -> RunData:
     saved = read_record(path)
     experiment = saved.get("experiment")
     makers = {"pretraining": _language_model, "translation": _translation}
-    if experiment not in makers:
+    if not isinstance(experiment, str) or experiment not in makers:
         raise InputError(f"{run} must be a run of {' or '.join(makers)}, got experiment={experiment}.")
     config = read_field(saved, "config", kind=dict, path=path)
     first, number = (read_field(saved, "config", name, kind=int, path=path) for name in ("seed", "seeds"))
+    if number < 1:
+        raise InputError(f"{path} must have at least 1 in config.seeds, got {number}.")
     cache = open_cache(read_field(saved, "config", "text_cache", kind=str, path=path), report=report)
 
     def record(kind: type[Any], **changes: Any) -> Any:
@@ -103,7 +106,10 @@ def _translation(run: Path, saved: Mapping[str, Any], record: Any, seeds: tuple[
     source, target = found.get("source", found.get("tokenizer")), found.get("target", found.get("tokenizer"))
     if source is None or target is None:
         raise FileNotFoundError(f"{run} must hold tokenizers: its training has not begun.")
-    config = saved["config"]
+    path = run / "config.json"
+    kinds = {"train": str, "source_language": str, "target_language": str, "max_length": int, "max_ratio": float | None}
+    config = {name: read_field(saved, "config", name, kind=kind, path=path) for name, kind in kinds.items()}
+    sizes = read_field(saved, "sizes", kind=dict | None, path=path) or {}
     if config["train"] == "phrasebook":
         phrases = phrasebook("train")
         sides = [[getattr(each, side) for each in phrases] for side in ("source", "target")]
@@ -111,9 +117,10 @@ def _translation(run: Path, saved: Mapping[str, Any], record: Any, seeds: tuple[
     else:
         languages = {name: config[name] for name in ("source_language", "target_language")}
         pairs = find_pairs(config["train"], **languages)
-    limits = {name: config[name] for name in ("max_length", "max_ratio")}
+    ratio = None if config["max_ratio"] is None else float(config["max_ratio"])
+    limits = {"max_length": config["max_length"], "max_ratio": ratio}
     encoded, report = keep_pairs(pairs, source, target, **limits, cache=cache)
-    batches = record(BatchConfig, **saved.get("sizes", {})).batches(encoded, seeds=seeds)
+    batches = record(BatchConfig, **sizes).batches(encoded, seeds=seeds)
     about = [f"{encoded.origin}: {report}", f"{batches.padding_share:.1%} of all places are padding"]
     return RunData(batches, lambda side: source if side == "source" else target, seeds, about)
 
@@ -124,7 +131,12 @@ def show(run: Path, *, batch: int = 0, rows: int = 4) -> Iterator[str]:
     Args:
         batch: its number, from 0; that of the step before which it is read.
         rows: of them, the first of the first micro-batch; of several seeds, those of the first.
+
+    Raises:
+        InputError: there is no such batch; see `open_data` too.
     """
+    if batch < 0 or rows < 1:
+        raise InputError(f"batch must be at least 0 and rows at least 1, got batch={batch} and rows={rows}.")
     data = open_data(run)
     made = data.batches.batch(batch)
     if len(data.seeds) > 1:
@@ -199,10 +211,9 @@ def measure_speed(run: Path, *, seconds: float = 5.0) -> Iterator[str]:
 def _used(path: Path) -> float | None:
     """Returns the tokens a second that a run's training took, by the last line of its metrics."""
     found = None
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            record = json.loads(line)
-            found = record.get("tokens_per_second", found) if record.get("kind") == "train" else found
+    for record in read_json_lines(path, "kind"):
+        speed = record.get("tokens_per_second")
+        found = speed if record["kind"] == "train" and is_number(speed) and speed > 0 else found
     return found
 
 

@@ -67,7 +67,8 @@ class TextEmbedder:
                 f"got family={saved.get('family')!r}."
             )
         names = {each.name for each in dataclasses.fields(EmbedderConfig)}
-        fields = {name: value for name, value in saved["model"].items() if name in names}
+        model = read_field(saved, "model", kind=dict, path=path)
+        fields = {name: value for name, value in model.items() if name in names}
         config = read_fields(EmbedderConfig, fields, path=path, field="model")
         changes: dict[str, Any] = {"vector": vector, "normalised": normalised}
         config = dataclasses.replace(config, **{name: value for name, value in changes.items() if value is not None})

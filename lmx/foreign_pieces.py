@@ -12,9 +12,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, SupportsIndex
 
-import sentencepiece
-
 from lmx.foreign_text import Specials, whole_characters
+from lmx.sentence_pieces import open_pieces
 
 SPACE = "▁"
 # What is read last counts: field 3 of the model, normalizer_spec; in it field 3, add_dummy_prefix; false.
@@ -83,11 +82,7 @@ class PieceTableTokenizer:
             ValueError: these bytes are no such model, or an id lies outside of the table.
         """
         self.model, self.table = model, table
-        try:
-            read = model + NO_PREFIX if table.prefixes_first_only else model
-            self._processor = sentencepiece.SentencePieceProcessor(model_proto=read)
-        except RuntimeError as error:
-            raise ValueError(f"model must be a SentencePiece model, got {len(model)} bytes that are none.") from error
+        self._processor = open_pieces(model + NO_PREFIX if table.prefixes_first_only else model)
         self.vocab_size = len(table.pieces)
         table.special.check(self.vocab_size)
         for token in table.added:

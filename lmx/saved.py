@@ -90,9 +90,7 @@ def read_fields(record: type[Record], saved: Any, *, path: Path, field: str) -> 
         if not _is_of(value, hints[name]):
             wanted = " or ".join(map(str, _names_of(hints[name])))
             raise ValueError(f"{path} must have {wanted} in {field}.{name}, got {value!r:.60}. {OTHER_VERSION}")
-    # JSON does not tell 1 from 1.0, and a tuple from a list.
-    values = {name: float(value) if hints[name] is float else value for name, value in saved.items()}
-    values |= {name: tuple(value) for name, value in values.items() if get_origin(hints[name]) is tuple}
+    values = {name: _as_hinted(value, hints[name]) for name, value in saved.items()}
     try:
         return record(**values)
     except (ValueError, TypeError) as error:
@@ -135,6 +133,16 @@ def _is_of(value: Any, hint: Any) -> bool:
     if hint in (str, bool, dict):
         return isinstance(value, hint)
     return True
+
+
+def _as_hinted(value: Any, hint: Any) -> Any:
+    """Returns a value out of JSON as its type has it: JSON does not tell 1 from 1.0, and a tuple from a list."""
+    if get_origin(hint) is tuple:
+        inner = get_args(hint)[0]
+        return tuple(_as_hinted(each, inner) for each in value)
+    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if whole and float in kinds and int not in kinds else value
 
 
 def _names_of(hint: Any) -> list[Any]:

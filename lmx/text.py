@@ -19,6 +19,7 @@ import sentencepiece
 from lmx.foreign_pieces import PieceTableTokenizer
 from lmx.foreign_text import HuggingFaceTokenizer
 from lmx.lines import undo_bpe, words_in
+from lmx.sentence_pieces import open_pieces
 from lmx.symbols import SymbolTokenizer
 from lmx.token_list import TokenListTokenizer
 from lmx.training_text import (
@@ -109,10 +110,7 @@ class SentencePieceTokenizer:
         Raises:
             ValueError: these bytes are no such model.
         """
-        try:
-            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except RuntimeError as error:
-            raise ValueError(f"model must be a SentencePiece model, got {len(model)} bytes that are none.") from error
+        self._processor = open_pieces(model)
         self.model = model
         self.vocab_size: int = self._processor.vocab_size()
         self.pad_id: int = self._processor.pad_id()

@@ -31,6 +31,24 @@ CONFIG = {
     "updates": 9,
 }
 
+TRANSLATION = {
+    "train": "train.tsv",
+    "source_language": "en",
+    "target_language": "de",
+    "max_length": 9,
+    "max_ratio": None,
+    "tokens_per_batch": 32,
+    "accumulation": 2,
+    "rows_multiple": 2,
+    "length_multiple": 1,
+    "num_buckets": 1,
+    "seed": 1,
+    "seeds": 1,
+    "text_cache": "off",
+}
+
+SIZES = {"accumulation": 1}
+
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -115,23 +133,9 @@ def test_a_piece_stays_on_its_line():
 
 def test_pairs_of_a_translation_are_shown(tmp_path: Path, monkeypatch, capsys):
     pairs = "".join(f"a{number % 7}\tb{number}\n" for number in range(40))
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "train.tsv").write_text(pairs)
-    config = {
-        "train": str(tmp_path / "train.tsv"),
-        "source_language": "en",
-        "target_language": "de",
-        "max_length": 9,
-        "max_ratio": None,
-        "tokens_per_batch": 32,
-        "accumulation": 2,
-        "rows_multiple": 2,
-        "length_multiple": 1,
-        "num_buckets": 1,
-        "seed": 1,
-        "seeds": 1,
-        "text_cache": "off",
-    }
-    write_json(tmp_path / "config.json", {"experiment": "translation", "config": config, "sizes": {"accumulation": 1}})
+    write_json(tmp_path / "config.json", {"experiment": "translation", "config": TRANSLATION, "sizes": SIZES})
     save_tokenizer(tmp_path, BYTES)
     lines = command(monkeypatch, capsys, "show", tmp_path, "--rows", "1")
     assert lines[0].endswith("train.tsv: kept all 40 pairs")

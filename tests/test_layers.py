@@ -95,6 +95,7 @@ LEVELS = {
         "lmx.programs",
         "lmx.lines",
         "lmx.pieces",
+        "lmx.sentence_pieces",
         "lmx.training_text",
         "lmx.sharding",
         "lmx.versions",
@@ -263,7 +264,15 @@ def test_only_sharding_builds_meshes_and_partition_specs():
 
 def test_data_and_text_are_numpy_only():
     for module, tree in MODULES.items():
-        of_text = ("lmx.text", "lmx.foreign_pieces", "lmx.foreign_text", "lmx.training_text", "lmx.words", "lmx.lines")
+        of_text = (
+            "lmx.text",
+            "lmx.foreign_pieces",
+            "lmx.sentence_pieces",
+            "lmx.foreign_text",
+            "lmx.training_text",
+            "lmx.words",
+            "lmx.lines",
+        )
         if module in of_text or module.startswith("lmx.data"):
             roots = {name.partition(".")[0] for name in imports_of(tree)}
             assert not roots & {"jax", "flax", "optax"}, f"{module} must not import {roots & {'jax', 'flax', 'optax'}}"

@@ -13,6 +13,7 @@ from lmx.errors import InputError
 from lmx.interop.classes import labels_of, their_labels, with_unit
 from lmx.interop.families import bart, bert, gpt2, llama, m2m100, marian, t5
 from lmx.interop.imported import AnyModel, Imported, check_tokenizers, family_of, shapes_of
+from lmx.interop.kinds import given
 from lmx.interop.mapping import Mapped, their_arrays, their_shapes
 from lmx.interop.search_settings import Told, read_search, their_search
 from lmx.interop.tensors import SINGLE, WRITTEN, open_safetensors, write_safetensors
@@ -57,7 +58,7 @@ def open_folder(folder: Path) -> Imported:
     """
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} must be a folder of Hugging Face's form, got one without config.json.")
-    theirs = read_record(folder / "config.json")
+    theirs = given(read_record(folder / "config.json"), path=folder / "config.json")
     family = _family(theirs, folder)
     try:
         model = family.config_of(theirs)
@@ -162,7 +163,7 @@ def _facts(model: AnyModel, tokenizers: Mapping[str, Tokenizer]) -> dict[str, An
 
 
 def _optional(path: Path) -> dict[str, Any]:
-    return read_record(path) if path.is_file() else {}
+    return given(read_record(path), path=path) if path.is_file() else {}
 
 
 def pooler_shapes(width: int) -> dict[str, tuple[int, ...]]:

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import sentencepiece
-
 from lmx.foreign_pieces import AddedPiece, PieceTable, PieceTableTokenizer
 from lmx.interop.tokenizer_files import Beside, read_object
+from lmx.sentence_pieces import open_pieces
 
 MODEL_FILES = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "sentencepiece.model", "spm.model")
 FORMS = ("t5", "mt5", "umt5", "llama", "mistral", "xlm-roberta", "mbart", "nllb", "m2m_100")
@@ -59,7 +58,8 @@ def read_sentence_pieces(beside: Beside, *, vocab_size: int | None) -> dict[str,
         if form in SHIFTED:
             pieces = [*FAIRSEQ, *pieces[3:]]
     if form in ("t5", "mt5", "umt5") and not beside.added:
-        number = int(beside.settings.get("extra_ids", 100))
+        number = beside.settings.get("extra_ids")
+        number = 100 if number is None else int(number)
         pieces = [*pieces, *(f"<extra_id_{index}>" for index in reversed(range(number)))]
     settings = {
         "form": form,
@@ -121,11 +121,9 @@ def _made(
 def _own(path: Path) -> list[str]:
     """Returns the pieces of a SentencePiece file in the order of its ids."""
     try:
-        processor = sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes())
-    except RuntimeError as error:
-        raise ValueError(
-            f"{path} must be a SentencePiece model, got {path.stat().st_size} bytes that are none."
-        ) from error
+        processor = open_pieces(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     return [processor.id_to_piece(index) for index in range(processor.vocab_size())]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lmx.foreign_text import Specials
+from lmx.interop.kinds import check_kinds
 
 # Where a folder names no special tokens, those of Hugging Face's class for the type of model.
 _BERT = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
@@ -151,11 +152,11 @@ def read_beside(folder: Path, config: Mapping[str, Any]) -> Beside:
         config: the content of `config.json`.
 
     Raises:
-        ValueError: a file holds no JSON object.
+        ValueError: a file holds no JSON object, or a setting of another kind than it must be.
     """
-    settings = read_object(folder / "tokenizer_config.json")
-    generation = read_object(folder / "generation_config.json")
-    mapped = read_object(folder / "special_tokens_map.json")
+    settings = read_settings(folder / "tokenizer_config.json")
+    generation = read_settings(folder / "generation_config.json")
+    mapped = read_settings(folder / "special_tokens_map.json")
     changed = {name: value for name, value in generation.items() if name.endswith("token_id") and value is not None}
     model_type = str(config.get("model_type") or "") or _type_of_class(class_of(settings))
     if model_type in MULTILINGUAL and not class_of(settings):  # says where the code of a language stands
@@ -199,6 +200,17 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"{path} must be a JSON object, got {found!r:.40}.")
     return found
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Returns the JSON object in a file of settings, an empty one if there is no such file.
+
+    Raises:
+        ValueError: it holds something else, or a setting is of another kind than it must be.
+    """
+    settings = read_object(path)
+    check_kinds(settings, path=path)
+    return settings
 
 
 def class_of(settings: Mapping[str, Any]) -> str:

@@ -178,7 +178,7 @@ def _missing(backend: Any, beside: Beside) -> list[Any]:
     known = {token.content: token for token in backend.get_added_tokens_decoder().values()}
     found = []
     for _, described in sorted(beside.added.items()):
-        fields = {name: value for name, value in described.items() if name in _PROPERTIES}
+        fields = {name: value for name, value in described.items() if name in _PROPERTIES and value is not None}
         special = bool(described.get("special")) or described.get("content") in beside.tokens.values()
         # As the library has it: special tokens are found in the text as it is written, others as it is normalised.
         token = added(**{"normalized": not special, **fields, "special": special})

@@ -55,6 +55,7 @@ class Decoder(nnx.Module):
     """A decoder-only Transformer: each position sees itself and the past."""
 
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
+        config.check()
         self.config = config
         dtype = jnp.dtype(config.dtype)
 

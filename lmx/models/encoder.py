@@ -56,6 +56,7 @@ class Encoder(nnx.Module):
     """
 
     def __init__(self, config: EncoderConfig, *, deviation: float | None = None, rngs: nnx.Rngs):
+        config.check()
         self.config = config
         dtype = jnp.dtype(config.dtype)
         self.embedding = Embedding(config.vocab_size, config.width, deviation=deviation, dtype=dtype, rngs=rngs)

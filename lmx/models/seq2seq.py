@@ -72,6 +72,7 @@ class Seq2Seq(nnx.Module):
     """
 
     def __init__(self, config: Seq2SeqConfig, *, rngs: nnx.Rngs):
+        config.check()
         self.config = config
         dtype = jnp.dtype(config.dtype)
 

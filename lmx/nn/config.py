@@ -1,6 +1,7 @@
 """The choices that all models share."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from lmx.nn.kernels import KernelName
@@ -10,6 +11,10 @@ from lmx.nn.remat import Remat
 NormPosition = Literal["pre", "post"]
 # "gelu" is its approximation by tanh (GPT-2's), "gelu-exact" has the error function (BERT's).
 ActivationName = Literal["relu", "gelu", "gelu-exact", "silu", "gated-gelu", "gated-gelu-exact", "gated-silu"]
+
+_MAY_BE_ZERO = ("first_position", "pad_id", "num_types")
+_ABOVE_ZERO = ("norm_epsilon", "rotary_base", "score_cap", "logit_cap")
+_CHECKED_ELSEWHERE = ("num_outputs", "image_height", "image_width", "image_channels", "patch")  # by their models
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +89,23 @@ class TransformerConfig:
     def width_of_keys(self) -> int:
         """The width of all key heads together; values have the same."""
         return (self.num_kv_heads or self.num_heads) * self.width_of_head
+
+    def check(self) -> None:
+        """Checks that sizes are at least 1, ids and places at least 0, and rates of dropout below 1.
+
+        Raises:
+            ValueError: a field has another value; the message names it.
+        """
+        for name in (each.name for each in fields(self)):
+            value = getattr(self, name)
+            if isinstance(value, int) and not isinstance(value, bool) and name not in _CHECKED_ELSEWHERE:
+                least = 0 if name in _MAY_BE_ZERO else 1
+                if value < least:
+                    raise ValueError(f"{name} must be at least {least}, got {name}={value}.")
+            elif name.endswith("_rate") and not 0 <= value < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, got {name}={value}.")
+            elif name in _ABOVE_ZERO and value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be above 0, got {name}={value}.")
 
     @property
     def is_gated(self) -> bool:

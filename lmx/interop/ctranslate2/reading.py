@@ -13,6 +13,7 @@ from lmx.interop.ctranslate2.settings import Settings, is_interleaved, read_stac
 from lmx.interop.ctranslate2.variables import Variables, read_variables
 from lmx.interop.ctranslate2.vocabularies import Vocabulary, read_vocabularies
 from lmx.interop.imported import AnyModel, Imported, mapped
+from lmx.interop.kinds import CTRANSLATE2, check_kinds
 from lmx.interop.rearranged import Reordered, WithRow, halves
 from lmx.interop.tensors import Source
 from lmx.models.decoder import DecoderConfig
@@ -44,6 +45,7 @@ def read_ctranslate2(folder: Path) -> Imported:
     """
     variables = read_variables(folder / MODEL)
     config = read_record(folder / "config.json") if (folder / "config.json").is_file() else {}
+    check_kinds(config, path=folder / "config.json", kinds=CTRANSLATE2)
     if bits := config.get("quantization_bits"):
         raise InputError(f"{folder} must be quantised to 8 bits or not at all, got {bits} bits. Convert it again.")
     spec, settings = spec_of(variables), Settings(variables, config)
