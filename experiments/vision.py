@@ -74,7 +74,7 @@ class Config:
     # What may change when a run is continued, beside RunConfig and Published; the test set has no part in the training.
     free = ("predict", "explain", "attention", "baseline", "test")
     rules: ClassVar = DEFAULT_RULES  # which axes the mesh splits
-    absent: ClassVar = {"model.stem": ()}  # in earlier versions
+    absent: ClassVar = {}  # no earlier version had this task
 
     @property
     def max_length(self) -> int:

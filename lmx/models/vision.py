@@ -5,7 +5,6 @@ Reading images is `lmx.data.images`'s, changing them in training `lmx.augmentati
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 import jax
@@ -20,7 +19,7 @@ from lmx.nn.layers import OUTPUT_DEVIATION, Linear
 from lmx.nn.masks import Sees
 from lmx.nn.positions.learned import LearnedPositions
 from lmx.nn.positions.sinusoidal import sinusoidal
-from lmx.nn.transformer import activation_of, make_stack
+from lmx.nn.transformer import make_stack
 from lmx.sharding.step import constrain
 
 
@@ -30,8 +29,6 @@ class VisionConfig(TransformerConfig):
 
     Attributes:
         image_height, image_width, image_channels: size of the images; 0 takes that of the data.
-        stem: widths of 3 x 3 convolutions in front of the patches, at the images' own size, each with the activation
-            behind it; () is the paper's, patches of pixels. They help where images are few (Xiao et al. 2021).
         patch: height and width of a patch in pixels.
         num_outputs: one per class; 0 takes the number from the data.
         positions: a trained vector for each patch, or fixed ones of its row and its column (see `sinusoidal_grid`).
@@ -43,7 +40,6 @@ class VisionConfig(TransformerConfig):
     image_height: int = 0
     image_width: int = 0
     image_channels: int = 0
-    stem: tuple[int, ...] = ()
     patch: int = 4
     num_outputs: int = 0
     width: int = 64
@@ -56,12 +52,6 @@ class VisionConfig(TransformerConfig):
     scaled_embeddings: bool = False
     pooling: Literal["first", "mean"] = "mean"
     pooled_dropout_rate: float = 0.0
-
-    def check(self) -> None:
-        """Checks the stem too, see `TransformerConfig.check`."""
-        super().check()
-        if any(width < 1 for width in self.stem):
-            raise ValueError(f"stem must have widths of at least 1, got stem={self.stem}.")
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -79,11 +69,6 @@ class VisionConfig(TransformerConfig):
         return height // patch, width // patch
 
     @property
-    def patch_values(self) -> int:
-        """Numbers in a patch: of pixels, or of what the last convolution makes of them."""
-        return self.patch**2 * (self.image_channels, *self.stem)[-1]
-
-    @property
     def num_tokens(self) -> int:
         """Tokens of an image: its patches, and the one before them where the pooling takes it."""
         rows, columns = self.grid
@@ -95,17 +80,6 @@ def patches_of(pixels: Num[Array, "B height width channels"], patch: int) -> Num
     rows, height, width, channels = pixels.shape
     grid = pixels.reshape(rows, height // patch, patch, width // patch, patch, channels)
     return grid.transpose(0, 1, 3, 2, 4, 5).reshape(rows, -1, patch * patch * channels)
-
-
-def neighbours_of(pixels: Num[Array, "B height width channels"]) -> Num[Array, "B height width values"]:
-    """Returns for each pixel the values of the nine around it, row by row; those outside of the image are 0.
-
-    A linear map of them is a convolution of 3 x 3, and a product like all others for the seeds and meshes of a model.
-    """
-    _, height, width, _ = pixels.shape
-    wider = jnp.pad(pixels, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    moved = [wider[:, down : down + height, right : right + width] for down in range(3) for right in range(3)]
-    return jnp.concatenate(moved, axis=-1)
 
 
 def sinusoidal_grid(rows: int, columns: int, width: int) -> Float[Array, "T D"]:
@@ -142,12 +116,10 @@ class VisionTransformer(nnx.Module):
         config.check()
         self.config = config
         rows, columns = config.grid
-        dtype = jnp.dtype(config.dtype)
-        self.stem = nnx.List(
-            Linear((9 * before,), (after,), axes=(None, None), dtype=dtype, rngs=rngs)
-            for before, after in pairwise((config.image_channels, *config.stem))
+        values = config.patch**2 * config.image_channels
+        self.patches = Linear(
+            (values,), (config.width,), axes=(None, "embed"), dtype=jnp.dtype(config.dtype), rngs=rngs
         )
-        self.patches = Linear((config.patch_values,), (config.width,), axes=(None, "embed"), dtype=dtype, rngs=rngs)
         learned = config.positions == "learned"
         self.positions = LearnedPositions(rows * columns, config.width, rngs=rngs) if learned else None
         # A token without content is its position alone.
@@ -193,10 +165,7 @@ class VisionTransformer(nnx.Module):
     def embed(self, pixels: Num[Array, "B height width channels"]) -> Float[Array, "B T D"]:
         """Returns the patches as vectors with their positions added, before dropout."""
         config = self.config
-        x = pixels.astype(jnp.float32) / 127.5 - 1.0
-        for convolution in self.stem:
-            x = activation_of(config)(convolution(neighbours_of(x)))
-        x = self.patches(patches_of(x, config.patch))
+        x = self.patches(patches_of(pixels.astype(jnp.float32) / 127.5 - 1.0, config.patch))
         rows, columns = config.grid
         if self.positions is None:
             places = sinusoidal_grid(rows, columns, config.width)[None]
@@ -215,8 +184,6 @@ class VisionTransformer(nnx.Module):
 
 def training_flops(config: VisionConfig, *, rows: int) -> float:
     """Returns the FLOPs of one training step on a batch of images (see `lmx.nn.flops`)."""
-    widths = pairwise((config.image_channels, *config.stem))
-    stem = config.image_height * config.image_width * sum(9 * before * after for before, after in widths)
-    patches = config.num_tokens * config.patch_values * config.width
+    patches = config.num_tokens * config.patch**2 * config.image_channels * config.width
     stack = of_stack(config, layers=config.num_layers, length=config.num_tokens)
-    return (stack + stem + patches + config.width * config.num_outputs).of_training(rows)[0]
+    return (stack + patches + config.width * config.num_outputs).of_training(rows)[0]

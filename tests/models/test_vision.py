@@ -8,14 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lmx.models.vision import (
-    VisionConfig,
-    VisionTransformer,
-    neighbours_of,
-    patches_of,
-    sinusoidal_grid,
-    training_flops,
-)
+from lmx.models.vision import VisionConfig, VisionTransformer, patches_of, sinusoidal_grid, training_flops
 from lmx.nn.embedding import count_parameters
 
 SIZES = {"image_height": 6, "image_width": 8, "image_channels": 3, "patch": 2, "num_outputs": 5}
@@ -40,39 +33,6 @@ def test_patches_are_squares_row_by_row():
     assert patches.shape == (2, 12, 12)
     np.testing.assert_array_equal(patches[1, 5].reshape(2, 2, 3), pixels[1, 2:4, 2:4])  # second row, second column
     np.testing.assert_array_equal(patches[0, 3].reshape(2, 2, 3), pixels[0, 0:2, 6:8])
-
-
-def test_a_map_of_neighbours_is_a_convolution():
-    pixels = images(2).astype(np.float32)
-    kernel = np.random.default_rng(1).normal(size=(3, 3, 3, 5)).astype(np.float32)
-    numbers = ("NHWC", "HWIO", "NHWC")
-    expected = jax.lax.conv_general_dilated(pixels, kernel, (1, 1), "SAME", dimension_numbers=numbers)
-    found = neighbours_of(jnp.asarray(pixels)) @ kernel.reshape(27, 5)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-2)
-
-
-def test_a_stem_sees_beyond_the_border_of_a_patch():
-    pixels = images(1)
-    other = pixels.copy()
-    other[:, 2, 0] = 255 - other[:, 2, 0]  # just below the first patch
-    embedded = {}
-    for stem in ((), (4,), (4, 7)):
-        model = model_of(changed(stem=stem))
-        assert len(model.stem) == len(stem)
-        embedded[stem] = [np.asarray(model.embed(jnp.asarray(each)))[0, 0] for each in (pixels, other)]
-    np.testing.assert_array_equal(*embedded[()])
-    for stem in ((4,), (4, 7)):
-        assert np.abs(embedded[stem][0] - embedded[stem][1]).max() > 1e-3
-    model = model_of(changed(stem=(4, 7)))
-    far = pixels.copy()
-    far[:, 4:] = 0  # two convolutions reach two pixels
-    np.testing.assert_array_equal(model.embed(jnp.asarray(far))[0, 0], embedded[(4, 7)][0])
-    assert count_parameters(model) - count_parameters(model_of(TINY)) == (27 * 4 + 4) + (36 * 7 + 7) + (28 - 12) * 16
-    assert training_flops(model.config, rows=1) - training_flops(TINY, rows=1) == 6.0 * (
-        48 * (27 * 4 + 36 * 7) + 12 * (28 - 12) * 16
-    )
-    with pytest.raises(ValueError, match=r"^stem must have widths of at least 1, got stem=\(4, 0\)\.$"):
-        model_of(changed(stem=(4, 0)))
 
 
 def test_a_fixed_position_says_its_row_and_its_column():
