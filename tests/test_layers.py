@@ -305,3 +305,26 @@ def test_every_import_is_of_a_declared_package():
 def plain(distribution: str) -> str:
     """`PyYAML` and `pyyaml`, `a_b` and `a-b` are one package."""
     return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def test_rules_of_a_mesh_are_handed_on_wherever_they_are_asked_for():
+    """A default serves who calls from outside; inside the package it would be forgotten silently."""
+    asked = {
+        (module, node.name)
+        for module, tree in MODULES.items()
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and "rules" in {each.arg for each in node.args.kwonlyargs}
+    }
+    assert len(asked) > 15
+    calls = 0
+    for module, tree in ((name, tree) for name, tree in MODULES.items() if name.startswith("lmx.")):
+        known = {name for home, name in asked if home == module}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom):
+                known |= {each.asname or each.name for each in node.names if (node.module, each.name) in asked}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in known:
+                calls += 1
+                given = {each.arg for each in node.keywords}
+                assert given & {"rules", None}, f"{module}:{node.lineno} calls {node.func.id} without its rules"
+    assert calls > 25

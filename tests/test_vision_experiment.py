@@ -127,6 +127,30 @@ def test_a_mesh_gives_the_outputs_of_one_device():
     np.testing.assert_allclose(one.outputs(rows), several.outputs(rows), atol=1e-5)
 
 
+@pytest.mark.parametrize("pooling", ["mean", "first"])
+def test_what_was_looked_at_is_followed_from_the_last_layer_to_the_first(pooling, monkeypatch):
+    """By hand: the last layer reads token 2, which the first layer has filled from another."""
+    config = replace(vision.PRESETS["digits"][1].model, pooling=pooling)
+    params = jax.tree.map(
+        lambda array: array[None], nnx.to_pure_dict(nnx.state(VisionTransformer(config, rngs=nnx.Rngs(0)), nnx.Param))
+    )
+    classifier = ImageClassifier(config, params, labels=Labels(kind="single", names=tuple(map(str, range(10)))))
+    tokens = config.num_tokens
+    first, last = np.eye(tokens, dtype=np.float32), np.eye(tokens, dtype=np.float32)
+    if pooling == "mean":
+        first[2] = [1, 0, 0, 0]
+        last[:] = np.eye(tokens)[[0, 2, 2, 3]]
+        expected = np.mean([[1, 0, 0, 0], [0.25, 0.5, 0.25, 0], [0.5, 0, 0.5, 0], [0, 0, 0, 1]], axis=0)
+    else:  # token 0 is before the patches
+        first[3] = np.eye(tokens)[1]
+        last[0] = np.eye(tokens)[3]
+        expected = np.array([0.25, 0, 0.25, 0]) / 0.5
+    weights = np.stack([first, last])[:, None]
+    monkeypatch.setattr(type(classifier._predictor), "attention", lambda self, batch: weights)
+    found = classifier.explain(read_digits("test").select(range(1)))["looked"]
+    np.testing.assert_allclose(np.ravel(found), expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("preset", vision.PRESETS)
 def test_every_preset_builds_and_gives_a_finite_loss_by_shapes(preset):
     config = vision.PRESETS[preset][1]

@@ -301,7 +301,9 @@ def test_a_model_of_sentencepiece_of_an_unknown_type_is_named_with_the_known_one
     with pytest.raises(ValueError, match=r"\(t5, .*m2m_100\), got model_type='magic' and .*'MagicTokenizer'"):
         read_tokenizers(folder, {"model_type": "magic"})
     (folder / "tokenizer.model").write_bytes(b"none")
-    with pytest.raises(ValueError, match=r"tokenizer\.model: model must be a SentencePiece model, got 4 bytes that are none"):
+    with pytest.raises(
+        ValueError, match=r"tokenizer\.model: model must be a SentencePiece model, got 4 bytes that are none"
+    ):
         read(folder)
 
 

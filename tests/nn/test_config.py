@@ -10,7 +10,6 @@ from lmx.models.encoder import ClassifierConfig, EncoderClassifier
 from lmx.models.masked import MaskedConfig, MaskedEncoder
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from lmx.models.vision import VisionConfig, VisionTransformer
-from lmx.nn.config import TransformerConfig
 
 IMAGES = VisionConfig(image_height=4, image_width=4, image_channels=1, num_outputs=2)
 FAMILIES = {
