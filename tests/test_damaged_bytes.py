@@ -20,7 +20,7 @@ from tests.interop.test_llama2c import write_pieces
 from tests.test_stories import WORDS
 from tests.test_stories import write as write_llama2c
 
-FEW, MANY = 4, int(os.environ.get("LMX_FUZZ", "600")) // 6
+FEW, MANY = 4, int(os.environ.get("LMX_FUZZ", "600")) // 40
 DATA = Path(__file__).parent / "interop" / "data"
 WEIGHTS = sorted(
     [*DATA.glob("models/*/*.safetensors"), *DATA.glob("seq2seq/*/*.safetensors"), *DATA.glob("ctranslate2/*/model.bin")]

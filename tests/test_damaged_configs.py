@@ -33,7 +33,7 @@ from tests.interop.test_configs import PAIRS
 from tests.test_data_commands import CONFIG as LANGUAGE_MODEL
 from tests.test_data_commands import TRANSLATION
 
-FEW, MANY = 12, int(os.environ.get("LMX_FUZZ", "600")) // 4
+FEW, MANY = 12, int(os.environ.get("LMX_FUZZ", "600")) // 20
 GONE = object()
 VALUES = (GONE, None, -1, 0, 1, 3, 2.5, float("nan"), "x", [], {}, True, False, [1], ["x"], {"a": 1})
 
