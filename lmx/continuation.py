@@ -3,7 +3,7 @@
 A character may be spread over several ids, and a stop string too: what may still change is held back.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from lmx.text import Tokenizer
 
@@ -16,10 +16,13 @@ class Continuation:
     Args:
         prompt: the ids of the prompt's own text.
         stop: the text ends where one of these would begin.
+        ends: ids that say nothing at the end of a text, beside the tokenizer's own.
     """
 
-    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str] = ()):
-        self._tokenizer, self._prompt, self._stop = tokenizer, list(prompt), tuple(stop)
+    def __init__(
+        self, tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str] = (), *, ends: Collection[int] = ()
+    ):
+        self._tokenizer, self._prompt, self._stop, self._ends = tokenizer, list(prompt), tuple(stop), frozenset(ends)
         self._before = tokenizer.decode(self._prompt)
 
     def text(self, ids: Sequence[int]) -> str:
@@ -52,6 +55,7 @@ class Continuation:
         return text[: len(text) - max(held, default=0)]
 
     def _whole(self, ids: Sequence[int]) -> str:
+        ids = ids[:-1] if ids and ids[-1] in self._ends else ids
         whole = self._tokenizer.decode([*self._prompt, *ids])
         return whole[len(self._before) :] if whole.startswith(self._before) else self._tokenizer.decode(list(ids))
 

@@ -16,18 +16,35 @@ from lmx.sharding.step import constrain
 
 
 class Ids(NamedTuple):
-    """The special ids of a vocabulary, and how many ids it has: a model may have more, which are no words."""
+    """The special ids of a vocabulary, and how many ids it has: a model may have more, which are no words.
+
+    Attributes:
+        more_ends: what ends a text beside `eos`, such as the end of a turn in a chat.
+    """
 
     pad: int
     bos: int
     eos: int
     size: int
+    more_ends: tuple[int, ...] = ()
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """All that ends a text."""
+        return (self.eos, *self.more_ends)
+
+    def is_end(self, word: Int[Array, " B"]) -> Bool[Array, " B"]:
+        """Returns whether each word ends its text."""
+        found = word == self.eos
+        for end in self.more_ends:
+            found |= word == end
+        return found
 
     def may_come(self, vocab_size: int, *, is_early: Bool[Array, ""]) -> Bool[Array, " V"]:
         """Returns of each logit whether its word may be written: padding and beginning never, the end not early."""
         words = jnp.arange(vocab_size)
-        fits = (words < self.size) & ((words != self.eos) | ~is_early)
-        for never in {self.pad, self.bos} - {self.eos}:
+        fits = (words < self.size) & (~self.is_end(words) | ~is_early)
+        for never in {self.pad, self.bos} - {*self.ends}:
             fits &= words != never
         return fits
 
@@ -150,7 +167,7 @@ def advance(
             last=word,
             tokens=jax.lax.dynamic_update_slice_in_dim(writing.tokens, word[:, None], time, axis=1),
             logprobs=jax.lax.dynamic_update_slice_in_dim(writing.logprobs, logprob[:, None], time, axis=1),
-            ended=writing.ended | (word == ids.eos) | (time + 1 >= prompts.limits),
+            ended=writing.ended | ids.is_end(word) | (time + 1 >= prompts.limits),
             seen=seen,
             history=history,
             cache=cache,

@@ -76,6 +76,7 @@ class Generator:
         first_id: id before each prompt, if the model was trained with one. Without it, an empty prompt begins after
             the end of another text.
         separator_id: id after each prompt, if the model was trained on pairs: the model then writes a separate text.
+        end_ids: what ends a text beside the tokenizer's `eos_id`, such as the end of a turn in a chat.
         layout: where the parameters live, if on several devices, which write together. Every host must make the same
             calls, and gets all texts.
 
@@ -93,6 +94,7 @@ class Generator:
         rows: int | None = 8,
         first_id: int | None = None,
         separator_id: int | None = None,
+        end_ids: Sequence[int] = (),
         layout: Layout = ONE_DEVICE,
     ):
         if config.vocab_size < tokenizer.vocab_size or config.pad_id != tokenizer.pad_id:
@@ -105,8 +107,9 @@ class Generator:
         self.config, self.tokenizer = config, tokenizer
         self.sampling = sampling or Sampling()
         self.first_id, self.separator_id = first_id, separator_id
-        ids = Ids(tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id, tokenizer.vocab_size)
-        self._writer = Writer(config, params, ids=ids, rows=rows, layout=layout)
+        more = tuple(dict.fromkeys(each for each in end_ids if each != tokenizer.eos_id))
+        self._ids = Ids(tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id, tokenizer.vocab_size, more)
+        self._writer = Writer(config, params, ids=self._ids, rows=rows, layout=layout)
 
     @staticmethod
     def load(
@@ -133,6 +136,7 @@ class Generator:
         first_id, separator_id = (
             read_field(saved, name, kind=int | None, path=path) for name in ("first_id", "separator_id")
         )
+        end_ids = read_field(saved, "end_ids", kind=tuple[int, ...] | None, path=path) or ()
         sampling = sampling or read_sampling(run_directory)
         tokenizers = find_tokenizers(run_directory)
         if "tokenizer" not in tokenizers:
@@ -148,6 +152,7 @@ class Generator:
             rows=rows,
             first_id=first_id,
             separator_id=separator_id,
+            end_ids=end_ids,
             layout=layout,
         )
 
@@ -275,13 +280,13 @@ class Generator:
     def _continuation(self, ids: list[int], sampling: Sampling) -> Continuation:
         special = {self.tokenizer.pad_id, self.tokenizer.bos_id, self.tokenizer.eos_id}
         own = [index for index in ids if index not in special] if self.separator_id is None else []
-        return Continuation(self.tokenizer, own, sampling.stop)
+        return Continuation(self.tokenizer, own, sampling.stop, ends=self._ids.more_ends)
 
     def _generated(
         self, prompt: str, asked: Asked, text: Continuation, written: Written, sampling: Sampling
     ) -> Generated:
         by: StoppedBy = "max_tokens" if asked.limit == sampling.max_tokens else "context"
-        if written.ids and written.ids[-1] == self.tokenizer.eos_id:
+        if written.ids and written.ids[-1] in self._ids.ends:
             by = "end"
         if written.is_stopped:
             by = "stop"

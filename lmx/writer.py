@@ -172,7 +172,7 @@ class Writer:
         return Prompts(**self._layout.place({"tokens": tokens, "lengths": lengths, "limits": limits, "draws": draws}))
 
     def _until_end(self, tokens: Int[np.ndarray, " T"]) -> list[int]:
-        ends = np.flatnonzero(tokens == self.ids.eos)
+        ends = np.flatnonzero(np.isin(tokens, self.ids.ends))
         return [int(word) for word in tokens[: ends[0] + 1 if ends.size else None]]
 
     # What is compiled.

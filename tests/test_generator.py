@@ -96,6 +96,20 @@ def test_the_likeliest_words_are_those_of_the_whole_text(generator, model):
         assert found.logprob == pytest.approx(total, abs=1e-3)
 
 
+def test_a_text_ends_at_each_of_its_ends(generator):
+    found = generator.generate(PROMPTS, temperature=0.0)
+    usual = next(each for each in found if len(set(each.tokens[:4])) > 2)
+    prompt, end = usual.prompt, next(word for word in usual.tokens[1:4] if word != usual.tokens[0])
+    place = usual.tokens.index(end)
+    several = make_generator(end_ids=[WORDS.eos_id, end])
+    (found,) = several.generate(prompt, temperature=0.0)
+    assert found.tokens == usual.tokens[: place + 1]
+    assert found.stopped_by == "end"
+    assert found.text.split() == [WORDS.decode([word]) for word in usual.tokens[:place]]
+    assert "".join(several.stream(prompt, temperature=0.0)) == found.text
+    assert end not in several.generate(prompt, temperature=0.0, min_tokens=9)[0].tokens[:9]
+
+
 def test_texts_come_in_the_order_of_the_prompts_and_end_as_they_say(generator):
     found = generator.generate(PROMPTS, num_samples=2)
     assert [one.prompt for one in found] == [prompt for prompt in PROMPTS for _ in range(2)]

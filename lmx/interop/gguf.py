@@ -19,6 +19,7 @@ from lmx.interop.gguf_tokenizer import read_tokenizer
 from lmx.interop.imported import Imported, check_tokenizers, mapped
 from lmx.interop.rearranged import Reordered, halves
 from lmx.interop.tensors import Index, Source
+from lmx.text import Tokenizer
 
 # Architectures there -> the family's model_type; the first has its features in the order of the paper.
 ARCHITECTURES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
@@ -111,7 +112,7 @@ def read_gguf(path: Path) -> Imported:
         file=file,
         tokenizers={"tokenizer": tokenizer},
         settings={"max_length": model.max_length, "sampling": {"temperature": 0.0}},
-        facts={"first_id": tokenizer.bos_id} if said.get("tokenizer.ggml.add_bos_token", not said.get(MERGES)) else {},
+        facts=_facts(said, tokenizer),
     )
 
 
@@ -182,3 +183,11 @@ def _config(said: Mapping[str, Any], architecture: str, arrays: Source, path: Pa
         "tie_word_embeddings": "lm_head.weight" not in arrays.shapes,
         "sliding_window": int(window) or None,
     }
+
+
+def _facts(said: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
+    """Returns what a run of this model says beside its config."""
+    turn = said.get("tokenizer.ggml.eot_token_id")  # the end of a turn in a chat
+    is_more = isinstance(turn, int) and 0 <= turn < tokenizer.vocab_size and turn != tokenizer.eos_id
+    begins = said.get("tokenizer.ggml.add_bos_token", not said.get(MERGES))
+    return ({"end_ids": [turn]} if is_more else {}) | ({"first_id": tokenizer.bos_id} if begins else {})

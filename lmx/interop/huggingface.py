@@ -90,7 +90,7 @@ def open_folder(folder: Path) -> Imported:
         file=file,
         tokenizers=tokenizers,
         settings=_settings(folder, theirs, model) | ({"search": search.fields} if search.fields else {}),
-        facts={"origin": {"model_type": theirs["model_type"], **ids}, **_facts(model, tokenizers)},
+        facts={"origin": {"model_type": theirs["model_type"], **ids}, **_facts(folder, theirs, model, tokenizers)},
         left=tuple(search.left),
         labels=labels_of(theirs, model.num_outputs) if isinstance(model, ClassifierConfig) else None,
     )
@@ -145,13 +145,18 @@ def _settings(folder: Path, theirs: Mapping[str, Any], model: AnyModel) -> dict[
     return settings
 
 
-def _facts(model: AnyModel, tokenizers: Mapping[str, Tokenizer]) -> dict[str, Any]:
+def _facts(
+    folder: Path, theirs: Mapping[str, Any], model: AnyModel, tokenizers: Mapping[str, Tokenizer]
+) -> dict[str, Any]:
     """Returns what a run of this model says beside its config."""
     tokenizer = tokenizers.get("tokenizer")
     if tokenizer is None:
         return {}
     if isinstance(model, DecoderConfig):
-        return {"first_id": tokenizer.bos_id} if getattr(tokenizer, "puts_bos", False) else {}
+        ends = {**theirs, **_optional(folder / "generation_config.json")}.get("eos_token_id")
+        more = [each for each in (ends if isinstance(ends, list) else []) if each not in (tokenizer.eos_id, -1)]
+        facts: dict[str, Any] = {"end_ids": more} if more else {}
+        return facts | ({"first_id": tokenizer.bos_id} if getattr(tokenizer, "puts_bos", False) else {})
     if not isinstance(model, MaskedConfig):
         return {}
     facts = {"first_id": tokenizer.bos_id} if getattr(tokenizer, "puts_bos", False) else {}
@@ -202,7 +207,7 @@ def write_folder(
     family = FAMILIES[_fitting(model)]
     theirs = family.their_config(model)
     table = family.table(model, theirs["model_type"])
-    ids, config = _special_ids(model, tokenizers, saved.get("origin") or {}), saved.get("config") or {}
+    ids, config = _special_ids(model, tokenizers, saved), saved.get("config") or {}
     theirs |= ids | {"torch_dtype": dtype, "dtype": dtype}
     if labels is not None:
         theirs |= their_labels(labels)
@@ -234,8 +239,11 @@ def _fitting(model: AnyModel) -> str:
     return "bert"
 
 
-def _special_ids(model: AnyModel, tokenizers: Mapping[str, Tokenizer], origin: Mapping[str, Any]) -> dict[str, int]:
-    """Returns the ids that their config names."""
+def _special_ids(
+    model: AnyModel, tokenizers: Mapping[str, Tokenizer], saved: Mapping[str, Any]
+) -> dict[str, int | list[int]]:
+    """Returns the ids that their config names; several where several end a text."""
+    origin = saved.get("origin") or {}
     before = {name: origin[name] for name in IDS if name in origin}
     tokenizer = tokenizers.get("target", tokenizers.get("tokenizer"))
     if tokenizer is None:
@@ -246,7 +254,10 @@ def _special_ids(model: AnyModel, tokenizers: Mapping[str, Tokenizer], origin: M
             "bos_token_id": before.get("bos_token_id", tokenizer.bos_id),
             "decoder_start_token_id": tokenizer.bos_id,
         }
-    return {name: int(value) for name, value in ids.items()}
+    found: dict[str, int | list[int]] = {name: int(value) for name, value in ids.items()}
+    if more := saved.get("end_ids"):
+        found["eos_token_id"] = [int(tokenizer.eos_id), *more]
+    return found
 
 
 def _sampling(config: Mapping[str, Any]) -> dict[str, Any]:

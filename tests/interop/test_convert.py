@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lmx.errors import InputError
+from lmx.generator import Generator
 from lmx.interop import convert as module
 from lmx.interop.convert import convert, export, open_model
 from lmx.interop.tensors import INDEX, SINGLE, open_safetensors, write_safetensors
@@ -18,6 +20,8 @@ from lmx.models.encoder import ClassifierConfig
 from lmx.models.masked import MaskedConfig
 from lmx.parameters import load_params
 from tests.interop.models import BERT, GPT2, MODELS, SIZES, write_run
+
+DATA = Path(__file__).parent / "data"
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -245,3 +249,25 @@ def test_vectors_as_sentence_transformers_say(tmp_path: Path):
     (pooling / "config.json").write_text(json.dumps({"pooling_mode_max_tokens": True}))
     with pytest.raises(InputError, match=r"must have a mode of pooling_mode_mean_tokens.*got pooling_mode_max_tokens"):
         open_model(tmp_path / "theirs")
+
+
+def test_all_that_ends_a_text_goes_in_and_out(tmp_path: Path):
+    """Of models for chats: the end of a turn, and the end of a document."""
+    sizes = SIZES | {"vocab_size": 600}
+    run = write_run(tmp_path / "run", DecoderConfig(**sizes, norm_epsilon=1e-6, num_kv_heads=3, qkv_bias=True))
+    theirs = tmp_path / "theirs"
+    export(run, theirs, to="huggingface")
+    for path in (DATA / "tokenizers" / "qwen2-merges").iterdir():
+        if path.name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
+            shutil.copy(path, theirs)
+    ends = tmp_path / "theirs" / "generation_config.json"
+    ends.write_text(json.dumps(json.loads(ends.read_text()) | {"eos_token_id": [521, 0, 7]}))
+    found = convert(theirs, tmp_path / "again")
+    eos = found.tokenizers["tokenizer"].eos_id
+    more = [each for each in (521, 0, 7) if each != eos]
+    assert len(more) == 2
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["end_ids"] == more
+    assert Generator.load(tmp_path / "again")._ids.ends == (eos, *more)
+    export(tmp_path / "again", tmp_path / "back", to="huggingface")
+    for name in ("config.json", "generation_config.json"):
+        assert json.loads((tmp_path / "back" / name).read_text())["eos_token_id"] == [eos, *more]
