@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from collections.abc import Generator as Yielding
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -62,6 +62,24 @@ class Scored:
         return float(sum(self.logprobs))
 
 
+class Frame(NamedTuple):
+    """The ids around the texts of a decoder.
+
+    Attributes:
+        first: before each prompt, if the model was trained with one. Without it, an empty prompt begins after the end
+            of another text.
+        separator: after each prompt, if the model was trained on pairs: the model then writes a separate text.
+        ends: what ends a text beside the tokenizer's `eos_id`, such as the end of a turn in a chat.
+    """
+
+    first: int | None = None
+    separator: int | None = None
+    ends: tuple[int, ...] = ()
+
+
+PLAIN = Frame()
+
+
 class Generator:
     """Writes texts with one decoder.
 
@@ -73,10 +91,7 @@ class Generator:
             rows, and a draw between two equally likely words depends on the last bit. With a fixed number, a prompt
             gets the same text alone and among others. None takes one row per prompt: the fastest, and the same except
             for such rounding.
-        first_id: id before each prompt, if the model was trained with one. Without it, an empty prompt begins after
-            the end of another text.
-        separator_id: id after each prompt, if the model was trained on pairs: the model then writes a separate text.
-        end_ids: what ends a text beside the tokenizer's `eos_id`, such as the end of a turn in a chat.
+        frame: the ids around prompts and texts.
         layout: where the parameters live, if on several devices, which write together. Every host must make the same
             calls, and gets all texts.
 
@@ -92,9 +107,7 @@ class Generator:
         tokenizer: Tokenizer,
         sampling: Sampling | None = None,
         rows: int | None = 8,
-        first_id: int | None = None,
-        separator_id: int | None = None,
-        end_ids: Sequence[int] = (),
+        frame: Frame = PLAIN,
         layout: Layout = ONE_DEVICE,
     ):
         if config.vocab_size < tokenizer.vocab_size or config.pad_id != tokenizer.pad_id:
@@ -106,8 +119,8 @@ class Generator:
             raise ValueError(f"rows must be at least 1, or None for as many as there are, got rows={rows}.")
         self.config, self.tokenizer = config, tokenizer
         self.sampling = sampling or Sampling()
-        self.first_id, self.separator_id = first_id, separator_id
-        more = tuple(dict.fromkeys(each for each in end_ids if each != tokenizer.eos_id))
+        self.frame = frame
+        more = tuple(dict.fromkeys(each for each in frame.ends if each != tokenizer.eos_id))
         self._ids = Ids(tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id, tokenizer.vocab_size, more)
         self._writer = Writer(config, params, ids=self._ids, rows=rows, layout=layout)
 
@@ -150,9 +163,7 @@ class Generator:
             tokenizer=tokenizer,
             sampling=sampling,
             rows=rows,
-            first_id=first_id,
-            separator_id=separator_id,
-            end_ids=end_ids,
+            frame=Frame(first_id, separator_id, tuple(end_ids)),
             layout=layout,
         )
 
@@ -231,13 +242,13 @@ class Generator:
     def score(self, texts: str | Sequence[str]) -> list[Scored]:
         """Returns the log-probabilities of the tokens of texts, each given those before it.
 
-        The first token comes after `first_id` or, without it, after the end of another text.
+        The first token comes after `frame.first` or, without it, after the end of another text.
 
         Raises:
             ValueError: a text is longer than the context of the model.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
-        start = self.tokenizer.eos_id if self.first_id is None else self.first_id
+        start = self.tokenizer.eos_id if self.frame.first is None else self.frame.first
         encoded = [self.tokenizer.encode(text) for text in texts]
         for text, ids in zip(texts, encoded, strict=True):
             self._check_length(text, len(ids), room=0)
@@ -250,8 +261,9 @@ class Generator:
         return [found[index] for index in range(len(texts))]
 
     def _prompt_ids(self, prompt: str) -> list[int]:
-        ids = [*([] if self.first_id is None else [self.first_id]), *self.tokenizer.encode(prompt)]
-        ids += [] if self.separator_id is None else [self.separator_id]
+        first, separator, _ = self.frame
+        ids = [*([] if first is None else [first]), *self.tokenizer.encode(prompt)]
+        ids += [] if separator is None else [separator]
         return ids or [self.tokenizer.eos_id]
 
     def _check_length(self, text: str, length: int, *, room: int) -> None:
@@ -279,7 +291,7 @@ class Generator:
 
     def _continuation(self, ids: list[int], sampling: Sampling) -> Continuation:
         special = {self.tokenizer.pad_id, self.tokenizer.bos_id, self.tokenizer.eos_id}
-        own = [index for index in ids if index not in special] if self.separator_id is None else []
+        own = [index for index in ids if index not in special] if self.frame.separator is None else []
         return Continuation(self.tokenizer, own, sampling.stop, ends=self._ids.more_ends)
 
     def _generated(

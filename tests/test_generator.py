@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lmx.generator import Generated, Generator
+from lmx.generator import Frame, Generated, Generator
 from lmx.models.decoder import Decoder, DecoderConfig
 from lmx.parameters import save_params
 from lmx.sampling import Sampling
@@ -101,7 +101,7 @@ def test_a_text_ends_at_each_of_its_ends(generator):
     usual = next(each for each in found if len(set(each.tokens[:4])) > 2)
     prompt, end = usual.prompt, next(word for word in usual.tokens[1:4] if word != usual.tokens[0])
     place = usual.tokens.index(end)
-    several = make_generator(end_ids=[WORDS.eos_id, end])
+    several = make_generator(frame=Frame(ends=(WORDS.eos_id, end)))
     (found,) = several.generate(prompt, temperature=0.0)
     assert found.tokens == usual.tokens[: place + 1]
     assert found.stopped_by == "end"
@@ -238,7 +238,7 @@ def test_logits_are_those_of_the_model(generator, model):
 
 def test_what_is_written_has_the_score_that_it_says(generator):
     first = dataclasses.replace(SAMPLING, min_tokens=8)
-    with_start = make_generator(first_id=WORDS.bos_id, sampling=first)
+    with_start = make_generator(frame=Frame(first=WORDS.bos_id), sampling=first)
     (one,) = with_start.generate("w1 w2")
     words = [*WORDS.encode("w1 w2"), *one.tokens]
     if one.tokens[-1] != WORDS.eos_id:

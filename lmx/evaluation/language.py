@@ -15,7 +15,7 @@ from lmx.data.shards import TokenCorpus
 from lmx.data.windows import Windows
 from lmx.definition import Params, member
 from lmx.evaluation.tables import print_record
-from lmx.generator import Generator
+from lmx.generator import Frame, Generator
 from lmx.learner import Placed, mean_loss
 from lmx.models.language import predict
 from lmx.run import Run
@@ -93,9 +93,9 @@ class SampleWriter:
             if self._placed.learner.num_seeds is not None:
                 params = member(params, 0)
             if self._generator is None:
-                first_id, layout = self._run.decided.get("first_id"), self._placed.layout
+                frame, layout = Frame(first=self._run.decided.get("first_id")), self._placed.layout
                 config = self._placed.learner.model.network.config
-                self._generator = Generator(config, params, first_id=first_id, layout=layout, **self._settings)
+                self._generator = Generator(config, params, frame=frame, layout=layout, **self._settings)
             texts = self._generator.with_params(params).generate(self._prompts)
             if self._run.writes:
                 # A text may hold what `str.splitlines` takes for a line end.
