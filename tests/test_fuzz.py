@@ -245,10 +245,17 @@ MORE = {
 }
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["translate", "classify", "generate", "fill", "embed", "report", "average", "compare", "convert", "export"],
+OF_FOLDERS = (
+    *("translate", "classify", "generate", "fill", "embed", "report", "average", "compare", "convert", "export"),
+    *("data show", "data time"),
 )
+
+
+def test_every_command_is_tried():
+    assert {command.split()[0] for command in OF_FOLDERS} | {"score"} == set(cli.COMMANDS)
+
+
+@pytest.mark.parametrize("command", OF_FOLDERS)
 @cases(FEW // 4)
 @given(content=FILES)
 def test_a_folder_that_is_no_run_is_refused_by_every_command(tmp_path, command, content):
@@ -257,7 +264,7 @@ def test_a_folder_that_is_no_run_is_refused_by_every_command(tmp_path, command, 
     (tmp_path / "model.safetensors").write_bytes(content)
     folders = [str(tmp_path)] * (2 if command == "compare" else 1)
     more = [str(tmp_path / "new") if word == "OUT" else word for word in MORE.get(command, [])]
-    code, said = run_command([command, *folders, *more])
+    code, said = run_command([*command.split(), *folders, *more])
     if command == "report" and code == 0:  # a page shows what is there, for which any object is enough
         assert isinstance(json.loads(content), dict)
         return
