@@ -2,7 +2,8 @@
 
 Where the code of a language stands differs: mBART has the source's behind its end, and starts the decoder from the
 target's. mBART-50, NLLB and M2M-100 have the source's before the text, and the target's is the first word of each
-translation. Marian has the target's before the source.
+translation; NLLB had the source's behind its end at first (`legacy_behaviour`). Marian has the target's before the
+source.
 """
 
 import dataclasses
@@ -75,7 +76,7 @@ def spoken(source: Tokenizer, target: Tokenizer, *, languages: Languages) -> Spo
             raise ValueError(
                 f"source_language must be left out where only targets have codes, got source_language={of_source}."
             )
-        behind = _class_of(source) == "MBartTokenizer"
+        behind = _class_of(source) == "MBartTokenizer" or source.eos_id in languages_of(source).values()
         source = _with(source, eos=index) if behind else _with(source, before=(index,))
     if of_target is None:
         return Spoken(source, target, None)

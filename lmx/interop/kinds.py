@@ -69,7 +69,7 @@ _NAMES = {
     SWITCH: """
         tie_word_embeddings use_sliding_window scale_embedding share_encoder_decoder_embeddings scale_decoder_outputs
         is_encoder_decoder do_sample add_prefix_space do_lower_case tokenize_chinese_chars strip_accents
-        separate_vocabs legacy single_word lstrip rstrip normalized special
+        separate_vocabs legacy legacy_behaviour single_word lstrip rstrip normalized special
     """,
     TEXT: """
         model_type hidden_act activation_function feed_forward_proj problem_type transformers_version tokenizer_class

@@ -128,10 +128,11 @@ class Beside:
             return special  # the class's own language, in a vocabulary that has none
         if index is None:
             raise ValueError(f"{self.folder} must have a token for each language, got none for {code!r}.")
-        if self.tokenizer_class != "MBartTokenizer":
-            return replace(special, before=(index,))
-        # A source ends with </s> and its language; a target's language is what the decoder starts from.
-        return replace(special, eos=index, after=(special.eos,)) if side == "source" else replace(special, bos=index)
+        is_mbart = self.tokenizer_class == "MBartTokenizer"
+        is_behind = is_mbart or self.settings.get("legacy_behaviour") is True  # NLLB's, as it was at first
+        if side == "source" and is_behind:  # it ends with </s> and its language
+            return replace(special, eos=index, after=(special.eos,))
+        return replace(special, bos=index) if is_mbart else replace(special, before=(index,))
 
     def _id(self, name: str) -> int | None:
         found = self.config.get(name)

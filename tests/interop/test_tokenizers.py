@@ -15,6 +15,7 @@ from lmx.data.labelled import Examples
 from lmx.data.texts import encode_examples
 from lmx.foreign_text import HuggingFaceTokenizer, Specials
 from lmx.interop.tokenizers import read_tokenizers
+from lmx.languages import spoken
 from lmx.objective import words_begin
 from lmx.text import Tokenizer, load_tokenizer
 from lmx.words import split_words
@@ -341,6 +342,22 @@ def test_a_text_of_marian_may_begin_with_its_language():
     assert source.encode(">>deu<<the cat")[:1] == [code]
     assert source.encode(">>xyz<<the cat") == [source.unk_id, *source.encode("the cat")]
     assert source.encode("the >>deu<< cat").count(code) == 0
+
+
+def test_the_first_form_of_nllb_has_the_language_behind_the_end_of_a_source(tmp_path: Path):
+    """As transformers 4.57.6 and 5.24.0 read the same folder; the decoder gets the target's language as it does now."""
+    now = read(DATA / "nllb-pieces")
+    folder = copied("nllb-pieces", tmp_path)
+    rewrite(folder / "tokenizer_config.json", legacy_behaviour=True)
+    found = read(folder)
+    english = now["source"].encode("Ein Haus")[0]
+    assert [*found["source"].encode("Ein Haus"), found["source"].eos_id] == [4, 67, 28, 4, 397, 10, 16, 7, 2, english]
+    assert found["target"].encode("Ein Haus") == now["target"].encode("Ein Haus")
+    assert found["target"].eos_id == now["target"].eos_id
+    other = spoken(found["source"], found["target"], languages=("deu_Latn", None)).source
+    german = now["target"].encode("Ein Haus")[0]
+    assert other.encode("Ein Haus") == found["source"].encode("Ein Haus")
+    assert other.eos_id == german != english
 
 
 def test_a_language_without_a_token_is_one_line(tmp_path: Path):
