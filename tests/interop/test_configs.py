@@ -226,6 +226,93 @@ def test_what_a_config_leaves_out_is_what_they_take(theirs: dict[str, Any], ours
     assert dataclasses.asdict(found) == dataclasses.asdict(ours)
 
 
+GPT2_SIZES: dict[str, Any] = {"model_type": "gpt2", "vocab_size": 30, "n_embd": 12, "n_head": 3, "n_layer": 2}
+PAIR_SIZES: dict[str, Any] = {"vocab_size": 30, "d_model": 16}
+# Of each family, what would be another model: by a field alone, which the message names.
+ANOTHER_MODEL: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    *(
+        (GPT2_SIZES, {name: value})
+        for name, value in {
+            "scale_attn_weights": False,
+            "scale_attn_by_inverse_layer_idx": True,
+            "add_cross_attention": True,
+            "activation_function": "mish",
+        }.items()
+    ),
+    *(
+        (DECODER | {"model_type": kind}, {name: value})
+        for kind in ("llama", "mistral", "qwen2", "qwen3")
+        for name, value in {
+            "hidden_act": "gelu",
+            "mlp_bias": True,
+            "pretraining_tp": 2,
+            "attention_bias": True,
+            "partial_rotary_factor": 0.5,
+        }.items()
+        if (kind, name) != ("qwen2", "attention_bias")  # it always has them, and no such field
+    ),
+    *(
+        (DECODER | {"model_type": kind}, {name: value})
+        for kind in ("bert", "roberta")
+        for name, value in {
+            "position_embedding_type": "relative_key",
+            "is_decoder": True,
+            "add_cross_attention": True,
+            "hidden_act": "mish",
+        }.items()
+    ),
+    (DECODER | {"model_type": "bert", "architectures": ["BertForMaskedLM"]}, {"tie_word_embeddings": False}),
+    *(
+        (THEIR_T5 | {"model_type": kind}, {name: value})
+        for kind in ("t5", "mt5")
+        for name, value in {
+            "relative_attention_num_buckets": 16,
+            "relative_attention_max_distance": 64,
+            "feed_forward_proj": "gated-mish",
+        }.items()
+    ),
+    *(
+        (PAIR_SIZES | {"model_type": kind}, {name: value})
+        for kind in ("marian", "bart", "mbart", "m2m_100")
+        for name, value in {
+            "tie_word_embeddings": False,
+            "decoder_ffn_dim": 12,
+            "decoder_attention_heads": 2,
+            "activation_function": "mish",
+        }.items()
+    ),
+    *(
+        (PAIR_SIZES | {"model_type": "marian"}, {name: True})
+        for name in ("normalize_before", "normalize_embedding", "add_final_layer_norm")
+    ),
+    *(
+        (PAIR_SIZES | {"model_type": kind}, {name: value})
+        for kind, pre in (("bart", False), ("mbart", True))
+        for name, value in {
+            "normalize_before": not pre,
+            "add_final_layer_norm": not pre,
+            "normalize_embedding": False,
+            "static_position_embeddings": True,
+            "extra_pos_embeddings": 3,
+            "add_bias_logits": True,
+        }.items()
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "other"),
+    ANOTHER_MODEL,
+    ids=[f"{theirs['model_type']}-{next(iter(other))}" for theirs, other in ANOTHER_MODEL],
+)
+def test_what_would_be_another_model_is_refused(theirs: dict[str, Any], other: dict[str, Any]) -> None:
+    family = FAMILIES[theirs["model_type"]]
+    family.config_of(theirs)
+    ((name, value),) = other.items()
+    with pytest.raises(InputError, match=rf"^{name} must be .*got {name}={value!r}"):
+        family.config_of(theirs | other)
+
+
 @pytest.mark.parametrize(
     "labels",
     [

@@ -53,6 +53,7 @@ def rotations(theirs: Mapping[str, Any]) -> tuple[float, tuple[float, ...]]:
         InputError: the kind of scaling is not one of ours.
     """
     given = {**(theirs.get("rope_scaling") or {}), **(theirs.get("rope_parameters") or {})}
+    expect({**theirs, **given}, partial_rotary_factor=1.0)
     base = float(given.get("rope_theta") or theirs.get("rope_theta") or 10000.0)
     kind = given.get("rope_type") or given.get("type") or "default"
     match kind:
