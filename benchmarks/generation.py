@@ -117,7 +117,7 @@ def lmx_side(shape: Shape, rows: int | None) -> tuple[Callable[[int], Call], dic
     parameters = count_parameters(model)
     ids = Ids(PAD, BOS, END, shape.vocab_size)
     writer = Writer(config, nnx.to_pure_dict(nnx.state(model)), ids=ids, rows=rows, layout=ONE_DEVICE)
-    drawn = {"temperature": 0.0} if shape.top_k is None else {"top_k": shape.top_k}
+    drawn: dict[str, Any] = {"temperature": 0.0} if shape.top_k is None else {"top_k": shape.top_k}
     sampling = Sampling(max_tokens=shape.length, min_tokens=shape.length, **drawn)
 
     def write(batch: int) -> Call:

@@ -13,6 +13,7 @@ are of the embedded grammar's test sentences with words replaced, accuracy of la
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tyro
@@ -71,7 +72,7 @@ def trial_of_text(config: Config, generator: np.random.Generator) -> dict[str, f
     words = sorted({word for sentence in references for word in sentence.split()})
     outputs = [with_mistakes(references, words, rate, generator) for rate in (config.errors, 1.5 * config.errors)]
     one, other = swapped(outputs[0], outputs[1], generator.random(config.sentences) < 0.5)
-    settings = {"num_resamples": config.resamples, "seed": int(generator.integers(2**31))}
+    settings: dict[str, Any] = {"num_resamples": config.resamples, "seed": int(generator.integers(2**31))}
     values = {found.name: found.p_value for found in compare_translations(one, other, references, **settings)}
     theirs = PairedTest(
         [("baseline", one), ("system", other)],
@@ -82,7 +83,9 @@ def trial_of_text(config: Config, generator: np.random.Generator) -> dict[str, f
     )
     for name, results in theirs()[1].items():
         if name != "System":
-            values[f"{name}, sacrebleu --paired-bs"] = results[1].p_value  # pyright: ignore[reportAttributeAccessIssue]
+            p_value = results[1].p_value  # pyright: ignore[reportAttributeAccessIssue]
+            assert p_value is not None
+            values[f"{name}, sacrebleu --paired-bs"] = p_value
     return values
 
 

@@ -101,7 +101,7 @@ def watch(process: int, peaks: list[int]) -> None:
 
 def main() -> None:
     """Prints a line for each start."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--pairs", type=int, action="append")
     options = parser.parse_args()
     for number in options.pairs or [3_000_000]:

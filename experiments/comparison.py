@@ -20,6 +20,7 @@ import tyro
 from lmx.console import console
 from lmx.data.embedded import phrasebook
 from lmx.data.parallel import Pairs, read_pairs
+from lmx.data.phrasebook.writer import Split
 from lmx.definition import define
 from lmx.errors import InputError
 from lmx.generator import Generator
@@ -92,8 +93,8 @@ class System(NamedTuple):
 
 def files_of(config: Config) -> dict[str, Path]:
     """Returns the files of the sets; those of the phrasebook are written once."""
-    given = {"train": config.train, "validation": config.validation, "test": config.test}
-    files = {name: path for name, path in given.items() if path is not None}
+    given: dict[Split, Path | None] = {"train": config.train, "validation": config.validation, "test": config.test}
+    files: dict[str, Path] = {name: path for name, path in given.items() if path is not None}
     if files:
         return files
     for name in given:

@@ -46,7 +46,8 @@ from lmx.sharding.rules import DEFAULT_RULES
 
 def _adam(**options: Any) -> OptimizerConfig:
     usual = {"schedule": "cosine", "peak": 1e-3, "warmup": 100, "beta2": 0.99, "weight_decay": 0.1, "clip_norm": 1.0}
-    return OptimizerConfig(**usual | {"final_share": 0.1} | options)
+    choices: dict[str, Any] = usual | {"final_share": 0.1} | options
+    return OptimizerConfig(**choices)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,7 +232,7 @@ def main(preset: str, config: Config) -> None:
         mesh = make_mesh(config.run.mesh)
         rows = {**objective.rows, "rows": config.batch.rows, "packing": config.batch.packing}
         batches = Windows(data.train, accumulation=config.batch.accumulation, seeds=seeds, **rows)
-        held_out, test = (text and Windows(text, **rows) for text in (data.validation, data.test))
+        held_out, test = Windows(data.validation, **rows), data.test and Windows(data.test, **rows)
         texts = {"training_data": data.train, "validation_data": data.validation, "test_data": data.test}
         run.agree(model, tokenizer=data.tokenizer, **texts)
         run.decided |= objective.facts

@@ -147,7 +147,7 @@ def build(config: Config, model: VisionConfig, *, updates: int) -> Learner:
     return Learner(
         model=definition, loss=loss, schedule=schedule, num_seeds=config.seeds, gradient_sum=config.batch.gradient_sum,
         optimizer=make_optimizer(options, schedule, model=definition), updated_by=updated_by(options, definition),
-        flops=lambda shape: (training_flops(model, rows=shape[0] * shape[1]),) * 2,  # no causal half
+        flops=lambda shape: (whole := training_flops(model, rows=shape[0] * shape[1]), whole),  # no causal half
         dtype=model.dtype, average_decay=options.average_decay, keeps_best=config.selection.keeps_best,
     )  # fmt: skip
 

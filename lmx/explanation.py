@@ -37,8 +37,12 @@ class Reads(Protocol):
     labels: Labels
     tokenizer: Tokenizer
     stride: int | None
-    batch_tokens: int
     integrate: Callable[..., tuple[jax.Array, jax.Array]]
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of a batch."""
+        ...
 
     def encode(self, texts: Any) -> EncodedExamples:
         """Encodes texts as the model reads them."""

@@ -205,8 +205,8 @@ class Generator:
             batch = [asked[index] for index in members]
             texts = [self._continuation(each.ids, sampling) for each in batch]
             (written,) = self._writer.write(batch, sampling, stops=_stops(texts, sampling))
-            for index, *made in zip(members, batch, texts, written, strict=True):
-                found[index] = self._generated(prompts[index // num_samples], *made, sampling)
+            for index, each, text, said in zip(members, batch, texts, written, strict=True):
+                found[index] = self._generated(prompts[index // num_samples], each, text, said, sampling)
             progress(len(found))
         return [found[index] for index in range(len(asked))]
 

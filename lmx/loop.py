@@ -255,6 +255,7 @@ class Training:
                         break
             with account.timing("checkpoints"):
                 self._checkpoints.wait()
+            assert self.state is not None
             account.write(int(self.state.step), over=True)
             run.add_start(compile_seconds=self.compile_seconds)
 

@@ -64,7 +64,7 @@ def print_plan(
         usual: tokens of a usual row; None for a quarter of the longest.
     """
     batch, mesh = config.batch, config.run.mesh
-    longest, usual = config.max_length, usual or max(config.max_length // 4, 1)
+    longest, shorter = config.max_length, usual or max(config.max_length // 4, 1)
     number = count_devices(mesh)
     use_virtual_devices(2 * number)  # as many again, to see what twice as many would do
 
@@ -76,7 +76,7 @@ def print_plan(
             optimizer=learner.optimizer,
             mesh=mesh,
             batch=shapes(longest),
-            typical=shapes(usual),
+            typical=shapes(shorter),
             dtype=learner.dtype,
             average=learner.average_decay is not None or learner.keeps_best,  # the best take as much
             gradient_sum=learner.gradient_sum,
@@ -98,6 +98,6 @@ def print_plan(
     ]
     if config.seeds > 1:  # they share the mesh
         about += f" Of one seed; {config.seeds} need {config.seeds} times as much."
-    lengths = f"the longest that the config allows, {longest} tokens, and as usual {usual}"
-    print(f"{about}\nBatches: {lengths if usual != longest else f'{longest} tokens a row'}.\n")
+    lengths = f"the longest that the config allows, {longest} tokens, and as usual {shorter}"
+    print(f"{about}\nBatches: {lengths if shorter != longest else f'{longest} tokens a row'}.\n")
     print(render(make_plan(job, device, changes=proposals)), end="")

@@ -6,7 +6,7 @@ shapes.
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +68,8 @@ class Writer:
             # The cache lives as the model does; the rest of the state, which is small, whole everywhere.
             apart = shardings(self._definition, layout)
             cache = layout.sharding(("batch", "kv_heads", None, None))
-            places = Writing(*[whole] * (len(Writing._fields) - 1), cache=cache)
+            of_state: list[Any] = [whole] * (len(Writing._fields) - 1)
+            places = Writing(*of_state, cache=cache)
         self._unstack = jax.jit(unstack, out_shardings=apart)
         self._begin = jax.jit(self._run_begin, static_argnames=("slots", "choice"), out_shardings=places)
         self._advance = jax.jit(

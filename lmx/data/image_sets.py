@@ -43,8 +43,8 @@ class ImageSets(NamedTuple):
         return EncodedImageSets(
             train=EncodedImages.of(self.train, length=length, labels=self.labels),
             dev=EncodedImages.of(self.dev, length=length, labels=self.labels),
-            test=self.test and EncodedImages.of(self.test, length=length, labels=self.labels),
-            to_label=self.to_label and EncodedImages.of(self.to_label, length=length),
+            test=None if self.test is None else EncodedImages.of(self.test, length=length, labels=self.labels),
+            to_label=None if self.to_label is None else EncodedImages.of(self.to_label, length=length),
         )
 
     def facts(self) -> dict[str, str]:

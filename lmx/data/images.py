@@ -68,7 +68,7 @@ class Images:
         """Returns the images at some positions, with their labels, lines and names."""
         chosen = np.asarray(indices, dtype=np.int64)
 
-        def picked(values: Sequence[str] | None) -> list[str] | None:
+        def picked(values: Sequence[Any] | None) -> list[Any] | None:
             return None if values is None else [values[index] for index in chosen.tolist()]
 
         return replace(

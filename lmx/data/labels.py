@@ -30,11 +30,14 @@ class Labelled(Protocol):
 
     Attributes:
         unit: name of one item in messages.
-        origin: where the items were read.
     """
 
     unit: ClassVar[str]
-    origin: str
+
+    @property
+    def origin(self) -> str:
+        """Where the items were read."""
+        ...
 
     @property
     def labels(self) -> "Sequence[Label] | None":

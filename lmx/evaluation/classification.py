@@ -71,7 +71,7 @@ class Classifies(Protocol):
         """Returns what the model says of each text or image, of each seed."""
         ...
 
-    def explain(self, example: Any) -> dict[str, Any]:
+    def explain(self, example: Any, /) -> dict[str, Any]:
         """Returns a record of explanations.json."""
         ...
 

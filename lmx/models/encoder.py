@@ -119,8 +119,9 @@ class Encoder(nnx.Module):
         with jax.named_scope("embed"):
             x = embed(self.config, vectors, self.positions, positions=positions)
             if self.types is not None:
-                is_one = types is None or self.config.num_types == 1  # RoBERTa: of both texts of a pair
-                x = x + self.types(jnp.zeros_like(tokens) if is_one else types)
+                if types is None or self.config.num_types == 1:  # RoBERTa: of both texts of a pair
+                    types = jnp.zeros_like(tokens)
+                x = x + self.types(types)
             if self.embedding_norm is not None:
                 x = self.embedding_norm(x)
             x = dropout(x, self.config.dropout_rate, embed_key)

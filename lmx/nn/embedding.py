@@ -37,8 +37,8 @@ class Embedding(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        deviation = float(width) ** -0.5 if deviation is None else deviation
-        table = normal(rngs.params(), (padded_vocabulary(vocab_size), width), deviation=deviation)
+        drawn = float(width) ** -0.5 if deviation is None else deviation
+        table = normal(rngs.params(), (padded_vocabulary(vocab_size), width), deviation=drawn)
         self.table = nnx.Param(table, axes=("vocab", "embed"))
         self.vocab_size = vocab_size
         self.dtype = dtype

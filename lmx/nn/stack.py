@@ -174,9 +174,9 @@ class Stack(nnx.Module):
             if self.window is not None:
                 distances = jnp.abs(positions[:, :, None] - slots[:, None, :])
                 inputs["mask"] = inputs["mask"] & (distances < self.window)[:, None]
-        if encoding is not None:
-            inputs["rotate"] = functools.partial(encoding.rotate, positions=positions)
-            inputs["bias"] = encoding.bias(positions, slots)
+            if encoding is not None:
+                inputs["rotate"] = functools.partial(encoding.rotate, positions=positions)
+                inputs["bias"] = encoding.bias(positions, slots)
         extended = []
         for block, cache in zip(blocks, caches, strict=True):
             x, cache = block.extend(x, cache, **inputs)

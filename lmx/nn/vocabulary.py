@@ -1,6 +1,7 @@
 """Products of words and states on a mesh: rows of a vocabulary's table, and the logits that they give."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,7 @@ def look_up(table: Float[Array, "*U V D"], tokens: Int[Array, "*B T"], *, dtype:
     if not in_pieces:
         return ungroup(_look_up(("group", "vocab", "embed"), table, tokens))
     tokens = constrain(tokens, "replica", None, None)
-    vectors = _look_up(("replica", *COLUMNS), table, tokens)
+    vectors: Any = _look_up(("replica", *COLUMNS), table, tokens)
     vectors = move(vectors, ("replica", None, None, "shard"), ("replica", "shard", None, None))
     return ungroup(vectors, in_pieces=True)
 
