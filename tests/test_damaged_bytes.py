@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from lmx.errors import is_users
 from lmx.interop.convert import convert
 from lmx.interop.kinds import given
 from lmx.interop.tokenizers import read_tokenizers
 from lmx.saved import read_record
 from tests.interop.test_llama2c import write_pieces
+from tests.test_damaged_configs import is_read_or_refused
 from tests.test_stories import WORDS
 from tests.test_stories import write as write_llama2c
 
@@ -49,15 +49,7 @@ def each_is_read_or_refused(path: Path, read, *, number: int, left: Path | None 
     draw = random.Random(path.parent.name + path.name)
     for case in range(number):
         path.write_bytes(damaged(right, draw))
-        refused = None
-        try:
-            read()
-        except Exception as error:
-            refused = error
-        assert refused is None or is_users(refused), (case, repr(refused))
-        if left is not None:
-            assert refused is None or not left.exists(), (case, repr(refused))
-            shutil.rmtree(left, ignore_errors=True)
+        is_read_or_refused(read, said=case, left=left)
     path.write_bytes(right)
 
 

@@ -58,33 +58,41 @@ def changed(value: Any, way: tuple, new: Any) -> Any:
     return copy
 
 
+def is_read_or_refused(read: Callable[[], object], *, said: object, left: Path | None = None) -> None:
+    """Checks that something is read, or refused as a user's mistake.
+
+    Args:
+        said: what a failure says of the case.
+        left: what must not be there after a refusal.
+    """
+    refused = None
+    try:
+        read()
+    except Exception as error:
+        refused = error
+    told = (said, repr(refused))
+    assert refused is None or is_users(refused), told
+    # Arrays that differ are a table.
+    assert refused is None or "\n" not in str(refused) or "the arrays that its config says" in str(refused), told
+    if left is not None:
+        assert refused is None or not left.exists(), told
+        shutil.rmtree(left, ignore_errors=True)
+
+
 def each_is_read_or_refused(
     path: Path, read: Callable[[], object], *, number: int, left: Path | None = None, most: int = 10**9
 ) -> None:
     """Changes one value of a JSON file after another, as many as said.
 
     Args:
-        left: what must not be there after a refusal.
+        left: see `is_read_or_refused`.
         most: the largest number that is put in; nothing may begin to make as many of something.
     """
     right = json.loads(path.read_text())
     every = [(way, new) for way in places(right) for new in (*VALUES, most)]
     for way, new in random.Random(path.parent.name).sample(every, min(number, len(every))):
         path.write_text(json.dumps(changed(right, way, new)))
-        refused = None
-        try:
-            read()
-        except Exception as error:
-            refused = error
-        said = (way, new, repr(refused))
-        assert refused is None or is_users(refused), said
-        # Arrays that differ are a table.
-        assert refused is None or str(refused).count("\n") == 0 or "the arrays that its config says" in str(refused), (
-            said
-        )
-        if left is not None:
-            assert refused is None or not left.exists(), said
-            shutil.rmtree(left, ignore_errors=True)
+        is_read_or_refused(read, said=(way, new), left=left)
     path.write_text(json.dumps(right))
 
 
