@@ -209,9 +209,13 @@ def measure_speed(run: Path, *, seconds: float = 5.0) -> Iterator[str]:
 
 
 def _used(path: Path) -> float | None:
-    """Returns the tokens a second that a run's training took, by the last line of its metrics."""
+    """Returns the tokens a second that a run's training took, by the last line of its metrics; None if none says it."""
     found = None
-    for record in read_json_lines(path, "kind"):
+    try:
+        records = read_json_lines(path, "kind")
+    except ValueError:  # it is only told beside what was measured
+        return None
+    for record in records:
         speed = record.get("tokens_per_second")
         found = speed if record["kind"] == "train" and is_number(speed) and speed > 0 else found
     return found

@@ -7,6 +7,7 @@ Runs of every family, what `lmx data` reads, and folders of other libraries. `ma
 import json
 import os
 import random
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -23,7 +24,7 @@ from lmx.errors import is_users
 from lmx.fill_mask import FillMask
 from lmx.generator import Generator
 from lmx.interop.convert import convert
-from lmx.interop.kinds import given
+from lmx.interop.kinds import KINDS, given
 from lmx.interop.tokenizers import read_tokenizers
 from lmx.saved import read_record, save_tokenizer, write_json
 from lmx.text import ByteTokenizer
@@ -202,3 +203,13 @@ def test_a_tokenizer_of_others_is_read_or_refused(source: Path, tmp_path: Path):
 @pytest.mark.parametrize("source", VOCABULARIES, ids=named)
 def test_many_tokenizers_of_others_are_read_or_refused(source: Path, tmp_path: Path):
     foreign_tokenizers(source, tmp_path, MANY // 3)
+
+
+def test_each_field_that_a_family_reads_has_a_kind():
+    """Fields that must have one value alone are compared with it, by `expect`, and need none."""
+    read = set()
+    for path in (Path(__file__).parents[1] / "lmx" / "interop" / "families").glob("*.py"):
+        read |= set(re.findall(r"""theirs(?:\.get\(|\[)"(\w+)\"""", path.read_text()))
+        read |= set(re.findall(r"""activation\(theirs, "(\w+)\"""", path.read_text()))
+    assert len(read) > 40
+    assert read <= KINDS.keys()

@@ -95,6 +95,8 @@ def test_the_speed_of_the_batches_alone_is_told_beside_what_training_used(run: P
     found = re.fullmatch(r"([\d,]+) tokens/s alone, in [\d,]+ batches; training used 1, a ([\d,]+)th of that", last)
     assert found
     assert found[1] == found[2]
+    (run / "metrics.jsonl").write_text("{\n{}\n")
+    assert command(monkeypatch, capsys, "time", run, "--seconds", "0.05")[-1].endswith(" batches")
 
 
 @pytest.mark.parametrize("name", ["masked", "spans", "pairs"])

@@ -1,4 +1,4 @@
-"""What kind of value each field of Hugging Face's JSON files has: checked where a file is read, and only there.
+"""What kind of value each field has that is read of Hugging Face's JSON files: checked where a file is read.
 
 Families then take sizes as sizes. A field that is null is one that is not given.
 """
@@ -102,10 +102,10 @@ def check_kinds(fields: Mapping[str, Any], *, path: Path, kinds: Mapping[str, Ki
         if value is not None and kind is not None and not kind.fits(value):
             raise InputError(f"{path} must have {kind.said} in {name}, got {value!r:.60}.")
         if isinstance(value, dict) and name in _WITHIN:
-            check_kinds(value, path=path)
-    for token in (fields.get("added_tokens_decoder") or {}).values():
-        if isinstance(token, dict):
-            check_kinds(token, path=path)
+            check_kinds(value, path=path, kinds=kinds)
+        if isinstance(value, dict) and name == "added_tokens_decoder":
+            for token in value.values():
+                check_kinds(token if isinstance(token, dict) else {}, path=path, kinds=kinds)
 
 
 def given(fields: Mapping[str, Any], *, path: Path) -> dict[str, Any]:
