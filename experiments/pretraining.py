@@ -84,7 +84,7 @@ class Config:
     # What may change when a run is continued, beside RunConfig and Published: it has no part in the training.
     free = ("test", "metric", "prompts", "sampling")
     rules: ClassVar = DEFAULT_RULES  # which axes the mesh splits
-    absent: ClassVar = {}  # no earlier version had this task
+    absent: ClassVar = {"stride": None}  # in earlier versions
 
     @property
     def max_length(self) -> int:
@@ -94,6 +94,7 @@ class Config:
     def check(self) -> None:
         """Checks values here, for errors of one line, where tyro would print a box."""
         self.objective.check(family_of(self.model))
+        self.batch.check_stride(objective=self.objective.objective)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,7 +233,8 @@ def main(preset: str, config: Config) -> None:
         mesh = make_mesh(config.run.mesh)
         rows = {**objective.rows, "rows": config.batch.rows, "packing": config.batch.packing}
         batches = Windows(data.train, accumulation=config.batch.accumulation, seeds=seeds, **rows)
-        held_out, test = Windows(data.validation, **rows), data.test and Windows(data.test, **rows)
+        held_out = Windows(data.validation, **rows).overlapping(config.batch.stride)
+        test = data.test and Windows(data.test, **rows).overlapping(config.batch.stride)
         texts = {"training_data": data.train, "validation_data": data.validation, "test_data": data.test}
         run.agree(model, tokenizer=data.tokenizer, **texts)
         run.decided |= objective.facts

@@ -235,10 +235,13 @@ class RowsConfig(TokensConfig):
         context: tokens of a row; the mesh's sequence must divide it.
         packing: "stream" cuts rows out of all text, one document after another; "documents" packs whole documents into
             rows, and none sees another.
+        stride: tokens between the beginnings of rows of held-out text, which then overlap: a token counts in the first
+            row that holds it, so that at least context - stride tokens stand before it. None takes rows side by side.
     """
 
     context: int = 256
     packing: Packing = "stream"
+    stride: int | None = None
 
     @property
     def rows(self) -> int:
@@ -253,6 +256,23 @@ class RowsConfig(TokensConfig):
                 f"tokens_per_batch={self.tokens_per_batch}."
             )
         return self.tokens_per_batch // self.context
+
+    def check_stride(self, *, objective: str) -> None:
+        """Checks that held-out rows can overlap as they are asked to.
+
+        Args:
+            objective: its name; the others take tokens out of rows, or tell where a document begins.
+
+        Raises:
+            InputError: they cannot.
+        """
+        if self.stride is None:
+            return
+        if not 1 <= self.stride <= self.context:
+            raise InputError(f"stride must be from 1 to context={self.context}, got stride={self.stride}.")
+        for name, value, wanted in (("packing", self.packing, "stream"), ("objective", objective, "causal")):
+            if value != wanted:
+                raise InputError(f"{name} must be {wanted} where a stride is given, got {name}={value}.")
 
     def check_lengths(self, *, max_length: int, sequence: int) -> None:
         """Checks that rows will divide over a mesh.

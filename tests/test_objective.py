@@ -1,5 +1,7 @@
 """The objective of an experiment: ids that a vocabulary has or gets, lengths of rows, where words begin."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -105,3 +107,20 @@ def test_rows_in_tokens():
         _ = RowsConfig(context=64, tokens_per_batch=63).rows
     with pytest.raises(InputError, match=r"context must be divisible by mesh.sequence=3, got context=64\."):
         RowsConfig(context=64).check_lengths(max_length=64, sequence=3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "objective", "message"),
+    [
+        ({"stride": 0}, "causal", "stride must be from 1 to context=64, got stride=0."),
+        ({"stride": 65}, "causal", "stride must be from 1 to context=64, got stride=65."),
+        ({"stride": 9, "packing": "documents"}, "causal", "packing must be stream where a stride is given, got pack"),
+        ({"stride": 9}, "masked", "objective must be causal where a stride is given, got objective=masked."),
+        ({"stride": 9}, "prefix", "objective must be causal where a stride is given, got objective=prefix."),
+    ],
+)
+def test_held_out_rows_overlap_where_that_means_something(changes, objective, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        RowsConfig(context=64, **changes).check_stride(objective=objective)
+    RowsConfig(context=64, stride=64).check_stride(objective="causal")
+    RowsConfig(context=64, packing="documents").check_stride(objective="masked")

@@ -20,10 +20,12 @@ class StreamRows:
 
     Args:
         width: tokens of a row; those beyond `length` are the first of the row behind it.
+        stride: between the beginnings of rows in order; None is `length`.
     """
 
-    def __init__(self, corpus: TokenCorpus, *, length: int, width: int, seed: int):
+    def __init__(self, corpus: TokenCorpus, *, length: int, width: int, seed: int, stride: int | None = None):
         self._corpus, self._length, self._width, self._seed = corpus, length, width, seed
+        self._stride = length if stride is None else stride
         self.rows_per_epoch = max(1, corpus.num_tokens // length)
 
     def rows(self, numbers: Int64[np.ndarray, " rows"]) -> Batch:
@@ -38,13 +40,19 @@ class StreamRows:
         return self._cut(begins)
 
     def in_order(self) -> Iterator[Batch]:
-        """Yields raw rows of all tokens, in order, some at a time; the last is filled up with padding."""
-        size = self._corpus.num_tokens
-        last = max(1, size - (self._width - self._length))  # behind the last token that a row can begin with
-        for begin in range(0, last, _ROWS * self._length):
-            begins = np.arange(begin, min(begin + _ROWS * self._length, last), self._length)
+        """Yields raw rows of all tokens, in order, some at a time; the last is filled up with padding.
+
+        Where rows overlap by more than what is beyond their length, a token counts in the first that holds it.
+        """
+        size, known = self._corpus.num_tokens, self._width - self._stride
+        last = max(1, size - known)  # behind the last token that a row can begin with
+        for begin in range(0, last, _ROWS * self._stride):
+            begins = np.arange(begin, min(begin + _ROWS * self._stride, last), self._stride)
             raw = self._cut(begins)
             behind = begins[:, None] + np.arange(self._width) >= size
+            if self._stride < self._length:
+                counts = raw.setdefault("counts", np.ones(behind.shape, np.int32))
+                counts[begins > 0, :known] = 0
             for name, array in raw.items():
                 array[behind] = self._corpus.pad_id if name == "tokens" else 0
             yield raw

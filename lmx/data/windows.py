@@ -87,6 +87,7 @@ class Windows:
         self.corpus, self.length, self.width, self.packing = corpus, length, length + ahead, packing
         self.accumulation, self.seeds, self._rows, self._make = accumulation, tuple(seeds), rows, make
         self._pad_id = (corpus.corpora[0] if isinstance(corpus, Mixture) else corpus).pad_id
+        self._stride: int | None = None
         self.numbered = [self._numbered(corpus, seed) for seed in seeds]
         self._taken = rows * accumulation
 
@@ -147,6 +148,29 @@ class Windows:
         numbers = self.numbers(k).ravel()
         return sum(numbered.tokens(numbers, length=self.length) for numbered in self.numbered)
 
+    def overlapping(self, stride: int | None) -> "Windows":
+        """Returns the same batches, but the rows of `once` overlap: a token counts in the first row that holds it.
+
+        So at least length - stride tokens stand before it.
+
+        Args:
+            stride: tokens between the beginnings of two rows; None returns this object.
+
+        Raises:
+            ValueError: the rows are none of a stream, or the stride leaves a gap.
+        """
+        if stride is None:
+            return self
+        if self.packing != "stream" or not 1 <= stride <= self.length:
+            raise ValueError(
+                f"stride must be from 1 to length={self.length}, and of rows of a stream, "
+                f"got stride={stride} and packing={self.packing}."
+            )
+        other = object.__new__(Windows)
+        other.__dict__.update(self.__dict__, _stride=stride)
+        other.numbered = [other._numbered(self.corpus, seed) for seed in self.seeds]
+        return other
+
     def once(self, rows: Rows | None = None, *, fill_multiple: int = 1) -> Iterator[Batch]:
         """Yields batches [B, ...] in which each token is predicted once, in order; the last ends with rows of padding.
 
@@ -178,7 +202,7 @@ class Windows:
             )
         if self.packing == "documents":
             return PackedRows(corpus, width=self.width, ahead=self.width - self.length, seed=seed)
-        return StreamRows(corpus, length=self.length, width=self.width, seed=seed)
+        return StreamRows(corpus, length=self.length, width=self.width, seed=seed, stride=self._stride)
 
     def _made(self, raw: Batch, seed: int, numbers: np.ndarray) -> Batch:
         raw = {name: array.reshape(*numbers.shape, self.width) for name, array in raw.items()}

@@ -141,6 +141,32 @@ def test_evaluation_predicts_each_token_once(packing: str, size: int, ahead: int
     assert np.array_equal(np.sort(labels[here]), expected)
 
 
+@pytest.mark.parametrize("ahead", [0, 1])
+@pytest.mark.parametrize("stride", [1, 4, 9, L])
+@pytest.mark.parametrize("size", [11, 12, 61, 400])
+def test_with_a_stride_each_token_is_predicted_once_and_from_enough_before_it(size: int, stride: int, ahead: int):
+    made = windows(corpus_of(np.array([size - 8, 8])), "stream", ahead=ahead).overlapping(stride)
+    batches = list(made.once(fill_multiple=6))
+    raw = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    here = (raw["segments"] > 0) & (raw.get("counts", raw["segments"]) > 0)
+    here[:, :ahead] = False
+    assert np.array_equal(np.sort(raw["tokens"][here]), np.arange(1 + ahead, size + 1))
+    rows, places = np.nonzero(here)
+    assert (places[rows > 0] >= L - stride + ahead).all()
+    beside = windows(corpus_of(np.array([size - 8, 8])), "stream", ahead=ahead)
+    assert np.array_equal(made.batch(3)["tokens"], beside.batch(3)["tokens"])  # training knows no stride
+    labels = np.concatenate([causal(batch, pad_id=0, start_id=None if ahead else 1)["labels"] for batch in batches])
+    assert np.array_equal(np.sort(labels[labels != 0]), np.arange(1 + ahead, size + 1))
+
+
+@pytest.mark.parametrize(("stride", "packing"), [(0, "stream"), (L + 1, "stream"), (4, "documents")])
+def test_a_stride_that_cannot_be_is_refused(corpus: TokenCorpus, stride: int, packing: str):
+    with pytest.raises(
+        ValueError, match=f"from 1 to length=10, and of rows of a stream, got stride={stride} and packing={packing}"
+    ):
+        windows(corpus, packing).overlapping(stride)
+
+
 def test_hosts_evaluate_their_rows(corpus: TokenCorpus, packing: str):
     whole = [batch["tokens"] for batch in windows(corpus, packing).once(fill_multiple=4)]
     second = [
