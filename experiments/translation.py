@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -20,13 +20,12 @@ import numpy as np
 from lmx import losses
 from lmx.config import INLINE, BatchConfig, Published, RunConfig, SelectionConfig
 from lmx.data.cache import Cache
-from lmx.data.embedded import phrasebook
-from lmx.data.encoded import Corpus, facts_of_pairs, find_pairs, keep_pairs, side_texts
-from lmx.data.parallel import EncodedPairs, FilterReport, Pairs, described, encode_pairs, filter_pairs, read_pairs
-from lmx.data.roles import check_locations
+from lmx.data.encoded import Corpus, facts_of_pairs, keep_pairs, side_texts
+from lmx.data.pair_sets import CUT_LATER, PairSetsConfig
+from lmx.data.parallel import EncodedPairs, FilterReport, Pairs, described, encode_pairs, filter_pairs
 from lmx.definition import define
 from lmx.errors import InputError
-from lmx.evaluation.translation import Exam, ScoringConfig, examine_translator, validation_bleu
+from lmx.evaluation.translation import Exam, ScoringConfig, Translated, examine_translator, run_folds, validation_bleu
 from lmx.experiment import (
     begin,
     finish,
@@ -55,7 +54,6 @@ from lmx.text import Tokenizer
 from lmx.translator import Translator
 
 ROOT = Path(__file__).resolve().parent.parent
-PHRASEBOOK = "phrasebook"  # as a data location: the embedded grammar
 
 
 # ---- what can be chosen ----------------------------------------------------------------------------------------------
@@ -77,12 +75,6 @@ class Config:
     """All choices of a translation experiment; nested records describe their own fields.
 
     Attributes:
-        train: sentence pairs to learn from: two files as `train.{}.gz` or `train.en,train.de`, a .tsv or .jsonl, a
-            hub dataset as `hub:ID:SPLIT`, or `phrasebook`.
-        validation: sentence pairs to validate on, in the same forms.
-        test: sentence pairs to score the finished model on, in the same forms.
-        source_language: name of the source language in file names and records.
-        target_language: name of the target language in file names and records.
         joint: one vocabulary for both sides.
         max_length: most tokens per side; drops longer training and validation pairs, truncates longer test sources.
         max_ratio: highest ratio of a training pair's lengths; drops pairs above it. None keeps all.
@@ -91,11 +83,7 @@ class Config:
         seeds: number of models to train in one step, with the seeds seed, seed + 1 and so on.
     """
 
-    train: str = PHRASEBOOK
-    validation: str = PHRASEBOOK
-    test: str = PHRASEBOOK
-    source_language: str = "en"
-    target_language: str = "de"
+    sets: Annotated[PairSetsConfig, INLINE] = field(default_factory=PairSetsConfig)
     scoring: Annotated[ScoringConfig, INLINE] = field(default_factory=ScoringConfig)
     pieces: Annotated[VocabularyConfig, INLINE] = field(default_factory=VocabularyConfig)
     joint: bool = True
@@ -115,11 +103,12 @@ class Config:
 
     free = ("tokenize",)  # may change when a run is continued, beside RunConfig and Published
     rules: ClassVar = DEFAULT_RULES  # which axes the mesh splits
-    absent: ClassVar = {**EARLIER, "model.embedding_init": "fairseq"}  # in earlier versions
+    absent: ClassVar = {**EARLIER, "model.embedding_init": "fairseq", **CUT_LATER}  # in earlier versions
 
     def check(self) -> None:
         """Checks values here, for errors of one line, where tyro would print a box."""
-        check_locations(self, embedded=PHRASEBOOK, way_out="keep some pairs out of train for them.")
+        self.sets.check()
+        self.scoring.check_sets(folds=self.sets.folds)
 
 
 def _model(**sizes: Any) -> Seq2SeqConfig:
@@ -129,9 +118,11 @@ def _model(**sizes: Any) -> Seq2SeqConfig:
 
 MULTI30K = Config(
     # Wu et al. 2021, "Good for Misconceived Reasons", the text-only tiny Transformer.
-    train="data/multi30k/bpe10k/train.{}.gz",
-    validation="data/multi30k/bpe10k/valid.{}.gz",
-    test="data/multi30k/bpe10k/test.2016.{}.gz",
+    sets=PairSetsConfig(
+        train="data/multi30k/bpe10k/train.{}.gz",
+        validation="data/multi30k/bpe10k/valid.{}.gz",
+        test="data/multi30k/bpe10k/test.2016.{}.gz",
+    ),
     scoring=ScoringConfig(
         tokenized=True, raw_reference="data/multi30k/test_2016_flickr.de.gz", lowercase=True, bleu_every=10
     ),
@@ -181,9 +172,11 @@ PRESETS: dict[str, tuple[str, Config]] = {
         "Multi30k En-De from raw text with SentencePiece: detokenised sacreBLEU",
         replace(
             MULTI30K,
-            train="data/multi30k/train.{}.gz",
-            validation="data/multi30k/val.{}.gz",
-            test="data/multi30k/test_2016_flickr.{}.gz",
+            sets=PairSetsConfig(
+                train="data/multi30k/train.{}.gz",
+                validation="data/multi30k/val.{}.gz",
+                test="data/multi30k/test_2016_flickr.{}.gz",
+            ),
             scoring=ScoringConfig(bleu_every=10),
             pieces=VocabularyConfig(vocab_size=10_000),
             published=Published(),
@@ -235,25 +228,8 @@ class Data(NamedTuple):
     train: EncodedPairs
     validation: EncodedPairs
     validation_pairs: Pairs
-    test: Pairs
+    test: Pairs | None
     reports: tuple[FilterReport, FilterReport]
-
-
-def load_pairs(location: str, config: Config, *, split: Literal["train", "validation", "test"]) -> Pairs:
-    """Reads the pairs of a split."""
-    if location == PHRASEBOOK:
-        phrases = phrasebook(split)
-        sources, targets = [each.source for each in phrases], [each.target for each in phrases]
-        return Pairs(sources=sources, targets=targets, origin=f"phrasebook {split}")
-    languages = {"source_language": config.source_language, "target_language": config.target_language}
-    return read_pairs(location, **languages, keep_empty=split == "test")  # a hypothesis for each line of the test set
-
-
-def training_pairs(config: Config) -> Corpus | Pairs:
-    """Returns the pairs to learn from; those of files are read when they are asked for."""
-    if config.train == PHRASEBOOK:
-        return load_pairs(config.train, config, split="train")
-    return find_pairs(config.train, source_language=config.source_language, target_language=config.target_language)
 
 
 def make_tokenizers(run: Run, config: Config, pairs: Corpus | Pairs, cache: Cache) -> tuple[Tokenizer, Tokenizer]:
@@ -274,12 +250,10 @@ def make_tokenizers(run: Run, config: Config, pairs: Corpus | Pairs, cache: Cach
     return (joint, joint) if config.joint else (joint, make(1))
 
 
-def load(config: Config, run: Run) -> Data:
+def load(config: Config, run: Run, *, fold: int | None = None) -> Data:
     """Reads all text, so that a bad line is reported now, and encodes it."""
-    pairs = training_pairs(config)
-    validation = load_pairs(config.validation, config, split="validation")
-    test = load_pairs(config.test, config, split="test")
-    config.scoring.check(test, language=config.target_language)
+    pairs, validation, test = config.sets.load(fold=fold)
+    config.scoring.check(test, language=config.sets.target_language)
     cache = text_cache(config.run.text_cache)
     source, target = make_tokenizers(run, config, pairs, cache)
     say_fewer_pieces(run, config, source, target)
@@ -309,11 +283,19 @@ def fit_model(config: Config, source: Tokenizer, target: Tokenizer) -> Seq2SeqCo
 
 
 def main(preset: str, config: Config) -> None:
-    """Trains, or goes on training, then translates the test set, scores it and writes the report."""
+    """Trains, or goes on training, then translates the test set, scores it and writes the report, for each fold."""
+    if config.sets.folds is None:
+        train_and_test(preset, config)
+    else:
+        cross_validate(preset, config)
+
+
+def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> Translated | None:
+    """Trains one model of each seed and tests them; returns what was tested, if there is a test set."""
     seeds = range(config.seed, config.seed + config.seeds)
     # What can be wrong is found in here, before anything is written; all hosts must then agree.
-    with begin("translation", preset, config, family="seq2seq", ends_with="updates") as run:
-        data = load(config, run)
+    with begin("translation", preset, config, family="seq2seq", ends_with="updates", fold=fold) as run:
+        data = load(config, run, fold=fold)
         model = fit_model(config, data.source, data.target)
         mesh = make_mesh(config.run.mesh)
         batch = fit_batches(run, config.batch, usual=PRESETS[preset][1].batch, lengths=data.train.lengths)
@@ -341,7 +323,9 @@ def main(preset: str, config: Config) -> None:
         line["perplexity"] = np.exp(line["nll"])
         if config.scoring.translates(validation=len(run.memory.losses) + 1):
             now = translator.with_params(params)
-            line["bleu"] = validation_bleu(now, data.validation_pairs, config.scoring, language=config.target_language)
+            line["bleu"] = validation_bleu(
+                now, data.validation_pairs, config.scoring, language=config.sets.target_language
+            )
         return line["loss"], line
 
     if training.serves and config.seeds > 1:
@@ -350,7 +334,7 @@ def main(preset: str, config: Config) -> None:
         run.print_start(
             training_pairs=described(data.train, data.reports[0]),
             validation_pairs=described(data.validation_pairs, data.reports[1]),
-            test_pairs=described(data.test),
+            test_pairs="none" if data.test is None else described(data.test),
             **facts,
             vocabulary=f"{model.source_vocab_size:,} source, {model.target_vocab_size:,} target"
             + (", joint" if data.source is data.target else ""),
@@ -364,10 +348,25 @@ def main(preset: str, config: Config) -> None:
     if not training.serves:
         run.save_model(params, seeds=seeds if config.seeds > 1 else None)
 
-    names = f"{preset} test", f"{config.search}, {made}"
-    exam = Exam(*names, data.test, config.target_language, config.scoring, config.published)
-    examine_translator(run, translator.with_params(params), exam, seeds=seeds)
+    tested = None
+    if data.test is not None:
+        names = f"{preset} test", f"{config.search}, {made}"
+        exam = Exam(*names, data.test, config.sets.target_language, config.scoring, config.published)
+        tested = examine_translator(run, translator.with_params(params), exam, seeds=seeds)
     finish(run)
+    return tested
+
+
+def cross_validate(preset: str, config: Config) -> None:
+    """Trains and tests a run for each fold, in `fold-1` and so on, and scores each pair by the run it was not in."""
+    with begin("translation", preset, config, family="folds") as whole:
+        # What is wrong with a file is told before anything is written.
+        _, _, test = sets = config.sets.load(fold=1)
+        config.scoring.check(test, language=config.sets.target_language)
+        whole.agree(training_data=sets.train, validation_data=sets.validation, first_fold=test)
+    whole.open()
+    run_folds(whole, preset, config, train_and_test)
+    finish(whole)
 
 
 # ---- the plan --------------------------------------------------------------------------------------------------------

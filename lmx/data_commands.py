@@ -15,9 +15,8 @@ import numpy as np
 
 from lmx.config import BatchConfig, RowsConfig
 from lmx.data.cache import open_cache
-from lmx.data.embedded import phrasebook
-from lmx.data.encoded import find_pairs, keep_pairs
-from lmx.data.parallel import Pairs
+from lmx.data.encoded import keep_pairs
+from lmx.data.pair_sets import PairSetsConfig
 from lmx.data.text_sets import TextSetsConfig
 from lmx.data.windows import Windows, facts
 from lmx.errors import InputError
@@ -64,6 +63,8 @@ def open_data(run: Path, *, report: Callable[[str], None] = print) -> RunData:
         raise FileNotFoundError(f"{run} must be a run directory: it has no config.json.")
     saved = read_record(path)
     experiment = saved.get("experiment")
+    if saved.get("family") == "folds":
+        raise InputError(f"{run} must be one run, got that of all folds. Say {run / 'fold-1'}.")
     makers = {"pretraining": _language_model, "translation": _translation}
     if not isinstance(experiment, str) or experiment not in makers:
         raise InputError(f"{run} must be a run of {' or '.join(makers)}, got experiment={experiment}.")
@@ -110,13 +111,11 @@ def _translation(run: Path, saved: Mapping[str, Any], record: Any, seeds: tuple[
     kinds = {"train": str, "source_language": str, "target_language": str, "max_length": int, "max_ratio": float | None}
     config = {name: read_field(saved, "config", name, kind=kind, path=path) for name, kind in kinds.items()}
     sizes = read_field(saved, "sizes", kind=dict | None, path=path) or {}
-    if config["train"] == "phrasebook":
-        phrases = phrasebook("train")
-        sides = [[getattr(each, side) for each in phrases] for side in ("source", "target")]
-        pairs: Any = Pairs(sources=sides[0], targets=sides[1], origin="phrasebook train")
-    else:
-        languages = {name: config[name] for name in ("source_language", "target_language")}
-        pairs = find_pairs(config["train"], **languages)
+    fold = read_field(saved, "fold", kind=int | None, path=path)
+    sets = record(PairSetsConfig, test=None)
+    if fold is not None and not 1 <= fold <= (sets.folds or 0):
+        raise ValueError(f"{path} must have a fold from 1 to config.folds={sets.folds}, got fold={fold}.")
+    pairs = sets.load(fold=fold).train if sets.are_cut else sets.find()
     ratio = None if config["max_ratio"] is None else float(config["max_ratio"])
     limits = {"max_length": config["max_length"], "max_ratio": ratio}
     encoded, report = keep_pairs(pairs, source, target, **limits, cache=cache)

@@ -134,7 +134,11 @@ def test_many_runs_are_read_or_refused(name: str, tmp_path: Path):
 def batches(folder: Path, experiment: str, number: int) -> None:
     (folder / "names.txt").write_text("".join(f"name{number}\n" for number in range(100)))
     (folder / "train.tsv").write_text("".join(f"a{number % 7}\tb{number}\n" for number in range(40)))
-    saved = {"pretraining": {"config": LANGUAGE_MODEL}, "translation": {"config": TRANSLATION, "sizes": {}}}
+    cut = {"validation": None, "dev_share": 0.25, "split_seed": 3, "folds": 2}
+    saved: dict[str, dict] = {
+        "pretraining": {"config": LANGUAGE_MODEL},
+        "translation": {"config": TRANSLATION | cut, "sizes": {}, "fold": 1},
+    }
     write_json(folder / "config.json", {"experiment": experiment, **saved[experiment]})
     save_tokenizer(folder, ByteTokenizer())
     each_is_read_or_refused(folder / "config.json", lambda: list(show(folder)), number=number, most=100)

@@ -148,6 +148,21 @@ def test_pairs_of_a_translation_are_shown(tmp_path: Path, monkeypatch, capsys):
     assert re.fullmatch(r"    predicts       b \d( \d)? </s>", lines[7])
 
 
+def test_pairs_of_a_fold_are_those_that_it_learns_from(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.tsv").write_text("".join(f"a{number % 8}\tb{number}\n" for number in range(40)))
+    cut = {"validation": None, "test": None, "folds": 2, "dev_share": 0.25, "split_seed": 3}
+    begun = {"experiment": "translation", "config": TRANSLATION | cut, "sizes": SIZES}
+    write_json(tmp_path / "config.json", begun | {"fold": 2})
+    save_tokenizer(tmp_path, BYTES)
+    lines = command(monkeypatch, capsys, "show", tmp_path)
+    assert lines[0].endswith("train.tsv: kept all 15 pairs")  # of eight sources four are the fold, one is held out
+    write_json(tmp_path / "config.json", begun | {"family": "folds"})
+    with pytest.raises(SystemExit):
+        command(monkeypatch, capsys, "show", tmp_path)
+    assert f"must be one run, got that of all folds. Say {tmp_path / 'fold-1'}." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [

@@ -17,8 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sacrebleu
 from flax import nnx
 
+from lmx.data_commands import open_data
+from lmx.errors import InputError
 from lmx.experiment import settle
 from lmx.lock import release_lock
 from lmx.sharding.layout import Layout
@@ -219,8 +222,8 @@ def test_validation_test_and_export_use_the_exponential_average(finished, averag
     assert all(line["nll"] != other["nll"] for line, other in zip(validated, validated_too, strict=True))
     # What is kept is what was validated last, and no mean of checkpoints.
     translator = translation.Translator.load(averaged)
-    config = translation.Config(source_language="en", target_language="de")
-    pairs = translation.load_pairs(data[data.index("--validation") + 1], config, split="validation")
+    config = translation.Config()
+    pairs = config.sets.read(data[data.index("--validation") + 1], split="validation")
     encoded = translation.encode_pairs(pairs, translator.source_tokenizer, translator.target_tokenizer)
     parts = translation.build(config, translator.config)
     mesh = make_mesh(MeshConfig(), devices=jax.devices()[:1])
@@ -374,6 +377,8 @@ def test_a_run_of_another_config_is_refused(finished, data):
     [
         (["multi30"], "Nearest: multi30k."),
         (["phrasebook", "--train", "nowhere.tsv", "--run", "r"], "nowhere.tsv"),
+        (["phrasebook", "--folds", "3", "--run", "r"], "Say --test None for a preset that has one."),
+        (["multi30k", "--folds", "3", "--test", "None", "--run", "r"], "Say --raw-reference None."),
         (["multi30k-raw", "DATA", "--tokenize", "chr", "--run", "r"], "got tokenize='chr'. The nearest is char."),
         (
             "multi30k-raw DATA --vocab-size 60 --model.source-vocab-size 7 --model.target-vocab-size 7 --run r".split(),
@@ -496,7 +501,7 @@ def test_what_the_config_says_of_the_vocabulary_reaches_it_once(data, tmp_path, 
     _, config = translation.command_line(["multi30k-raw", *data, *flags])
     run = translation.Run(config.run.run, {})
     cache = translation.text_cache(str(tmp_path / "cache"))
-    pairs = translation.training_pairs(config)
+    pairs = config.sets.find()
     found = [translation.make_tokenizers(run, config, pairs, cache)[0] for _ in range(2)]
     assert asked == [{"vocab_size": 60, "max_texts": 100, "character_coverage": 0.99}]
     assert found[0].pieces(range(60)) == found[1].pieces(range(60))
@@ -561,3 +566,39 @@ def test_the_phrasebook_is_learned(tmp_path):
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())
     assert scores["rows"][0]["score"] > max(row["score"] for row in scores["baselines"]) + 10
     assert "phrasebook test BLEU = " in printed
+
+
+@pytest.mark.slow
+def test_folds_translate_every_pair_once(tmp_path):
+    path = write_numbers(tmp_path / "pairs.tsv", count=60, seed=9, empty={3: "source"})
+    pairs = [line.split("\t") for number, line in enumerate(path.read_text().splitlines()) if number != 3]
+    sets = ["--train", path, "--validation", "None", "--test", "None", "--folds", "2"]
+    arguments = ["multi30k-raw", *sets, *MAKE_IT_TINY, "--updates", "8", "--run", tmp_path / "run"]
+    printed = run_here(*arguments, cwd=tmp_path).stdout
+    run = tmp_path / "run"
+    scores, *folds = (json.loads((part / "scores.json").read_text()) for part in (run, run / "fold-1", run / "fold-2"))
+    assert sum(each["sentences"] for each in folds) == scores["sentences"] == len(pairs) == 59
+    hypotheses = (run / "test.hypotheses.txt").read_text().splitlines()
+    together, mean, *_ = scores["rows"]
+    bleu = sacrebleu.corpus_bleu(hypotheses, [[target for _, target in pairs]]).score
+    assert together["score"] == pytest.approx(bleu, abs=1e-9)
+    assert together["name"] == "multi30k-raw 2-fold test BLEU"
+    assert together["made"].startswith("each sentence by the model of its fold: beam 2")
+    alone = [each["rows"][0]["score"] for each in folds]
+    assert scores["folds"] == alone
+    assert mean["score"] == pytest.approx(np.mean(alone))
+    assert mean["made"].startswith(f"mean of 2 folds, standard deviation {np.std(alone, ddof=1):.2f}; ")
+    samples = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    assert [(each["source"], each["reference"]) for each in samples] == [tuple(pair) for pair in pairs]
+    assert "fold 2 of 2" in printed
+    assert "multi30k-raw 2-fold test BLEU" in (run / "report.html").read_text()
+    tested = {each["source"] for each in map(json.loads, (run / "fold-2" / "samples.jsonl").read_text().splitlines())}
+    assert {source for source, _ in pairs} - tested
+    assert tested - {source for source, _ in pairs} == set()
+    again = run_here(*arguments, cwd=tmp_path).stdout
+    assert again.count("continuing ") == 2
+    assert json.loads((run / "scores.json").read_text())["rows"] == scores["rows"]
+    with pytest.raises(InputError, match=r"must be one run, got that of all folds\. Say .*fold-1"):
+        open_data(run)
+    (about, *_) = open_data(run / "fold-2", report=lambda line: None).about
+    assert re.match(rf"{re.escape(str(path))}: kept all (\d+) pairs", about), about

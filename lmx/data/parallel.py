@@ -29,6 +29,7 @@ class Pairs:
         origin: Where they were read, for messages and reports.
         empty: How many pairs have a side without text; they are dropped, or kept where `kept_empty` says so.
         kept_empty: Whether they are kept, as a test set's are.
+        places: Where these pairs stand in the whole that they are a part of; None of a whole.
     """
 
     sources: Sequence[str]
@@ -36,6 +37,7 @@ class Pairs:
     origin: str
     empty: int = 0
     kept_empty: bool = False
+    places: Int64[np.ndarray, " pairs"] | None = None
 
     def __post_init__(self) -> None:
         """Checks that the sides are parallel."""
@@ -48,6 +50,21 @@ class Pairs:
     def __len__(self) -> int:
         """Returns the number of pairs."""
         return len(self.sources)
+
+    def select(self, places: Int64[np.ndarray, " pairs"], *, name: str | None = None) -> "Pairs":
+        """Returns a part of these pairs; of its pairs, none has an empty side that was not kept.
+
+        Args:
+            name: of the part, for messages; one without a name tells how many pairs were dropped from the whole.
+        """
+        return replace(
+            self,
+            sources=[self.sources[place] for place in places.tolist()],
+            targets=[self.targets[place] for place in places.tolist()],
+            origin=self.origin if name is None else f"{self.origin}, {name}",
+            empty=self.empty if name is None else 0,
+            places=places,
+        )
 
     @property
     def identity(self) -> tuple[Sequence[str], ...]:
@@ -324,6 +341,23 @@ def _collect(rows: Iterable[tuple[str, str]], *, origin: str, keep_empty: bool) 
         held = f"{empty:,} pairs with an empty side" if empty else "nothing"
         raise ValueError(f"{origin} must hold at least one pair of sentences, got {held}.")
     return Pairs(sources=sources, targets=targets, origin=origin, empty=empty, kept_empty=keep_empty)
+
+
+def joined(parts: Sequence[Pairs], *, origin: str) -> Pairs:
+    """Returns the pairs of several parts of a whole, in its order.
+
+    Args:
+        origin: of the whole.
+    """
+    places = np.concatenate([part.places for part in parts if part.places is not None])
+    order = np.argsort(places, kind="stable")
+    sources, targets = ([text for part in parts for text in getattr(part, side)] for side in ("sources", "targets"))
+    return Pairs(
+        sources=[sources[index] for index in order],
+        targets=[targets[index] for index in order],
+        origin=origin,
+        places=places[order],
+    )
 
 
 def described(pairs: Pairs | EncodedPairs, report: FilterReport | None = None) -> str:

@@ -24,6 +24,19 @@ def check_locations(record: Any, *, embedded: str | None, way_out: str) -> None:
     check_apart(apart, way_out=way_out)
 
 
+def check_folds(folds: int | None, *, test: str | None) -> None:
+    """Checks that folds, where they are asked for, are the only test set.
+
+    Raises:
+        InputError: they are not, or there is one.
+    """
+    if folds is not None and (test is not None or folds < 2):
+        raise InputError(
+            f"folds must be at least 2, and take the place of a test set, got folds={folds} and test={test}. "
+            "Say --test None for a preset that has one."
+        )
+
+
 def check_apart(sets: Mapping[str, Iterable[str]], *, way_out: str) -> None:
     """Checks that no two sets are read from one place, however it is written.
 

@@ -14,7 +14,7 @@ from lmx.data.encoded import keep_examples
 from lmx.data.labelled import Examples, check_alike, count_shared
 from lmx.data.labels import Kind, Labels
 from lmx.data.reading import Reading
-from lmx.data.roles import check_locations
+from lmx.data.roles import check_folds, check_locations
 from lmx.data.splits import folds, split_wholes, stratified_split
 from lmx.data.standard_library import standard_library
 from lmx.data.texts import EncodedExamples, described, encode_examples
@@ -106,11 +106,7 @@ class LocationsConfig:
         """
         way_out = "leave validation out to hold out a share of train."
         check_locations(self, embedded=self.embedded, way_out=way_out)
-        if self.folds is not None and (self.test is not None or self.folds < 2):
-            raise InputError(
-                f"folds must be at least 2, and take the place of a test set, got folds={self.folds} and "
-                f"test={self.test}. Say --test None for a preset that has one."
-            )
+        check_folds(self.folds, test=self.test)
 
     def say_fewer(self, sets: Any, *, report: Callable[[str], None]) -> None:
         """Says where a development set is larger than its share.

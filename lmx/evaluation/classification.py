@@ -18,6 +18,7 @@ from lmx.console import on_one_line, progress_bar
 from lmx.data.images import Images, pixel_features
 from lmx.data.labelled import Examples
 from lmx.data.labels import Labelled, Labels
+from lmx.evaluation.folds import each_fold
 from lmx.evaluation.tables import print_record
 from lmx.run import Run
 from lmx.saved import write_json, write_jsonl, write_lines
@@ -149,19 +150,13 @@ def examine_folds(run: Run, tested: Sequence[Tested], *, name: str, chosen: str,
 
 
 def run_folds(run: Run, preset: str, config: Any, train_and_test: Callable[..., Tested | None]) -> None:
-    """Trains and tests a run for each fold, in `fold-1` and so on, and scores all by the run that had them not.
+    """Trains and tests a run for each fold, and scores all by the run that had them not; see `each_fold`.
 
     Args:
         config: of the experiment, with `sets`, `exam`, `published` and `run`.
-        train_and_test: `(preset, config, fold=...)` trains and tests one of them.
     """
-    number = config.sets.folds
-    tested = []
-    for fold in range(1, number + 1):
-        run.console.print(f"fold {fold} of {number}")
-        here = replace(config, run=replace(config.run, run=config.run.run / f"fold-{fold}"))
-        tested.append(train_and_test(preset, here, fold=fold))
-    name, chosen = f"{preset} {number}-fold test", f"best step by development {config.exam.select}"
+    tested = each_fold(run, preset, config, train_and_test)
+    name, chosen = f"{preset} {len(tested)}-fold test", f"best step by development {config.exam.select}"
     examine_folds(run, tested, name=name, chosen=chosen, published=config.published)
 
 

@@ -5,7 +5,7 @@ Which BLEU a recipe is judged by, `ScoringConfig` says; the counting is `lmx.sco
 
 import importlib.util
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -15,8 +15,9 @@ from lmx.config import Published
 from lmx.console import progress_bar
 from lmx.data.embedded import CONSTRUCTIONS, phrasebook
 from lmx.data.files import read_lines
-from lmx.data.parallel import Pairs
+from lmx.data.parallel import Pairs, joined
 from lmx.errors import InputError
+from lmx.evaluation.folds import each_fold
 from lmx.evaluation.tables import print_record
 from lmx.lines import undo_bpe
 from lmx.run import Run
@@ -60,15 +61,27 @@ class ScoringConfig:
         """Returns how BLEU splits raw text of a language into words."""
         return self.tokenize or tokenize_for(language)
 
-    def check(self, test: Pairs, *, language: str) -> None:
-        """Checks that a test set can be scored so.
+    def check_sets(self, *, folds: int | None) -> None:
+        """Checks that there is no raw reference where there are folds: it is of a test set that stands in a file.
+
+        Raises:
+            InputError: there is one.
+        """
+        if folds is not None and self.raw_reference is not None:
+            raise InputError(
+                f"raw_reference must be None with folds, whose test sets are parts of train, got {self.raw_reference}. "
+                "Say --raw-reference None."
+            )
+
+    def check(self, test: Pairs | None, *, language: str) -> None:
+        """Checks that a test set, if there is one, can be scored so.
 
         Raises:
             InputError: the raw reference has not a line for each pair.
             ValueError: BLEU does not split words by that name.
         """
         bleu_by(self.scheme(language))
-        if self.tokenized and self.raw_reference is not None:
+        if self.tokenized and self.raw_reference is not None and test is not None:
             count = sum(1 for _ in read_lines(self.raw_reference))
             if count != len(test):
                 raise InputError(
@@ -130,7 +143,15 @@ class Exam(NamedTuple):
     published: Published
 
 
-def examine_translator(run: Run, translator: Translator, exam: Exam, *, seeds: Sequence[int]) -> Record:
+class Translated(NamedTuple):
+    """A test set and what became of it: translations, of several seeds those of all together, and the scores."""
+
+    pairs: Pairs
+    translations: Sequence[Translation]
+    record: Record
+
+
+def examine_translator(run: Run, translator: Translator, exam: Exam, *, seeds: Sequence[int]) -> Translated:
     """Translates the test set, scores it, and writes translations, scores, samples and attention maps.
 
     With several seeds, each translates alone, for mean and deviation; the files hold the translations of all together.
@@ -177,9 +198,7 @@ def examine_translator(run: Run, translator: Translator, exam: Exam, *, seeds: S
             _attention(translator, source, one) for source, one in zip(pairs.sources[:5], translations[:5], strict=True)
         ]
     if run.writes:
-        write_lines(run.directory / "test.hypotheses.txt", texts)
-        write_json(run.directory / "scores.json", record.to_json())
-        write_jsonl(run.directory / "samples.jsonl", _samples(texts, exam, constructions))
+        _write(run, record, texts, exam, constructions)
         write_json(run.directory / "attention.json", maps)
     print_record(
         run,
@@ -191,7 +210,49 @@ def examine_translator(run: Run, translator: Translator, exam: Exam, *, seeds: S
             for name, row in record.others.get("constructions", {}).items()
         ],
     )
+    return Translated(pairs, translations, record)
+
+
+def run_folds(run: Run, preset: str, config: Any, train_and_test: Callable[..., Translated | None]) -> Record:
+    """Trains and tests a run for each fold, and scores all translations as those of one test set.
+
+    BLEU is a score of a whole corpus: that of all pairs, each translated by the model that had it not, is the main one,
+    with its interval. Beside it stands the mean of the folds' own scores with their deviation.
+
+    Args:
+        config: of the experiment, with `sets`, `scoring`, `search`, `published` and `run`.
+        train_and_test: see `lmx.evaluation.folds.each_fold`.
+    """
+    tested = each_fold(run, preset, config, train_and_test)
+    pairs = joined([each.pairs for each in tested], origin=config.sets.train)
+    found = [translation for each in tested for translation in each.translations]
+    places = np.concatenate([each.pairs.places for each in tested if each.pairs.places is not None])
+    translations = [found[index] for index in np.argsort(places, kind="stable")]
+    name, language = f"{preset} {len(tested)}-fold test", config.sets.target_language
+    made = f"each sentence by the model of its fold: {tested[0].record.rows[0].made}"
+    exam = Exam(name, made, pairs, language, config.scoring, config.published)
+    scores = exam.scoring.all_scores(translations, pairs.targets, language=language)
+    rows = [
+        Row(name=f"{name} {each.name}", score=each.score, interval=each.interval, signature=each.signature, made=made)
+        for each in scores
+    ]
+    alone = [each.record.rows[0].score for each in tested]
+    signature = tested[0].record.rows[0].signature
+    mean = replace(rows[0], name=f"{rows[0].name}, mean of folds", signature=signature)
+    rows.insert(1, mean_row(mean, alone, made=exam.made, over="folds"))
+    record = Record(test=name, rows=tuple(rows)).compared_with(**vars(exam.published))
+    record = record.with_others(sentences=len(pairs), empty=0, folds=alone)
+    if run.writes:
+        _write(run, record, [translation.text for translation in translations], exam, None)
+    print_record(run, record, title=f"{name}: {len(pairs):,} sentences", baselines_are="", notes=[])
     return record
+
+
+def _write(run: Run, record: Record, texts: Sequence[str], exam: Exam, constructions: Sequence[str] | None) -> None:
+    """Writes translations, scores and samples."""
+    write_lines(run.directory / "test.hypotheses.txt", texts)
+    write_json(run.directory / "scores.json", record.to_json())
+    write_jsonl(run.directory / "samples.jsonl", _samples(texts, exam, constructions))
 
 
 def _tell(run: Run, translator: Translator, exam: Exam) -> None:

@@ -118,12 +118,13 @@ def scores_of_seeds(
     )
 
 
-def mean_row(row: Row, tests: Sequence[float], *, made: str, digits: int = 2) -> Row:
+def mean_row(row: Row, tests: Sequence[float], *, made: str, digits: int = 2, over: str = "seeds") -> Row:
     """Returns the row of a mean over seeds, like the row of one of them.
 
     Args:
         digits: of the deviation, behind the point.
+        over: what the tests are of, where they are of no seeds.
     """
     deviation = float(np.std(tests, ddof=1))
-    told = f"mean of {len(tests)} seeds, standard deviation {deviation:.{digits}f}; {made}"
+    told = f"mean of {len(tests)} {over}, standard deviation {deviation:.{digits}f}; {made}"
     return replace(row, score=float(np.mean(tests)), interval=None, made=told)
