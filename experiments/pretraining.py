@@ -58,7 +58,7 @@ class Config:
         metric: the main score.
         z_loss: weight of log(Z)^2, which keeps logits from drifting.
         updates: updates after which training ends.
-        prompts: texts that a decoder continues at each validation; an empty list writes nothing.
+        prompts: texts that a causal decoder continues at each validation; an empty list writes nothing.
         seed: seed of the first model: of its initial values, its order of the text and its dropout.
         seeds: number of models to train in one step, with the seeds seed, seed + 1 and so on.
     """

@@ -101,7 +101,7 @@ class Config:
     seeds: int = 1
     run: Annotated[RunConfig, INLINE] = field(default_factory=lambda: RunConfig(run=Path("runs/translation")))
 
-    free = ("tokenize",)  # may change when a run is continued, beside RunConfig and Published
+    free = ("tokenize", "test", "raw_reference")  # may change when a run is continued, beside RunConfig and Published
     rules: ClassVar = DEFAULT_RULES  # which axes the mesh splits
     absent: ClassVar = {**EARLIER, "model.embedding_init": "fairseq", **CUT_LATER}  # in earlier versions
 
@@ -361,9 +361,7 @@ def cross_validate(preset: str, config: Config) -> None:
     """Trains and tests a run for each fold, in `fold-1` and so on, and scores each pair by the run it was not in."""
     with begin("translation", preset, config, family="folds") as whole:
         # What is wrong with a file is told before anything is written.
-        _, _, test = sets = config.sets.load(fold=1)
-        config.scoring.check(test, language=config.sets.target_language)
-        whole.agree(training_data=sets.train, validation_data=sets.validation, first_fold=test)
+        whole.agree(**config.sets.load(fold=1)._asdict())
     whole.open()
     run_folds(whole, preset, config, train_and_test)
     finish(whole)

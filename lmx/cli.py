@@ -11,6 +11,7 @@ import tyro
 
 from lmx.console import console, duration
 from lmx.interop_commands import Convert, Embed, Export, convert, embed, export
+from lmx.perplexity_command import Perplexity, perplexity
 from lmx.process import keep_freed_memory, one_line_errors
 from lmx.streams import Written, check_output, check_streams, shown_share
 from lmx.translate_command import Translate, translate
@@ -117,6 +118,7 @@ COMMANDS = {
     "classify": Classify,
     "generate": Generate,
     "fill": Fill,
+    "perplexity": Perplexity,
     "score": Score,
     "compare": Compare,
     "average": Average,
@@ -323,5 +325,6 @@ def main() -> None:
             raise ValueError(f"command must be one of {', '.join(COMMANDS)}, got {arguments[0]}. Nearest: {nearest}.")
         name = arguments[0]
         options = tyro.cli(COMMANDS[name], args=arguments[1:], prog=f"lmx {name}", description=COMMANDS[name].__doc__)
-        commands = (translate, classify, generate, fill, score, compare, average, report, data, convert, export, embed)
+        of_models = (translate, classify, generate, fill, perplexity, embed, convert, export)
+        commands = (*of_models, score, compare, average, report, data)
         {command.__name__: command for command in commands}[name](options)

@@ -236,7 +236,8 @@ class RowsConfig(TokensConfig):
         packing: "stream" cuts rows out of all text, one document after another; "documents" packs whole documents into
             rows, and none sees another.
         stride: tokens between the beginnings of rows of held-out text, which then overlap: a token counts in the first
-            row that holds it, so that at least context - stride tokens stand before it. None takes rows side by side.
+            row that holds it, so that behind the first row at least context - stride tokens stand before it. None takes
+            rows side by side. For a stream that a decoder predicts (packing stream, objective causal).
     """
 
     context: int = 256
@@ -261,7 +262,7 @@ class RowsConfig(TokensConfig):
         """Checks that held-out rows can overlap as they are asked to.
 
         Args:
-            objective: its name; the others take tokens out of rows, or tell where a document begins.
+            objective: the name of what the model predicts.
 
         Raises:
             InputError: they cannot.

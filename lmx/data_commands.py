@@ -115,7 +115,7 @@ def _translation(run: Path, saved: Mapping[str, Any], record: Any, seeds: tuple[
     sets = record(PairSetsConfig, test=None)
     if fold is not None and not 1 <= fold <= (sets.folds or 0):
         raise ValueError(f"{path} must have a fold from 1 to config.folds={sets.folds}, got fold={fold}.")
-    pairs = sets.load(fold=fold).train if sets.are_cut else sets.find()
+    pairs = sets.learned(fold=fold)
     ratio = None if config["max_ratio"] is None else float(config["max_ratio"])
     limits = {"max_length": config["max_length"], "max_ratio": ratio}
     encoded, report = keep_pairs(pairs, source, target, **limits, cache=cache)

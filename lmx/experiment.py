@@ -176,6 +176,8 @@ def begin(
     free = (*(each.name for record in records for each in dataclasses.fields(record)), *config.free)
     if ends_with is not None and not config.optimization.depends_on_end:
         free += (ends_with,)
+    if family == "folds":  # each fold says whether its own training may go on for longer
+        free += ("updates", "epochs")
     with agreement() as agreed:
         agreed |= told | {"versions": versions(machine=False), "device": jax.local_devices()[0].device_kind}
         open_ = -1 in vars(options.mesh).values()

@@ -35,7 +35,8 @@ from lmx.training import TrainState
 Model = TypeVar("Model", bound=TransformerConfig)
 
 # Fields of a model that say how it is trained and computed, not what its parameters mean: they stay the experiment's.
-OWN = ("dropout_rate", "attention_dropout_rate", "feedforward_dropout_rate", "kernel", "dtype", "remat", "unroll")
+RATES = ("dropout_rate", "attention_dropout_rate", "feedforward_dropout_rate", "pooled_dropout_rate")
+OWN = (*RATES, "kernel", "dtype", "remat", "unroll")
 # Fields that the new data decides, as it would without a pretrained run.
 OF_DATA = (
     "vocab_size",

@@ -115,8 +115,7 @@ class Run:
                     f"{directory} must be a run of the same config, got {'; '.join(different)}. {older}"
                     "Choose another --run, or remove that directory."
                 )
-            if taken:
-                values = ", ".join(f"{name}={value}" for name, value in taken.items() if value is not None)
+            if values := ", ".join(f"{name}={value}" for name, value in taken.items() if value is not None):
                 self.console.print(f"{directory} is of an earlier version; missing fields keep its behaviour: {values}")
             self._saved, facts = saved, {**saved, **facts}
         elif directory.exists() and any(path.suffix not in (".partial", ".lock") for path in directory.iterdir()):

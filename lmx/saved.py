@@ -174,6 +174,8 @@ def read_config(run_directory: Path, *, family: str, purpose: str) -> dict[str, 
     if not path.is_file():
         raise FileNotFoundError(f"{run_directory} must be a run directory: it has no config.json.")
     saved = read_record(path)
+    if saved.get("family") == "folds":
+        raise ValueError(f"{run_directory} must be one run, got that of all folds. Say {run_directory / 'fold-1'}.")
     if saved.get("family") != family:
         raise ValueError(f"{run_directory} must hold a model that {purpose}, got family={saved.get('family')}.")
     if "model" not in saved:

@@ -358,7 +358,7 @@ def test_the_surprise_of_tokens_is_that_of_the_seed_with_the_lowest_validation(r
     corpus = TokenCorpus.__new__(TokenCorpus)
     for name, value in {"num_tokens": 6, "num_words": 3, "num_bytes": 20, "origin": "o"}.items():
         monkeypatch.setattr(TokenCorpus, name, value, raising=False)
-    object.__setattr__(windows, "corpus", corpus)
+    windows.corpus, windows.length, windows.stride = corpus, 9, None
     exam = language.Exam("t", windows, "loss", True, "m", Published())
     record = language.examine_language_model(
         run, placed, {"x": np.arange(3.0)}, exam, seeds=(4, 5, 11), tokenizer=ByteTokenizer()

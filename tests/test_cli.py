@@ -156,6 +156,15 @@ def test_a_run_of_another_family_is_refused_in_one_line(run, lmx, capsys, tmp_pa
         assert said.count("\n") == 1
 
 
+@pytest.mark.parametrize("command", ["classify", "translate"])
+def test_the_run_of_all_folds_names_one(command, lmx, capsys, tmp_path):
+    (tmp_path / "config.json").write_text('{"family": "folds", "config": {}}')
+    with pytest.raises(SystemExit):
+        lmx(command, tmp_path, given=b"red\n")
+    said = capsys.readouterr().err
+    assert said == f"error: {tmp_path} must be one run, got that of all folds. Say {tmp_path / 'fold-1'}.\n"
+
+
 # Translations, block by block.
 
 

@@ -156,7 +156,9 @@ def test_pairs_of_a_fold_are_those_that_it_learns_from(tmp_path: Path, monkeypat
     write_json(tmp_path / "config.json", begun | {"fold": 2})
     save_tokenizer(tmp_path, BYTES)
     lines = command(monkeypatch, capsys, "show", tmp_path)
-    assert lines[0].endswith("train.tsv: kept all 15 pairs")  # of eight sources four are the fold, one is held out
+    assert lines[0].endswith(
+        "train.tsv, without fold 2 of 2: kept all 15 pairs"
+    )  # of eight sources four are the fold, one is held out
     write_json(tmp_path / "config.json", begun | {"family": "folds"})
     with pytest.raises(SystemExit):
         command(monkeypatch, capsys, "show", tmp_path)

@@ -363,6 +363,17 @@ def test_the_same_command_again_trains_nothing_and_scores_the_same(finished, dat
     assert ((run / "metrics.jsonl").read_bytes(), json.loads((run / "scores.json").read_text())["rows"]) == before
 
 
+@pytest.mark.slow
+def test_another_test_set_is_scored_by_the_same_model(finished, data, tmp_path):
+    run = shutil.copytree(finished[0], tmp_path / "run")
+    other = write_numbers(tmp_path / "other.tsv", count=9, seed=77, empty={})
+    model = (run / "model.safetensors").read_bytes()
+    run_here("multi30k-raw", *data[:-1], other, *MAKE_IT_TINY, "--run", run, cwd=tmp_path)
+    assert json.loads((run / "scores.json").read_text())["sentences"] == 9
+    assert len((run / "test.hypotheses.txt").read_text().splitlines()) == 9
+    assert (run / "model.safetensors").read_bytes() == model
+
+
 def test_a_run_of_another_config_is_refused(finished, data):
     run, _ = finished
     done = run_here("multi30k-raw", *data, *MAKE_IT_TINY, "--run", run, "--seed", "9", cwd=run.parent, check=False)
@@ -583,7 +594,7 @@ def test_folds_translate_every_pair_once(tmp_path):
     bleu = sacrebleu.corpus_bleu(hypotheses, [[target for _, target in pairs]]).score
     assert together["score"] == pytest.approx(bleu, abs=1e-9)
     assert together["name"] == "multi30k-raw 2-fold test BLEU"
-    assert together["made"].startswith("each sentence by the model of its fold: beam 2")
+    assert together["made"].startswith("each sentence by a model that did not see it; beam 2")
     alone = [each["rows"][0]["score"] for each in folds]
     assert scores["folds"] == alone
     assert mean["score"] == pytest.approx(np.mean(alone))
@@ -601,4 +612,5 @@ def test_folds_translate_every_pair_once(tmp_path):
     with pytest.raises(InputError, match=r"must be one run, got that of all folds\. Say .*fold-1"):
         open_data(run)
     (about, *_) = open_data(run / "fold-2", report=lambda line: None).about
-    assert re.match(rf"{re.escape(str(path))}: kept all (\d+) pairs", about), about
+    assert re.match(rf"{re.escape(str(path))}, without fold 2 of 2: kept all (\d+) pairs", about), about
+    assert "encoded anew" not in printed

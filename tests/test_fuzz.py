@@ -242,12 +242,13 @@ MORE = {
     "convert": ["OUT"],
     "embed": ["--text", "a text", "--output", "OUT"],
     "export": ["OUT", "--to", "huggingface"],
+    "perplexity": [__file__],
 }
 
 
 OF_FOLDERS = (
     *("translate", "classify", "generate", "fill", "embed", "report", "average", "compare", "convert", "export"),
-    *("data show", "data time"),
+    *("data show", "data time", "perplexity"),
 )
 
 

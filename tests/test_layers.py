@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 # The higher imports the lower. A name stands for a module or for all of a folder; the longest that fits counts.
 LEVELS = {
     11: ("lmx.cli", "experiments", "benchmarks"),
-    10: ("lmx.translate_command", "lmx.writing_commands", "lmx.interop_commands"),
+    10: ("lmx.translate_command", "lmx.writing_commands", "lmx.interop_commands", "lmx.perplexity_command"),
     9: ("lmx.streams", "lmx.loop", "lmx.experiment", "lmx.planning", "lmx.evaluation", "lmx.data_commands"),
     8: (
         "lmx.fitting",

@@ -15,11 +15,15 @@ from lmx.definition import define
 from lmx.errors import InputError
 from lmx.learner import Learner, Placed, place
 from lmx.lora import LoraConfig
+from lmx.models.decoder import DecoderConfig
 from lmx.models.encoder import ClassifierConfig, EncoderClassifier
+from lmx.models.masked import MaskedConfig
+from lmx.models.seq2seq import Seq2SeqConfig
+from lmx.models.vision import VisionConfig
 from lmx.optimization import OptimizerConfig, constant
 from lmx.optimizers import make_optimizer
 from lmx.parameters import load_params, save_params
-from lmx.pretrained import StartConfig
+from lmx.pretrained import OWN, StartConfig
 from lmx.run import Run
 from lmx.sharding.mesh import MeshConfig, make_mesh
 from tests.test_experiments import MAKE_IT_TINY, run_script, write_numbers
@@ -72,12 +76,24 @@ def there(finished):
 
 
 def test_sizes_are_taken_over_and_choices_of_training_are_not(finished, tmp_path):
-    own = ClassifierConfig(vocab_size=0, width=8, num_heads=2, dropout_rate=0.1, num_outputs=5, max_length=4)
+    own = ClassifierConfig(
+        vocab_size=0, width=8, num_heads=2, dropout_rate=0.1, pooled_dropout_rate=0.7, num_outputs=5, max_length=4
+    )
     model = StartConfig(init_from=finished).sizes(own, run=tmp_path / "new", longest=9)
-    choices = {"dropout_rate": 0.1, "attention_dropout_rate": own.attention_dropout_rate, "unroll": 1}
+    choices = {
+        "dropout_rate": 0.1,
+        "pooled_dropout_rate": 0.7,
+        "attention_dropout_rate": own.attention_dropout_rate,
+        "unroll": 1,
+    }
     of_data = {"vocab_size": 0, "num_outputs": 5}
     assert model == dataclasses.replace(THERE, **choices, **of_data)
     assert StartConfig().sizes(own, run=tmp_path / "new", longest=99) == own
+
+
+@pytest.mark.parametrize("config", [ClassifierConfig, DecoderConfig, MaskedConfig, Seq2SeqConfig, VisionConfig])
+def test_every_rate_is_the_new_command_s(config):
+    assert {each.name for each in dataclasses.fields(config) if each.name.endswith("_rate")} <= set(OWN)
 
 
 def test_a_run_that_has_begun_needs_the_other_one_no_more(tmp_path):

@@ -16,6 +16,8 @@ import jax
 import numpy as np
 import pytest
 
+from lmx.data.cache import Cache
+from lmx.evaluation.text import predict_text
 from lmx.generator import Generator
 from lmx.models.language import fit_vocabulary
 from lmx.process import EXIT_STOPPED
@@ -119,6 +121,30 @@ def test_a_tiny_form_of_each_family_trains_to_scores_and_a_report(
     page = (tmp_path / "report.html").read_text()
     assert "How much each token surprised the model" in page
     assert "What the optimizer took" in page
+
+
+@pytest.mark.slow
+def test_held_out_rows_overlap_where_a_stride_is_asked_for(command, tmp_path, text):
+    found = {}
+    for stride in (None, 4):
+        run = tmp_path / str(stride)
+        arguments = [] if stride is None else ["--stride", stride]
+        command("stdlib-gpt", *arguments, "--context", "16", "--prompts", "line", "--run", run)
+        scores = json.loads((run / "scores.json").read_text())
+        surprise = json.loads((run / "surprise.json").read_text())
+        assert scores["stride"] == stride
+        assert ("; rows of 16 tokens that begin 4 apart" in scores["rows"][0]["signature"]) == (stride == 4)
+        metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        last = next(line for line in reversed(metrics) if line["kind"] == "validation")
+        assert scores["rows"][0]["score"] == pytest.approx(last["bits_per_byte"], rel=1e-5)
+        found[stride] = scores["rows"][0]["score"], surprise
+    assert found[4][1] == found[None][1]  # side by side, as each token is shown once
+    assert found[4][0] != found[None][0]
+    assert (tmp_path / "4" / "model.safetensors").read_bytes() == (tmp_path / "None" / "model.safetensors").read_bytes()
+    cache = Cache(None)
+    again = predict_text(tmp_path / "4", str(text), cache=cache)
+    beside = predict_text(tmp_path / "4", str(text), stride=16, cache=cache)
+    assert (again.stride, again.context, beside.stride) == (4, 16, 16)
 
 
 @pytest.mark.slow

@@ -215,6 +215,23 @@ def test_before_scoring_the_headline_is_the_best_validation(run):
     assert "2.50 best validation loss at step 7" in visible(content(run))
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"config": {"test": "test.tsv"}}, "the test set is not scored yet"),
+        ({"config": {"test": None}}, "there is no test set"),
+        ({"config": {"test": None}, "fold": 2}, "the test set is not scored yet"),
+        ({"config": {"test": None, "train": "stdlib"}}, "the test set is not scored yet"),
+        ({"config": {}}, "the test set is not scored yet"),
+    ],
+)
+def test_before_scoring_it_is_told_whether_there_is_a_test_set(run, changes, told):
+    (run / "scores.json").unlink()
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | changes))
+    assert f"at step 1,000 {told}" in visible(content(run))
+
+
 def test_nothing_from_a_file_becomes_markup(run):
     evil = "</script><script>alert('x')</script>\"'><img src=x onerror=alert(1)>&"
 

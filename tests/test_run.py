@@ -140,6 +140,8 @@ def test_a_field_that_an_earlier_version_had_not_is_what_was_done_then(tmp_path,
     assert printed.endswith(
         "is of an earlier version; missing fields keep its behaviour: length_multiple=1, search.min_length=0\n"
     )
+    Run(tmp_path / "run", facts(average_decay=None), absent=lambda saved: {"average_decay": None})
+    assert not capsys.readouterr().out  # what was not asked for then
     run.open()
     assert json.loads((tmp_path / "run" / "config.json").read_text())["config"] == later["config"]
     Run(tmp_path / "run", later, absent=absent)

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int32, Int64
 
 from lmx.data.embedded import phrasebook
 from lmx.data.encoded import Corpus, find_pairs
+from lmx.data.files import is_read_once
+from lmx.data.pair_files import files_of_pairs
 from lmx.data.parallel import Pairs, read_pairs
 from lmx.data.roles import check_folds, check_locations
 from lmx.data.splits import folds, stratified_split
@@ -40,7 +42,8 @@ class PairSetsConfig:
         test: sentence pairs to score the finished model on, in the same forms; None scores nothing.
         source_language: name of the source language in file names and records.
         target_language: name of the target language in file names and records.
-        dev_share: share of train to hold out if there is no validation set.
+        dev_share: share of train's different source sentences to hold out, with their pairs, if there is no validation
+            set.
         split_seed: seed that decides what is held out of train, and the folds.
         folds: number of parts of train; each is the test set of a run that learns from the others. Replaces a test set.
     """
@@ -60,13 +63,10 @@ class PairSetsConfig:
         Raises:
             InputError: sets that must differ do not, or exclude each other.
         """
-        check_locations(self, embedded=PHRASEBOOK, way_out="say --validation None to hold out a share of train.")
+        check_locations(
+            self, embedded=PHRASEBOOK, way_out="leave one out: --validation None, or --folds 5 --test None."
+        )
         check_folds(self.folds, test=self.test)
-
-    @property
-    def are_cut(self) -> bool:
-        """Whether some pairs of train are not learned from."""
-        return self.folds is not None or self.validation is None
 
     def find(self) -> Corpus | Pairs:
         """Returns all pairs of train; those of files are read when they are asked for."""
@@ -92,42 +92,80 @@ class PairSetsConfig:
         Raises:
             FileNotFoundError: a file or dataset is not there.
             ValueError: the data is not what this says; names the file and the line. Or it is too little to cut.
+            InputError: folds are asked for of what can be read only once.
         """
-        test = None if self.test is None else self.read(self.test, split="test")
-        if self.validation is not None and not self.are_cut:
-            return PairSets(self.find(), self.read(self.validation, split="validation"), test)
+        if self.folds is not None:
+            self._check_files()
+        train, held_out, test = self._cut_train(fold)
+        if self.test is not None:
+            test = self.read(self.test, split="test")
+        # Where no validation set is named, one was held out.
+        return PairSets(train, held_out or self.read(str(self.validation), split="validation"), test)
+
+    def learned(self, *, fold: int | None = None) -> Corpus | Pairs:
+        """Returns what is learned from alone; see `load`."""
+        return self._cut_train(fold)[0]
+
+    def _cut_train(self, fold: int | None) -> tuple[Corpus | Pairs, Pairs | None, Pairs | None]:
+        """Returns what is learned from, and what is held out to validate on and to test, where it is."""
+        if self.folds is None and self.validation is not None:
+            return self.find(), None, None
         whole = self.read(self.train, split="train")
-        train = np.arange(len(whole))
+        places, validation, test, without = np.arange(len(whole)), None, None, "without those held out"
         if fold is not None and self.folds is not None:
-            train, tested = self._cut(whole, train, fold=fold)
+            parts = _groups(whole, places, least=self.folds)
+            _, held_out = folds(parts.alike, num_folds=self.folds, seed=self.split_seed)[fold - 1]
+            places, tested = parts.apart(held_out)
+            without = f"without fold {fold} of {self.folds}"
             test = whole.select(tested, name=f"fold {fold} of {self.folds}")
-        if self.validation is not None:
-            validation = self.read(self.validation, split="validation")
-        else:
-            train, held_out = self._cut(whole, train)
-            validation = whole.select(held_out, name="held out")
-        return PairSets(whole.select(train), validation, test)
+        if self.validation is None:
+            parts = _groups(whole, places, least=2, beside="" if fold is None else f" beside fold {fold}")
+            cut: dict[str, Any] = {"share": self.dev_share, "seed": self.split_seed, "unit": "source sentence"}
+            places, held_out = parts.apart(stratified_split(parts.alike, **cut)[1])
+            validation = whole.select(held_out, name="held out" if fold is None else f"held out beside fold {fold}")
+        return whole.select(places, name=without, empty=whole.empty), validation, test
+
+    def _check_files(self) -> None:
+        """Checks that each fold can read the files again."""
+        for name, location in (("train", self.train), ("validation", self.validation)):
+            if location not in (None, PHRASEBOOK):
+                for path in files_of_pairs(location, **self._languages):
+                    if is_read_once(path):
+                        raise InputError(
+                            f"{name} must be read again for each fold, got the pipe {path}. Write it to a file first."
+                        )
 
     @property
     def _languages(self) -> dict[str, Any]:
         return {"source_language": self.source_language, "target_language": self.target_language}
 
-    def _cut(
-        self, whole: Pairs, places: Int64[np.ndarray, " pairs"], *, fold: int | None = None
-    ) -> tuple[Int64[np.ndarray, " kept"], Int64[np.ndarray, " held_out"]]:
-        """Returns which of some pairs are kept and which are a fold, or a share that is held out."""
-        numbers: dict[str, int] = {}
-        texts = list(whole.sources)
-        source = np.array([numbers.setdefault(texts[place], len(numbers)) for place in places.tolist()])
-        least = 2 if self.folds is None else self.folds
-        if len(numbers) < least:
-            raise InputError(
-                f"{whole.origin} must hold at least {least} different source sentences to be cut, got {len(numbers)}."
-            )
-        alike = np.zeros(len(numbers), np.int32)
-        if fold is not None:
-            _, held_out = folds(alike, num_folds=least, seed=self.split_seed)[fold - 1]
-        else:
-            _, held_out = stratified_split(alike, share=self.dev_share, seed=self.split_seed, unit="source sentence")
-        is_held_out = np.isin(source, held_out)
-        return places[~is_held_out], places[is_held_out]
+
+class _Groups(NamedTuple):
+    """Some pairs by their source sentences: the places of the pairs, and the number of the source of each."""
+
+    places: Int64[np.ndarray, " pairs"]
+    source: Int64[np.ndarray, " pairs"]
+
+    @property
+    def alike(self) -> Int32[np.ndarray, " sources"]:
+        """One class for all sources, for what splits by classes."""
+        return np.zeros(int(self.source.max()) + 1, np.int32)
+
+    def apart(
+        self, sources: Int64[np.ndarray, " held_out"]
+    ) -> tuple[Int64[np.ndarray, " kept"], Int64[np.ndarray, " others"]]:
+        """Returns the places of pairs whose sources are not among some, and of those whose sources are."""
+        is_held_out = np.isin(self.source, sources)
+        return self.places[~is_held_out], self.places[is_held_out]
+
+
+def _groups(whole: Pairs, places: Int64[np.ndarray, " pairs"], *, least: int, beside: str = "") -> _Groups:
+    numbers: dict[str, int] = {}
+    texts = list(whole.sources)
+    source = np.array([numbers.setdefault(texts[place], len(numbers)) for place in places.tolist()], np.int64)
+    if len(numbers) < least:
+        raise InputError(
+            f"{whole.origin} must hold at least {least} different source sentences{beside} to be cut, "
+            f"got {len(numbers)}."
+        )
+    return _Groups(places, source)

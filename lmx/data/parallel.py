@@ -51,18 +51,19 @@ class Pairs:
         """Returns the number of pairs."""
         return len(self.sources)
 
-    def select(self, places: Int64[np.ndarray, " pairs"], *, name: str | None = None) -> "Pairs":
-        """Returns a part of these pairs; of its pairs, none has an empty side that was not kept.
+    def select(self, places: Int64[np.ndarray, " pairs"], *, name: str, empty: int = 0) -> "Pairs":
+        """Returns a part of these pairs.
 
         Args:
-            name: of the part, for messages; one without a name tells how many pairs were dropped from the whole.
+            name: of the part, for messages.
+            empty: pairs with an empty side that count as dropped from this part.
         """
         return replace(
             self,
             sources=[self.sources[place] for place in places.tolist()],
             targets=[self.targets[place] for place in places.tolist()],
-            origin=self.origin if name is None else f"{self.origin}, {name}",
-            empty=self.empty if name is None else 0,
+            origin=f"{self.origin}, {name}",
+            empty=empty,
             places=places,
         )
 
@@ -348,7 +349,13 @@ def joined(parts: Sequence[Pairs], *, origin: str) -> Pairs:
 
     Args:
         origin: of the whole.
+
+    Raises:
+        ValueError: one of them is no part.
     """
+    for part in parts:
+        if part.places is None:
+            raise ValueError(f"parts must know their places in a whole, got {part.origin}, which is one.")
     places = np.concatenate([part.places for part in parts if part.places is not None])
     order = np.argsort(places, kind="stable")
     sources, targets = ([text for part in parts for text in getattr(part, side)] for side in ("sources", "targets"))

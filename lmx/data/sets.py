@@ -81,7 +81,8 @@ class LocationsConfig:
     Attributes:
         train: the labelled data to learn from.
         validation: the labelled data that chooses the best step; None holds out a share of train.
-        test: the labelled data to score the finished model on; None scores nothing.
+        test: the labelled data to score the finished model on; None scores nothing, except that embedded data has a
+            test set of its own.
         predict: data without labels, which the finished model labels into labelled.tsv.
         dev_share: share of train to hold out if there is no validation set.
         split_seed: seed that decides what is held out of train, and the folds.
@@ -141,8 +142,10 @@ class SetsConfig(LocationsConfig):
 
     Attributes:
         train: texts with labels to learn from: a .csv, .tsv, .jsonl or .txt, plain or .gz, `hub:ID:SPLIT`, or `stdlib`.
-        validation: texts with labels that choose the best step; None holds out a share of train.
-        test: texts with labels that the finished model is scored on; None scores nothing.
+        validation: texts with labels that choose the best step; None holds out a share of train, or takes the set that
+            `stdlib` has.
+        test: texts with labels that the finished model is scored on; None scores nothing, or takes the set that
+            `stdlib` has.
         predict: texts without labels, which the finished model labels into labelled.tsv.
         reading: how to read all files.
         test_reading: differences for the files of test and predict; the rest is as without the prefix.

@@ -20,7 +20,7 @@ class StreamRows:
 
     Args:
         width: tokens of a row; those beyond `length` are the first of the row behind it.
-        stride: between the beginnings of rows in order; None is `length`.
+        stride: tokens between the beginnings of two rows of `in_order`; None is `length`.
     """
 
     def __init__(self, corpus: TokenCorpus, *, length: int, width: int, seed: int, stride: int | None = None):

@@ -5,6 +5,7 @@ its document). What a model shall learn from it, an objective says (`lmx.data.ob
 decided by number, so that the corpus is never listed, let alone held.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -87,7 +88,7 @@ class Windows:
         self.corpus, self.length, self.width, self.packing = corpus, length, length + ahead, packing
         self.accumulation, self.seeds, self._rows, self._make = accumulation, tuple(seeds), rows, make
         self._pad_id = (corpus.corpora[0] if isinstance(corpus, Mixture) else corpus).pad_id
-        self._stride: int | None = None
+        self.stride: int | None = None
         self.numbered = [self._numbered(corpus, seed) for seed in seeds]
         self._taken = rows * accumulation
 
@@ -157,7 +158,7 @@ class Windows:
             stride: tokens between the beginnings of two rows; None returns this object.
 
         Raises:
-            ValueError: the rows are none of a stream, or the stride leaves a gap.
+            ValueError: the rows are packed documents, or the stride leaves a gap.
         """
         if stride is None:
             return self
@@ -166,8 +167,8 @@ class Windows:
                 f"stride must be from 1 to length={self.length}, and of rows of a stream, "
                 f"got stride={stride} and packing={self.packing}."
             )
-        other = object.__new__(Windows)
-        other.__dict__.update(self.__dict__, _stride=stride)
+        other = copy.copy(self)
+        other.stride = stride
         other.numbered = [other._numbered(self.corpus, seed) for seed in self.seeds]
         return other
 
@@ -202,7 +203,7 @@ class Windows:
             )
         if self.packing == "documents":
             return PackedRows(corpus, width=self.width, ahead=self.width - self.length, seed=seed)
-        return StreamRows(corpus, length=self.length, width=self.width, seed=seed, stride=self._stride)
+        return StreamRows(corpus, length=self.length, width=self.width, seed=seed, stride=self.stride)
 
     def _made(self, raw: Batch, seed: int, numbers: np.ndarray) -> Batch:
         raw = {name: array.reshape(*numbers.shape, self.width) for name, array in raw.items()}

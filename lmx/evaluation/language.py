@@ -140,10 +140,12 @@ def examine_language_model(
         best = {"best": run.memory.best, "best_step": run.memory.best_step}
         record = replace(record, seeds=scores_of_seeds(seeds, tests, **best))
     about = f"{corpus.num_tokens:,} tokens, {corpus.num_words:,} words, {corpus.num_bytes:,} bytes"
-    record = record.with_others(text=corpus.origin, tokens=corpus.num_tokens)
+    record = record.with_others(text=corpus.origin, tokens=corpus.num_tokens, stride=exam.windows.stride)
     one = member(params, int(np.argmin(run.memory.best or [0]))) if placed.learner.num_seeds is not None else params
     with run.only_reporting("the surprise of tokens is"):
-        texts = surprise(placed, one, exam.windows, tokenizer)
+        # Side by side, so that each token is shown once.
+        beside = exam.windows.overlapping(None if exam.windows.stride is None else exam.windows.length)
+        texts = surprise(placed, one, beside, tokenizer)
         if run.writes:
             write_json(run.directory / "surprise.json", texts)
     if run.writes:
@@ -154,11 +156,13 @@ def examine_language_model(
 
 def _row(exam: Exam, name: str, scores: LanguageScore) -> Row:
     values = np.atleast_1d(getattr(scores, name))
+    length, stride = exam.windows.length, exam.windows.stride
+    rows = "" if stride is None else f"; rows of {length:,} tokens that begin {stride:,} apart"
     row = Row(
         name=f"{exam.name} {NAMES[name]}",
         score=float(values[0]),
         interval=None,
-        signature=UNITS[name],
+        signature=f"{UNITS[name]}{rows}",
         made=exam.made,
     )
     return row if len(values) == 1 else mean_row(row, values.tolist(), made=exam.made, digits=DIGITS)

@@ -144,10 +144,16 @@ class Exam(NamedTuple):
 
 
 class Translated(NamedTuple):
-    """A test set and what became of it: translations, of several seeds those of all together, and the scores."""
+    """A test set, what became of it, and its scores.
 
-    pairs: Pairs
-    translations: Sequence[Translation]
+    Attributes:
+        together: translations of the one model, or of all seeds together.
+        alone: of several seeds, those of each.
+    """
+
+    exam: Exam
+    together: Sequence[Translation]
+    alone: Sequence[Sequence[Translation]]
     record: Record
 
 
@@ -165,21 +171,8 @@ def examine_translator(run: Run, translator: Translator, exam: Exam, *, seeds: S
         translations = translator.translate(pairs.sources, progress=show)
     record = Record(test=name, rows=()).with_others(sentences=len(pairs), seconds=time.perf_counter() - began)
     record = record.with_others(cut=translator.cut, limited=translator.limited, empty=pairs.empty)
-    scores = exam.scoring.all_scores(translations, pairs.targets, language=exam.language)
-    alone = [scores[0]]
-    prefix, made = name, exam.made
-    if translator.members is not None:
-        prefix, made = f"{name}, ensemble,", f"{len(seeds)} seeds translate together; {exam.made}"
-        each = (one.translate(pairs.sources) for one in translator.alone())
-        alone = [exam.scoring.main_score(one, pairs.targets, language=exam.language) for one in each]
-    tests = [each.score for each in alone]
-    rows = [
-        Row(name=f"{prefix} {each.name}", score=each.score, interval=each.interval, signature=each.signature, made=made)
-        for each in scores
-    ]
-    if len(seeds) > 1:
-        one = replace(rows[0], name=f"{name} {scores[0].name}", signature=alone[0].signature)
-        rows.insert(0, mean_row(one, tests, made=exam.made))
+    alone = [] if translator.members is None else [one.translate(pairs.sources) for one in translator.alone()]
+    rows, tests = _scored(exam, translations, alone)
     record = replace(record, rows=tuple(rows)).compared_with(**vars(exam.published))
     if len(seeds) > 1:
         best = {"best": run.memory.best, "best_step": run.memory.best_step}
@@ -210,42 +203,65 @@ def examine_translator(run: Run, translator: Translator, exam: Exam, *, seeds: S
             for name, row in record.others.get("constructions", {}).items()
         ],
     )
-    return Translated(pairs, translations, record)
+    return Translated(exam, translations, alone, record)
 
 
 def run_folds(run: Run, preset: str, config: Any, train_and_test: Callable[..., Translated | None]) -> Record:
     """Trains and tests a run for each fold, and scores all translations as those of one test set.
 
-    BLEU is a score of a whole corpus: that of all pairs, each translated by the model that had it not, is the main one,
-    with its interval. Beside it stands the mean of the folds' own scores with their deviation.
+    BLEU is a score of a whole corpus. The main score is that of all pairs together, each translated by a model that did
+    not see it, with its interval. Beside it stands the mean of the folds' own main scores with their deviation.
 
     Args:
         config: of the experiment, with `sets`, `scoring`, `search`, `published` and `run`.
         train_and_test: see `lmx.evaluation.folds.each_fold`.
     """
     tested = each_fold(run, preset, config, train_and_test)
-    pairs = joined([each.pairs for each in tested], origin=config.sets.train)
-    found = [translation for each in tested for translation in each.translations]
-    places = np.concatenate([each.pairs.places for each in tested if each.pairs.places is not None])
-    translations = [found[index] for index in np.argsort(places, kind="stable")]
+    pairs = joined([each.exam.pairs for each in tested], origin=config.sets.train)
+    places = np.concatenate([each.exam.pairs.places for each in tested if each.exam.pairs.places is not None])
+    order = np.argsort(places, kind="stable")
+
+    def in_order(parts: Sequence[Sequence[Translation]]) -> list[Translation]:
+        found = [translation for part in parts for translation in part]
+        return [found[index] for index in order]
+
+    endings = {each.exam.made for each in tested}
+    made = f"each sentence by a model that did not see it; {endings.pop() if len(endings) == 1 else config.search}"
     name, language = f"{preset} {len(tested)}-fold test", config.sets.target_language
-    made = f"each sentence by the model of its fold: {tested[0].record.rows[0].made}"
     exam = Exam(name, made, pairs, language, config.scoring, config.published)
-    scores = exam.scoring.all_scores(translations, pairs.targets, language=language)
-    rows = [
-        Row(name=f"{name} {each.name}", score=each.score, interval=each.interval, signature=each.signature, made=made)
-        for each in scores
-    ]
+    together = in_order([each.together for each in tested])
+    rows, _ = _scored(exam, together, [in_order(parts) for parts in zip(*(each.alone for each in tested), strict=True)])
     alone = [each.record.rows[0].score for each in tested]
-    signature = tested[0].record.rows[0].signature
+    signature = exam.scoring.main_score(together, pairs.targets, language=language).signature
     mean = replace(rows[0], name=f"{rows[0].name}, mean of folds", signature=signature)
-    rows.insert(1, mean_row(mean, alone, made=exam.made, over="folds"))
+    rows.insert(1, mean_row(mean, alone, made=rows[0].made, over="folds"))
     record = Record(test=name, rows=tuple(rows)).compared_with(**vars(exam.published))
-    record = record.with_others(sentences=len(pairs), empty=0, folds=alone)
+    record = record.with_others(sentences=len(pairs), folds=alone)
     if run.writes:
-        _write(run, record, [translation.text for translation in translations], exam, None)
+        _write(run, record, [translation.text for translation in together], exam, None)
     print_record(run, record, title=f"{name}: {len(pairs):,} sentences", baselines_are="", notes=[])
     return record
+
+
+def _scored(
+    exam: Exam, together: Sequence[Translation], alone: Sequence[Sequence[Translation]]
+) -> tuple[list[Row], list[float]]:
+    """Returns the rows of a test, the main one first, and of several seeds the main score of each, or else the one."""
+    targets, language = exam.pairs.targets, exam.language
+    scores = exam.scoring.all_scores(together, targets, language=language)
+    prefix, made = exam.name, exam.made
+    if alone:
+        prefix, made = f"{exam.name}, ensemble,", f"{len(alone)} seeds translate together; {exam.made}"
+    rows = [
+        Row(name=f"{prefix} {each.name}", score=each.score, interval=each.interval, signature=each.signature, made=made)
+        for each in scores
+    ]
+    if not alone:
+        return rows, [scores[0].score]
+    of_each = [exam.scoring.main_score(one, targets, language=language) for one in alone]
+    tests = [each.score for each in of_each]
+    one = replace(rows[0], name=f"{exam.name} {scores[0].name}", signature=of_each[0].signature)
+    return [mean_row(one, tests, made=exam.made), *rows], tests
 
 
 def _write(run: Run, record: Record, texts: Sequence[str], exam: Exam, constructions: Sequence[str] | None) -> None:

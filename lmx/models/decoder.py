@@ -33,9 +33,9 @@ class DecoderConfig(TransformerConfig):
     """The shape of a decoder; the defaults are Llama's choices (Touvron et al. 2023, section 2.2) at a small size.
 
     Attributes:
-        vocab_size: words, special ones included.
+        vocab_size: words, special ones included; in a script, 0 takes the tokenizer's.
         tied_embeddings: one table for the input and the output.
-        logit_cap: keeps logits between -cap and cap (Gemma 2), see `lmx.nn.layers.output_logits`; None caps none.
+        logit_cap: keeps logits between -cap and cap (Gemma 2), see `lmx.nn.vocabulary.output_logits`; None caps none.
     """
 
     vocab_size: int

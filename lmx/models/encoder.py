@@ -31,7 +31,7 @@ class EncoderConfig(TransformerConfig):
     """The shape of an encoder; the defaults are BERT's choices (Devlin et al. 2019, section 3) at a small size.
 
     Attributes:
-        vocab_size: words, special ones included.
+        vocab_size: words, special ones included; in a script, 0 takes the tokenizer's.
         num_types: kinds of tokens with a vector each, such as first and second text of a pair; 0 has none, and
             with 1 all tokens are of one kind.
         embedding_norm: normalises the embeddings before the first block.

@@ -32,7 +32,8 @@ class Seq2SeqConfig(TransformerConfig):
     """The shape of an encoder-decoder; except for the vocabulary, the defaults are Vaswani's base model.
 
     Attributes:
-        source_vocab_size, target_vocab_size: words of each side, special ones included.
+        source_vocab_size, target_vocab_size: words of each side, special ones included; in a script, 0 takes the
+            tokenizer's.
         tied_embeddings: "all" shares one table between source, target and output; "target" between target and output,
             "inputs" between source and target (T5 1.1).
         embedding_init: how to draw the table of the target. "gpt2": with deviation 0.02 where it is tied to the

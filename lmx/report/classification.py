@@ -35,6 +35,7 @@ from lmx.report.sections import (
     setup_section,
     steering_curves,
     sureness_of,
+    test_of,
 )
 
 # What a number says, by the end of its name; {} is the score.
@@ -85,7 +86,7 @@ def classification_page(run_directory: Path) -> Html:
         config.get("preset") or run_directory.resolve().name,
         header(
             config,
-            _headline(scores, of_kind(metrics, "validation")),
+            _headline(config, scores, of_kind(metrics, "validation")),
             placing + placing_facts(versions, start, metrics),
         ),
         _scores_section(scores),
@@ -108,7 +109,7 @@ def classification_page(run_directory: Path) -> Html:
 # The title and the scores.
 
 
-def _headline(scores: dict, validation: list[dict]) -> Html:
+def _headline(config: dict, scores: dict, validation: list[dict]) -> Html:
     """Returns the main score, what it means, what it stands beside, and the verdict."""
     rows = scores.get("rows") or []
     if rows:
@@ -124,11 +125,11 @@ def _headline(scores: dict, validation: list[dict]) -> Html:
     for key in _metrics_of(validation):
         best = best_of(validation, key, max)
         if best:
-            lines = [f"at step {number(best[0])}", "the test set is not scored yet"]
+            lines = [f"at step {number(best[0])}", test_of(config)]
             return big_number(f"{100 * best[1]:.2f}", f"best validation {_spelled(key)}", lines)
     best = best_of(validation, "loss", min)
     if best:
-        lines = [f"at step {number(best[0])}", "the test set is not scored yet"]
+        lines = [f"at step {number(best[0])}", test_of(config)]
         return big_number(f"{best[1]:.2f}", "best validation loss", lines)
     return Html("")
 

@@ -74,6 +74,16 @@ def big_number(value: str, label: str, lines: Sequence[str]) -> Html:
     return Html(f"<div class=headline><b>{text(value)}</b><p><strong>{text(label)}</strong>{notes}</p></div>")
 
 
+def test_of(config: dict) -> str:
+    """Returns why a run has no score of a test set."""
+    chosen = config.get("config")
+    if not isinstance(chosen, dict) or "test" not in chosen:
+        chosen = {"test": ""}
+    # What is embedded has a test set that need not be named, and a fold is one.
+    has_none = chosen["test"] is None and chosen.get("train") not in ("stdlib", "digits") and not config.get("fold")
+    return "there is no test set" if has_none else "the test set is not scored yet"
+
+
 def score_table(rows: Sequence[dict], *, digits: int = 2) -> Html:
     """Returns scores with how each was made and the published numbers beside them, or nothing without rows."""
     cells = []

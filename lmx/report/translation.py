@@ -25,6 +25,7 @@ from lmx.report.sections import (
     setup_section,
     steering_curves,
     sureness_of,
+    test_of,
 )
 
 SAMPLES_EACH = 6  # of the bad, the typical and the good
@@ -46,7 +47,9 @@ def translation_page(run_directory: Path) -> Html:
     )
     return page(
         config.get("preset") or run_directory.resolve().name,
-        header(config, _headline(scores, of_kind(metrics, "validation")), placing_facts(versions, start, metrics)),
+        header(
+            config, _headline(config, scores, of_kind(metrics, "validation")), placing_facts(versions, start, metrics)
+        ),
         _scores_section(scores),
         _learning_section(metrics),
         _samples_section(samples),
@@ -66,7 +69,7 @@ def _read_constructions(path: Path) -> dict:
     return scores
 
 
-def _headline(scores: dict, validation: list[dict]) -> Html:
+def _headline(config: dict, scores: dict, validation: list[dict]) -> Html:
     """Returns the main score: the first of scores.json, or else the best that validation has seen."""
     rows = scores.get("rows") or []
     if rows:
@@ -74,7 +77,7 @@ def _headline(scores: dict, validation: list[dict]) -> Html:
     for key, choose, label in (("bleu", max, "best validation BLEU"), ("loss", min, "best validation loss")):
         best = best_of(validation, key, choose)
         if best:
-            return big_number(f"{best[1]:.2f}", label, [f"at step {number(best[0])}", "the test set is not scored yet"])
+            return big_number(f"{best[1]:.2f}", label, [f"at step {number(best[0])}", test_of(config)])
     return Html("")
 
 

@@ -123,7 +123,7 @@ def mean_row(row: Row, tests: Sequence[float], *, made: str, digits: int = 2, ov
 
     Args:
         digits: of the deviation, behind the point.
-        over: what the tests are of, where they are of no seeds.
+        over: what the tests are of: seeds, or folds.
     """
     deviation = float(np.std(tests, ddof=1))
     told = f"mean of {len(tests)} {over}, standard deviation {deviation:.{digits}f}; {made}"

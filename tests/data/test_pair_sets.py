@@ -1,5 +1,6 @@
 """Which pairs are learned from, validated on and tested: every pair is tested once, and no source is on two sides."""
 
+import os
 import re
 from pathlib import Path
 
@@ -95,7 +96,48 @@ def test_too_few_sources_are_refused_by_the_file(tmp_path: Path):
     with pytest.raises(InputError, match=re.escape(message)):
         own(str(path)).load()
     path.write_text("one\ttwo\nthree\tfour\n", encoding="utf-8")
-    with pytest.raises(InputError, match=r"must hold at least 2 different source sentences to be cut, got 1\."):
-        own(str(path), folds=2).load(fold=1)  # of the two, one is the fold
+    message = "must hold at least 2 different source sentences beside fold 1 to be cut, got 1."
+    with pytest.raises(InputError, match=re.escape(message)):
+        own(str(path), folds=2).load(fold=1)
+    with pytest.raises(InputError, match=r"must hold at least 3 different source sentences to be cut, got 2\."):
+        own(str(path), folds=3).load(fold=1)
     with pytest.raises(ValueError, match=r"share must be between 0 and 1, got share=1\.5\."):
         own(str(path), dev_share=1.5).load()
+
+
+def test_as_many_folds_as_sources_leave_one_out(file: str):
+    sets = own(file, folds=30).load(fold=7)
+    assert sets.test is not None
+    assert len(set(sets.test.sources)) == 1
+    assert len(set(sets.validation.sources)) == 3
+
+
+def test_a_part_has_a_name_of_its_own(file: str):
+    train, validation, test = own(file, folds=3).load(fold=2)
+    assert test is not None
+    assert [each.origin for each in (train, validation, test)] == [
+        f"{file}, {name}" for name in ("without fold 2 of 3", "held out beside fold 2", "fold 2 of 3")
+    ]
+    assert own(file).load().train.origin == f"{file}, without those held out"
+
+
+def test_what_is_learned_is_found_without_the_other_sets(file: str):
+    asked = own(file, validation="nowhere.tsv", folds=3)
+    assert asked.learned(fold=2).origin == f"{file}, without fold 2 of 3"
+    assert isinstance(PairSetsConfig(train=file, validation="nowhere.tsv", test="nowhere.tsv").learned(), Corpus)
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.tsv"):
+        asked.load(fold=2)
+
+
+@pytest.mark.parametrize("name", ["train", "validation"])
+def test_a_pipe_cannot_be_read_for_each_fold(file: str, tmp_path: Path, name: str):
+    os.mkfifo(tmp_path / "pipe.tsv")
+    pipe = str(tmp_path / "pipe.tsv")
+    with pytest.raises(InputError, match=re.escape(f"{name} must be read again for each fold, got the pipe {pipe}.")):
+        own(**{"file": file, name: pipe, "folds": 3} | ({"file": pipe} if name == "train" else {})).load(fold=1)
+
+
+def test_only_parts_are_joined(file: str):
+    whole = PairSetsConfig(train=file).read(file, split="train")
+    with pytest.raises(ValueError, match=r"parts must know their places in a whole, got .*pairs\.tsv, which is one"):
+        joined([whole], origin="all")
