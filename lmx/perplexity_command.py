@@ -64,7 +64,8 @@ def perplexity(options: Perplexity) -> None:
         for name in ("perplexity", "word_perplexity", "bits_per_byte", "loss"):
             print(f"{NAMES[name]:<20} {scores[name]:.{DIGITS}f}  {UNITS[name]}")
         before = "" if found.first is None else f", each read after the id {found.first}"
-        print(f"rows of {found.context:,} tokens that begin {found.stride:,} apart{before}")
+        apart = "hold whole documents" if found.stride is None else f"begin {found.stride:,} apart"
+        print(f"rows of {found.context:,} tokens that {apart}{before}")
     if found.unknown:
         print(
             f"warning: {found.unknown:,} tokens ({found.unknown / extent.tokens:.1%}) stand for what the vocabulary "

@@ -91,6 +91,26 @@ def test_what_is_not_said_is_as_in_the_run(run: Path, text: str, tmp_path: Path)
     assert beside.scores.loss == pytest.approx(measured(run, text, context=20).scores.loss)
 
 
+@pytest.mark.parametrize("first", [None, WORDS.bos_id])
+def test_documents_are_predicted_apart_where_the_run_learned_them_so(tmp_path: Path, first):
+    lines = [" ".join(f"w{number * place % 30}" for place in range(1, number)) for number in (3, 9, 14, 6)]
+    (tmp_path / "lines.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    said = {} if first is None else {"first_id": first}
+    trained = make_run(tmp_path / "run", config={"context": 20, "packing": "documents"}, **said)
+    found = measured(trained, f"lines:{tmp_path / 'lines.txt'}")
+    generator = Generator(CONFIG, parameters(), tokenizer=WORDS, rows=1, frame=Frame(first))
+    nats: list[float] = []
+    for line in lines:
+        logits = generator.logits(line)
+        logits = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        words = [*WORDS.encode(line), WORDS.eos_id][int(first is None) :]
+        nats += [-float(logits[place, word]) for place, word in enumerate(words)]
+    assert found.scores.loss == pytest.approx(np.mean(nats), rel=1e-5)
+    assert (found.context, found.stride) == (20, None)
+    with pytest.raises(ValueError, match=r"packing must be stream where a stride is given, got packing=documents\."):
+        measured(trained, f"lines:{tmp_path / 'lines.txt'}", stride=4)
+
+
 def test_unknown_words_are_counted(run: Path, tmp_path: Path, monkeypatch, capsys):
     (tmp_path / "text.txt").write_text(" ".join(["w1", "nobody", "knows"] * 10), encoding="utf-8")
     arguments = ["lmx", "perplexity", str(run), str(tmp_path / "text.txt"), "--text-cache", "off"]

@@ -14,7 +14,7 @@ from lmx.data.cache import Cache
 from lmx.data.corpus import encode_corpus, find_corpus
 from lmx.data.objectives.causal import causal
 from lmx.data.objectives.rows import Key, Rows
-from lmx.data.windows import Windows
+from lmx.data.windows import Packing, Windows
 from lmx.definition import define
 from lmx.evaluation.language import extent_of
 from lmx.models.decoder import Decoder, DecoderConfig
@@ -34,7 +34,7 @@ class Predicted(NamedTuple):
         unknown: tokens that stand for what the vocabulary does not have; they are predicted as one word.
         origin: of the text.
         context: tokens of a row.
-        stride: tokens between the beginnings of two rows.
+        stride: tokens between the beginnings of two rows of a stream; None of documents, none of which sees another.
         first: the id that each row is read after, if the model was trained with one.
     """
 
@@ -43,7 +43,7 @@ class Predicted(NamedTuple):
     unknown: int
     origin: str
     context: int
-    stride: int
+    stride: int | None
     first: int | None
 
 
@@ -58,6 +58,8 @@ def predict_text(
     progress: Callable[[int], None] = lambda done: None,
 ) -> Predicted:
     """Returns how well the model of a finished run predicts a text: each token once, from those before it in its row.
+
+    Rows are cut out of a stream or hold whole documents, as in the run's training.
 
     Args:
         text: see `lmx.data.corpus.find_corpus`; the end of each document counts as a token.
@@ -76,7 +78,7 @@ def predict_text(
     config = read_fields(DecoderConfig, saved["model"], path=path, field="model")
     said: dict[str, Any] = {
         name: read_field(saved, "config", name, kind=kind | None, path=path)
-        for name, kind in (("objective", str), ("context", int), ("stride", int))
+        for name, kind in (("objective", str), ("context", int), ("stride", int), ("packing", str))
     }
     if said["objective"] not in (None, "causal"):
         raise ValueError(f"{run_directory} must be a run of objective=causal, got objective={said['objective']}.")
@@ -89,7 +91,8 @@ def predict_text(
     if not 1 <= length <= config.max_length:
         raise ValueError(f"context must be from 1 to the model's {config.max_length:,} tokens, got context={length}.")
     step = stride if stride is not None or context is not None else said["stride"]
-    RowsConfig(context=length, stride=step).check_stride(objective="causal")
+    packing: Packing = "documents" if said["packing"] == "documents" else "stream"
+    RowsConfig(context=length, stride=step, packing=packing).check_stride(objective="causal")
     if batch_tokens < length:
         raise ValueError(f"batch_tokens must be at least a row of {length} tokens, got batch_tokens={batch_tokens}.")
     if config.vocab_size < tokenizer.vocab_size or config.pad_id != tokenizer.pad_id:
@@ -104,6 +107,7 @@ def predict_text(
         rows=batch_tokens // length,
         make=functools.partial(_rows, pad_id=tokenizer.pad_id, first=first),
         ahead=int(first is None),
+        packing=packing,
     ).overlapping(step)
     definition = define(lambda rngs: Decoder(config, rngs=rngs))
     params = load_params(run_directory / "model.safetensors", definition.shapes, place=jax.numpy.asarray)
@@ -111,7 +115,7 @@ def predict_text(
     @jax.jit
     def sums(params: Params, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         network = definition.merge(params)
-        states, labels = predict(network, batch, key=None, is_packed=False)
+        states, labels = predict(network, batch, key=None, is_packed=packing == "documents")
         found = losses.token_loss(states, network.output(), labels, labels != config.pad_id)
         return found.nll, found.weight
 
@@ -123,7 +127,7 @@ def predict_text(
         unknown += int((batch["labels"] == tokenizer.unk_id).sum())
         progress(int(counted))
     extent = extent_of(corpus)
-    rows = (corpus.origin, length, step or length, first)
+    rows = (corpus.origin, length, None if packing == "documents" else step or length, first)
     return Predicted(score_tokens(total / counted, extent), extent, unknown, *rows)
 
 
