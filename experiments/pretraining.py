@@ -204,8 +204,8 @@ def build(config: Config, model: Any) -> Learner:
     lengths = config.objective.sizes(context=config.batch.context)
 
     def loss(params: Any, batch: Any, key: Any) -> dict[str, jax.Array]:
-        states, labels = predict(network := definition.merge(params), batch, key=key, is_packed=is_packed)
-        return token_loss(states, network.output(), labels, labels != model.pad_id, z_loss=config.z_loss)._asdict()
+        states, labels, counts = predict(network := definition.merge(params), batch, key=key, is_packed=is_packed)
+        return token_loss(states, network.output(), labels, counts, z_loss=config.z_loss)._asdict()
 
     schedule = make_schedule(config.optimization, total=config.updates, width=model.width)
     return Learner(

@@ -16,6 +16,7 @@ import numpy as np
 from lmx.config import BatchConfig, RowsConfig
 from lmx.data.cache import open_cache
 from lmx.data.encoded import keep_pairs
+from lmx.data.objectives.rows import IGNORED
 from lmx.data.pair_sets import PairSetsConfig
 from lmx.data.text_sets import TextSetsConfig
 from lmx.data.windows import Windows, facts
@@ -169,8 +170,9 @@ def show_row(arrays: Mapping[str, np.ndarray], tokenizers: Callable[[str], Token
             here = numbered[name] == segment
             ids, tokenizer = arrays[name][here], tokenizers(name)
             if predicted:
-                counts.append(f"{np.count_nonzero(ids != tokenizer.pad_id):,} count")
-                ids = np.where(ids == tokenizer.pad_id, -1, ids)
+                ignored = IGNORED if name == "labels" else tokenizer.pad_id
+                counts.append(f"{np.count_nonzero(ids != ignored):,} count")
+                ids = np.where(ids == ignored, -1, ids)
             else:
                 counts.append(
                     f"{np.count_nonzero(here):,} tokens" if not counts else f"{np.count_nonzero(here):,} more"

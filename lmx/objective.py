@@ -137,7 +137,6 @@ class ObjectiveConfig:
             first = max((each for each in (*special, tokenizer.unk_id) if each < size // 2), default=-1) + 1
             make = functools.partial(
                 masked,
-                pad_id=pad,
                 mask_id=mask,
                 words=(first, size),
                 special_ids=tuple(special),

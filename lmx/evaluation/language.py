@@ -185,26 +185,27 @@ def surprise(placed: Placed, params: Params, windows: Windows, tokenizer: Tokeni
     def bits(params: Params, batch: Mapping[str, jax.Array]) -> jax.Array:
         with use_mesh(placed.mesh, rules=placed.rules):
             network = model.merge(params)
-            states, labels = predict(network, batch, key=None, is_packed=windows.packing == "documents")
+            states, labels, _ = predict(network, batch, key=None, is_packed=windows.packing == "documents")
             logits = jax.nn.log_softmax(network.logits(states))
             return -jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0] / jnp.log(2.0)
 
     found = np.asarray(jax.jit(bits, out_shardings=layout.whole)(params, layout.place(whole)))
-    labels = whole["labels"] if "labels" in whole else whole["target"]
-    shown = labels
-    if "labels" in whole and not (labels != tokenizer.pad_id).mean() > 0.5:
-        shown = np.where(labels != tokenizer.pad_id, labels, whole["tokens"])  # the words around those taken out
+    if "labels" in whole:
+        shown = labels = whole["labels"]
+        predicted = kept = labels >= 0
+        if not kept.mean() > 0.5:  # the words around those taken out
+            shown, kept = np.where(predicted, labels, whole["tokens"]), whole["segments"] > 0
+    else:
+        shown = whole["target"]
+        predicted = kept = shown != tokenizer.pad_id
     texts = []
-    for ids, predicted, values in zip(shown[:SHOWN_TEXTS], labels, found, strict=False):
-        kept = np.flatnonzero(ids != tokenizer.pad_id)
-        if kept.size:
+    for ids, here, counts, values in zip(shown[:SHOWN_TEXTS], kept, predicted, found, strict=False):
+        places = np.flatnonzero(here)
+        if places.size:
             texts.append(
                 {
-                    "pieces": readable_pieces(tokenizer, ids[kept].tolist()),
-                    "bits": [
-                        round(float(values[place]), 2) if predicted[place] != tokenizer.pad_id else None
-                        for place in kept
-                    ],
+                    "pieces": readable_pieces(tokenizer, ids[places].tolist()),
+                    "bits": [round(float(values[place]), 2) if counts[place] else None for place in places],
                 }
             )
     return texts

@@ -13,7 +13,7 @@ from lmx.config import RowsConfig
 from lmx.data.cache import Cache
 from lmx.data.corpus import encode_corpus, find_corpus
 from lmx.data.objectives.causal import causal
-from lmx.data.objectives.rows import Key, Rows
+from lmx.data.objectives.rows import IGNORED, Key, Rows
 from lmx.data.windows import Packing, Windows
 from lmx.definition import define
 from lmx.evaluation.language import extent_of
@@ -115,16 +115,18 @@ def predict_text(
     @jax.jit
     def sums(params: Params, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         network = definition.merge(params)
-        states, labels = predict(network, batch, key=None, is_packed=packing == "documents")
-        found = losses.token_loss(states, network.output(), labels, labels != config.pad_id)
+        states, labels, counts = predict(network, batch, key=None, is_packed=packing == "documents")
+        found = losses.token_loss(states, network.output(), labels, counts)
         return found.nll, found.weight
 
     total = counted = 0.0
+    # Where there is no such word, its id is the padding's or the end's, and every text can be written.
+    unknown_id = IGNORED - 1 if tokenizer.unk_id in (tokenizer.pad_id, tokenizer.eos_id) else tokenizer.unk_id
     unknown = 0
     for batch in windows.once():
         nll, weight = (float(np.asarray(value, np.float64)) for value in sums(params, batch))
         total, counted = total + nll, counted + weight
-        unknown += int((batch["labels"] == tokenizer.unk_id).sum())
+        unknown += int((batch["labels"] == unknown_id).sum())
         progress(int(counted))
     extent = extent_of(corpus)
     rows = (corpus.origin, length, None if packing == "documents" else step or length, first)

@@ -2,10 +2,12 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
 
 from lmx.errors import InputError
 from lmx.models import decoder, masked, seq2seq
@@ -50,10 +52,16 @@ def fit_vocabulary(model: Model, *, vocab_size: int, length: int, pad_id: int = 
     return dataclasses.replace(model, **sizes, pad_id=pad_id, max_length=max(model.max_length, length))
 
 
-def predict(
-    network: Any, batch: Mapping[str, jax.Array], *, key: jax.Array | None, is_packed: bool
-) -> tuple[jax.Array, jax.Array]:
-    """Returns the states that predict, and the labels, of a batch of any objective (`lmx.data.objectives`).
+class Predicting(NamedTuple):
+    """States that predict, the labels, and which of them count."""
+
+    states: Float[Array, "B T D"]
+    labels: Int[Array, "B T"]
+    counts: Bool[Array, "B T"]
+
+
+def predict(network: Any, batch: Mapping[str, jax.Array], *, key: jax.Array | None, is_packed: bool) -> Predicting:
+    """Returns what a batch of any objective (`lmx.data.objectives`) is to be predicted from.
 
     Args:
         is_packed: documents of a row do not see each other. Without it a row is one text, and its padding at the end.
@@ -65,14 +73,15 @@ def predict(
     if "source" not in batch:
         given = {"prefix": batch["prefix"]} if "prefix" in batch else {}
         states, _ = network(batch["tokens"], **packing(), **given, key=key)
-        return states, batch["labels"]
+        labels = batch["labels"]
+        return Predicting(states, jnp.maximum(labels, 0), labels >= 0)
     source_key, target_key = (None, None) if key is None else jax.random.split(key)
     memory, _ = network.encode(batch["source"], **packing("source_"), key=source_key)
     of_source = {"source_segments": batch["source_segments"]} if is_packed else {}
     states, _ = network.decode(
         memory, batch["source"], batch["decoder_input"], **of_source, **packing("target_"), key=target_key
     )
-    return states, batch["target"]
+    return Predicting(states, batch["target"], batch["target"] != network.config.pad_id)
 
 
 def training_flops(model: AnyConfig, *, rows: int, lengths: tuple[int, int]) -> tuple[float, float]:

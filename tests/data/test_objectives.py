@@ -1,12 +1,16 @@
 """Objectives: nothing is lost, shares are kept, documents stay apart, and who makes a row has no part in it."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lmx.data.objectives.causal import causal, pairs, prefix
 from lmx.data.objectives.masked import masked
 from lmx.data.objectives.randomness import draw_uniform, ranks_within
+from lmx.data.objectives.rows import IGNORED
 from lmx.data.objectives.spans import Noise, Special, input_and_target_lengths, noise_mask, raw_length, spans
+from lmx.models.language import predict
 
 PAD, BOS, EOS = 0, 1, 2
 VOCAB, SENTINELS = 500, 40
@@ -40,9 +44,7 @@ def make_spans(rows: dict, key: tuple, **options) -> dict:
 
 
 def make_masked(rows: dict, key: tuple, **options) -> dict:
-    return masked(
-        rows, key, **{"pad_id": PAD, "mask_id": MASK, "words": WORDS, "special_ids": (PAD, BOS, EOS)} | options
-    )
+    return masked(rows, key, **{"mask_id": MASK, "words": WORDS, "special_ids": (PAD, BOS, EOS)} | options)
 
 
 OBJECTIVES = {
@@ -87,17 +89,32 @@ def test_causal_predicts_what_comes_next_in_the_same_document(documents):
     for row, place in np.ndindex(made["tokens"].shape):
         assert made["tokens"][row, place] == rows["tokens"][row, place]
         same = rows["segments"][row, place] == rows["segments"][row, place + 1] > 0
-        assert made["labels"][row, place] == (rows["tokens"][row, place + 1] if same else PAD)
+        assert made["labels"][row, place] == (rows["tokens"][row, place + 1] if same else IGNORED)
 
 
 def test_with_a_start_every_token_of_a_document_is_predicted_once():
     rows = packed()
     made = causal(rows, pad_id=PAD, start_id=BOS)
-    np.testing.assert_array_equal(made["labels"], np.where(rows["segments"] > 0, rows["tokens"], PAD))
+    np.testing.assert_array_equal(made["labels"], np.where(rows["segments"] > 0, rows["tokens"], IGNORED))
     first = (rows["segments"] > 0) & (rows["positions"] == 0)
     assert (made["tokens"][first] == BOS).all()
     rest = ((rows["segments"] > 0) & ~first)[:, 1:]
     np.testing.assert_array_equal(made["tokens"][:, 1:][rest], rows["tokens"][:, :-1][rest])
+
+
+@pytest.mark.parametrize("start", [None, BOS])
+def test_the_end_is_predicted_where_it_is_the_padding_too(start):
+    tokens = np.array([[5, 6, EOS, 7, EOS, EOS, EOS]], np.int32)
+    segments = np.array([[1, 1, 1, 2, 2, 0, 0]], np.int32)  # the last two are padding
+    made = causal({"tokens": tokens, "segments": segments, "positions": segments}, pad_id=EOS, start_id=start)
+    expected = [6, EOS, -1, EOS, -1, -1] if start is None else [5, 6, EOS, 7, EOS, -1, -1]
+    assert made["labels"].tolist() == [expected]
+    batch = jax.tree.map(jnp.asarray, made)
+    network = lambda tokens, key: (jnp.zeros((*tokens.shape, 4)), None)  # noqa: E731
+    _, labels, counts = predict(network, batch, key=None, is_packed=False)
+    assert np.array_equal(counts, made["labels"] >= 0)
+    assert np.array_equal(np.asarray(labels)[np.asarray(counts)], made["labels"][made["labels"] >= 0])
+    assert (np.asarray(labels) >= 0).all()
 
 
 def test_a_prefix_is_seen_and_the_rest_of_its_document_predicted():
@@ -113,7 +130,7 @@ def test_a_prefix_is_seen_and_the_rest_of_its_document_predicted():
             assert inside[:size].all()
             assert size >= 1
             labels, usual = made["labels"][row][here], plain["labels"][row][here]
-            assert (labels[: size - 1] == PAD).all()
+            assert (labels[: size - 1] == IGNORED).all()
             np.testing.assert_array_equal(labels[size - 1 :], usual[size - 1 :])
             if (rows["segments"][row] == segment).sum() == 10:
                 lengths.append(size)
@@ -126,7 +143,7 @@ def test_of_a_pair_the_target_alone_counts():
     segments = np.array([[1] * 6 + [2] * 5 + [3] * 3 + [0]], np.int32)
     made = pairs({"tokens": tokens, "segments": segments, "positions": segments}, pad_id=PAD, separator_id=7)
     # The second separator of a document is a word like others; a document without one has no target.
-    assert made["labels"].tolist() == [[0, 0, 8, 9, EOS, 0, 0, 7, 4, EOS, 0, 0, 0, 0]]
+    assert made["labels"].tolist() == [[-1, -1, 8, 9, EOS, -1, -1, 7, 4, EOS, -1, -1, -1, -1]]
     assert made["tokens"].tolist() == tokens[:, :-1].tolist()
 
 
@@ -136,7 +153,7 @@ def test_of_a_pair_the_target_alone_counts():
 def test_masking_keeps_its_share_in_each_row_and_spares_what_is_special():
     rows = packed(rows=50)
     made = make_masked(rows, (1, np.arange(50)))
-    chosen = made["labels"] != PAD
+    chosen = made["labels"] != IGNORED
     may = (rows["segments"] > 0) & (rows["tokens"] != EOS)
     np.testing.assert_array_equal(chosen.sum(1), np.round(0.15 * may.sum(1)))
     assert not chosen[~may].any()
@@ -147,7 +164,7 @@ def test_masking_keeps_its_share_in_each_row_and_spares_what_is_special():
 def test_of_the_chosen_80_percent_are_masked_and_10_another_token():
     rows = packed(rows=800, width=200, documents=False)
     made = make_masked(rows, (1, np.arange(800)))
-    chosen = made["labels"] != PAD
+    chosen = made["labels"] != IGNORED
     number = chosen.sum()
     assert number == 800 * 30
     is_mask = (made["tokens"] == MASK)[chosen]
@@ -167,7 +184,7 @@ def test_whole_words_are_chosen_whole_and_never_over_the_end_of_a_document():
     begins = np.zeros(VOCAB, bool)
     begins[::3] = True  # a word has three pieces on average
     made = make_masked(rows, (1, np.arange(300)), begins_word=begins, share=0.3)
-    chosen = made["labels"] != PAD
+    chosen = made["labels"] != IGNORED
     tokens, segments = rows["tokens"], rows["segments"]
     may = (segments > 0) & (tokens != EOS)
     goes_on = may[:, 1:] & may[:, :-1] & (segments[:, 1:] == segments[:, :-1]) & ~begins[tokens[:, 1:]]
@@ -184,7 +201,7 @@ def test_a_document_begins_a_word_whatever_its_first_piece_is(gap):
     segments = np.tile(np.array([1, 1, 1, 2, 2, 2], np.int32), (400, 1))
     rows = {"tokens": tokens, "segments": segments, "positions": np.tile(np.arange(6, dtype=np.int32) % 3, (400, 1))}
     made = make_masked(rows, (1, np.arange(400)), begins_word=np.zeros(VOCAB, bool), share=0.5)
-    chosen = made["labels"] != PAD
+    chosen = made["labels"] != IGNORED
     first, second = chosen[:, 0], chosen[:, 3]
     np.testing.assert_array_equal(chosen[:, 1], first)
     np.testing.assert_array_equal(chosen[:, 4], second)

@@ -43,8 +43,8 @@ def train(name: str, run: Path) -> np.ndarray:
         if is_classifier:
             outputs, _ = network(batch["tokens"], key=key)
             return label_loss(outputs, batch["labels"], jnp.ones(len(outputs)), kind="single")._asdict()
-        states, labels = predict(network, batch, key=key, is_packed=False)
-        return token_loss(states, network.output(), labels, labels != found.model.pad_id)._asdict()
+        states, labels, counts = predict(network, batch, key=key, is_packed=False)
+        return token_loss(states, network.output(), labels, counts)._asdict()
 
     schedule = constant(0.01, warmup=1)
     optimizer = make_optimizer(OptimizerConfig(), schedule, model=definition)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from lmx.data.objectives.randomness import draw_uniform
-from lmx.data.objectives.rows import Key, Rows, check_rows, pieces_of
+from lmx.data.objectives.rows import IGNORED, Key, Rows, check_rows, pieces_of
 
 _PREFIX = 10  # the stream of prefix lengths
 
@@ -13,11 +13,12 @@ def causal(rows: Rows, key: Key | None = None, *, pad_id: int, start_id: int | N
 
     Without a start, W tokens give W - 1 predictions: the first token of each segment is predicted by nobody, which is
     what a stream wants, whose rows begin anywhere. With one, each segment is read from `start_id` on, and all of its W
-    tokens are predicted. Tokens that do not count (`counts` 0, where rows have it) are read, not predicted.
+    tokens are predicted. Tokens that do not count (`counts` 0, where rows have it) are read, not predicted: there the
+    label is `IGNORED`.
 
     Args:
         key: has no part in it.
-        pad_id: the label where nothing counts.
+        pad_id: fills rows.
         start_id: what stands before the first token of a segment.
     """
     check_rows(rows)
@@ -27,7 +28,7 @@ def causal(rows: Rows, key: Key | None = None, *, pad_id: int, start_id: int | N
         counts = (segments[..., 1:] == segments[..., :-1]) & (segments[..., 1:] > 0) & counted[..., 1:]
         return {
             "tokens": tokens[..., :-1],
-            "labels": np.where(counts, tokens[..., 1:], pad_id).astype(np.int32),
+            "labels": np.where(counts, tokens[..., 1:], IGNORED).astype(np.int32),
             "segments": segments[..., :-1],
             "positions": positions[..., :-1],
         }
@@ -37,7 +38,7 @@ def causal(rows: Rows, key: Key | None = None, *, pad_id: int, start_id: int | N
     read = np.where(begins, start_id, before)
     return {
         "tokens": np.where(segments > 0, read, pad_id).astype(np.int32),
-        "labels": np.where((segments > 0) & counted, tokens, pad_id).astype(np.int32),
+        "labels": np.where((segments > 0) & counted, tokens, IGNORED).astype(np.int32),
         "segments": segments,
         "positions": positions,
     }
@@ -58,7 +59,7 @@ def prefix(rows: Rows, key: Key, *, pad_id: int) -> Rows:
     inside = np.zeros(pieces.total, bool)
     inside[pieces.flat] = pieces.place < np.repeat(sizes, pieces.sizes)
     inside = inside.reshape(rows["tokens"].shape)
-    made["labels"] = np.where(inside[..., 1:], pad_id, made["labels"]).astype(np.int32)
+    made["labels"] = np.where(inside[..., 1:], IGNORED, made["labels"]).astype(np.int32)
     made["prefix"] = inside[..., :-1]
     return made
 
@@ -78,5 +79,5 @@ def pairs(rows: Rows, key: Key | None = None, *, pad_id: int, separator_id: int)
     # Separators that stand before the segment do not count in it.
     earlier = np.maximum.accumulate(np.where(begins, seen - is_separator, 0), axis=-1)
     behind = (seen - earlier)[..., :-1] > 0  # the token that reads is the separator or behind it
-    made["labels"] = np.where(behind, made["labels"], pad_id).astype(np.int32)
+    made["labels"] = np.where(behind, made["labels"], IGNORED).astype(np.int32)
     return made

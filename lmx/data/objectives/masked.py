@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from lmx.data.objectives.randomness import draw_bits, draw_uniform
-from lmx.data.objectives.rows import Key, Rows, check_rows
+from lmx.data.objectives.rows import IGNORED, Key, Rows, check_rows
 
 _WHICH, _HOW, _OTHER = 20, 21, 22  # streams: which are chosen, what becomes of them, which word comes instead
 
@@ -15,7 +15,6 @@ def masked(
     rows: Rows,
     key: Key,
     *,
-    pad_id: int,
     mask_id: int,
     words: tuple[int, int],
     special_ids: Collection[int] = (),
@@ -25,10 +24,9 @@ def masked(
     """Returns rows of which a share of the tokens is to be predicted; 80% of them are masked, 10% are another token.
 
     The share is of each row, rounded: rows differ by less than a token, or a word. The last tenth of the chosen stays
-    as it is, so that the model must make something of words that are there.
+    as it is, so that the model must make something of words that are there. Elsewhere the label is `IGNORED`.
 
     Args:
-        pad_id: the label where nothing counts.
         words: (first, last + 1) of the ids that may come in the place of a token.
         special_ids: tokens that are never chosen, such as the end of a text.
         share: of the tokens that are chosen.
@@ -77,7 +75,7 @@ def masked(
     changed[chosen] = np.where(how < 0.8, mask_id, np.where(how < 0.9, other, tokens[chosen]))
     return {
         "tokens": changed,
-        "labels": np.where(chosen, tokens, pad_id).astype(np.int32),
+        "labels": np.where(chosen, tokens, IGNORED).astype(np.int32),
         "segments": segments,
         "positions": rows["positions"],
     }

@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Int64
 
 Rows = dict[str, np.ndarray]
+# The label where nothing counts: no id, as that of padding may be one that is predicted (GPT-2 pads with the end).
+IGNORED = -1
 # The seed, and the number of each row, of the shape that the rows have in front of their last axis.
 Key = tuple[int, Any]
 
