@@ -8,7 +8,6 @@ The decoder reads source, tab and target as one row, and only the target counts 
 finished one is not repeated, and one that was stopped continues. Both translate greedily, and are scored together.
 """
 
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from lmx.process import one_line_errors
 from lmx.sampling import Sampling
 from lmx.saved import write_json, write_lines
 from lmx.scoring.translation import chrf, compare_translations, detokenized_bleu
+from lmx.trainings import run_once
 from lmx.translator import Search, Translator
 
 HERE = Path(__file__).parent
@@ -114,11 +114,7 @@ def train(script: str, directory: Path, options: str, files: Sequence[str]) -> N
     Raises:
         SystemExit: the training was stopped or failed, with its exit code.
     """
-    if (directory / "scores.json").is_file():
-        return
-    command = [sys.executable, str(HERE / script), *options.split(), "--run", str(directory), *files]
-    if code := subprocess.run(command).returncode:
-        raise SystemExit(code)
+    run_once(HERE / script, [*options.split(), *files], run=directory)
 
 
 def train_both(config: Config, files: dict[str, Path]) -> tuple[Path, Path]:

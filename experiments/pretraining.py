@@ -93,7 +93,7 @@ class Config:
 
     def check(self) -> None:
         """Checks values here, for errors of one line, where tyro would print a box."""
-        self.objective.check(family_of(self.model))
+        self.objective.check(family_of(self.model), packing=self.batch.packing)
         self.batch.check_stride(objective=self.objective.objective)
 
 

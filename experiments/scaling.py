@@ -10,7 +10,6 @@ best size for a larger budget, and its loss, are then predicted and written down
 """
 
 import math
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,12 +20,14 @@ import tyro
 
 from lmx.console import console
 from lmx.definition import define
+from lmx.errors import InputError
 from lmx.models.decoder import Decoder, DecoderConfig
 from lmx.nn.embedding import count_parameters
 from lmx.process import one_line_errors
 from lmx.report.scaling import scaling_page
 from lmx.saved import read_record, write_json, write_lines
 from lmx.scoring.scaling import Law, Trained, find_valley, fit_growth, fit_law
+from lmx.trainings import run_once
 
 SCRIPT = Path(__file__).with_name("pretraining.py")
 CONTEXT = 128
@@ -81,12 +82,12 @@ class Config:
         """Checks that there is something to fit and something beyond it to predict.
 
         Raises:
-            ValueError: there is not.
+            InputError: there is not.
         """
         if len(self.budgets) < 2 or self.sizes < 3:
-            raise ValueError(f"a law must have at least 2 budgets of 3 sizes, got {len(self.budgets)} of {self.sizes}.")
+            raise InputError(f"a law must have at least 2 budgets of 3 sizes, got {len(self.budgets)} of {self.sizes}.")
         if min(self.budgets) <= 0 or self.predict <= max(self.budgets):
-            raise ValueError(f"predict must be above all budgets, got predict={self.predict:g}.")
+            raise InputError(f"predict must be above all budgets, got predict={self.predict:g}.")
 
 
 class Plan(NamedTuple):
@@ -101,7 +102,7 @@ class Plan(NamedTuple):
     @property
     def name(self) -> str:
         """The name of its folder."""
-        return f"{self.flops:.0e}-width-{self.width}"
+        return f"{self.flops:g}-width-{self.width}"
 
 
 # ---- the grid --------------------------------------------------------------------------------------------------------
@@ -144,19 +145,15 @@ def train(config: Config, each: Plan) -> Trained:
         SystemExit: the training was stopped or failed, with its exit code.
     """
     directory = config.run / each.name
-    if not (directory / "scores.json").is_file():
-        peak = config.peak * math.sqrt(64 / each.width)
-        command = f"""
-            stdlib-gpt --vocab-size {config.vocab_size} --context {CONTEXT}
-            --tokens-per-batch {config.tokens_per_batch} --updates {each.updates} --validate-every {each.updates}
-            --model.width {each.width} --model.feedforward-width {3 * each.width} --model.num-layers {each.layers}
-            --model.num-heads {each.width // HEAD_WIDTH} --model.unroll {each.layers} --optimization.peak {peak:.3g}
-            --optimization.warmup {max(1, each.updates // 20)} --metric loss --seed {config.seed}
-        """.split()
-        places = "--run", str(directory), "--train", config.train
-        done = subprocess.run([sys.executable, str(SCRIPT), *command, *places])
-        if done.returncode:
-            raise SystemExit(done.returncode)
+    peak = config.peak * math.sqrt(64 / each.width)
+    command = f"""
+        stdlib-gpt --vocab-size {config.vocab_size} --context {CONTEXT}
+        --tokens-per-batch {config.tokens_per_batch} --updates {each.updates} --validate-every {each.updates}
+        --model.width {each.width} --model.feedforward-width {3 * each.width} --model.num-layers {each.layers}
+        --model.num-heads {each.width // HEAD_WIDTH} --model.unroll {each.layers} --optimization.peak {peak:.3g}
+        --optimization.warmup {max(1, each.updates // 20)} --metric loss --seed {config.seed}
+    """.split()
+    run_once(SCRIPT, [*command, "--train", config.train], run=directory)
     rows = read_record(directory / "scores.json")["rows"]
     loss = next(row["score"] for row in rows if row["name"].endswith(" loss"))
     tokens = each.updates * config.tokens_per_batch

@@ -190,8 +190,8 @@ def check_shapes(shapes: Sequence[Shape], mesh: Mesh, *, rules: Rules = DEFAULT_
             named_sharding(mesh, ("batch", "length"), (rows, length), rules=rules)
         except ValueError as error:
             raise ValueError(
-                f"{error} Rows are a multiple of rows_multiple and lengths of length_multiple; both belong to the "
-                "batches and are set where a run begins."
+                f"{error} Rows are a multiple of rows_multiple and lengths of length_multiple, or of running text "
+                "tokens_per_batch / context and context: they are set where a run begins."
             ) from error
 
 

@@ -24,6 +24,7 @@ from lmx.data.buckets import Rows
 from lmx.data.prefetch import prefetch
 from lmx.definition import Params
 from lmx.devices import peak_flops
+from lmx.errors import InputError
 from lmx.hosts import largest, meet
 from lmx.learner import Placed
 from lmx.meter import Meter, mean_of_seeds, readable_mean
@@ -138,6 +139,11 @@ class Training:
         state = run.resume(self._checkpoints, placed.like)
         self.state: TrainState | None = placed.born(seeds) if state is placed.like else state
         self._first = int(self.state.step)
+        if self._first > last:
+            raise InputError(
+                f"{run.directory} has made {self._first:,} updates, and training must end after as many at least, got "
+                f"{last:,}. Ask for {self._first:,} or more, or choose another --run."
+            )
         self._longer = not run.memory.stopped_early and self._first < last
         if self._longer and (run.directory / "model.safetensors").is_file():
             run.console.print(
@@ -209,6 +215,9 @@ class Training:
         run, placed, batches, last = self.run, self.placed, self._batches, self._last
         layout, options = placed.layout, run.options
         due = run.memory.validation_due  # skipped when the run was stopped
+        # A run that is made shorter may end at a step that was not validated.
+        is_known = self._first in run.memory.losses or run.memory.stopped_early
+        due |= 0 < self._first == last and not is_known and self._due(last)
         if not due and (run.memory.stopped_early or self._first >= last):
             return
 

@@ -6,7 +6,7 @@ that layers know nothing of them, and a finished run holds a plain model.
 
 import fnmatch
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,8 +84,25 @@ def with_lora(model: Definition, config: LoraConfig) -> Definition:
     return define(build)._replace(
         graph=model.graph,
         adapt=lambda params: inner(_merged(params, chosen, scale=scale)),
-        frozen=tuple(name for name in model.shapes if not any(_fits((name,), each) for each in config.trained)),
+        frozen=_frozen(model, config.trained),
     )
+
+
+def _frozen(model: Definition, trained: Sequence[str]) -> tuple[str, ...]:
+    """Returns the names of what is not trained as a whole: of a part of which nothing is, its own.
+
+    Raises:
+        InputError: a pattern that somebody asked for fits no parameter.
+    """
+    paths = jax.tree_util.tree_leaves_with_path(model.shapes)
+    names = [tuple(str(entry.key) for entry in path) for path, _ in paths]
+    for pattern in trained:
+        if pattern not in LoraConfig.trained and not any(_fits(name, pattern) for name in names):
+            known = ", ".join(model.shapes)
+            raise InputError(f"lora.trained must name parameters, got {pattern}. The parts are {known}.")
+    left = [name for name in names if not any(_fits(name, each) for each in trained)]
+    whole = [part for part in model.shapes if all(name in left for name in names if name[0] == part)]
+    return (*whole, *(".".join(name) for name in left if name[0] not in whole))
 
 
 def own_parameters(params: Params) -> Params:

@@ -16,6 +16,7 @@ from lmx.data.objectives.causal import causal, pairs, prefix
 from lmx.data.objectives.masked import masked
 from lmx.data.objectives.rows import Key, Rows
 from lmx.data.objectives.spans import Noise, Special, count_spans, input_and_target_lengths, raw_length, spans
+from lmx.data.windows import Packing
 from lmx.errors import InputError
 from lmx.foreign_pieces import PieceTableTokenizer
 from lmx.foreign_text import HuggingFaceTokenizer
@@ -76,15 +77,21 @@ class ObjectiveConfig:
     mean_span: float = 3.0
     sentinels: int = 100
 
-    def check(self, family: str) -> None:
-        """Checks that a family of models can learn it.
+    def check(self, family: str, *, packing: Packing) -> None:
+        """Checks that a family of models can learn it, and that rows are as it wants them.
 
         Raises:
-            InputError: it cannot.
+            InputError: it cannot, or they are not.
         """
         if FAMILIES[self.objective] != family:
             fitting = " or ".join(name for name, each in FAMILIES.items() if each == family)
             raise InputError(f"objective must be {fitting} for this preset's model, got objective={self.objective}.")
+        asked = "from_start" if self.from_start else f"objective={self.objective}"
+        if packing != "documents" and (self.from_start or self.objective == "pairs"):
+            raise InputError(
+                f"packing must be documents with {asked}, which is of each document, got packing={packing}: rows of a "
+                "stream begin anywhere."
+            )
 
     def shapes(self, accumulation: int, rows: int, context: int) -> dict[str, tuple[int, int, int]]:
         """Returns the shapes of a batch's arrays, by their names."""

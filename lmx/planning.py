@@ -78,7 +78,8 @@ def print_plan(
             batch=shapes(longest),
             typical=shapes(shorter),
             dtype=learner.dtype,
-            average=learner.average_decay is not None or learner.keeps_best,  # the best take as much
+            average=learner.average_decay is not None,
+            best=learner.keeps_best,
             gradient_sum=learner.gradient_sum,
             rules=rules_of(config),
         )

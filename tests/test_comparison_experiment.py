@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from lmx import trainings
 from lmx.errors import InputError
 
 HERE = Path(__file__).parents[1] / "experiments"
@@ -29,17 +30,18 @@ def test_both_trainings_see_the_same_pairs_and_as_many_tokens(tmp_path, monkeypa
 
     def run(command, **_):
         script = load(Path(command[1]).stem)
-        asked[script.__doc__[:8]] = script.command_line(command[2:])[1]
+        asked[script.__doc__[:8]] = config = script.command_line(command[2:])[1]
+        config.run.run.mkdir(parents=True)
         return type("Done", (), {"returncode": 0})
 
-    monkeypatch.setattr(comparison.subprocess, "run", run)
+    monkeypatch.setattr(trainings.subprocess, "run", run)
     monkeypatch.setattr(comparison, "phrasebook", lambda split: [SimpleNamespace(source=split, target="so")] * 3)
     config = comparison.Config(run=tmp_path / "of a name", updates=40, max_tokens=24, layers=1, decoder_layers=3)
     files = comparison.files_of(config)
     comparison.train_both(config, files)
     decoder, pair = asked.values()
-    assert decoder.texts.train == f"lines:{pair.train}"
-    assert decoder.texts.test == f"lines:{pair.test}"
+    assert decoder.texts.train == f"lines:{pair.sets.train}"
+    assert decoder.texts.test == f"lines:{pair.sets.test}"
     assert decoder.objective.objective == "pairs"
     assert decoder.updates == pair.updates == 40
     # A batch of the encoder-decoder has so many tokens on each side.
@@ -52,7 +54,7 @@ def test_both_trainings_see_the_same_pairs_and_as_many_tokens(tmp_path, monkeypa
 
 
 def test_a_training_that_fails_ends_the_comparison_with_its_exit_code(tmp_path, monkeypatch):
-    monkeypatch.setattr(comparison.subprocess, "run", lambda *_, **__: type("Done", (), {"returncode": 7}))
+    monkeypatch.setattr(trainings.subprocess, "run", lambda *_, **__: type("Done", (), {"returncode": 7}))
     with pytest.raises(SystemExit) as ended:
         comparison.train("pretraining.py", tmp_path / "run", "stdlib-gpt", [])
     assert ended.value.code == 7

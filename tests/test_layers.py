@@ -16,7 +16,15 @@ ROOT = Path(__file__).parents[1]
 LEVELS = {
     11: ("lmx.cli", "experiments", "benchmarks"),
     10: ("lmx.translate_command", "lmx.writing_commands", "lmx.interop_commands", "lmx.perplexity_command"),
-    9: ("lmx.streams", "lmx.loop", "lmx.experiment", "lmx.planning", "lmx.evaluation", "lmx.data_commands"),
+    9: (
+        "lmx.streams",
+        "lmx.loop",
+        "lmx.experiment",
+        "lmx.planning",
+        "lmx.evaluation",
+        "lmx.data_commands",
+        "lmx.trainings",
+    ),
     8: (
         "lmx.fitting",
         "lmx.kernel_facts",

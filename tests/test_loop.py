@@ -17,6 +17,7 @@ import pytest
 
 from lmx.checkpoint import CheckpointNotSaved
 from lmx.config import RunConfig, SelectionConfig
+from lmx.errors import InputError
 from lmx.learner import Learner, Placed
 from lmx.loop import Training, every
 from lmx.meter import SKIPPED_LIMIT
@@ -320,6 +321,25 @@ def test_a_validation_made_later_can_end_the_training(run, tmp_path):
     assert int(count(parted, patience=1, due=(2, 4, 6), validations={2: 1.0, 4: 1.5}).step) == 4
     assert parted.memory.stopped_early
     assert untimed(parted) == untimed(run)
+
+
+def test_a_training_is_not_made_shorter_than_it_is(run):
+    with pytest.raises(SystemExit):
+        count(run, signals={5: 1})
+    again = opened(run.directory)
+    message = "has made 5 updates, and training must end after as many at least, got 3. Ask for 5 or more"
+    with pytest.raises(InputError, match=message):
+        count(again, last=3)
+
+
+def test_a_training_that_is_made_as_short_as_it_is_is_validated(run):
+    with pytest.raises(SystemExit):
+        count(run, signals={5: 1}, **VALIDATED)
+    kept: list = []
+    again = opened(run.directory)
+    assert int(count(again, last=5, due=(3, 5), validations={3: 3.0, 5: 2.0}, kept=kept).step) == 5
+    assert again.memory.best_step == [5]
+    assert [line["step"] for line in lines_of(again) if line["kind"] == "validation"] == [3, 5]
 
 
 def test_a_damaged_newest_checkpoint_costs_its_steps_and_nothing_else(run, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Low-rank adaptation: what is trained, what is kept, and that what is handed on is a plain model."""
 
+from fnmatch import fnmatch
 from pathlib import Path
 
 import jax
@@ -55,6 +56,31 @@ def train(config: LoraConfig, *, steps: int, mesh: MeshConfig | None = None, num
         state, metrics = placed.step(state, placed.place_batch(batch))
         losses.append(jax.device_get(metrics["loss"]))
     return placed, first, state, losses
+
+
+@pytest.mark.parametrize(
+    ("trained", "frozen"),
+    [
+        (("output", "pooling"), {"encoder"}),
+        (("output", "encoder.embedding"), {"encoder.stack"}),
+        (("*",), set()),
+        (("*.bias",), {"output.weight", "encoder.embedding", "encoder.stack"}),
+    ],
+)
+def test_what_is_trained_as_a_whole_is_named_at_any_depth(trained, frozen):
+    found = with_lora(BASE, LoraConfig(rank=2, trained=trained)).frozen
+    names = [".".join(str(entry.key) for entry in path) for path, _ in jax.tree_util.tree_leaves_with_path(BASE.shapes)]
+    is_frozen = {name for name in names if any(f"{name}.".startswith(f"{each}.") for each in found)}
+    fits = lambda name: any(fnmatch(name, each) or fnmatch(name, f"{each}.*") for each in trained)  # noqa: E731
+    assert is_frozen == {name for name in names if not fits(name)}
+    for part in frozen:
+        assert any(name.startswith(part) for name in is_frozen)
+    assert make_optimizer(OptimizerConfig(), constant(0.1, warmup=1), model=with_lora(BASE, LoraConfig(rank=2)))
+
+
+def test_a_name_that_fits_nothing_is_refused():
+    with pytest.raises(InputError, match=r"lora.trained must name parameters, got outputs. The parts are "):
+        with_lora(BASE, LoraConfig(rank=2, trained=("outputs",)))
 
 
 @pytest.fixture(scope="module")

@@ -38,14 +38,14 @@ def test_what_comes_in_the_place_of_a_word_is_a_word(tokenizer):
     objective = ObjectiveConfig(objective="masked", mask_share=0.5).of(tokenizer, context=8)
     ids = [4, 5, 6, 7, tokenizer.eos_id] * 400
     made = objective.make(raw(ids), (1, np.array([0])))
-    chosen = made["labels"] != tokenizer.pad_id
+    chosen = made["labels"] >= 0
     assert tokenizer.eos_id not in made["labels"]
     assert 0.45 < chosen.sum() / (4 * 400) < 0.55
     others = made["tokens"][chosen & (made["tokens"] != objective.facts["mask_id"])]
     assert set(others.tolist()) <= set(range(4, tokenizer.vocab_size))
     assert len(set(others.tolist())) == len(range(4, tokenizer.vocab_size)) or tokenizer is BYTES
     few = ObjectiveConfig(objective="masked", mask_share=0.1).of(tokenizer, context=8)
-    assert (few.make(raw(ids), (1, np.array([0])))["labels"] != tokenizer.pad_id).sum() < 0.25 * chosen.sum()
+    assert (few.make(raw(ids), (1, np.array([0])))["labels"] >= 0).sum() < 0.25 * chosen.sum()
 
 
 def test_a_text_begins_with_its_start_where_it_is_asked_for():
@@ -99,6 +99,15 @@ def test_a_tab_is_one_id_where_pairs_are_learned():
         assert objective.facts == {"separator_id": separator}
     with pytest.raises(InputError, match="objective=pairs must have a vocabulary with one id for a tab, got 0"):
         ObjectiveConfig(objective="pairs").of(WORDS, context=8)
+
+
+@pytest.mark.parametrize("options", [{"objective": "pairs"}, {"from_start": True}])
+def test_what_is_of_each_document_wants_documents(options):
+    objective = ObjectiveConfig(**options)
+    with pytest.raises(InputError, match=r"packing must be documents with .*, got packing=stream: rows of a stream"):
+        objective.check("decoder", packing="stream")
+    objective.check("decoder", packing="documents")
+    ObjectiveConfig().check("decoder", packing="stream")
 
 
 def test_rows_in_tokens():

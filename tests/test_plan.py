@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -102,6 +103,13 @@ def test_the_bytes_of_the_state_are_those_of_the_live_arrays_after_a_step(planne
     assert planned.memory.state == live
     params = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(after.params))
     assert planned.memory.gradients == params
+
+
+def test_the_best_so_far_and_an_average_are_two():
+    both = make_plan(replace(job_of(MeshConfig(data=1)), best=True), "h100").memory
+    one = make_plan(job_of(MeshConfig(data=1)), "h100").memory
+    assert sum(module.average for module in both.modules) == 2 * sum(module.average for module in one.modules)
+    assert both.state - one.state == sum(module.parameters for module in one.modules)
 
 
 @needs_eight

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from flax import nnx
 
+from lmx import trainings
+from lmx.errors import InputError
 from lmx.models.decoder import Decoder
 from lmx.nn.embedding import count_parameters
 from lmx.scoring.scaling import Law, Trained
@@ -74,7 +76,7 @@ def test_a_training_is_asked_for_by_its_plan(width, layers, budget, tmp_path, mo
         asked.extend(command)
         return type("Done", (), {"returncode": 3})
 
-    monkeypatch.setattr(scaling.subprocess, "run", run)
+    monkeypatch.setattr(trainings.subprocess, "run", run)
     config = replace(CONFIG, run=tmp_path / "of a name", train="a text.txt", vocab_size=900, peak=0.02, seed=5)
     plan = scaling.plan(config, budget, width, layers)
     with pytest.raises(SystemExit) as ended:
@@ -97,17 +99,35 @@ def test_a_training_is_asked_for_by_its_plan(width, layers, budget, tmp_path, mo
     assert count_parameters(network) == plan.parameters
 
 
-def test_a_finished_training_is_read_and_not_repeated(tmp_path, monkeypatch):
+def test_a_finished_training_is_read_and_not_repeated_unless_another_is_asked_for(tmp_path, monkeypatch):
     config = replace(CONFIG, run=tmp_path)
     plan = scaling.plan(config, 1e12, 48, 2)
     rows = [
         {"name": "stdlib-gpt validation loss", "score": 2.5},
         {"name": "stdlib-gpt validation bits per byte", "score": 9.0},
     ]
-    (tmp_path / plan.name).mkdir()
-    (tmp_path / plan.name / "scores.json").write_text(json.dumps({"rows": rows}), encoding="utf-8")
-    monkeypatch.setattr(scaling.subprocess, "run", lambda *_: pytest.fail("trained again"))
-    assert scaling.train(config, plan).loss == 2.5
+    asked = []
+
+    def run(command):
+        asked.append(command)
+        (tmp_path / plan.name).mkdir(exist_ok=True)
+        (tmp_path / plan.name / "scores.json").write_text(json.dumps({"rows": rows}), encoding="utf-8")
+        return type("Done", (), {"returncode": 0})
+
+    monkeypatch.setattr(trainings.subprocess, "run", run)
+    assert [scaling.train(config, plan).loss for _ in range(2)] == [2.5, 2.5]
+    assert len(asked) == 1
+    scaling.train(replace(config, seed=2), plan)  # the script says whether it is the same
+    assert len(asked) == 2
+    (tmp_path / plan.name / trainings.ASKED).unlink()  # of an earlier version
+    scaling.train(config, plan)
+    assert len(asked) == 3
+
+
+def test_budgets_that_differ_have_folders_that_differ():
+    plans = [scaling.plan(CONFIG, flops, 64, 3) for flops in (1e13, 1.2e13, 1.21e13)]
+    assert len({plan.name for plan in plans}) == 3
+    assert scaling.plan(CONFIG, 3e11, 16, 1).name == "3e+11-width-16"
 
 
 @pytest.mark.parametrize(
@@ -119,7 +139,7 @@ def test_a_finished_training_is_read_and_not_repeated(tmp_path, monkeypatch):
     ],
 )
 def test_what_cannot_be_fitted_is_refused(changes, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         replace(CONFIG, **changes).check()
 
 

@@ -117,11 +117,11 @@ class CorpusFiles:
                 rest = [behind] * (behind.begin < behind.end) + rest
         if not first or not rest:
             raise ValueError(
-                f"{self.origin} must be cut into {share:.0%} and the rest, got a corpus that is too small. "
+                f"{self.origin} must be cut into {100 * share:.4g}% and the rest, got a corpus that is too small. "
                 "Name a validation text of its own."
             )
-        return CorpusFiles(f"{self.origin} (first {share:.0%})", tuple(first)), CorpusFiles(
-            f"{self.origin} (last {1 - share:.0%})", tuple(rest)
+        return CorpusFiles(f"{self.origin} (first {100 * share:.4g}%)", tuple(first)), CorpusFiles(
+            f"{self.origin} (last {100 * (1 - share):.4g}%)", tuple(rest)
         )
 
 

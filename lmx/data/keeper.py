@@ -61,6 +61,7 @@ class Keeper:
             return self._keep(facts[number], make, name=f"shard {number + 1:,} of {len(shards):,}")
 
         def make_all(_: ArrayWriter) -> dict[str, Any]:
+            entries.clear()  # the cache asks again where it could not keep what was made
             with self._cache.progress(f"encoding {self._origin}, percent", total=100) as show:
                 entries.extend(keep(number, show) for number in range(len(shards)))
             self._check(entries)
@@ -81,21 +82,27 @@ class Keeper:
             ValueError: a row has no text, or there is none.
         """
         entries: list[Entry] = []
-        opened: list[tuple[Any, Iterator[Piece]]] = []
+        # The stream as the last shard made here left it, and the number of the shard that begins there. It has gone on
+        # where making a shard failed, and is behind where another process made one.
+        opened: list[tuple[Any, Iterator[Piece], int]] = []
+        told: list[int] = []
 
         def make(writer: ArrayWriter) -> dict[str, Any]:
-            if not opened:
+            stream, pieces, place = opened.pop() if opened else (None, None, -1)
+            if place != len(entries):
                 stream, seen = rows(), 0
                 if entries:
-                    self._say_kept(f"{len(entries):,}")
+                    if not told:
+                        self._say_kept(f"{len(entries):,}")
                     stream.load_state_dict(entries[-1].notes["state"])
                     seen = entries[-1].notes["rows"]
-                opened.append((stream, stream_pieces(stream, self._origin, first=seen)))
-            stream, pieces = opened[0]
+                pieces = stream_pieces(stream, self._origin, first=seen)
+            told.append(len(entries))
             bounded = _Bounded(pieces, entries[-1].notes["rows"] if entries else 0)
             notes = self._make(writer, bounded, show)
             if notes["first_without"]:
                 notes["first_without"] = place_of("hub", *notes["first_without"])
+            opened.append((stream, pieces, len(entries) + 1))
             return notes | {"state": stream.state_dict(), "rows": bounded.rows, "last": bounded.ended}
 
         with self._cache.progress(f"encoding {self._origin}, MB", total=None) as shown:

@@ -8,6 +8,7 @@ from lmx.data.cache import Cache
 from lmx.data.corpus import AnyFiles, MixtureFiles, StreamedFiles, encode_corpus, find_corpus
 from lmx.data.roles import check_apart
 from lmx.data.windows import Corpus
+from lmx.errors import InputError
 from lmx.text import Tokenizer
 
 
@@ -49,6 +50,8 @@ class TextSetsConfig:
             ValueError: one is empty, damaged, or too small to be cut in two.
             InputError: two of the given texts have a file in common.
         """
+        if self.validation is None and not 0 < self.held_out < 1:
+            raise InputError(f"held_out must be between 0 and 1, got held_out={self.held_out}.")
         given = {"train": self.train, "validation": self.validation, "test": self.test}
         found = {name: find_corpus(location) for name, location in given.items() if location}
         check_apart(

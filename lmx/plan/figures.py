@@ -28,6 +28,7 @@ class Job:
         typical: shapes of a usual batch, for the estimate; None when there is but one.
         dtype: the type that the model computes in.
         average: whether the state keeps an average of the parameters.
+        best: whether it keeps the best so far.
         gradient_sum: the type in which devices add up their gradients, see `lmx.training.compile_step`.
         rules: what the mesh's axes split.
     """
@@ -40,6 +41,7 @@ class Job:
     typical: Mapping[str, tuple[int, ...]] | None = None
     dtype: str = "float32"
     average: bool = False
+    best: bool = False
     gradient_sum: GradientSum = "float32"
     rules: Rules = field(default_factory=lambda: DEFAULT_RULES)
 

@@ -27,8 +27,8 @@ def measure_memory(job: Job, *, program: str | None = None) -> Memory:
     micro_batches = next(iter(job.batch.values()))[0]
     rows: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     shapes = {path: leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)}
-    parts = {"parameters": "params", "optimizer": "optimizer_state", "average": "average"}
-    for column, name in parts.items():
+    parts = [("parameters", "params"), ("optimizer", "optimizer_state"), ("average", "average"), ("average", "best")]
+    for column, name in parts:
         leaves = jax.tree_util.tree_leaves_with_path(getattr(state, name))
         for (path, leaf), sharding in zip(leaves, jax.tree.leaves(getattr(shardings, name)), strict=True):
             size = math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize

@@ -35,7 +35,7 @@ def mesh_of(job: Job) -> Mesh:
 def state_of(job: Job, mesh: Mesh) -> tuple[TrainState, TrainState]:
     """Returns the state as shapes that know where they live, and where that is."""
     model = nnx.eval_shape(lambda: job.build(nnx.Rngs(0)))
-    shardings = state_shardings(model, job.optimizer, mesh=mesh, rules=job.rules, average=job.average)
+    shardings = state_shardings(model, job.optimizer, mesh=mesh, rules=job.rules, average=job.average, best=job.best)
     return abstract_state(model, job.optimizer, shardings=shardings), shardings
 
 

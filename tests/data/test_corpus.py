@@ -1,5 +1,6 @@
 """A corpus is tokenised once, whatever it is read from; what cannot be read is told with its place."""
 
+import contextlib
 import gzip
 import json
 import os
@@ -13,7 +14,7 @@ import pytest
 from lmx.data import corpus as found_at
 from lmx.data import encoding
 from lmx.data import keeper as module
-from lmx.data.cache import MANIFEST, Cache
+from lmx.data.cache import MANIFEST, Cache, NotKept
 from lmx.data.corpus import encode_corpus, find_corpus
 from lmx.data.shards import TokenCorpus
 from lmx.text import ByteTokenizer, PretokenizedTokenizer
@@ -393,6 +394,69 @@ def test_a_stream_becomes_shards_as_it_comes_and_is_continued(stream: str, cache
     assert documents(corpus) == texts
     monkeypatch.setattr(module, "stream_pieces", lambda *_, **__: pytest.fail("rows are read again"))
     assert encoded(stream, cache).identity == corpus.identity
+
+
+STREAMED = [f"{part} {number} " + "w" * 90 for part in range(2) for number in range(50)]
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_shard_of_a_stream_that_is_not_kept_is_made_of_the_same_rows(stream: str, cache: Cache, monkeypatch):
+    real, calls = module.make_shard, []
+
+    def full_once(*arguments, **options):
+        notes = real(*arguments, **options)
+        calls.append(notes)
+        if len(calls) == 2:
+            raise NotKept("the disk is full")
+        return notes
+
+    monkeypatch.setattr(module, "make_shard", full_once)
+    assert documents(encoded(stream, cache)) == STREAMED
+    assert len(calls) > 3
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_shard_that_another_process_made_is_not_made_twice(stream: str, cache: Cache, monkeypatch):
+    real, calls = module.make_shard, []
+
+    def with_another(*arguments, **options):
+        notes = real(*arguments, **options)
+        calls.append(notes)
+        if len(calls) == 1:
+            other = [0]
+
+            def one_more(*arguments, **options):
+                other[0] += 1
+                if other[0] > 2:
+                    raise ConnectionError("the other process was killed")
+                return real(*arguments, **options)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(module, "make_shard", one_more)
+                patch.setattr(Cache, "_locked", lambda *_, **__: contextlib.nullcontext(False))
+                with pytest.raises(ConnectionError):
+                    encoded(stream, cache)  # shards 1 and 2
+        return notes
+
+    monkeypatch.setattr(module, "make_shard", with_another)
+    assert documents(encoded(stream, cache)) == STREAMED
+
+
+def test_a_corpus_whose_last_note_is_not_kept_holds_each_document_once(tmp_path: Path, cache: Cache, monkeypatch):
+    path = tmp_path / "texts.txt"
+    path.write_text("one text\n", encoding="utf-8")
+    real, failed = Cache._keep, []
+
+    def full_at_the_end(self, root, facts, make, **options):
+        entry = real(self, root, facts, make, **options)
+        if facts["what"] == "corpus" and not failed:
+            failed.append(facts)
+            raise NotKept("the disk is full")
+        return entry
+
+    monkeypatch.setattr(Cache, "_keep", full_at_the_end)
+    assert documents(encoded(str(path), cache)) == ["one text\n"]
+    assert failed
 
 
 def test_some_rows_of_a_stream(stream: str, cache: Cache):
