@@ -3,11 +3,10 @@
 Errors name the file and, if it holds many images, the number of the image that is wrong.
 """
 
-import csv
 import math
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +14,12 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import UInt8
 
-from lmx.data.files import existing_file, first_line, read_lines
+from lmx.data.files import existing_file, first_line
 from lmx.data.hub import read_hub
 from lmx.data.idx import read_idx_pair
 from lmx.data.images import Images, make_images
 from lmx.data.pictures import PICTURES, check_size, find_pictures, open_picture, picture_of
+from lmx.data.pixel_tables import image_label, read_pixel_table
 from lmx.data.tables import place_of
 from lmx.errors import InputError
 
@@ -140,7 +140,7 @@ class ImageReading:
             check_size(array.shape, arrays[0].shape if arrays else array.shape, name=place, like=place_of(location, 1))
             arrays.append(array)
             if labelled:
-                labels.append(_label(row[label_column], names=names, place=place))
+                labels.append(image_label(row[label_column], names=names, place=place))
         return make_images(arrays, labels if labelled else None, origin=location)
 
     def _read_npz(self, location: str, *, labelled: bool) -> Images:
@@ -180,41 +180,14 @@ class ImageReading:
         return make_images(pixels, labels, origin=location)
 
     def _read_csv(self, location: str, *, labelled: bool) -> Images:
-        rows = csv.reader(read_lines(location))
-        first = next(rows, None)
-        if not first:
-            raise InputError(f"{location} must hold at least one image, got nothing.")
-        header = None if all(_is_number(cell) for cell in first[1:]) else first
-        column = 0
-        if header is not None and labelled:
-            name = self.label_column or "label"
-            if name not in header:
-                raise InputError(f"{location} must have a column {name!r}, got {', '.join(header[:6])}, ...")
-            column = header.index(name)
-        numbered = enumerate(rows, start=2)
-        lines: list[int] = []
-        labels: list[str] = []
-        values: list[np.ndarray] = []
-        fields = len(first)
-        for number, row in [(1, first), *numbered] if header is None else numbered:
-            place = f"{location}:{number}"
-            if len(row) != fields:
-                raise InputError(f"{place} must have {fields} fields as line 1 has, got {len(row)}.")
-            if labelled:
-                labels.append(_label(row.pop(column), names=None, place=place))
-            try:
-                values.append(np.array(row, dtype=np.float64))
-            except ValueError as error:
-                raise InputError(f"{place} must have numbers as pixels: {first_line(error)}.") from error
-            lines.append(number)
-        shape = self.shape or _square(len(values[0]) if values else 0, place=location)
-        if values and math.prod(shape) != len(values[0]):
+        values, labels, lines = read_pixel_table(location, label_column=self.label_column, labelled=labelled)
+        shape = self.shape or _square(values.shape[1], place=location)
+        if len(values) and math.prod(shape) != values.shape[1]:
             raise InputError(
                 f"{location} must have {math.prod(shape):,} pixels a line for images of shape {shape}, got "
-                f"{len(values[0]):,}. Say --shape HEIGHT WIDTH CHANNELS."
+                f"{values.shape[1]:,}. Say --shape HEIGHT WIDTH CHANNELS."
             )
-        flat = np.array(values).reshape(-1, *shape)
-        pixels = self._bytes(flat, place=lambda index: f"{location}:{lines[index]}")
+        pixels = self._bytes(values.reshape(-1, *shape), place=lambda index: f"{location}:{lines[index]}")
         return make_images(pixels, labels if labelled else None, origin=location, lines=lines)
 
     # What becomes of it.
@@ -296,23 +269,6 @@ def read_digits(split: str) -> Images:
     return make_images(
         pixels, [str(label) for label in held.target[part].tolist()], origin=f"digits, {split}", lines=numbers
     )
-
-
-def _label(value: Any, *, names: Sequence[str] | None, place: str) -> str:
-    """Returns a label as text: a number's name, where the dataset has one."""
-    if names is not None and isinstance(value, int) and 0 <= value < len(names):
-        return str(names[value])
-    if value is None or not str(value).strip() or (names is not None and value == -1):
-        raise InputError(f"{place} must have a label, got {value!r}. Images without labels are for --predict.")
-    return str(value).strip()
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
 
 
 def _square(number: int, *, place: str) -> tuple[int, int, int]:

@@ -148,7 +148,7 @@ def score_multi(
             num_resamples=num_resamples,
             seed=seed,
         ),
-        classes=_table(true, predicted, names=names),
+        classes=_table(_as_labels(true), _as_labels(predicted), names=names),
         signature=signature_of(len(true), num_resamples=num_resamples, seed=seed) + f"|threshold:{threshold:g}",
     )
 
@@ -232,6 +232,7 @@ def multi_scores(
 ) -> dict[str, float]:
     """Returns the metrics of texts that may have several labels."""
     present = np.flatnonzero((true | predicted).any(axis=0))
+    true, predicted = _as_labels(true), _as_labels(predicted)
     f1 = {
         average: float(metrics.f1_score(true, predicted, labels=present, average=average, zero_division=0))
         if present.size
@@ -240,6 +241,11 @@ def multi_scores(
     }
     exact = float(metrics.accuracy_score(true, predicted))
     return {"micro F1": f1["micro"], "macro F1": f1["macro"], "all labels right": exact}
+
+
+def _as_labels(columns: Bool[np.ndarray, "texts C"]) -> Bool[np.ndarray, "texts columns"]:
+    """Returns columns that scikit-learn reads as labels: a single one it would take for the numbers of two classes."""
+    return np.pad(columns, ((0, 0), (0, 1))) if columns.shape[1] == 1 else columns
 
 
 def regression_scores(

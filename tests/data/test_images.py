@@ -328,6 +328,58 @@ def test_a_table_of_pixels_may_have_its_labels_anywhere_its_shape_and_fractions(
     assert ImageReading().read(str(tmp_path / "o.csv")).pixels.max() == 1
 
 
+@pytest.mark.parametrize(
+    ("header", "labelled"),
+    [
+        (["label", *range(16)], True),
+        ([*range(1, 17), "label"], True),
+        (["label", *range(100, 116)], True),
+        ([*range(16)], False),
+        ([*range(1, 17)], False),
+    ],
+)
+def test_numbers_may_name_the_columns_of_a_table_of_pixels(header, labelled, tmp_path):
+    rows = [list(map(str, image.reshape(-1).tolist())) for image in PIXELS]
+    for row, number in zip(rows, NUMBERS, strict=True):
+        if labelled:
+            row.insert(header.index("label"), str(number))
+    (tmp_path / "t.csv").write_text("".join(",".join(map(str, line)) + "\n" for line in [header, *rows]))
+    found = ImageReading().read(str(tmp_path / "t.csv"), labelled=labelled)
+    np.testing.assert_array_equal(found.pixels, PIXELS)
+    assert found.lines.tolist() == [2, 3, 4, 5, 6, 7]
+    assert found.labels == (list(map(str, NUMBERS)) if labelled else None)
+
+
+def test_a_label_column_that_numbers_have_for_a_name_is_one_of_the_header_alone(tmp_path):
+    named = [[*range(17)], *([*image.reshape(-1).tolist(), 3] for image in PIXELS)]
+    (tmp_path / "t.csv").write_text("".join(",".join(map(str, line)) + "\n" for line in named))
+    found = ImageReading(label_column="16").read(str(tmp_path / "t.csv"))
+    np.testing.assert_array_equal(found.pixels, PIXELS)
+    assert set(found.labels) == {"3"}
+    with pytest.raises(ValueError, match=r"^\S+t\.csv must have a column 'label', got 0, 1, .* Say --label-column\.$"):
+        ImageReading().read(str(tmp_path / "t.csv"))
+    # The label 7, and a pixel of 7: no names.
+    (tmp_path / "n.csv").write_text("7,0,7,2,255\n8,4,5,6,7\n")
+    assert ImageReading(label_column="7").read(str(tmp_path / "n.csv")).labels == ["7", "8"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            '1,"2' + ",3" * 70_000,
+            r"^\S+t\.csv:3 must be fields with commas between and their quotes closed, got: .*\.$",
+        ),
+        ("1,2\r1,2", r"^\S+t\.csv:3 has a carriage return inside"),
+    ],
+)
+def test_a_line_that_is_no_row_of_a_table_of_pixels_is_named(line, message, tmp_path):
+    (tmp_path / "t.csv").write_bytes(f"label,p0\n0,7\n{line}\n1,8\n".encode())
+    with pytest.raises(ValueError, match=message) as caught:
+        ImageReading().read(str(tmp_path / "t.csv"))
+    assert "\n" not in str(caught.value)
+
+
 def test_a_picture_of_one_channel_is_grey_and_of_any_size():
     for shape in ((3, 5, 1), (2, 7, 3)):
         pixels = np.random.default_rng(1).integers(0, 256, shape).astype(np.uint8)

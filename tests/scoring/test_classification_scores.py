@@ -116,6 +116,25 @@ def test_scores_of_several_labels_are_those_of_scikit_learn() -> None:
     assert score_multi(np.zeros((2, 1)), np.zeros((2, 1)), names="a")["macro F1"] == 0
 
 
+@pytest.mark.parametrize("said", ["never", "sometimes", "always"])
+def test_a_single_label_is_scored_where_it_is_and_not_where_it_is_absent(said: str) -> None:
+    true = np.arange(100)[:, None] % 10 == 3
+    predicted = {"never": true & False, "sometimes": np.arange(100)[:, None] % 5 == 3, "always": true | True}[said]
+    hits = (true & predicted).sum()
+    precision, recall = hits / max(predicted.sum(), 1), hits / true.sum()
+    f1 = 2 * hits / (true.sum() + predicted.sum())
+    scores = score_multi(true.astype(np.float32), predicted * 0.9, names=("toxic",))
+    assert [scores[name] for name in ("micro F1", "macro F1")] == pytest.approx([f1, f1])
+    assert scores["all labels right"] == np.mean(true == predicted)
+    (row,) = scores.classes
+    assert (row.precision, row.recall, row.f1, row.support) == pytest.approx((precision, recall, f1, 10))
+    if said == "sometimes":  # an interval is of the score beside it
+        low, high = scores.metrics[0].interval
+        assert low < f1 < high
+    compared = compare_predictions(true, true & False, predicted, kind="multi", num_resamples=9)
+    assert {each.name: (each.baseline, each.system) for each in compared}["micro F1"] == pytest.approx((0, f1))
+
+
 def test_scores_of_real_numbers_are_those_of_scipy() -> None:
     targets, outputs = numbers()
     scores = score_regression(targets, outputs)
