@@ -30,6 +30,7 @@ from lmx.process import one_line_errors
 from lmx.sampling import Sampling
 from lmx.saved import write_json, write_lines
 from lmx.scoring.translation import chrf, compare_translations, detokenized_bleu
+from lmx.text import Tokenizer
 from lmx.trainings import run_once
 from lmx.translator import Search, Translator
 
@@ -146,15 +147,28 @@ def train_both(config: Config, files: dict[str, Path]) -> tuple[Path, Path]:
 # ---- the comparison --------------------------------------------------------------------------------------------------
 
 
+def cut(texts: Sequence[str], tokenizer: Tokenizer, *, most: int) -> list[str]:
+    """Returns texts of which none has more tokens than `most`, with the separator or the end behind it."""
+    encoded = [tokenizer.encode(text) for text in texts]
+    return [
+        text if len(ids) < most else tokenizer.decode(ids[: most - 1]) for text, ids in zip(texts, encoded, strict=True)
+    ]
+
+
 def translate_both(config: Config, runs: tuple[Path, Path], pairs: Pairs) -> list[System]:
     """Returns both systems with their translations, by the likeliest word each time."""
     generator = Generator.load(runs[0], sampling=Sampling(temperature=0.0, max_tokens=config.max_tokens), rows=None)
+    sources = cut(pairs.sources, generator.tokenizer, most=config.max_tokens)
+    if number := sum(now != before for now, before in zip(sources, pairs.sources, strict=True)):
+        console.print(
+            f"{number:,} of {len(pairs):,} test sources were longer than {config.max_tokens} tokens and were cut"
+        )
     translator = Translator.load(runs[1], search=Search(beam_size=1))
     decoder = define(lambda rngs: Decoder(generator.config, rngs=rngs)).network
     pair = define(lambda rngs: Seq2Seq(translator.config, rngs=rngs)).network
     return [
-        System("decoder alone", count_parameters(decoder), [each.text for each in generator.generate(pairs.sources)]),
-        System("encoder-decoder", count_parameters(pair), [each.text for each in translator.translate(pairs.sources)]),
+        System("decoder alone", count_parameters(decoder), [each.text for each in generator.generate(sources)]),
+        System("encoder-decoder", count_parameters(pair), [each.text for each in translator.translate(sources)]),
     ]
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from lmx import trainings
 from lmx.errors import InputError
+from lmx.text import ByteTokenizer
 
 HERE = Path(__file__).parents[1] / "experiments"
 
@@ -58,6 +59,11 @@ def test_a_training_that_fails_ends_the_comparison_with_its_exit_code(tmp_path, 
     with pytest.raises(SystemExit) as ended:
         comparison.train("pretraining.py", tmp_path / "run", "stdlib-gpt", [])
     assert ended.value.code == 7
+
+
+def test_sources_longer_than_both_models_read_are_cut():
+    texts = ["", "abc", "abcd", "abcdefgh"]
+    assert comparison.cut(texts, ByteTokenizer(), most=5) == ["", "abc", "abcd", "abcd"]
 
 
 def test_sets_are_given_all_or_not_at_all(tmp_path):
