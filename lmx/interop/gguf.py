@@ -15,7 +15,7 @@ import numpy as np
 
 from lmx.errors import InputError
 from lmx.interop.families import llama
-from lmx.interop.gguf_tokenizer import read_tokenizer
+from lmx.interop.gguf_tokenizer import LLAMA_3, read_tokenizer
 from lmx.interop.imported import Imported, check_tokenizers, mapped
 from lmx.interop.rearranged import Reordered, halves
 from lmx.interop.tensors import Index, Source
@@ -38,7 +38,7 @@ LAYER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-MERGES = "tokenizer.ggml.merges"  # of a vocabulary of byte-level pairs, which begins texts with nothing
+MERGES = "tokenizer.ggml.merges"  # of a vocabulary of byte-level pairs, which begins texts with nothing but Llama 3's
 NAME = re.compile(r"(?:blk\.(\d+)\.)?([a-z_]+)\.(weight|bias)")
 
 
@@ -189,5 +189,6 @@ def _facts(said: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
     """Returns what a run of this model says beside its config."""
     turn = said.get("tokenizer.ggml.eot_token_id")  # the end of a turn in a chat
     is_more = isinstance(turn, int) and 0 <= turn < tokenizer.vocab_size and turn != tokenizer.eos_id
-    begins = said.get("tokenizer.ggml.add_bos_token", not said.get(MERGES))
+    by_default = not said.get(MERGES) or said.get("tokenizer.ggml.pre") in LLAMA_3
+    begins = said.get("tokenizer.ggml.add_bos_token", by_default)
     return ({"end_ids": [turn]} if is_more else {}) | ({"first_id": tokenizer.bos_id} if begins else {})

@@ -12,11 +12,10 @@ CONTROL, ADDED = 3, 4
 SPACE = "\u2581"
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA_3 = ("llama-bpe", "llama3", "llama-v3")
 # What splits a text before pairs of bytes are merged, by the names there; GPT-2's own rule is the library's.
 WORDS = {
-    **dict.fromkeys(
-        ("llama-bpe", "llama3", "llama-v3"), rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}{_REST}"
-    ),
+    **dict.fromkeys(LLAMA_3, rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}{_REST}"),
     "qwen2": rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{_REST}",
 }
 PLAIN = ("default", "gpt-2", "gpt2")

@@ -110,6 +110,24 @@ def test_each_kind_of_byte_pairs_splits_words_and_numbers_in_its_way(name, numbe
     assert (tokenizer.encode("a\u0301") == [13, 14]) == composes
 
 
+@pytest.mark.parametrize(
+    ("name", "said", "facts"),
+    [
+        ("smollm", None, {}),
+        ("qwen2", None, {}),
+        ("smollm", True, {"first_id": 1}),
+        ("llama-bpe", None, {"first_id": 1}),
+        ("llama3", None, {"first_id": 1}),
+        ("llama-v3", None, {"first_id": 1}),
+        ("llama-bpe", False, {}),
+    ],
+)
+def test_prompts_begin_as_they_do_in_llama_cpp(name: str, said: bool | None, facts: dict[str, int], tmp_path: Path):
+    """Where a file does not say it, the beginning stands before texts of Llama 3, not before those of other pairs."""
+    write(tmp_path / "model.gguf", changes={"tokenizer_pre": name, "add_bos_token": said})
+    assert read_gguf(tmp_path / "model.gguf").facts == facts
+
+
 def test_pieces_of_llama_2_merge_by_their_scores(tmp_path):
     tokens = ["<unk>", "<s>", "</s>", "\u2581", "a", "b", "ab", "\u2581ab", "ba", "<0x0A>", "<0xC3>", "<0xBC>"]
     scores = [0.0, 0.0, 0.0, -9.0, -9.0, -9.0, -1.0, -2.0, -0.5, 0.0, 0.0, 0.0]
