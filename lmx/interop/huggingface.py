@@ -15,7 +15,9 @@ from lmx.interop.families import bart, bert, gpt2, llama, m2m100, marian, t5
 from lmx.interop.imported import AnyModel, Imported, check_tokenizers, family_of, shapes_of
 from lmx.interop.kinds import given
 from lmx.interop.mapping import Mapped, their_arrays, their_shapes
+from lmx.interop.sampling_settings import sampling_of, their_sampling
 from lmx.interop.search_settings import Told, read_search, their_search
+from lmx.interop.sentence_vectors import check_case, prompt_left, vectors_of
 from lmx.interop.tensors import SINGLE, WRITTEN, open_safetensors, write_safetensors
 from lmx.interop.tokenizer_writing import write_tokenizers
 from lmx.interop.tokenizers import read_tokenizers
@@ -69,29 +71,30 @@ def open_folder(folder: Path) -> Imported:
     source = open_safetensors(folder)
     has_pooler = any(name.endswith("pooler.dense.weight") for name in source.shapes)
     if isinstance(model, EmbedderConfig):
-        model = replace(model, **_of_sentences(folder), has_pooler=has_pooler)
+        model = replace(model, **vectors_of(folder), has_pooler=has_pooler)
     try:
         tokenizers = read_tokenizers(folder, theirs)
     except FileNotFoundError:
         tokenizers = {}
     check_tokenizers(model, tokenizers, where=str(folder))
+    if isinstance(model, EmbedderConfig):
+        check_case(folder, tokenizers.get("tokenizer"))
     if pads := {tokenizer.pad_id for tokenizer in tokenizers.values()}:
         model = replace(model, pad_id=pads.pop())
     table = family.table(model, theirs["model_type"])
     more = pooler_shapes(model.width) if has_pooler and isinstance(model, MaskedConfig) else {}
     file = Mapped(source, table, {**shapes_of(model), **more})
-    search = Told()
-    if isinstance(model, Seq2SeqConfig):
-        search = read_search(folder, theirs, model, tokenizers.get("target", tokenizers.get("tokenizer")))
+    told = _generation(folder, theirs, model, tokenizers.get("target", tokenizers.get("tokenizer")))
+    kept = {"sampling" if isinstance(model, DecoderConfig) else "search": told.fields} if told.fields else {}
     ids = {name: theirs[name] for name in IDS if isinstance(theirs.get(name), int)}
     return Imported(
         family=family_of(model),
         model=model,
         file=file,
         tokenizers=tokenizers,
-        settings=_settings(folder, theirs, model) | ({"search": search.fields} if search.fields else {}),
+        settings=_settings(folder, model) | kept,
         facts={"origin": {"model_type": theirs["model_type"], **ids}, **_facts(folder, theirs, model, tokenizers)},
-        left=tuple(search.left),
+        left=(*told.left, *(prompt_left(folder) if isinstance(model, EmbedderConfig) else ())),
         labels=labels_of(theirs, model.num_outputs) if isinstance(model, ClassifierConfig) else None,
     )
 
@@ -114,35 +117,22 @@ def _family(theirs: Mapping[str, Any], folder: Path) -> Any:
     return family
 
 
-def _of_sentences(folder: Path) -> dict[str, Any]:
-    """Returns how vectors of texts are made, as sentence-transformers writes it beside a model."""
-    if not (folder / "modules.json").is_file():
-        return {}
-    pooling = folder / "1_Pooling" / "config.json"
-    said = read_record(pooling) if pooling.is_file() else {}
-    modes = [name for name, used in said.items() if name.startswith("pooling_mode_") and used is True]
-    known = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "first"}
-    if unknown := [name for name in modes if name not in known]:
-        raise InputError(f"{pooling} must have a mode of {', '.join(known)}, got {unknown[0]}.")
-    text = (folder / "modules.json").read_text(encoding="utf-8")
-    return {"vector": known[modes[0]] if modes else "mean", "normalised": ".Normalize" in text}
-
-
-def _settings(folder: Path, theirs: Mapping[str, Any], model: AnyModel) -> dict[str, Any]:
-    """Returns what a run of this model says below "config"."""
-    said = {**theirs, **_optional(folder / "generation_config.json")}
+def _settings(folder: Path, model: AnyModel) -> dict[str, Any]:
+    """Returns what a run of this model says below "config", beside how it writes or searches."""
     sentences = _optional(folder / "sentence_bert_config.json")
-    longest = min(model.max_length, int(sentences.get("max_seq_length") or model.max_length))
-    settings: dict[str, Any] = {"max_length": longest}
-    if isinstance(model, DecoderConfig):
-        sampling: dict[str, Any] = {"temperature": 0.0}
-        if said.get("do_sample"):
-            sampling = {"temperature": float(said.get("temperature") or 1.0)}
-            sampling |= {name: said[name] for name in ("top_k", "top_p", "min_p") if said.get(name)}
-        if penalty := said.get("repetition_penalty"):
-            sampling["repetition_penalty"] = float(penalty)
-        settings["sampling"] = sampling
-    return settings
+    return {"max_length": min(model.max_length, int(sentences.get("max_seq_length") or model.max_length))}
+
+
+def _generation(folder: Path, theirs: Mapping[str, Any], model: AnyModel, tokenizer: Tokenizer | None) -> Told:
+    """Returns how a model writes or translates: what generation_config.json says, or config.json of older folders."""
+    if isinstance(model, Seq2SeqConfig):
+        return read_search(folder, theirs, model, tokenizer)
+    if not isinstance(model, DecoderConfig):
+        return Told()
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return sampling_of(theirs, model, where=str(folder / "config.json"))
+    return sampling_of(_optional(path), model, where=str(path))
 
 
 def _facts(
@@ -218,16 +208,17 @@ def write_folder(
     )
     write_safetensors(folder / SINGLE, shapes, arrays, dtype=dtype, metadata={"format": "pt"})
     write_json(folder / "config.json", theirs)
-    search = Told()
+    told = Told()
     if isinstance(model, Seq2SeqConfig):
         target = tokenizers.get("target", tokenizers.get("tokenizer"))
-        search = their_search(config.get("search") or {}, model, target, path=folder / "config.json")
-        write_json(folder / "generation_config.json", ids | search.fields)
+        told = their_search(config.get("search") or {}, model, target, path=folder / "config.json")
     elif isinstance(model, DecoderConfig):
-        write_json(folder / "generation_config.json", ids | _sampling(config))
+        told = their_sampling(config.get("sampling") or {}, path=folder / "config.json")
+    if told.fields:
+        write_json(folder / "generation_config.json", ids | told.fields)
     if tokenizers:
         write_tokenizers(folder, tokenizers, theirs["model_type"], begins=begins, mask_id=saved.get("mask_id"))
-    return search.left
+    return told.left
 
 
 def _fitting(model: AnyModel) -> str:
@@ -258,12 +249,3 @@ def _special_ids(
     if more := saved.get("end_ids"):
         found["eos_token_id"] = [int(tokenizer.eos_id), *more]
     return found
-
-
-def _sampling(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns how a decoder's run draws words, in the words of generation_config.json."""
-    sampling = config.get("sampling") or {}
-    names = ("top_k", "top_p", "min_p", "repetition_penalty")
-    said = {name: sampling[name] for name in names if sampling.get(name) is not None}
-    temperature = sampling.get("temperature", 1.0)
-    return {**said, "do_sample": temperature > 0, **({"temperature": temperature} if temperature > 0 else {})}

@@ -22,6 +22,7 @@ FILES = (
     "added_tokens.json",
     "modules.json",
     "sentence_bert_config.json",
+    "config_sentence_transformers.json",
     "1_Pooling/config.json",
 )
 # Models that others publish as Python packages, which need no hub: the folder of each in its package, and the project.

@@ -53,7 +53,7 @@ class Told:
     left: list[str] = field(default_factory=list)
 
 
-class _Settings:
+class Settings:
     """Their settings, read with checks."""
 
     def __init__(self, said: Mapping[str, Any], where: str):
@@ -126,7 +126,7 @@ def search_of(said: Mapping[str, Any], model: Seq2SeqConfig, target: Tokenizer |
     Raises:
         InputError: a setting is of another type than theirs.
     """
-    settings, left = _Settings(said, where), []
+    settings, left = Settings(said, where), []
     ends = said.get("eos_token_id") if target is None else target.eos_id
     ends = ends if isinstance(ends, list) else [ends]
     listed = said.get("eos_token_id")
@@ -183,7 +183,7 @@ def search_of(said: Mapping[str, Any], model: Seq2SeqConfig, target: Tokenizer |
     return Told(fields, left)
 
 
-def _lengths(settings: _Settings) -> dict[str, Any]:
+def _lengths(settings: Settings) -> dict[str, Any]:
     """Returns how long translations are; their `max_length` and `min_length` count the start token, too."""
     fields: dict[str, Any] = {"min_length": max(0, settings.get("min_length", 0) - 1)}
     if least := settings.get("min_new_tokens", 0):
@@ -192,7 +192,7 @@ def _lengths(settings: _Settings) -> dict[str, Any]:
     return fields | ({"max_ratio": 0.0, "max_extra": most} if most > 0 else {})
 
 
-def _words(settings: _Settings, model: Seq2SeqConfig, *, ends: Sequence[Any], left: list[str]) -> dict[str, Any]:
+def _words(settings: Settings, model: Seq2SeqConfig, *, ends: Sequence[Any], left: list[str]) -> dict[str, Any]:
     """Returns which words do not come."""
     rows = model.target_vocab_size
 

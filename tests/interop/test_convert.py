@@ -15,7 +15,6 @@ from lmx.interop import convert as module
 from lmx.interop.convert import convert, export, open_model
 from lmx.interop.tensors import INDEX, SINGLE, open_safetensors, write_safetensors
 from lmx.models.decoder import DecoderConfig
-from lmx.models.embedder import EmbedderConfig
 from lmx.models.encoder import ClassifierConfig
 from lmx.models.masked import MaskedConfig
 from lmx.parameters import load_params
@@ -233,22 +232,6 @@ def test_a_damaged_file_is_named(folder: Path):
 def test_an_unknown_source(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="a model must be a run directory, a folder or file of another library"):
         open_model(tmp_path / "nothing")
-
-
-def test_vectors_as_sentence_transformers_say(tmp_path: Path):
-    export(write_run(tmp_path / "run", MODELS["bert-embedder"]), tmp_path / "theirs", to="huggingface")
-    pooling = tmp_path / "theirs" / "1_Pooling"
-    pooling.mkdir()
-    (pooling / "config.json").write_text(
-        json.dumps({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False})
-    )
-    (tmp_path / "theirs" / "modules.json").write_text('[{"type": "sentence_transformers.models.Normalize"}]')
-    model = open_model(tmp_path / "theirs").model
-    assert isinstance(model, EmbedderConfig)
-    assert (model.vector, model.normalised) == ("first", True)
-    (pooling / "config.json").write_text(json.dumps({"pooling_mode_max_tokens": True}))
-    with pytest.raises(InputError, match=r"must have a mode of pooling_mode_mean_tokens.*got pooling_mode_max_tokens"):
-        open_model(tmp_path / "theirs")
 
 
 def test_all_that_ends_a_text_goes_in_and_out(tmp_path: Path):

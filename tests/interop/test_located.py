@@ -63,6 +63,7 @@ def test_of_the_hub_what_is_read_is_fetched_and_nothing_else():
     wanted = ["config.json", "model.safetensors", "model-00001-of-00030.safetensors", "model.safetensors.index.json"]
     wanted += ["tokenizer.json", "tokenizer.model", "spiece.model", "source.spm", "target.spm", "vocab.txt"]
     wanted += ["vocab.json", "merges.txt", "generation_config.json", "tokenizer_config.json", "1_Pooling/config.json"]
+    wanted += ["modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"]
     left = ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "model.bin", "tf_model.h5", "modeling_x.py"]
     left += ["consolidated.safetensors", "onnx/config.json", "original/params.json", "model.fp16.safetensors", "x.gguf"]
     fetched = [name for name in (*wanted, *left) if any(fnmatch.fnmatch(name, pattern) for pattern in FILES)]
