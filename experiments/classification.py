@@ -23,7 +23,7 @@ from lmx.data.cache import Cache
 from lmx.data.encoded import facts_of_examples
 from lmx.data.labelled import Examples, sides_of
 from lmx.data.labels import Kind, balanced_weights
-from lmx.data.reading import Reading
+from lmx.data.reading import Reading, ReadingChanges
 from lmx.data.sets import READ_LATER, Sets, SetsConfig
 from lmx.data.texts import described
 from lmx.definition import define
@@ -217,7 +217,7 @@ _CHOICES: dict[str, tuple[str, Config]] = {
             train="data/ag_news/noisyag_val10000.csv.gz", test="data/ag_news/test.csv.gz",
             # The joiner is what the text of the training file has between title and description.
             reading=Reading(text_columns=("text",), joiner=" . ", label_column="gt", label_names=_NEWS),
-            test_reading=Reading(
+            test_reading=ReadingChanges(
                 columns=("class", "title", "description"), text_columns=("title+description",),
                 label_column="class", first_label=1,
             ),

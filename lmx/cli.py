@@ -151,7 +151,7 @@ def classify(options: Classify) -> None:
     kind, names = classifier.labels.kind, classifier.labels.names
     began, number, empty = time.perf_counter(), 0, 0
     with Written(options.output, input=options.input) as out, shown_share("classifying", options.input) as show:
-        texts = iterate_texts(options, position=show.position)
+        texts = iterate_texts(options, joiner=joiner_of(options.run), position=show.position)
         for block in in_blocks(texts, waits=comes_slowly(options.input or "-")):
             predictions = classifier.classify(block, progress=show.within(len(block)))
             outputs = np.array([prediction.outputs for prediction in predictions])
@@ -188,10 +188,10 @@ def classify_images(options: Classify) -> None:
     classifier = ImageClassifier.load(options.run, ensemble=options.ensemble)
     saved = read_config(options.run, family="vision", purpose="classifies images")["config"].get("reading") or {}
     reading = read_fields(ImageReading, saved, path=options.run / "config.json", field="reading")
-    images = reading.read(str(options.input), split="test", labelled=False)
-    predictions = classifier.classify(images)
-    sure = [f"\t{each.probability:.6f}" if options.with_probabilities else "" for each in predictions]
-    with Written(options.output, input=None) as out:
+    with Written(options.output, input=options.input) as out:
+        images = reading.read(str(options.input), split="test", labelled=False)
+        predictions = classifier.classify(images)
+        sure = [f"\t{each.probability:.6f}" if options.with_probabilities else "" for each in predictions]
         out.write(
             [
                 f"{written_label(str(one.label), kind='single')}{more}"
@@ -201,8 +201,27 @@ def classify_images(options: Classify) -> None:
     print(f"{len(images):,} images", file=sys.stderr)
 
 
-def iterate_texts(options: Classify, *, position: Callable[[int], None]) -> Iterator[str | tuple[str, str]]:
+def joiner_of(run: Path) -> str:
+    """Returns what a run has between the columns that make one text to label, as its `--predict` has it."""
+    from lmx.data.reading import Reading, changes_as_saved_now
+    from lmx.differences import SAME
+    from lmx.saved import read_field, read_record
+
+    path = run / "config.json"
+    config = read_field(read_record(path), "config", kind=dict | None, path=path) or {}
+    of_all = read_field(config, "reading", "joiner", kind=str | None, path=path)
+    changes = read_field(config, "test_reading", kind=dict | None, path=path) or {}
+    joiner = changes_as_saved_now(changes)["joiner"]
+    return (Reading().joiner if of_all is None else of_all) if joiner == SAME else str(joiner)
+
+
+def iterate_texts(
+    options: Classify, *, joiner: str, position: Callable[[int], None]
+) -> Iterator[str | tuple[str, str]]:
     """Returns the texts of a table, the lines of a file or, without one, those of standard input, one by one.
+
+    Args:
+        joiner: text between the columns of a table that make one text.
 
     Raises:
         ValueError: an option for tables is given for lines.
@@ -215,6 +234,7 @@ def iterate_texts(options: Classify, *, position: Callable[[int], None]) -> Iter
     if path is not None and suffix in (".csv", ".tsv", ".jsonl"):
         fields = Fields(
             text_columns=options.text_column or None,
+            joiner=joiner,
             label_column=None,
             columns=options.columns or None,
             delimiter=options.delimiter,

@@ -4,11 +4,16 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+SAME = "same"  # what a field says that is as another one, whose changes it holds
+
 
 def filled_config(
     config: Mapping[str, Any], later: Mapping[str, Any], absent: Callable[[Mapping[str, Any]], Mapping[str, Any]]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns a saved config with what it lacks of a later one, as `absent` gives it, and that by its dotted names."""
+    """Returns a saved config with what it lacks of a later one, as `absent` gives it, and that by its dotted names.
+
+    What `absent` gives as `SAME` takes the place of what is saved: an earlier version wrote it otherwise.
+    """
     filled, taken = json.loads(json.dumps(config)), {}
     try:
         values = json.loads(json.dumps(dict(absent(config))))
@@ -20,8 +25,11 @@ def filled_config(
         now: Any = later
         for each in way:
             part, now = (value.get(each) if isinstance(value, Mapping) else None for value in (part, now))
-        if isinstance(part, dict) and last not in part and isinstance(now, Mapping) and last in now:
-            part[last] = taken[name] = value
+        if isinstance(part, dict) and isinstance(now, Mapping) and last in now:
+            if value == SAME:
+                part[last] = value
+            elif last not in part:
+                part[last] = taken[name] = value
     return filled, taken
 
 

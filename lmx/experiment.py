@@ -22,9 +22,11 @@ from lmx.console import console, progress_bar
 from lmx.data.cache import Cache, open_cache
 from lmx.data.corpus import AnyFiles
 from lmx.data.encoded import keep_tokenizer
+from lmx.data.reading import changes_as_saved_now
 from lmx.data.windows import Windows
 from lmx.data.windows import facts as facts_of_rows
 from lmx.devices import describe_precision
+from lmx.differences import SAME
 from lmx.errors import InputError
 from lmx.hosts import agreement, is_writer, start, wait
 from lmx.kernel_facts import attention_facts, told_of_rows
@@ -206,6 +208,7 @@ def done_before(saved: Mapping[str, Any], *, own: Mapping[str, Any]) -> dict[str
     Args:
         own: those of the experiment's own fields.
     """
+    changes = changes_as_saved_now(saved["test_reading"]) if "test_reading" in saved else {}
     return {
         "max_texts": 2_000_000,  # the vocabulary is there: these two have no part any more
         "character_coverage": 1.0,
@@ -235,6 +238,7 @@ def done_before(saved: Mapping[str, Any], *, own: Mapping[str, Any]) -> dict[str
         "model.first_position": 0,
         "model.rotary_scaling": [],
         **own,
+        **{f"test_reading.{name}": value for name, value in changes.items() if value == SAME},
     }
 
 

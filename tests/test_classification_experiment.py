@@ -19,8 +19,12 @@ import pytest
 from flax import nnx
 
 from lmx.classifier import Classifier
+from lmx.config import config_as_json
 from lmx.data.labels import Labels, balanced_weights
+from lmx.data.reading import Reading
 from lmx.data.sets import SetsConfig
+from lmx.differences import differences, filled_config
+from lmx.experiment import done_before
 from lmx.run import TESTED
 from lmx.sharding.mesh import make_mesh
 from lmx.text import SentencePieceTokenizer
@@ -391,6 +395,29 @@ def test_a_finished_run_takes_another_test_set(finished, data, folder, command, 
     command("own", *data[:4], *MAKE_IT_TINY, "--seeds", "2", "--run", run)
     assert (run / "model.safetensors").is_file()
     assert [name for name in TESTED if (run / name).exists()] == []
+
+
+def test_what_is_usual_can_be_said_of_the_test_set_alone():
+    flags = "--test-reading.encoding utf-8 --test-reading.label-names None --test-reading.form None"
+    _, config = classification.command_line(["trec", *flags.split()])
+    assert (config.sets.reading.encoding, config.sets.reading.form) == ("latin-1", "text")
+    assert config.sets.reading_of_test == Reading()
+
+
+@pytest.mark.parametrize("preset", ["trec", "ag-news"])
+def test_a_config_of_an_earlier_version_says_what_it_said(preset):
+    """What is usual was saved where nothing was said of the test set, and meant: as all files."""
+    config = classification.PRESETS[preset][1]
+    now = config_as_json(config)
+    said = {name: value for name, value in now["test_reading"].items() if value != "same"}
+    before = {**now, "test_reading": json.loads(json.dumps(vars(Reading()))) | said}
+    before["test_reading"].pop("field_limit")  # of an even earlier one
+    filled, taken = filled_config(before, now, functools.partial(done_before, own=config.absent))
+    assert (differences(filled, now), taken) == ([], {})
+    # A version that has said something since is taken at its word.
+    since = {**now, "test_reading": now["test_reading"] | {"encoding": "utf-8", "delimiter": None}}
+    filled, _ = filled_config(since, now, functools.partial(done_before, own=config.absent))
+    assert filled == since
 
 
 def test_a_run_of_another_config_is_refused_in_one_line(finished, data, command, capsys):

@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -119,6 +120,34 @@ def test_tables_are_read_as_they_are_said_to_be(run, lmx, tmp_path, capsys):
             lmx("classify", run, "--input", path, *arguments)
         assert stop.value.code == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("config", "joiner"),
+    [
+        ({}, " "),
+        ({"reading": {"joiner": " cat "}, "test_reading": {"joiner": "same"}}, " cat "),
+        ({"reading": {"joiner": " cat "}, "test_reading": {"joiner": " ", "encoding": "same"}}, " "),
+        ({"reading": {"joiner": ""}, "test_reading": {"joiner": " dog ", "encoding": "same"}}, " dog "),
+        ({"reading": {"joiner": " cat "}, "test_reading": {"joiner": " ", "encoding": "utf-8"}}, " cat "),  # earlier
+    ],
+)
+def test_columns_are_joined_as_in_the_run(run, lmx, tmp_path, config, joiner, monkeypatch):
+    copied = shutil.copytree(run, tmp_path / "run")
+    saved = json.loads((copied / "config.json").read_text())
+    saved["config"] |= config
+    (copied / "config.json").write_text(json.dumps(saved))
+    (tmp_path / "new.csv").write_text("one,two\nred,blue\ngreen,\n")
+    asked = []
+    monkeypatch.setattr(Classifier, "classify", lambda self, texts, **_: asked.extend(texts) or [Said(), Said()])
+    lmx("classify", copied, "--input", tmp_path / "new.csv", "--text-column", "one+two")
+    assert asked == [f"red{joiner}blue", f"green{joiner}"]
+
+
+class Said:
+    """A prediction."""
+
+    outputs = (0.2, 0.7, 0.1)
 
 
 def test_long_texts_are_counted(run, lmx):

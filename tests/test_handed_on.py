@@ -23,7 +23,7 @@ from lmx.data import labelled_files, reading
 from lmx.data.cache import Cache
 from lmx.data.labelled import Examples
 from lmx.data.labelled_files import Fields
-from lmx.data.reading import Reading
+from lmx.data.reading import Reading, ReadingChanges
 from lmx.decoding import SpecialIds
 from lmx.evaluation import translation as evaluation
 from lmx.evaluation.translation import ScoringConfig
@@ -138,8 +138,18 @@ def test_files_are_read_by_every_field(monkeypatch) -> None:
     Reading(**ELSE).read("a", labelled=False)
     assert asked[2] == Fields(**ELSE | {"label_column": None})
     # Of what a test set says, the rest is as for all.
-    assert Reading(**ELSE).changed_by(Reading(joiner="+")) == Reading(**ELSE | {"joiner": "+"})
-    assert Reading(joiner="+").changed_by(Reading(**ELSE)) == Reading(**ELSE)
+    assert Reading(**ELSE).changed_by(ReadingChanges(joiner="+")) == Reading(**ELSE | {"joiner": "+"})
+    assert Reading(joiner="+").changed_by(ReadingChanges(**ELSE)) == Reading(**ELSE)
+
+
+def test_a_test_set_takes_back_what_is_unusual_of_all_files() -> None:
+    all_files = ELSE | {"label_names": ("x", "y"), "first_label": 3}
+    assert names_of(ReadingChanges) == names_of(Reading) == set(all_files)
+    assert Reading(**all_files).changed_by(ReadingChanges()) == Reading(**all_files)
+    for name, usual in vars(Reading()).items():
+        assert usual != all_files[name]
+        changed = Reading(**all_files).changed_by(ReadingChanges(**{name: usual}))
+        assert changed == Reading(**all_files | {name: usual}), name
 
 
 def test_a_command_reads_a_table_by_every_option(monkeypatch) -> None:
@@ -148,8 +158,8 @@ def test_a_command_reads_a_table_by_every_option(monkeypatch) -> None:
     given = {name: value for name, value in ELSE.items() if name in names_of(Classify)}
     assert set(given) == {"columns", "delimiter", "quoting", "encoding", "field_limit"}
     options = Classify(run=Path("r"), input=Path("a.csv"), text_column=("said",), **given)
-    assert not list(iterate_texts(options, position=lambda place: None))
-    assert asked == [Fields(text_columns=("said",), label_column=None, **given)]
+    assert not list(iterate_texts(options, joiner=" - ", position=lambda place: None))
+    assert asked == [Fields(text_columns=("said",), joiner=" - ", label_column=None, **given)]
 
 
 @pytest.mark.parametrize("lowercase", [False, True])

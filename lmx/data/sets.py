@@ -13,7 +13,7 @@ from lmx.data.cache import Cache
 from lmx.data.encoded import keep_examples
 from lmx.data.labelled import Examples, check_alike, count_shared
 from lmx.data.labels import Kind, Labels
-from lmx.data.reading import Reading
+from lmx.data.reading import Reading, ReadingChanges
 from lmx.data.roles import check_folds, check_locations
 from lmx.data.splits import folds, split_wholes, stratified_split
 from lmx.data.standard_library import standard_library
@@ -22,11 +22,7 @@ from lmx.errors import InputError
 from lmx.text import Tokenizer
 
 # Fields that earlier versions had not, and what does as they did.
-READ_LATER = {
-    f"{reading}.{name}": None
-    for reading in ("reading", "test_reading")
-    for name in ("delimiter", "quoting", "field_limit")
-}
+READ_LATER = {f"reading.{name}": None for name in ("delimiter", "quoting", "field_limit")}
 STDLIB = "stdlib"  # as a location: sentences of the running Python's library, which have splits of their own
 
 
@@ -148,7 +144,7 @@ class SetsConfig(LocationsConfig):
             `stdlib` has.
         predict: texts without labels, which the finished model labels into labelled.tsv.
         reading: how to read all files.
-        test_reading: differences for the files of test and predict; the rest is as without the prefix.
+        test_reading: how the files of test and predict are read otherwise.
         kind: kind of the labels; None takes `multi` where texts have several, else `single`, and never `regression`.
         dev_of: what to hold out of train: any texts, or wholes, which are part of no other text. Parts of held-out
             wholes that no other whole has leave train too. Use wholes for sets with phrases beside their sentences.
@@ -156,7 +152,7 @@ class SetsConfig(LocationsConfig):
 
     train: str = STDLIB
     reading: Annotated[Reading, tyro.conf.arg(name="")] = field(default_factory=Reading)
-    test_reading: Reading = field(default_factory=Reading)
+    test_reading: ReadingChanges = field(default_factory=ReadingChanges)
     kind: Kind | None = None
     dev_of: Literal["texts", "wholes"] = "texts"
 

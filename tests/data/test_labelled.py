@@ -11,7 +11,7 @@ import pytest
 from lmx.data.cache import Cache
 from lmx.data.labelled import Examples, count_shared
 from lmx.data.labelled_files import Fields, iterate_labelled, read_labelled
-from lmx.data.reading import Reading
+from lmx.data.reading import ReadingChanges
 from lmx.data.sets import SetsConfig
 from lmx.data.tables import FIELD_LIMIT
 from lmx.text import ByteTokenizer
@@ -348,7 +348,7 @@ def test_the_test_set_is_read_in_its_own_way_and_counted_among_what_was_learned_
     (tmp_path / "test.csv").write_text("said,note,label\nnew,x,a\ntext 3,y,b\ntext 3,z,b\n")
     config = SetsConfig(
         train=str(tmp_path / "train.csv"), validation=str(tmp_path / "dev.csv"), test=str(tmp_path / "test.csv"),
-        test_reading=Reading(text_columns=("said",)),
+        test_reading=ReadingChanges(text_columns=("said",)),
     )  # fmt: skip
     sets = config.load()
     assert sets.test.texts == ["new", "text 3", "text 3"]
