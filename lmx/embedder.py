@@ -18,7 +18,7 @@ from lmx.saved import find_tokenizers, read_field, read_fields, read_record
 from lmx.text import Tokenizer, load_tokenizer
 
 FAMILIES = ("embedder", "masked", "classifier")
-BUCKETS = (16, 32, 64, 128, 256, 512)  # lengths that rows are padded to, each compiled once
+BUCKETS = (16, 32, 64, 128, 256, 512)  # lengths that rows are padded to
 
 
 class TextEmbedder:
@@ -27,12 +27,21 @@ class TextEmbedder:
     Args:
         params: of an `Encoder`, as `nnx.to_pure_dict` returns them.
         max_length: most tokens of a text, those that begin and end it included; what is longer is cut.
+        first_id: id before each text, if the model was trained with one.
     """
 
     def __init__(
-        self, config: EmbedderConfig, params: Params, *, tokenizer: Tokenizer, max_length: int, rows: int = 32
+        self,
+        config: EmbedderConfig,
+        params: Params,
+        *,
+        tokenizer: Tokenizer,
+        max_length: int,
+        first_id: int | None,
+        rows: int = 32,
     ):
         self.config, self.tokenizer, self.max_length, self.rows = config, tokenizer, max_length, rows
+        self._first = [] if first_id is None else [first_id]
         self.cut = 0
         self._params = jax.tree.map(jnp.asarray, params)
         definition = define(lambda rngs: Encoder(config, rngs=rngs))
@@ -76,11 +85,16 @@ class TextEmbedder:
         if "tokenizer" not in tokenizers:
             raise FileNotFoundError(f"{run_directory} must hold a tokenizer.")
         max_length = read_field(saved, "config", "max_length", kind=int | None, path=path) or config.max_length
+        tokenizer = load_tokenizer(tokenizers["tokenizer"])
+        first_id = tokenizer.bos_id
+        if saved["family"] == "masked":  # the others have always seen one
+            first_id = read_field(saved, "first_id", kind=int | None, path=path)
         return TextEmbedder(
             config,
             _encoder(run_directory / "model.safetensors"),
-            tokenizer=load_tokenizer(tokenizers["tokenizer"]),
+            tokenizer=tokenizer,
             max_length=min(max_length, config.max_length),
+            first_id=first_id,
         )
 
     def embed(self, texts: Sequence[str]) -> Float32[np.ndarray, "texts D"]:
@@ -91,7 +105,7 @@ class TextEmbedder:
         for begin in range(0, len(order), self.rows):
             places = order[begin : begin + self.rows]
             longest = max(len(encoded[place]) for place in places)
-            length = min(next((bound for bound in BUCKETS if longest <= bound), longest), self.config.max_length)
+            length = _padded(longest, self.config.max_length)
             tokens = np.full((self.rows, length), self.config.pad_id, np.int32)
             for row, place in enumerate(places):
                 tokens[row, : len(encoded[place])] = encoded[place]
@@ -99,9 +113,15 @@ class TextEmbedder:
         return vectors
 
     def _encode(self, text: str) -> list[int]:
-        ids = self.tokenizer.encode(text)
-        self.cut += len(ids) > self.max_length - 2
-        return [self.tokenizer.bos_id, *ids[: self.max_length - 2], self.tokenizer.eos_id]
+        ids, most = self.tokenizer.encode(text), self.max_length - len(self._first) - 1
+        self.cut += len(ids) > most
+        return [*self._first, *ids[:most], self.tokenizer.eos_id]
+
+
+def _padded(length: int, most: int) -> int:
+    """Returns the length that a row is padded to: one of few, each compiled once, and beyond them a power of two."""
+    bound = next((bound for bound in BUCKETS if length <= bound), 1 << (length - 1).bit_length())
+    return min(bound, most)
 
 
 def _encoder(path: Path) -> Params:

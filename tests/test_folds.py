@@ -1,20 +1,30 @@
-"""Translations of all folds are scored as one test set, of one seed and of several."""
+"""All folds are scored as one test set, of one seed and of several, and tell how their models were chosen."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from lmx.config import Published, RunConfig
+from lmx.data.labelled import Examples
+from lmx.data.labels import Labels
 from lmx.data.pair_sets import PairSetsConfig
 from lmx.data.parallel import Pairs
+from lmx.data.texts import encode_examples
+from lmx.evaluation.classification import Exam as ClassifierExam
+from lmx.evaluation.classification import ExamConfig, examine_classifier
+from lmx.evaluation.classification import run_folds as run_folds_of_classes
 from lmx.evaluation.translation import Exam, ScoringConfig, Translated, run_folds
 from lmx.run import Run
 from lmx.scoring.records import Record, Row
+from lmx.scoring.tested import Tested as Outcome  # pytest would take its own name for a class of tests
 from lmx.scoring.translation import detokenized_bleu
 from lmx.search import Search
+from lmx.text import ByteTokenizer
 from lmx.translation_batches import Translation
 
 SOURCES = [f"source {number}" for number in range(6)]
@@ -118,3 +128,59 @@ def test_where_folds_ended_otherwise_only_what_they_share_is_told(tmp_path: Path
         lambda preset, config, *, fold: translated(tmp_path, config, fold=fold, seeds=1, made=ends[fold]),
     )
     assert record.rows[0].made == f"each sentence by a model that did not see it; {config.search}"
+
+
+@pytest.mark.parametrize(
+    ("ends", "told"),
+    [
+        (("mean of the best 3", "mean of the best 3"), "mean of the best 3"),
+        ((None, None), "best step by development loss"),
+        (("mean of the best 3", "the best checkpoint"), "as the scores of each fold say"),
+    ],
+)
+def test_folds_of_a_classification_tell_how_their_models_were_chosen(tmp_path: Path, ends, told: str):
+    config = OfClasses(
+        run=RunConfig(run=tmp_path),
+        sets=SimpleNamespace(folds=2),
+        exam=ExamConfig(select="loss"),
+        published=Published(),
+    )
+    labels = Labels(kind="single", names=("a", "b"))
+    texts = Examples(texts=["x", "y"], labels=["a", "b"], origin="t.csv", lines=np.array([2, 3]))
+    rows = encode_examples(texts, ByteTokenizer(), labels=labels, max_length=8, stride=None)
+
+    def train_and_test(preset: str, here: object, *, fold: int) -> Outcome:
+        run = Run(tmp_path / f"fold-{fold}", {}, options=config.run)
+        run.directory.mkdir()
+        run.memory.best, run.memory.best_step = [0.5], [10]
+        how = replace(config.exam, baseline=False, explain=0)
+        exam = ClassifierExam("own test", texts, rows, texts, how, config.published, ends[fold - 1])
+        return examine_classifier(run, Guesses(labels), exam, seeds=[1])
+
+    whole = Run(tmp_path, {}, options=config.run)
+    run_folds_of_classes(whole, "own", config, train_and_test)
+    saved = json.loads((tmp_path / "scores.json").read_text())
+    assert {row["made"] for row in saved["rows"]} == {f"one seed; {told}"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfClasses:
+    """What `run_folds` of a classification reads of an experiment's config."""
+
+    run: RunConfig
+    sets: SimpleNamespace
+    exam: ExamConfig
+    published: Published
+
+
+class Guesses:
+    """A classifier that always says the same."""
+
+    def __init__(self, labels: Labels):
+        self.labels = labels
+
+    def outputs(self, encoded: object, *, progress: object) -> np.ndarray:
+        return np.full((1, 2, 2), [0.75, 0.25])
+
+    def explain(self, example: object, /) -> dict:
+        return {}

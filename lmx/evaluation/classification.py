@@ -114,7 +114,7 @@ def examine_classifier(run: Run, classifier: Classifies, exam: Exam, *, seeds: S
             examples: Any = exam.examples
             baseline = labels.encode(replace(examples, labels=predicted))
     features = "pixels" if isinstance(exam.examples, Images) else "TF-IDF"
-    tested = Tested(exam.examples, labels, labels.encode(exam.examples), outputs, baseline, features)
+    tested = Tested(exam.examples, labels, labels.encode(exam.examples), outputs, baseline, features, exam.chosen)
     record = record_scores(tested, name=exam.name, chosen=exam.chosen)
     best = {"best": run.memory.best, "best_step": run.memory.best_step}
     record = replace(
@@ -156,7 +156,11 @@ def run_folds(run: Run, preset: str, config: Any, train_and_test: Callable[..., 
         config: of the experiment, with `sets`, `exam`, `published` and `run`.
     """
     tested = each_fold(run, preset, config, train_and_test)
-    name, chosen = f"{preset} {len(tested)}-fold test", f"best step by development {config.exam.select}"
+    chosen = {each.chosen for each in tested}
+    name, chosen = (
+        f"{preset} {len(tested)}-fold test",
+        chosen.pop() if len(chosen) == 1 else "as the scores of each fold say",
+    )
     examine_folds(run, tested, name=name, chosen=chosen, published=config.published)
 
 

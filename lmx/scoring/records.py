@@ -111,10 +111,10 @@ def scores_of_seeds(
         best, best_step: of their validations, the lower the better, see `lmx.memory.Memory`.
         sign: -1 where what is validated is a score that was turned around.
     """
-    kept = min(best)
+    kept = int(np.argmin(best))  # of equal ones the first, as `lmx.run.Run.save_model` keeps it
     return tuple(
-        SeedScore(seed=seed, best_step=step or None, dev=sign * value, kept=value == kept, test=test)
-        for seed, test, value, step in zip(seeds, tests, best, best_step, strict=True)
+        SeedScore(seed=seed, best_step=step or None, dev=sign * value, kept=place == kept, test=test)
+        for place, (seed, test, value, step) in enumerate(zip(seeds, tests, best, best_step, strict=True))
     )
 
 

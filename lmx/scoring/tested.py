@@ -26,7 +26,8 @@ MOST_MISTAKES = 50
 class Tested(NamedTuple):
     """A set of texts with their labels, and what each seed says of it: probabilities of classes, or real numbers.
 
-    The baseline is the classes that a linear model predicts, or None where there is none; it reads `features`.
+    The baseline is the classes that a linear model predicts, or None where there is none; it reads `features`. How the
+    parameters of each seed were chosen, `chosen` says in words.
     """
 
     examples: Labelled
@@ -35,6 +36,7 @@ class Tested(NamedTuple):
     outputs: Float[np.ndarray, "E texts *C"]
     baseline: Int[np.ndarray, " texts"] | None
     features: str = "TF-IDF"
+    chosen: str = ""
 
 
 def score_seeds(

@@ -208,6 +208,11 @@ def test_of_seeds_the_one_with_the_lowest_validation_is_kept():
     assert [(each.seed, each.test) for each in found] == [(3, 0.7), (4, 0.8), (5, 0.9)]
 
 
+def test_of_seeds_that_are_level_the_first_is_kept():
+    found = scores_of_seeds((3, 4, 5), (0.7, 0.8, 0.9), best=(-0.5, -0.75, -0.75), best_step=(20, 10, 10), sign=-1)
+    assert [each.kept for each in found] == [False, True, False]
+
+
 def test_folds_and_the_question_of_chance_are_of_the_mean_of_all_seeds():
     tested = single()
     turned = tested._replace(outputs=tested.outputs[::-1])
