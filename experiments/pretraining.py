@@ -160,10 +160,10 @@ _CHOICES: dict[str, tuple[str, type[Config], dict[str, Any]]] = {
     )),
     "wikitext2": ("WikiText-2 by words: test perplexity, an LSTM has 110.4 to 87.2", Config, _WORDS(
         texts=TextSetsConfig(train=_WIKI[0], validation=_WIKI[1], test=_WIKI[2]),
-        model=DecoderConfig(vocab_size=0, width=256, feedforward_width=768, num_heads=4, num_layers=4, unroll=4,
-                            tied_embeddings=True, dropout_rate=0.25),
-        optimization=_adam(peak=2e-3, beta2=0.98), batch=RowsConfig(context=128, tokens_per_batch=2048), updates=8000,
-        selection=replace(_BEST, validate_every=500),
+        model=DecoderConfig(vocab_size=0, width=192, feedforward_width=512, num_heads=6, num_layers=4, unroll=4,
+                            tied_embeddings=True, dropout_rate=0.2),
+        optimization=_adam(optimizer="muon", peak=2e-3, beta2=0.98), updates=6000,
+        batch=RowsConfig(context=128, tokens_per_batch=2048, stride=64), selection=replace(_BEST, validate_every=1000),
         published=Published(110.4, "pytorch/examples word_language_model: LSTM, 200 wide, tied, 6 epochs"),
     )),
     "gpt2-124m": ("GPT-2's shape by nanoGPT's recipe: 2.85 nats on OpenWebText", Config, _YOURS(
