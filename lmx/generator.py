@@ -23,7 +23,7 @@ from lmx.saved import find_tokenizers, read_config, read_field, read_fields
 from lmx.sharding.layout import ONE_DEVICE, Layout
 from lmx.text import Tokenizer, load_tokenizer
 from lmx.unstacked import Unstacked, load_unstacked
-from lmx.writer import Asked, Writer, Written
+from lmx.writer import Asked, Writer, Written, digest
 
 StoppedBy = Literal["end", "stop", "max_tokens", "context"]
 
@@ -178,7 +178,7 @@ class Generator:
         prompts: str | Sequence[str],
         *,
         num_samples: int = 1,
-        counts: dict[tuple[int, ...], int] | None = None,
+        counts: dict[bytes, int] | None = None,
         progress: Callable[[int], None] = lambda done: None,
         **changes: Any,
     ) -> list[Generated]:
@@ -187,8 +187,8 @@ class Generator:
         Args:
             prompts: one, or several.
             num_samples: texts for each prompt.
-            counts: number of samples that earlier calls have drawn for the ids of each prompt, so that this call draws
-                others; the call updates it.
+            counts: number of samples that earlier calls have drawn for each prompt, by `lmx.writer.digest` of its ids,
+                so that this call draws others; the call updates it.
             progress: called with the number of texts done so far.
             changes: fields of `Sampling`, for this call.
 
@@ -275,15 +275,13 @@ class Generator:
                 f"{text[:40]!r}. Cut it."
             )
 
-    def _asked(
-        self, prompts: list[str], num_samples: int, sampling: Sampling, counts: dict[tuple[int, ...], int]
-    ) -> list[Asked]:
+    def _asked(self, prompts: list[str], num_samples: int, sampling: Sampling, counts: dict[bytes, int]) -> list[Asked]:
         """Returns what is to be written; equal prompts have samples of different numbers."""
         asked = []
         for prompt in prompts:
             ids = self._prompt_ids(prompt)
             self._check_length(prompt, len(ids), room=1)
-            limit, said = min(sampling.max_tokens, self.config.max_length - len(ids)), tuple(ids)
+            limit, said = min(sampling.max_tokens, self.config.max_length - len(ids)), digest(ids)
             for sample in range(counts.get(said, 0), counts.get(said, 0) + num_samples):
                 counts[said] = sample + 1
                 asked.append(Asked(ids, sample, limit))

@@ -191,6 +191,8 @@ class Search:
 def read_search(run_directory: Path, **changes: Any) -> Search:
     """Returns the search that a run's model was scored with, with changes; missing fields get their defaults.
 
+    Where a temperature of 0 is asked of a run that draws, its top_k and top_p go, too.
+
     Raises:
         FileNotFoundError: the directory is not a run's, or its training has not begun.
         ValueError: the run is of another kind, or its config.json damaged; or a change is not possible.
@@ -201,6 +203,8 @@ def read_search(run_directory: Path, **changes: Any) -> Search:
     for name, choices in CHOICES.items():
         if name in changes and changes[name] not in choices:
             raise ValueError(f"{name} must be {' or '.join(choices)}, got {name}={changes[name]}.")
+    if changes.get("temperature") == 0:
+        changes = {"top_k": None, "top_p": None, **changes}
     return replace(read_fields(Search, fields, path=path, field="config.search"), **changes)
 
 

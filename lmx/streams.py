@@ -16,14 +16,17 @@ from lmx.errors import naming
 from lmx.lines import one_line
 
 
-def check_streams(input: Path | None, output: Path | None) -> None:
+def check_streams(input: Path | None, output: Path | None, *, way_in: str = "Name a file with --input.") -> None:
     """Checks that standard input and output are open where they are used.
+
+    Args:
+        way_in: how else the command takes what it reads.
 
     Raises:
         ValueError: one is closed, as by `<&-`.
     """
     if input in (None, Path("-")) and sys.stdin is None:
-        raise ValueError("standard input must be open, got a closed one. Name a file with --input.")
+        raise ValueError(f"standard input must be open, got a closed one. {way_in}")
     if output is None and sys.stdout is None:
         raise ValueError("standard output must be open, got a closed one. Name a file with --output.")
 
@@ -38,6 +41,18 @@ def check_output() -> None:
         raise ValueError("standard output must be open, got a closed one: that is where the scores are printed.")
 
 
+def check_written(output: Path, *, input: Path | None) -> None:
+    """Checks that a file can be written, before the work; one that is there keeps its content.
+
+    Raises:
+        OSError: it cannot be written.
+        ValueError: it is the file that is read.
+    """
+    if input and output.exists() and input.exists() and os.path.samefile(output, input):
+        raise ValueError(f"output must be another file than the input, got {output} for both.")
+    output.open("ab").close()
+
+
 class Written:
     """Where lines are written: a file or, without one, standard output; what is written stays, whatever comes after.
 
@@ -50,12 +65,10 @@ class Written:
     """
 
     def __init__(self, output: Path | None, *, input: Path | None):
-        if output and input and output.exists() and input.exists() and os.path.samefile(output, input):
-            raise ValueError(f"output must be another file than the input, got {output} for both.")
         self._output, self._file = output, sys.stdout
         self._name = output or "standard output"
         if output:
-            output.open("a", encoding="utf-8").close()
+            check_written(output, input=input)
         else:
             cast(io.TextIOWrapper, sys.stdout).reconfigure(encoding="utf-8", newline="\n")
 

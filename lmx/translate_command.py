@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from lmx.asked import asked_of
 from lmx.console import duration
 from lmx.process import keep_freed_memory
 from lmx.streams import Share, Written, check_streams, shown_share
@@ -60,9 +61,9 @@ class Translate:
     target_language: str | None = None
     """Code of the language to translate into."""
     forced_bos: int | str | None = None
-    """Piece or id of the word that each translation begins with, as the language's (NLLB, mBART-50)."""
+    """Piece or id of the word that each translation begins with, as the language's (NLLB, mBART-50); "" is none."""
     suppress: tuple[int | str, ...] = ()
-    """Pieces or ids of words that no translation holds; a number is an id."""
+    """Pieces or ids of words that no translation holds; a number is an id, and "" alone allows all."""
     suppress_sequences: tuple[str, ...] = ()
     """Pieces or ids with spaces between, in quotation marks: words that never follow one another so."""
     begin_suppress: tuple[int | str, ...] = ()
@@ -70,13 +71,13 @@ class Translate:
     renormalised: bool | None = None
     """Where a word may not come, give its probability to the others (Hugging Face's `renormalize_logits`)."""
     no_repeat: int | None = None
-    """No sequence of this many tokens occurs twice in a translation."""
+    """No sequence of this many tokens occurs twice in a translation; 0 allows all."""
     repetition_penalty: float | None = None
     """Make words that a translation has already less likely; 1 has no effect."""
     temperature: float | None = None
     """Draw words, and divide their logits by this; 0 searches. Without --beam-size, there are then no beams."""
     top_k: int | None = None
-    """Draw among this many likeliest words."""
+    """Draw among this many likeliest words; 0 is all."""
     top_p: float | None = None
     """Draw among the fewest likeliest words that together have this probability."""
     seed: int | None = None
@@ -99,7 +100,7 @@ def translate(options: Translate) -> None:
 
     check_streams(options.input, options.output)
     check_together(options)
-    asked = {name: value for name in OF_SEARCH if (value := getattr(options, name)) not in (None, ())}
+    asked = asked_of(options, OF_SEARCH)
     if asked.get("temperature"):
         asked.setdefault("beam_size", 1)
     search = read_search(options.run, **asked)
@@ -137,7 +138,7 @@ def check_together(options: Translate) -> None:
         for name in ("prefix", "n_best"):
             if (value := getattr(options, name)) is not None:
                 raise ValueError(f"{name} must be left out where given targets are scored, got {name}={value}.")
-    if options.target_language is not None and options.forced_bos is not None:
+    if options.target_language is not None and options.forced_bos not in (None, ""):
         raise ValueError(
             f"forced_bos must be left out with target_language={options.target_language}, whose code it is, got "
             f"forced_bos={options.forced_bos}."

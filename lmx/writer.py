@@ -166,8 +166,7 @@ class Writer:
         lengths, limits = np.ones(rows, np.int32), np.zeros(rows, np.int32)
         draws = np.zeros((rows, 3), np.uint32)
         for row, (ids, sample, limit) in enumerate(asked):
-            said = hashlib.blake2b(np.asarray(ids, "<i8").tobytes(), digest_size=8).digest()
-            lengths[row], limits[row], draws[row] = len(ids), limit, [*np.frombuffer(said, "<u4"), sample]
+            lengths[row], limits[row], draws[row] = len(ids), limit, [*np.frombuffer(digest(ids), "<u4"), sample]
         shape = rows, rounded(len(asked[0].ids), self.config.max_length)
         tokens = _filled([each.ids for each in asked], shape, pad=self.ids.pad)
         return Prompts(**self._layout.place({"tokens": tokens, "lengths": lengths, "limits": limits, "draws": draws}))
@@ -227,6 +226,11 @@ class Writer:
         with self._layout.inference():
             decoder, blocks = merge(self._definition, parts)
             return decoder.logits(decoder.states(tokens, blocks=blocks))[0]
+
+
+def digest(ids: Sequence[int]) -> bytes:
+    """Returns eight bytes that stand for the ids of a prompt: its draws are made of them, and counted by them."""
+    return hashlib.blake2b(np.asarray(ids, "<i8").tobytes(), digest_size=8).digest()
 
 
 def rounded(length: int, longest: int) -> int:

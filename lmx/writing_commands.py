@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from rich.console import Console
 
+from lmx.asked import asked_of
 from lmx.console import duration, progress_bar
 from lmx.process import keep_freed_memory
 from lmx.streams import Written, check_output, check_streams
@@ -39,15 +40,15 @@ class Generate:
     temperature: float | None = None
     """Divides the logits; 0 takes the likeliest word each time."""
     top_k: int | None = None
-    """Draw among this many likeliest words."""
+    """Draw among this many likeliest words; 0 is all."""
     top_p: float | None = None
     """Draw among the fewest likeliest words that together have this probability."""
     min_p: float | None = None
-    """Draw among words at least this share as likely as the likeliest."""
+    """Draw among words at least this share as likely as the likeliest; 0 is all."""
     repetition_penalty: float | None = None
     """Make words that occurred before less likely; 1 has no effect."""
     no_repeat: int | None = None
-    """No sequence of this many tokens occurs twice."""
+    """No sequence of this many tokens occurs twice; 0 allows all."""
     max_tokens: int | None = None
     """Most tokens of a text."""
     min_tokens: int | None = None
@@ -84,15 +85,16 @@ def generate(options: Generate) -> None:
     from lmx.data.files import comes_slowly, in_blocks
     from lmx.generator import Generator, read_sampling
 
-    check_streams(options.prompt_file or Path(os.devnull), options.output)
+    way_in = "Name a file with --prompt-file, or give --prompt."
+    check_streams(options.prompt_file or Path(os.devnull), options.output, way_in=way_in)
     if options.prompt and options.prompt_file:
         raise ValueError(f"prompt and prompt_file must not be given together, got prompt_file={options.prompt_file}.")
     if options.num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got num_samples={options.num_samples}.")
     names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_repeat")
     names = (*names, "max_tokens", "min_tokens", "stop", "seed")
-    asked = {name: value for name in names if (value := getattr(options, name)) not in (None, ())}
-    generator = Generator.load(options.run, sampling=read_sampling(options.run, **asked), rows=options.rows)
+    sampling = read_sampling(options.run, **asked_of(options, names))
+    generator = Generator.load(options.run, sampling=sampling, rows=options.rows)
     began, found = time.perf_counter(), Found()
     is_terminal = options.output is None and sys.stdout.isatty()
     if is_terminal and not options.json and not options.prompt_file and len(options.prompt) * options.num_samples < 2:
@@ -100,7 +102,7 @@ def generate(options: Generate) -> None:
     else:
         source = options.prompt_file
         prompts = iter(options.prompt or ("",)) if source is None else read_prompts(source)
-        counts: dict[tuple[int, ...], int] = {}
+        counts: dict[bytes, int] = {}
         with Written(options.output, input=source) as out:
             for block in in_blocks(prompts, waits=source is not None and comes_slowly(source)):
                 with shown(len(block) * options.num_samples) as show:
@@ -210,7 +212,7 @@ def fill(options: Fill) -> None:
     from lmx.fill_mask import FillMask
 
     check_output()
-    check_streams(None if not options.text else Path(os.devnull), None)
+    check_streams(None if not options.text else Path(os.devnull), None, way_in="Give texts with --text.")
     filler = FillMask.load(options.run)
     with Written(None, input=None) as out:
         for text in options.text or read_lines("-"):

@@ -473,6 +473,23 @@ def test_a_closed_stream_is_told_before_a_model_is_loaded(command, stream, flags
     assert capsys.readouterr().err == f"error: {name} must be open, got a closed one. Name a file with {flag}.\n"
 
 
+@pytest.mark.parametrize(
+    ("command", "way_out"),
+    [
+        (["generate", "no-such-run", "--prompt-file", "-"], "Name a file with --prompt-file, or give --prompt."),
+        (["fill", "no-such-run"], "Give texts with --text."),
+        (["embed", "no-such-run"], "Name a file with --input."),
+    ],
+)
+def test_what_a_closed_stream_is_replaced_by_is_the_commands_own(command, way_out, monkeypatch, capsys):
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=2")
+    monkeypatch.setattr(sys, "argv", ["lmx", *command])
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().err == f"error: standard input must be open, got a closed one. {way_out}\n"
+
+
 @pytest.mark.parametrize("command", ["translate", "classify"])
 def test_a_closed_stream_that_is_not_used_does_not_matter(command, monkeypatch, capsys):
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=2")

@@ -17,6 +17,7 @@ LEVELS = {
     11: ("lmx.cli", "experiments", "benchmarks"),
     10: ("lmx.translate_command", "lmx.writing_commands", "lmx.interop_commands", "lmx.perplexity_command"),
     9: (
+        "lmx.asked",
         "lmx.streams",
         "lmx.loop",
         "lmx.experiment",

@@ -114,6 +114,47 @@ def test_searches_of_earlier_versions_are_read(run, tmp_path):
     assert {f"search.{field.name}" for field in dataclasses.fields(Search)} >= EARLIER.keys()
 
 
+def test_a_run_that_draws_can_be_searched(tmp_path):
+    drawn = {"beam_size": 1, "temperature": 0.5, "top_k": 9, "top_p": 0.9}
+    (tmp_path / "config.json").write_text(json.dumps({"family": "seq2seq", "model": {}, "config": {"search": drawn}}))
+    assert read_search(tmp_path, temperature=0.0, beam_size=5) == Search()
+    assert read_search(tmp_path, temperature=0.25).top_k == 9
+    with pytest.raises(ValueError, match="top_k must come with a temperature over 0, got top_k=3"):
+        read_search(tmp_path, temperature=0.0, top_k=3)
+
+
+def test_what_a_run_has_saved_can_be_taken_off(tmp_path, monkeypatch, capsys):
+    """By 0 and by empty texts; what is left out stays."""
+    held = Search(
+        beam_size=2,
+        no_repeat=1,
+        forced_bos="t4",
+        suppress=("t2",),
+        begin_suppress=(7,),
+        suppress_sequences=("t1 t2",),
+    )
+    drawn = dataclasses.replace(held, beam_size=1, temperature=0.5, top_k=9)
+    asked = []
+    monkeypatch.setattr("lmx.translator.Translator.load", lambda run, *, search, **_: asked.append(search) or 1 / 0)
+    for saved, flags, expected in (
+        (held, [], held),
+        (held, ["--no-repeat", "0"], dataclasses.replace(held, no_repeat=None)),
+        (held, ["--suppress", "", "--forced-bos", ""], dataclasses.replace(held, suppress=(), forced_bos=None)),
+        (
+            held,
+            ["--suppress-sequences", "", "--begin-suppress", ""],
+            dataclasses.replace(held, suppress_sequences=(), begin_suppress=()),
+        ),
+        (drawn, ["--top-k", "0"], dataclasses.replace(drawn, top_k=None)),
+        (drawn, ["--temperature", "0", "--beam-size", "2"], held),
+    ):
+        fields = {"family": "seq2seq", "model": {}, "config": {"search": dataclasses.asdict(saved)}}
+        (tmp_path / "config.json").write_text(json.dumps(fields))
+        with pytest.raises(ZeroDivisionError):
+            lmx(monkeypatch, capsys, tmp_path, *flags)
+        assert asked.pop() == expected
+
+
 def lmx(monkeypatch, capsys, *arguments: object) -> tuple[str, str]:
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=2")  # the tests keep their own settings
     monkeypatch.setattr("sys.argv", ["lmx", "translate", *map(str, arguments)])

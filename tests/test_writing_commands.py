@@ -119,6 +119,28 @@ def test_what_is_asked_takes_the_place_of_what_the_run_says(run, lmx, generator)
     assert "(temperature 0.7, top-k 20, top-p 0.9, min-p 0.01, seed 8)" in said
 
 
+def test_what_a_run_has_saved_can_be_taken_off(lmx, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("lmx.generator.Generator.load", lambda run, *, sampling, **_: asked.append(sampling) or 1 / 0)
+    saved = {"top_k": 5, "no_repeat": 2, "min_p": 0.1, "top_p": 0.9, "temperature": 0.5}
+    (tmp_path / "config.json").write_text(json.dumps({"family": "decoder", "model": {}, "config": {"sampling": saved}}))
+    off = "--top-k 0 --no-repeat 0 --min-p 0 --top-p 1"
+    for flags, left in (("", saved), (off, {"temperature": 0.5, "top_p": 1.0})):
+        with pytest.raises(ZeroDivisionError):
+            lmx("generate", tmp_path, *flags.split())
+        assert asked.pop() == Sampling(**left)
+
+
+def test_prompts_are_counted_in_few_bytes(generator):
+    """A million long prompts take no more room than short ones; equal prompts still get other samples."""
+    counts: dict[bytes, int] = {}
+    texts = generator.generate(["ab", "x" * 30, "ab"], counts=counts)
+    assert sorted(counts.values()) == [1, 2]
+    assert {len(each) for each in counts} == {8}
+    (again,) = generator.generate("ab", counts={next(key for key, number in counts.items() if number == 2): 1})
+    assert again == texts[2] != texts[0]
+
+
 def test_a_stop_string_that_is_never_met_is_told(run, lmx, generator):
     (free,) = generator.generate("ab", min_tokens=9)
     lines, said = lmx("generate", run, "--json", "--prompt", "ab", "--min-tokens", "9", "--stop", "never", "nor this")
