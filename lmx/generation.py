@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, UInt
 
-from lmx.decoding import DecodeStep
+from lmx.decoding import NEVER, DecodeStep
 from lmx.nn.masks import MASKED
 from lmx.sampling import Choice, Numbers, choose, forbid_repeats, penalise
 from lmx.sharding.step import constrain
@@ -155,6 +155,9 @@ def advance(
         word = choose(
             allowed, jax.vmap(lambda key: jax.random.fold_in(key, time))(keys), choice=choice, numbers=numbers
         )
+        if history is not None:  # no word may be left, and then the text ends
+            score = jnp.take_along_axis(allowed, word[:, None], axis=1)[:, 0]
+            word = jnp.where(score <= NEVER / 2, ids.eos, word)
         logprob = jnp.take_along_axis(logits, word[:, None], axis=1)[:, 0] - jax.nn.logsumexp(logits, axis=-1)
         word = jnp.where(writing.ended, ids.pad, word)
         logprob = jnp.where(writing.ended, 0.0, logprob)

@@ -76,6 +76,20 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return logits - np.log(np.exp(logits.astype(np.float64)).sum(-1, keepdims=True))
 
 
+def test_a_text_ends_where_no_word_is_left():
+    words = PretokenizedTokenizer([f"w{i}" for i in range(4)])
+    config = dataclasses.replace(CONFIG, vocab_size=words.vocab_size)
+    sampling = Sampling(no_repeat=1, max_tokens=20, min_tokens=15, seed=2)
+    writer = Generator(config, parameters(config), tokenizer=words, sampling=sampling, rows=2)
+    for temperature in (0.0, 1.0):
+        for found in writer.generate(["w1", "w0 w2"], temperature=temperature):
+            *written, end = found.tokens
+            assert (end, found.stopped_by) == (words.eos_id, "end")
+            known = {words.unk_id, *words.encode("w0 w1 w2 w3")} - {*words.encode(found.prompt)}
+            assert sorted(written) == sorted(known)
+            assert np.isfinite(found.logprob)
+
+
 def prompt_ids(prompt: str) -> list[int]:
     return WORDS.encode(prompt) or [WORDS.eos_id]
 

@@ -262,6 +262,10 @@ ANOTHER_MODEL: list[tuple[dict[str, Any], dict[str, Any]]] = [
         }.items()
     ),
     (DECODER | {"model_type": "bert", "architectures": ["BertForMaskedLM"]}, {"tie_word_embeddings": False}),
+    *(  # of RoBERTa, the head's activation is always the exact gelu
+        (DECODER | {"model_type": "roberta", "architectures": ["RobertaForMaskedLM"]}, {"hidden_act": name})
+        for name in ("relu", "gelu_new")
+    ),
     *(
         (THEIR_T5 | {"model_type": kind}, {name: value})
         for kind in ("t5", "mt5")

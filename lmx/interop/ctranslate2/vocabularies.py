@@ -66,8 +66,13 @@ def read_vocabularies(
         return {"tokenizer": read[""]}
     if config.get("add_source_bos"):
         ids = {token: index for index, token in enumerate(read["source"].tokens)}
-        bos = ids[config.get("bos_token") or DEFAULTS["bos_token"]]
-        return {**read, "source": replace(read["source"], before=(bos,))}
+        token = config.get("bos_token") or DEFAULTS["bos_token"]
+        if token not in ids:
+            raise InputError(
+                f"{paths['source']} must have {token!r}, which begins a source, got no such token. config.json beside "
+                "it names the token in bos_token, and asks for it in add_source_bos."
+            )
+        return {**read, "source": replace(read["source"], before=(ids[token],))}
     return {"tokenizer": read["source"]} if paths["source"] == paths["target"] else read
 
 

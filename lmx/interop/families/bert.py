@@ -39,6 +39,8 @@ def config_of(theirs: Mapping[str, Any]) -> EncoderConfig:
     architecture = (theirs.get("architectures") or ["Model"])[0]
     if architecture.endswith(("ForMaskedLM", "ForPreTraining")):
         expect(theirs, tie_word_embeddings=True)
+        if kind == "roberta":  # its head has the exact gelu, whatever the encoder has
+            expect(theirs, hidden_act="gelu")
         return MaskedConfig(**fields)
     if architecture.endswith("ForSequenceClassification"):
         outputs = theirs.get("num_labels") or len(theirs.get("id2label") or {}) or 2
