@@ -1,6 +1,7 @@
 """The commands between lmx and others: `lmx convert`, `lmx export`, and `lmx embed`."""
 
 import json
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from lmx.differences import few
-from lmx.errors import InputError
-from lmx.streams import Written, check_streams
+from lmx.errors import InputError, naming
+from lmx.streams import Written, check_streams, check_written
 
 if TYPE_CHECKING:  # a command loads jax when it runs
     from lmx.interop.imported import Imported
@@ -119,7 +120,7 @@ def export(options: Export) -> None:
     left = write(options.run, options.folder, to=options.to, dtype=options.dtype)
     print(f"{options.folder}: {options.run} for {options.to} in {options.dtype}", file=sys.stderr)
     if left:
-        print(f"  settings left out: {'; '.join(left)}", file=sys.stderr)
+        print(f"  left out: {'; '.join(left)}", file=sys.stderr)
 
 
 def embed(options: Embed) -> None:
@@ -129,14 +130,18 @@ def embed(options: Embed) -> None:
     from lmx.data.files import read_lines
     from lmx.embedder import TextEmbedder
 
-    check_streams(options.input, options.output)
+    read = Path(os.devnull) if options.text else options.input
+    check_streams(read, options.output)
     embedder = TextEmbedder.load(options.run, vector=options.vector, normalised=options.normalised)
-    texts = list(options.text) or list(read_lines(options.input))
-    vectors = embedder.embed(texts)
+    texts = options.text or read_lines(options.input)
     if options.output is not None and options.output.suffix == ".npy":
-        np.save(options.output, vectors)
+        check_written(options.output, input=read)
+        vectors = embedder.embed(list(texts))
+        with naming(options.output):
+            np.save(options.output, vectors)
     else:
-        with Written(options.output, input=options.input) as out:
+        with Written(options.output, input=read) as out:
+            vectors = embedder.embed(list(texts))
             out.write([json.dumps([round(float(value), 7) for value in row]) for row in vectors])
     if embedder.cut:
         print(f"{embedder.cut:,} texts were cut to {embedder.max_length} tokens", file=sys.stderr)

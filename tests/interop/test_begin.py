@@ -85,3 +85,22 @@ def test_vectors_of_texts(folder: Path, tmp_path: Path):
     (tmp_path / "texts.gz").write_bytes(gzip.compress("".join(f"{line}\n" for line in lines).encode()))
     embed(Embed(run=tmp_path / "run", input=tmp_path / "texts.gz", output=tmp_path / "vectors.npy"))
     np.testing.assert_allclose(np.load(tmp_path / "vectors.npy"), embedder.embed(lines), atol=1e-6)
+
+
+def test_where_vectors_are_written_is_found_before_the_work(folder: Path, tmp_path: Path, monkeypatch, capsys):
+    """The file that is read stays as it is, of arrays as of lines; and what is not read need not be there."""
+    convert(folder, tmp_path / "run")
+    texts = tmp_path / "texts.npy"
+    texts.write_text("a cat\n")
+    monkeypatch.setattr(TextEmbedder, "embed", lambda *_: pytest.fail("the work was begun"))
+    for name in ("texts.npy", "lines.txt"):
+        (tmp_path / name).write_text("a cat\n")
+        with pytest.raises(ValueError, match=rf"output must be another file than the input, got .*{name} for both"):
+            embed(Embed(run=tmp_path / "run", input=tmp_path / name, output=tmp_path / name))
+        assert (tmp_path / name).read_text() == "a cat\n"
+        with pytest.raises(FileNotFoundError, match="no-such-folder"):
+            embed(Embed(run=tmp_path / "run", input=texts, output=tmp_path / "no-such-folder" / name))
+    monkeypatch.setattr(TextEmbedder, "embed", lambda self, texts: np.ones((len(texts), 2)))
+    monkeypatch.setattr("sys.stdin", None)
+    embed(Embed(run=tmp_path / "run", text=("a", "b"), output=tmp_path / "vectors.npy"))
+    assert np.load(tmp_path / "vectors.npy").shape == (2, 2)

@@ -1,5 +1,6 @@
 """CTranslate2's models: what is written comes back, files of each version are read, and what does not fit is told."""
 
+import dataclasses
 import json
 import struct
 from pathlib import Path
@@ -11,8 +12,10 @@ import pytest
 from flax import nnx
 
 from lmx.errors import InputError
+from lmx.interop.convert import export as export_run
 from lmx.interop.ctranslate2.reading import read_ctranslate2
 from lmx.interop.ctranslate2.variables import read_variables, write_variables
+from lmx.interop.ctranslate2.vocabularies import read_vocabularies
 from lmx.interop.ctranslate2.writing import write_ctranslate2
 from lmx.interop.imported import definition_of, family_of, shapes_of
 from lmx.models.decoder import DecoderConfig
@@ -22,6 +25,8 @@ from lmx.parameters import open_params, save_params
 from lmx.search import Search
 from lmx.token_list import TokenListTokenizer, end_of_source
 from lmx.translator import Translator
+from tests.interop.models import MODELS as RUNS
+from tests.interop.models import write_run
 
 WORDS = 11
 SIZES = {"width": 12, "feedforward_width": 20, "num_heads": 3}
@@ -249,3 +254,27 @@ def test_what_ctranslate2_cannot_compute_is_not_written(tmp_path):
     with pytest.raises(InputError, match=r"a model for CTranslate2 must do without this score_cap, got score_cap=5\.0"):
         export(tmp_path / "there", DecoderConfig(**ONE, score_cap=5.0))
     assert not list((tmp_path / "there").iterdir())
+
+
+def test_what_begins_a_source_must_be_in_its_vocabulary(tmp_path: Path):
+    tokens = ["<unk>", "<s>", "</s>", "a"]
+    (tmp_path / "shared_vocabulary.json").write_text(json.dumps(tokens))
+    sizes, asked = {"source": 4, "target": 4}, {"add_source_bos": True}
+    assert read_vocabularies(tmp_path, sizes, config=asked)["source"].before == (1,)
+    with pytest.raises(
+        InputError, match=r"shared_vocabulary\.json must have 'eng', which begins a source, got no such"
+    ):
+        read_vocabularies(tmp_path, sizes, config=asked | {"bos_token": "eng"})
+
+
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [
+        ("bert-classifier", ["output.bias, output.weight: CTranslate2 has the encoder alone"]),
+        ("bert-embedder", []),
+        ("gpt2", []),
+    ],
+)
+def test_what_has_no_place_is_told(name: str, left: list[str], tmp_path: Path):
+    model = dataclasses.replace(RUNS[name], pad_id=0)
+    assert export_run(write_run(tmp_path / "run", model, tokenizer=True), tmp_path / "there", to="ctranslate2") == left

@@ -10,7 +10,9 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from lmx.errors import InputError
 from lmx.interop import located as module
+from lmx.interop.convert import open_model
 from lmx.interop.located import FILES, located
+from lmx.pretrained import StartConfig
 
 
 def test_what_exists_is_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -34,6 +36,14 @@ def test_a_model_inside_a_package_is_found_without_running_its_code(tmp_path: Pa
         located("lmx_made_up_model")
     (package / "weights" / "config.json").write_text("{}")
     assert located("lmx_made_up_model") == package / "weights"
+
+
+def test_a_package_that_is_missing_is_replaced_as_the_command_has_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(module.PACKAGES, "lmx_made_up_model", ("weights", "lmx-made-up-model"))
+    with pytest.raises(FileNotFoundError, match=r"tokenizer\.json: lmx convert FOLDER RUN\.$"):
+        open_model("lmx_made_up_model")
+    with pytest.raises(FileNotFoundError, match=r"tokenizer\.json: --init-from FOLDER\.$"):
+        _ = StartConfig(init_from=Path("lmx_made_up_model")).source
 
 
 @pytest.mark.parametrize("name", ["nothing", "./org/name", "/org/name", "a/b/c"])

@@ -203,6 +203,11 @@ def test_what_begins_a_source_goes_to_ctranslate2(runs: dict[str, Path], tmp_pat
         for row in said_of(name, None)["rows"]:
             words = " ".join(theirs.pieces(row[1:-1]))
             assert ended(source.encode(words), source, longest=99) == row
+    shutil.copytree(runs["nllb"], tmp_path / "run")  # the tokenizer knows the language where the search does not
+    saved = read_record(tmp_path / "run" / "config.json")
+    (tmp_path / "run" / "config.json").write_text(json.dumps(saved | {"config": {}}))
+    said = export(tmp_path / "run", tmp_path / "by-its-tokenizer", to="ctranslate2")
+    assert said == ["forced_bos=deu_Latn: begin target_prefix with it"]
     with pytest.raises(InputError, match=r"must have '</s>' or nothing where it ends, got \['</s>', 'en_XX'\]"):
         export(runs["mbart"], tmp_path / "mbart", to="ctranslate2")
 
