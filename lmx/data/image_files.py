@@ -7,7 +7,7 @@ import math
 import re
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from lmx.data.idx import read_idx_pair
 from lmx.data.images import Images, make_images
 from lmx.data.pictures import PICTURES, check_size, find_pictures, open_picture, picture_of
 from lmx.data.pixel_tables import image_label, read_pixel_table
+from lmx.data.pixels import image_of_numbers, pixels_of
 from lmx.data.tables import place_of
 from lmx.errors import InputError
 
@@ -40,7 +41,7 @@ class ImageReading:
         resize: height and width that pictures are brought to; None needs all of one size.
         shape: height, width and channels of the images of a CSV; None takes squares.
         pixel_max: what a full pixel is in a CSV, an .npz or a hub dataset of numbers; None for 255, or for 1 where all
-            are fractions of 1.
+            that are learned from are fractions of 1.
     """
 
     label_names: tuple[str, ...] | None = None
@@ -51,7 +52,7 @@ class ImageReading:
     shape: tuple[int, int, int] | None = None
     pixel_max: float | None = None
 
-    def read(self, location: str, *, split: str = "train", labelled: bool = True) -> Images:
+    def read(self, location: str, *, split: str = "train", labelled: bool = True, found: float | None = None) -> Images:
         """Reads all images of a location, in order.
 
         - `digits`: the 1,797 images of scikit-learn; the last fifth is the test set.
@@ -66,20 +67,21 @@ class ImageReading:
         Args:
             split: of `digits`.
             labelled: False reads images to predict.
+            found: the `pixel_max` of the images that were learned from, which holds where none is given.
 
         Raises:
             FileNotFoundError: a file or dataset is not there.
             ValueError: the data is not what this says; names the file, and the image.
         """
-        path = location.removesuffix(".gz")
+        path, are_names = location.removesuffix(".gz"), False
         if location == DIGITS:
             images = read_digits(split)
         elif location.startswith("hub:"):
-            images = self._read_hub(location, labelled=labelled)
+            images, are_names = self._read_hub(location, labelled=labelled, found=found)
         elif re.search(r"\.npz(:\w+)?$", location):
-            images = self._read_npz(location, labelled=labelled)
+            images = self._read_npz(location, labelled=labelled, found=found)
         elif path.endswith(".csv"):
-            images = self._read_csv(location, labelled=labelled)
+            images = self._read_csv(location, labelled=labelled, found=found)
         elif re.search(r"idx\d|ubyte|\.idx$", Path(path).name):
             images = read_idx_pair(location, labelled=labelled)
         elif Path(location).is_dir() or Path(path).suffix.lower() in PICTURES:
@@ -93,7 +95,7 @@ class ImageReading:
             )
         if not len(images):
             raise InputError(f"{location} must hold at least one image, got none.")
-        return self._named(self._with_channels(images))
+        return self._named(self._with_channels(images), are_names=are_names)
 
     # What files hold.
 
@@ -108,12 +110,13 @@ class ImageReading:
             arrays.append(array)
         return make_images(arrays, labels, origin=str(folder), names=list(map(str, files)))
 
-    def _read_hub(self, location: str, *, labelled: bool) -> Images:
+    def _read_hub(self, location: str, *, labelled: bool, found: float | None) -> tuple[Images, bool]:
+        """Returns the images, and whether their labels are names by what the dataset says."""
         import datasets
 
         dataset = read_hub(location)
-        found = [name for name, kind in dataset.features.items() if isinstance(kind, datasets.Image)]
-        column = self.image_column or (found[0] if len(found) == 1 else None)
+        pictures = [name for name, kind in dataset.features.items() if isinstance(kind, datasets.Image)]
+        column = self.image_column or (pictures[0] if len(pictures) == 1 else None)
         if column not in dataset.features:
             raise InputError(
                 f"{location} must have one column of images, or image_column must name it, got the columns "
@@ -128,22 +131,26 @@ class ImageReading:
                     "--label-column."
                 )
             names = getattr(dataset.features[label_column], "names", None)
-        if column in found:  # read as bytes, for a message to name the row
+        if column in pictures:  # read as bytes, for a message to name the row
             dataset = dataset.cast_column(column, datasets.Image(decode=False))
         arrays, labels = [], []
         for number, row in enumerate(dataset, start=1):
             place = place_of(location, number)
-            if column in found:
+            if column in pictures:
                 array = picture_of(row[column], place=place, resize=self.resize, channels=self.channels)
             else:
-                array = self._bytes(np.asarray(row[column]), place=lambda _, place=place: place)
+                array = image_of_numbers(row[column], place=place)
             check_size(array.shape, arrays[0].shape if arrays else array.shape, name=place, like=place_of(location, 1))
             arrays.append(array)
             if labelled:
                 labels.append(image_label(row[label_column], names=names, place=place))
-        return make_images(arrays, labels if labelled else None, origin=location)
+        pixels, full = arrays, None
+        if arrays and column not in pictures:  # all numbers say what a full pixel is: one image may be all black
+            pixels, full = self._pixels(np.stack(arrays), found, lambda index: place_of(location, index + 1))
+        images = make_images(pixels, labels if labelled else None, origin=location, pixel_max=full)
+        return images, names is not None
 
-    def _read_npz(self, location: str, *, labelled: bool) -> Images:
+    def _read_npz(self, location: str, *, labelled: bool, found: float | None) -> Images:
         file, _, split = location.partition(".npz:")
         path = existing_file(location if not split else f"{file}.npz")
         try:
@@ -160,10 +167,10 @@ class ImageReading:
                 break
         else:
             wanted = " or ".join(" and ".join(names) for names in forms)
-            splits = sorted({found[1] for name in arrays if (found := re.fullmatch(r"x_(\w+)", name))})
+            splits = sorted({match[1] for name in arrays if (match := re.fullmatch(r"x_(\w+)", name))})
             hint = f" Say which split: {path}:{splits[0]}." if splits and not split else ""
             raise InputError(f"{location} must have the arrays {wanted}, got {', '.join(arrays)}.{hint}")
-        pixels = self._bytes(arrays[of_images], place=lambda index: f"{location} image {index + 1}")
+        pixels, full = self._pixels(arrays[of_images], found, lambda index: f"{location} image {index + 1}")
         if pixels.ndim == 3:
             pixels = pixels[..., None]
         if pixels.ndim != 4:
@@ -177,9 +184,9 @@ class ImageReading:
                     "labels."
                 )
             labels = [str(number) for number in numbers.tolist()]
-        return make_images(pixels, labels, origin=location)
+        return make_images(pixels, labels, origin=location, pixel_max=full)
 
-    def _read_csv(self, location: str, *, labelled: bool) -> Images:
+    def _read_csv(self, location: str, *, labelled: bool, found: float | None) -> Images:
         values, labels, lines = read_pixel_table(location, label_column=self.label_column, labelled=labelled)
         shape = self.shape or _square(values.shape[1], place=location)
         if len(values) and math.prod(shape) != values.shape[1]:
@@ -187,28 +194,16 @@ class ImageReading:
                 f"{location} must have {math.prod(shape):,} pixels a line for images of shape {shape}, got "
                 f"{values.shape[1]:,}. Say --shape HEIGHT WIDTH CHANNELS."
             )
-        pixels = self._bytes(values.reshape(-1, *shape), place=lambda index: f"{location}:{lines[index]}")
-        return make_images(pixels, labels if labelled else None, origin=location, lines=lines)
+        values = values.reshape(-1, *shape)
+        pixels, full = self._pixels(values, found, lambda index: f"{location}:{lines[index]}")
+        return make_images(pixels, labels if labelled else None, origin=location, lines=lines, pixel_max=full)
 
     # What becomes of it.
 
-    def _bytes(self, values: np.ndarray, *, place: Callable[[int], str]) -> UInt8[np.ndarray, "..."]:
-        """Returns pixels as bytes, or says which image has one that is none."""
-        if values.dtype == np.uint8 and self.pixel_max is None:
-            return values
-        if values.dtype.kind not in "uif":
-            raise InputError(f"{place(0)} must have numbers as pixels, got {values.dtype}.")
-        whole = self.pixel_max
-        if whole is None:
-            whole = 1 if values.dtype.kind == "f" and np.nanmax(values, initial=0) <= 1 and (values % 1).any() else 255
-        good = (values >= 0) & (values <= whole)
-        if not good.all():
-            where = np.argwhere(~good)[0]
-            raise InputError(
-                f"{place(int(where[0]))} must have pixels from 0 to {whole:g}, got {values[tuple(where)]:g}. Say "
-                "--pixel-max, what a full pixel is, or bring the values into this range."
-            )
-        return np.round(values * (255 / whole)).astype(np.uint8)
+    def _pixels(
+        self, values: np.ndarray, found: float | None, place: Callable[[int], str]
+    ) -> tuple[UInt8[np.ndarray, "..."], float | None]:
+        return pixels_of(values, given=self.pixel_max, found=found, place=place)
 
     def _with_channels(self, images: Images) -> Images:
         """Returns images of as many channels as are wanted."""
@@ -224,14 +219,19 @@ class ImageReading:
             changed = np.repeat(pixels, 3, axis=-1)
         else:  # the weights of ITU-R 601-2, as Pillow's
             changed = np.round(pixels @ np.array([0.299, 0.587, 0.114]))[..., None].astype(np.uint8)
-        return make_images(changed, images.labels, origin=images.origin, lines=images.lines, names=images.names)
+        return replace(images, pixels=changed)
 
-    def _named(self, images: Images) -> Images:
-        """Returns the images with the names of their classes."""
+    def _named(self, images: Images, *, are_names: bool) -> Images:
+        """Returns the images with the names of their classes.
+
+        Args:
+            are_names: the labels are names already. Elsewhere they may be too, where no number says otherwise.
+        """
         if self.label_names is None or images.labels is None:
             return images
         names = {str(number): name for number, name in enumerate(self.label_names)}
-        known = {**names, **{name: name for name in self.label_names}}  # a hub dataset has names already
+        already = {name: name for name in self.label_names}
+        known = {**names, **already} if are_names else {**already, **names}
         for index, label in enumerate(images.labels):
             if label not in known:
                 raise InputError(
@@ -239,7 +239,7 @@ class ImageReading:
                     f"{label!r:.60}. Where labels are names already, say --label-names None."
                 )
         labels = [known[label] for label in images.labels]
-        return make_images(images.pixels, labels, origin=images.origin, lines=images.lines, names=images.names)
+        return replace(images, labels=labels)
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------

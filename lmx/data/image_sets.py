@@ -1,5 +1,6 @@
 """The sets of an image classification: images to learn from, to choose the best step on, and to report on."""
 
+import functools
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, NamedTuple
 
@@ -105,15 +106,16 @@ class ImageSetsConfig(LocationsConfig):
                     "Take it out of --label-names, or add images."
                 )
             labels = Labels(kind="single", names=self.reading.label_names)
+        read = functools.partial(self.reading.read, found=learned.pixel_max)
         learned, test = self.split_fold(learned, labels, fold=fold)
         tested = self.embedded if self.train == self.embedded else None
         if fold is None and (location := self.test or tested) is not None:
-            test = self.reading.read(location, split="test")
+            test = read(location, split="test")
         if self.validation is not None:
-            dev = self.reading.read(self.validation, split="validation")
+            dev = read(self.validation, split="validation")
         else:
             learned, dev = self.hold_out(learned, labels)
-        to_label = None if self.predict is None else self.reading.read(self.predict, labelled=False)
+        to_label = None if self.predict is None else read(self.predict, labelled=False)
         for other in (dev, test, to_label):
             check_alike(learned, other)
         return ImageSets(learned, dev, test, to_label, labels)

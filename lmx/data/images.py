@@ -28,6 +28,7 @@ class Images:
         origin: where they were read, for messages and reports.
         lines: of each image the line of a table, else its number, from 1.
         names: of their files, where each has its own.
+        pixel_max: what a full pixel was found to be in their file; None where they are bytes there, or it was given.
     """
 
     unit: ClassVar[str] = "image"
@@ -37,6 +38,7 @@ class Images:
     origin: str
     lines: Int64[np.ndarray, " images"]
     names: Sequence[str] | None = None
+    pixel_max: float | None = None
 
     def __post_init__(self) -> None:
         """Checks that every image has its label, its line and its name."""
@@ -99,13 +101,15 @@ def make_images(
     origin: str,
     lines: Any = None,
     names: Sequence[str] | None = None,
+    pixel_max: float | None = None,
 ) -> Images:
     """Returns images of their arrays, one for each or one of all; without lines they are numbered from 1."""
     held = np.stack(pixels) if isinstance(pixels, list) and pixels else np.asarray(pixels, np.uint8)
     numbers = np.arange(1, len(held) + 1) if lines is None else np.asarray(lines)
     if not len(held):
         held = held.reshape(0, 1, 1, 1)
-    return Images(pixels=held, labels=labels, origin=origin, lines=numbers.astype(np.int64), names=names)
+    lines = numbers.astype(np.int64)
+    return Images(pixels=held, labels=labels, origin=origin, lines=lines, names=names, pixel_max=pixel_max)
 
 
 @dataclass(frozen=True, kw_only=True)

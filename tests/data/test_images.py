@@ -5,7 +5,7 @@ import gzip
 import io
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -65,10 +65,10 @@ def write_csv(folder: Path) -> str:
     return str(folder / "t.csv")
 
 
-def write_hub(folder: Path) -> str:
+def write_hub(folder: Path, names: tuple[str, ...] = NAMES) -> str:
     import datasets
 
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(NAMES))})
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(names))})
     columns = {"image": [{"bytes": png(image), "path": None} for image in PIXELS], "label": NUMBERS.tolist()}
     datasets.Dataset.from_dict(columns, features=features).to_parquet(folder / "train.parquet")
     return f"hub:{folder}:train"
@@ -107,6 +107,83 @@ def test_fractions_and_other_scales_become_bytes(tmp_path):
     np.testing.assert_array_equal(ImageReading().read(str(tmp_path / "a.npz")).pixels, PIXELS)
     np.savez(tmp_path / "b.npz", images=PIXELS.astype(np.int32) * 4, labels=NUMBERS)
     np.testing.assert_array_equal(ImageReading(pixel_max=1020.0).read(str(tmp_path / "b.npz")).pixels, PIXELS)
+
+
+def write_sets(folder: Path, *, train: np.ndarray, other: np.ndarray) -> ImageSetsConfig:
+    np.savez(folder / "train.npz", images=train, labels=NUMBERS)
+    np.savez(folder / "other.npz", images=other, labels=NUMBERS[: len(other)])
+    other_sets = dict.fromkeys(("validation", "test", "predict"), str(folder / "other.npz"))
+    return ImageSetsConfig(train=str(folder / "train.npz"), **other_sets)
+
+
+def test_what_a_full_pixel_is_the_images_that_are_learned_from_say(tmp_path):
+    black_and_white = np.round(PIXELS[:3] / 255)
+    for other in (black_and_white, black_and_white.astype(np.int64), (black_and_white * 255).astype(np.uint8)):
+        sets = write_sets(tmp_path, train=PIXELS / 255, other=other).load()
+        assert sets.train.pixel_max == 1
+        for each in (sets.dev, sets.test, sets.to_label):
+            np.testing.assert_array_equal(each.pixels, black_and_white * 255)
+    sets = write_sets(tmp_path, train=PIXELS.astype(np.float32), other=black_and_white).load()
+    assert (sets.train.pixel_max, sets.test.pixels.max()) == (255, 1)
+    assert write_sets(tmp_path, train=PIXELS, other=PIXELS[:2] / 255).load().train.pixel_max is None
+    for train, other, message in (
+        (PIXELS / 255, 1.02 * PIXELS[:2] / 255 + 0.02, r"must have pixels from 0 to 1, got 1\.0\d+\. Say --pixel-max"),
+        (
+            PIXELS * 1.0,
+            PIXELS[:2] / 255,
+            r"image 1 must have pixels from 0 to 255 as the images that were learned from,",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            write_sets(tmp_path, train=train, other=other).load()
+    assert ImageReading(pixel_max=255.0).read(str(tmp_path / "other.npz"), found=1.0).pixel_max is None
+
+
+def test_images_of_a_hub_dataset_may_be_numbers_on_one_scale(tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    images = np.concatenate([np.zeros((1, 4, 4)), np.ones((1, 4, 4)), PIXELS[2:, ..., 0] / 255])
+    for name, column in (("flat", images), ("deep", images[..., None])):
+        rows = {"image": column.tolist(), "label": NUMBERS.tolist()}
+        (tmp_path / name).mkdir()
+        datasets.Dataset.from_dict(rows).to_parquet(tmp_path / name / "train.parquet")
+        found = ImageReading(image_column="image").read(f"hub:{tmp_path / name}:train")
+        np.testing.assert_array_equal(found.pixels, np.round(images * 255)[..., None])
+        assert found.pixel_max == 1
+    for cells, message in (
+        ([[1, 2, 3]], r"row 1 must have an image of height, width and channels, got shape \(3,\)\.$"),
+        ([[["a", "b"]]], r"row 1 must have numbers as pixels, got <U1\.$"),
+        ([[[1, 2], [3, 4]], [[1, 2], [3]]], r"row 2 must have rows of one length as an image, got others\.$"),
+        ([[[1, 2], [3, 4]], [[1, 2, 3]]], r"row 2 must be 2 x 2 pixels as \S+ row 1 is, got 1 x 3\."),
+        ([[[1, 2], [3, 4]], [[1, 2], [3, -4]]], r"row 2 must have pixels from 0 to 255, got -4\."),
+    ):
+        monkeypatch.setattr("lmx.data.image_files.read_hub", lambda _, cells=cells: Held(cells))
+        with pytest.raises(ValueError, match=message):
+            ImageReading(image_column="image").read("hub:x:train")
+
+
+class Held:
+    """A hub dataset of some rows."""
+
+    features: ClassVar[dict[str, Any]] = {"image": None, "label": None}
+
+    def __init__(self, cells: list[Any]):
+        self.cells = cells
+
+    def __iter__(self):
+        return iter([{"image": cell, "label": 0} for cell in self.cells])
+
+
+def test_a_name_that_is_a_number_does_not_hide_the_number_it_names(tmp_path, monkeypatch):
+    location = write_npz(tmp_path)
+    assert ImageReading(label_names=("2", "0", "1")).read(location).labels == [str((n + 2) % 3) for n in NUMBERS]
+    assert ImageReading(label_names=("a", "2", "0")).read(location).labels == ["a20"[n] for n in NUMBERS]
+    # Of a dataset that names its classes, the names are meant.
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "hub").mkdir()
+    hub = write_hub(tmp_path / "hub", names=("2", "0", "1"))
+    assert ImageReading(label_names=("0", "1", "2")).read(hub).labels == ["201"[n] for n in NUMBERS]
 
 
 def test_pictures_are_brought_to_a_size_and_to_channels(tmp_path):
