@@ -129,6 +129,7 @@ class Config:
         if self.epochs < 1:
             raise InputError(f"epochs must be at least 1, got epochs={self.epochs}.")
         self.sets.check()
+        self.exam.check()
 
 
 def _model(dropout: float = 0.0, **sizes: Any) -> ClassifierConfig:

@@ -85,6 +85,7 @@ class Config:
         """Checks values here, for errors of one line, where tyro would print a box."""
         self.augment.check()
         self.sets.check()
+        self.exam.check(unit="image")
 
 
 def _sizes(height: int, across: int, channels: int, **sizes: Any) -> VisionConfig:
@@ -183,6 +184,7 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> T
         batches = batch.batches(rows.train, seeds=seeds, stacked=True)
         made_of = {"training_data": rows.train, "development_data": rows.dev, "test_data": rows.test}
         run.agree(model, labels=list(data.labels.names), **made_of)
+        run.decided["pixel_max"] = data.train.pixel_max  # images that are labelled later are on the same scale
         updates = config.batch.updates_of(batches, epochs=config.epochs)
         config = fit_warmup(run, config, PRESETS[preset][1], updates=updates)
         trained, reason = training_kernel(model, mesh, stacked=True)

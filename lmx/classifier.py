@@ -166,7 +166,7 @@ class Classifier:
         examples = texts if isinstance(texts, Examples) else _examples(texts)
         if self.pairs is not None and len(examples) and examples.are_pairs != self.pairs:
             wanted, got = ("pairs", "single texts") if self.pairs else ("single texts", "pairs")
-            way_out = " A table has both texts in two columns: --text-column FIRST SECOND." if self.pairs else ""
+            way_out = " A table has both texts in two columns: --text-columns FIRST SECOND." if self.pairs else ""
             raise ValueError(f"texts must be {wanted}, as in the training of this model, got {got}.{way_out}")
         return encode_examples(
             examples,

@@ -27,7 +27,7 @@ class Classify:
     input: Path | None = None
     """File to label, plain or gzip: .csv, .tsv and .jsonl by their columns, other files and pipes by lines. Default, or
     with -: standard input. For a run of images: a folder of pictures, one picture, an IDX file, .npz or .csv."""
-    text_column: tuple[str, ...] = ()
+    text_columns: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--text-column"])] = ()
     """Column of a table with the texts; two for pairs. Default: `text`."""
     columns: tuple[str, ...] = ()
     """Names of a table's columns, for tables whose first row is data."""
@@ -35,8 +35,8 @@ class Classify:
     """Text between the fields of a table. Default: a comma in .csv and a tab in .tsv."""
     quoting: bool | None = None
     """Whether quotes enclose fields of a table. Default: yes in .csv, no in .tsv."""
-    encoding: str = "utf-8"
-    """Encoding of the input."""
+    encoding: str | None = None
+    """Encoding of the input. Default: UTF-8."""
     field_limit: int | None = None
     """Most characters of a table's field."""
     output: Path | None = None
@@ -175,21 +175,24 @@ def classify_images(options: Classify) -> None:
     """Runs `lmx classify` for a run of images."""
     from lmx.data.image_files import ImageReading
     from lmx.image_classifier import ImageClassifier
-    from lmx.saved import read_config, read_fields
+    from lmx.saved import read_config, read_field, read_fields
     from lmx.scoring.predictions import written_label
 
     if options.input is None or options.input == Path("-"):
         raise ValueError("input must be given for images, a folder or a file of them, got none. Say --input FOLDER.")
-    of_texts = ("text_column", "columns", "delimiter", "quoting", "field_limit", "explain")
+    of_texts = ("text_columns", "columns", "delimiter", "quoting", "encoding", "field_limit", "explain")
     for name in of_texts:
         if getattr(options, name) not in (None, (), False):
             raise ValueError(f"{name} must be left out for a run of images, got {name}={getattr(options, name)}.")
     check_output()
     classifier = ImageClassifier.load(options.run, ensemble=options.ensemble)
-    saved = read_config(options.run, family="vision", purpose="classifies images")["config"].get("reading") or {}
-    reading = read_fields(ImageReading, saved, path=options.run / "config.json", field="reading")
+    path, saved = options.run / "config.json", read_config(options.run, family="vision", purpose="classifies images")
+    reading = read_fields(ImageReading, saved["config"].get("reading") or {}, path=path, field="reading")
+    found = read_field(saved, "pixel_max", kind=float | None, path=path)
     with Written(options.output, input=options.input) as out:
-        images = reading.read(str(options.input), split="test", labelled=False)
+        images = reading.read(
+            str(options.input), split="test", labelled=False, found=None if found is None else float(found)
+        )
         predictions = classifier.classify(images)
         sure = [f"\t{each.probability:.6f}" if options.with_probabilities else "" for each in predictions]
         out.write(
@@ -229,28 +232,28 @@ def iterate_texts(
     from lmx.data.files import read_lines
     from lmx.data.labelled_files import Fields, iterate_labelled
 
-    path = options.input
+    path, encoding = options.input, options.encoding or "utf-8"
     suffix = None if path is None else Path(path.name.removesuffix(".gz")).suffix
     if path is not None and suffix in (".csv", ".tsv", ".jsonl"):
         fields = Fields(
-            text_columns=options.text_column or None,
+            text_columns=options.text_columns or None,
             joiner=joiner,
             label_column=None,
             columns=options.columns or None,
             delimiter=options.delimiter,
             quoting=options.quoting,
-            encoding=options.encoding,
+            encoding=encoding,
             field_limit=options.field_limit,
         )
         return (text for _, text, _ in iterate_labelled(path, fields))
-    for name in ("text_column", "columns", "delimiter", "quoting"):
+    for name in ("text_columns", "columns", "delimiter", "quoting", "field_limit"):
         if (value := getattr(options, name)) not in (None, ()):
             shown = " ".join(value) if isinstance(value, tuple) else value
             raise ValueError(
                 f"{name} must be given with a table, an input that ends in .csv, .tsv or .jsonl, got {name}={shown} "
                 f"for {path or 'standard input'}."
             )
-    return read_lines(path or "-", encoding=options.encoding, position=position)
+    return read_lines(path or "-", encoding=encoding, position=position)
 
 
 def score(options: Score) -> None:

@@ -111,6 +111,14 @@ def test_each_flag_that_a_message_names_is_there(flags):
     assert not wrong
 
 
+def test_what_a_table_is_to_be_read_by_the_command_that_labels_it_can_say():
+    """The script and `lmx classify` read tables by one module; a command that labels asks for no labels."""
+    advised = {flag for where, flag in named_flags() if where.startswith("lmx/data/tables.py:")}
+    known = set(FLAG.findall(help_of(functools.partial(tyro.cli, COMMANDS["classify"], args=["--help"]))))
+    assert "text-columns" in advised
+    assert advised - {"label-column", "predict"} <= known
+
+
 def test_each_field_that_a_message_advises_is_a_flag(flags):
     """Only what stands as `field=value` in the text itself is advice; `got width={width}` is a report."""
     last = {flag.rpartition(".")[2] for flag in flags}

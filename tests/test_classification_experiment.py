@@ -397,6 +397,12 @@ def test_a_finished_run_takes_another_test_set(finished, data, folder, command, 
     assert [name for name in TESTED if (run / name).exists()] == []
 
 
+def test_fewer_explanations_than_none_are_refused():
+    _, config = classification.command_line(["trec", "--explain", "-1"])
+    with pytest.raises(ValueError, match=r"^explain must be 0 \(nothing\) or more, got explain=-1\.$"):
+        config.check()
+
+
 def test_what_is_usual_can_be_said_of_the_test_set_alone():
     flags = "--test-reading.encoding utf-8 --test-reading.label-names None --test-reading.form None"
     _, config = classification.command_line(["trec", *flags.split()])

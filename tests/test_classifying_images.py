@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -59,3 +60,26 @@ def test_an_output_that_cannot_be_written_is_found_before_the_work(run, lmx, tmp
         lmx("classify", run, "--input", given, "--output", tmp_path / "no" / "folder.txt")
     assert "No such file or directory" in capsys.readouterr().err
     assert not worked
+
+
+def test_images_to_label_are_on_the_scale_that_the_run_has_found(run, lmx, tmp_path, monkeypatch):
+    copied = shutil.copytree(run, tmp_path / "run")
+    saved = json.loads((copied / "config.json").read_text())
+    seen = []
+    monkeypatch.setattr(ImageClassifier, "classify", lambda self, images: seen.append(images.pixels.max()) or [])
+    given = write_npz(tmp_path / "new.npz", np.round(PIXELS / 255))
+    for found in (1, None, 255.0):
+        (copied / "config.json").write_text(json.dumps(saved | {"pixel_max": found}))
+        lmx("classify", copied, "--input", given)
+    lmx("classify", run, "--input", given)  # of an earlier version
+    assert seen == [255, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [("--encoding utf-8", "encoding"), ("--text-columns a", "text_columns"), ("--field-limit 9", "field_limit")],
+)
+def test_what_is_of_texts_is_refused_for_images(run, lmx, tmp_path, flags, name, capsys):
+    with pytest.raises(SystemExit):
+        lmx("classify", run, "--input", write_npz(tmp_path / "new.npz"), *flags.split())
+    assert f"error: {name} must be left out for a run of images, got {name}=" in capsys.readouterr().err

@@ -102,7 +102,7 @@ def test_files_and_tables_are_read(run, lmx, tmp_path):
     assert lmx("classify", run, "--input", table, "--text-column", "title")[0] == expected
     pairs = [("red", "cat"), ("dog", "blue")]
     (tmp_path / "pairs.tsv").write_text("first\tsecond\n" + "".join(f"{a}\t{b}\n" for a, b in pairs))
-    printed, _ = lmx("classify", run, "--input", tmp_path / "pairs.tsv", "--text-column", "first", "second")
+    printed, _ = lmx("classify", run, "--input", tmp_path / "pairs.tsv", "--text-columns", "first", "second")
     assert printed == [one.label for one in Classifier.load(run).classify(pairs)]
 
 
@@ -159,7 +159,8 @@ def test_long_texts_are_counted(run, lmx):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--text-column", "title"], "text_column must be given with a table, an input that ends in .csv, .tsv or"),
+        (["--text-columns", "title"], "text_columns must be given with a table, an input that ends in .csv, .tsv or"),
+        (["--field-limit", "9"], "field_limit must be given with a table, an input that ends in .csv, .tsv or .jsonl"),
         (["--input", "nowhere.txt"], "nowhere.txt must exist"),
         (["--output", "no/folder.txt"], "No such file or directory: 'no/folder.txt'"),
     ],

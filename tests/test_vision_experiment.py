@@ -57,7 +57,7 @@ def command(monkeypatch, capsys):
 
 def write_npz(path: Path, images, first: int, last: int) -> str:
     part = slice(first, last)
-    np.savez(path, images=images.pixels[part], labels=np.array(images.labels[part]).astype(int))
+    np.savez(path, images=images.pixels[part] / 255, labels=np.array(images.labels[part]).astype(int))
     return str(path)
 
 
@@ -78,6 +78,7 @@ def test_two_seeds_train_to_scores_and_a_report_and_the_command_labels_alike(com
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert (scores["unit"], scores["texts"], len(scores["seeds"])) == ("image", 40, 2)
     assert "linear model on pixels" in scores["verdict"]
+    assert json.loads((tmp_path / "config.json").read_text())["pixel_max"] == 1
     page = (tmp_path / "report.html").read_text()
     assert page.count("data:image/png;base64,") >= len((tmp_path / "mistakes.jsonl").read_text().splitlines()[:48]) + 4
     assert "Where the model looked" in page
@@ -181,4 +182,18 @@ def test_padding_of_images_is_refused_in_a_line(command, capsys, files, tmp_path
     assert capsys.readouterr().err == (
         "error: length_multiple must be 1, got length_multiple=2: all images are as long.\n"
     )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--attention", "attention must be False for images, whose explanations show where the model looked"),
+        ("--explain -1", "explain must be 0 (nothing) or more, got explain=-1."),
+    ],
+)
+def test_what_no_image_can_be_asked_is_refused_before_any_is_read(flags, message, command, capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        command("digits", *flags.split(), "--run", tmp_path / "run")
+    assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

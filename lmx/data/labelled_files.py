@@ -110,7 +110,7 @@ def iterate_labelled(location: str | Path, fields: Fields = USUAL) -> Iterator[t
         raise ValueError(f"text_columns must be one column or two, got text_columns={tuple(text_columns)}.")
     is_hub = location.startswith("hub:")
     form = None if is_hub else fields.form or _FORM_OF.get(Path(location.removesuffix(".gz")).suffix)
-    for name in ("columns", "delimiter", "quoting"):
+    for name in ("columns", "delimiter", "quoting", "field_limit"):
         if (value := getattr(fields, name)) is not None and (is_hub or form in ("jsonl", "text")):
             raise ValueError(f"{name} must be given for tables alone, got {name}={value!r} for {location}.")
     names: Sequence[str] | None = None

@@ -18,6 +18,7 @@ from lmx.console import on_one_line, progress_bar
 from lmx.data.images import Images, pixel_features
 from lmx.data.labelled import Examples
 from lmx.data.labels import Labelled, Labels
+from lmx.errors import InputError
 from lmx.evaluation.folds import each_fold
 from lmx.evaluation.tables import print_record
 from lmx.run import Run
@@ -55,6 +56,23 @@ class ExamConfig:
     baseline: bool = True
     explain: int = 6
     attention: bool = False
+
+    def check(self, *, unit: str = "text") -> None:
+        """Checks what can be asked.
+
+        Args:
+            unit: what is classified.
+
+        Raises:
+            InputError: it cannot be done.
+        """
+        if self.explain < 0:
+            raise InputError(f"explain must be 0 (nothing) or more, got explain={self.explain}.")
+        if self.attention and unit != "text":
+            raise InputError(
+                f"attention must be False for {unit}s, whose explanations show where the model looked, got "
+                "attention=True. Say --no-attention."
+            )
 
     def judge(self, line: Mapping[str, np.ndarray]) -> np.ndarray:
         """Returns what should fall, of a loss and a score of each seed (`lmx.scoring.tested.score_seeds`)."""
@@ -156,11 +174,9 @@ def run_folds(run: Run, preset: str, config: Any, train_and_test: Callable[..., 
         config: of the experiment, with `sets`, `exam`, `published` and `run`.
     """
     tested = each_fold(run, preset, config, train_and_test)
-    chosen = {each.chosen for each in tested}
-    name, chosen = (
-        f"{preset} {len(tested)}-fold test",
-        chosen.pop() if len(chosen) == 1 else "as the scores of each fold say",
-    )
+    endings = {each.chosen for each in tested}
+    chosen = endings.pop() if len(endings) == 1 else "as the scores of each fold say"
+    name = f"{preset} {len(tested)}-fold test"
     examine_folds(run, tested, name=name, chosen=chosen, published=config.published)
 
 

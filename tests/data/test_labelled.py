@@ -294,7 +294,7 @@ def test_half_a_character_is_refused_where_it_is_used_alone(tmp_path: Path) -> N
 
 def test_what_only_a_table_has_is_refused_elsewhere(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", '{"text": "a", "label": 1}\n')
-    for name, value in (("columns", ("text", "label")), ("delimiter", ";"), ("quoting", False)):
+    for name, value in (("columns", ("text", "label")), ("delimiter", ";"), ("quoting", False), ("field_limit", 9)):
         refuses(rf"{name} must be given for tables alone, got {name}=.* for .*a\.jsonl\.", path, **{name: value})
 
 
