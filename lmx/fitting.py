@@ -120,3 +120,16 @@ def training_kernel(model: Model, mesh: Mesh, *, stacked: bool, holes: str | Non
         raise InputError(f"model.kernel must be auto or xla, got kernel=cudnn: {reason}.")
     changed: Any = model
     return dataclasses.replace(changed, kernel="xla"), reason
+
+
+def check_length(run: Run, *, made: int, last: int) -> None:
+    """Checks that a training does not end before the updates that it has made.
+
+    Raises:
+        InputError: it does.
+    """
+    if made > last:
+        raise InputError(
+            f"{run.directory} has made {made:,} updates, and training must end after as many at least, got {last:,}. "
+            f"Ask for {made:,} or more, or choose another --run."
+        )

@@ -24,7 +24,7 @@ from lmx.data.buckets import Rows
 from lmx.data.prefetch import prefetch
 from lmx.definition import Params
 from lmx.devices import peak_flops
-from lmx.errors import InputError
+from lmx.fitting import check_length
 from lmx.hosts import largest, meet
 from lmx.learner import Placed
 from lmx.meter import Meter, mean_of_seeds, readable_mean
@@ -139,11 +139,7 @@ class Training:
         state = run.resume(self._checkpoints, placed.like)
         self.state: TrainState | None = placed.born(seeds) if state is placed.like else state
         self._first = int(self.state.step)
-        if self._first > last:
-            raise InputError(
-                f"{run.directory} has made {self._first:,} updates, and training must end after as many at least, got "
-                f"{last:,}. Ask for {self._first:,} or more, or choose another --run."
-            )
+        check_length(run, made=self._first, last=last)
         self._longer = not run.memory.stopped_early and self._first < last
         if self._longer and (run.directory / "model.safetensors").is_file():
             run.console.print(
@@ -212,17 +208,15 @@ class Training:
         return self._updates
 
     def _make_updates(self) -> Generator[Update, None, None]:
-        run, placed, batches, last = self.run, self.placed, self._batches, self._last
-        layout, options = placed.layout, run.options
+        run, placed, batches, last, options = self.run, self.placed, self._batches, self._last, self.run.options
         due = run.memory.validation_due  # skipped when the run was stopped
-        # A run that is made shorter may end at a step that was not validated.
-        is_known = self._first in run.memory.losses or run.memory.stopped_early
-        due |= 0 < self._first == last and not is_known and self._due(last)
+        if 0 < self._first == last and last not in run.memory.losses:
+            due |= not run.memory.stopped_early and self._due(last)  # made shorter, to a step without a validation
         if not due and (run.memory.stopped_early or self._first >= last):
             return
 
         def make(k: int) -> Mapping[str, np.ndarray]:
-            return batches.batch(k) if jax.process_count() == 1 else batches.batch(k, layout.rows_of_host)
+            return batches.batch(k) if jax.process_count() == 1 else batches.batch(k, placed.layout.rows_of_host)
 
         run.account = account = Account(run.directory, step=self._first, writes=run.writes)
         meet()  # one host may have restored its part of the state long before another

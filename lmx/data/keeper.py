@@ -87,17 +87,19 @@ class Keeper:
         opened: list[tuple[Any, Iterator[Piece], int]] = []
         told: list[int] = []
 
+        def reopen() -> tuple[Any, Iterator[Piece]]:
+            stream, seen = rows(), 0
+            if entries:
+                if not told:
+                    self._say_kept(f"{len(entries):,}")
+                stream.load_state_dict(entries[-1].notes["state"])
+                seen = entries[-1].notes["rows"]
+            told.append(seen)
+            return stream, stream_pieces(stream, self._origin, first=seen)
+
         def make(writer: ArrayWriter) -> dict[str, Any]:
-            stream, pieces, place = opened.pop() if opened else (None, None, -1)
-            if place != len(entries):
-                stream, seen = rows(), 0
-                if entries:
-                    if not told:
-                        self._say_kept(f"{len(entries):,}")
-                    stream.load_state_dict(entries[-1].notes["state"])
-                    seen = entries[-1].notes["rows"]
-                pieces = stream_pieces(stream, self._origin, first=seen)
-            told.append(len(entries))
+            last = opened.pop() if opened else None
+            stream, pieces = last[:2] if last is not None and last[2] == len(entries) else reopen()
             bounded = _Bounded(pieces, entries[-1].notes["rows"] if entries else 0)
             notes = self._make(writer, bounded, show)
             if notes["first_without"]:
