@@ -122,10 +122,8 @@ PRESETS: dict[str, tuple[str, Config]] = {
         optimization=_adam(warmup=1000), epochs=100, run=RunConfig(run=Path("runs/cifar10")),
     )),
     "own": ("your own images: --train train, a folder with a folder for each class, and --test test", Config(
-        sets=ImageSetsConfig(train="train"),
-        model=VisionConfig(patch=8, **_MEDIUM), augment=AugmentationConfig(crop=4),
-        selection=SelectionConfig(average_of="best", patience=10),
-        run=RunConfig(run=Path("runs/own-images")),
+        sets=ImageSetsConfig(train="train"), model=VisionConfig(patch=8, **_MEDIUM), augment=AugmentationConfig(crop=4),
+        selection=SelectionConfig(average_of="best", patience=10), run=RunConfig(run=Path("runs/own-images")),
     )),
 }  # fmt: skip
 
@@ -212,8 +210,8 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> T
 
     tested = None
     if data.test is not None:
-        made = None if config.selection.keeps_best else made
-        exam = Exam(f"{preset} test", data.test, rows.test, data.train, config.exam, config.published, made)
+        known = (config.exam, config.published, None if config.selection.keeps_best else made)
+        exam = Exam(f"{preset} test", data.test, rows.test, data.train, *known)
         tested = examine_classifier(run, classifier, exam, seeds=seeds)
     if data.to_label is not None:
         label_new(run, classifier, rows.to_label, about=described_images(data.to_label))
@@ -229,18 +227,18 @@ def plan(preset: str, config: Config, *, device: str) -> None:
     model = config.model
     if not model.image_height:
         model = replace(model, image_height=64, image_width=64, image_channels=3, num_outputs=model.num_outputs or 16)
-    config = replace(config, model=replace(model, kernel="xla"))
+    model = replace(model, kernel="xla")
     size = model.image_height, model.image_width, model.image_channels
 
-    def shapes(length: int) -> dict[str, tuple[int, ...]]:
-        rows = config.batch.shape(model.num_tokens)[:2]
-        return {"pixels": (*rows, *size), "labels": rows, "weights": rows}
+    rows = config.batch.shape(model.num_tokens)[:2]
+    shapes = {"pixels": (*rows, *size), "labels": rows, "weights": rows}
 
     def learner_of(**changes: Any) -> Learner:
-        return build(config, replace(config.model, **changes), updates=10 * config.optimization.warmup)
+        return build(config, replace(model, **changes), updates=10 * config.optimization.warmup)
 
     about = f"{preset}: images of {size[0]} x {size[1]}, {size[2]} channels, {model.num_outputs} classes."
-    print_plan(learner_of, about, shapes, device=device, config=config, usual=config.max_length)
+    config = replace(config, model=model)
+    print_plan(learner_of, about, lambda length: shapes, device=device, config=config, usual=config.max_length)
 
 
 def command_line(arguments: list[str]) -> tuple[str, Config]:
