@@ -100,13 +100,16 @@ def test_the_decoder_alone_is_compared_with_the_encoder_decoder(better, tmp_path
 # Language models.
 
 
+@pytest.mark.parametrize("stride", [None, 64])
 @pytest.mark.parametrize("metric", NAMES)
-def test_each_score_of_a_text_has_its_own_name_number_and_unit(metric) -> None:
+def test_each_score_of_a_text_has_its_own_name_number_and_unit(metric, stride) -> None:
     scores = score_tokens(2.0, Extent(tokens=100, words=40, bytes=300))
-    exam = Exam("t test", SimpleNamespace(), metric, True, "made so", Published())  # pyright: ignore[reportArgumentType]
+    windows: Any = SimpleNamespace(length=1024, stride=stride)
+    exam = Exam("t test", windows, metric, True, "made so", Published())
+    rows = "" if stride is None else "; rows of 1,024 tokens that begin 64 apart"
     for name in NAMES:
         made = _row(exam, name, scores)
-        assert (made.name, made.signature, made.made) == (f"t test {NAMES[name]}", UNITS[name], "made so")
+        assert (made.name, made.signature, made.made) == (f"t test {NAMES[name]}", f"{UNITS[name]}{rows}", "made so")
         assert made.score == getattr(scores, name)
 
 

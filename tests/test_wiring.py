@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from lmx.data.pair_sets import PairSetsConfig
 from lmx.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -56,11 +57,17 @@ OWN = translation.PRESETS["phrasebook"][1]
 def test_pairs_that_choose_or_are_reported_are_none_that_are_learned_from(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     OWN.check()  # the phrasebook has a part of its own for each
-    replace(OWN, train="a.{en,de}", validation="b.{en,de}", test="c.{en,de}").check()
+    replace(OWN, sets=PairSetsConfig(train="a.{en,de}", validation="b.{en,de}", test="c.{en,de}")).check()
     for same in ({"train": "a.tsv", "validation": "./a.tsv"}, {"validation": "b.tsv", "test": "b.tsv"}):
         first, second = same
         with pytest.raises(InputError, match=f"^{second} must be another set than {first}, got {same[second]} for"):
-            replace(OWN, **same).check()
+            replace(OWN, sets=replace(OWN.sets, **same)).check()
+    with pytest.raises(InputError, match="raw_reference must be None with folds"):
+        replace(
+            OWN,
+            sets=PairSetsConfig(train="a.tsv", validation=None, test=None, folds=2),
+            scoring=replace(OWN.scoring, raw_reference="raw.de"),
+        ).check()
 
 
 def test_the_smoothing_of_a_config_reaches_the_loss_of_translation():
