@@ -21,12 +21,14 @@ class Perplexity:
     run: Annotated[Path, tyro.conf.Positional]
     """Directory of the run."""
     text: Annotated[str, tyro.conf.Positional]
-    """A file, a folder, `lines:FILE` with a document a line, a .jsonl or .parquet with `text`, `hub:ID:SPLIT`."""
+    """A file, a folder, a .jsonl or .parquet with `text`, or another place that pretraining takes, as
+    `lines:FILE` with a document a line or `hub:ID:SPLIT`."""
     context: int | None = None
     """Tokens of a row. Default: as in the run's training, or else the model's longest, at most 2,048."""
     stride: int | None = None
-    """Tokens between the beginnings of rows, which then overlap: each token counts once, with at least context - stride
-    tokens before it. Default: as in the run, or rows side by side; side by side too where --context is given."""
+    """Tokens between the beginnings of two rows, which then overlap. Each token counts once, in the first row that
+    holds it, so that at least context - stride tokens stand before it. Default: as in the run, or rows side by side; so
+    too where --context is given."""
     batch_tokens: int = 8192
     """Tokens to read at once."""
     text_cache: str = "user"
