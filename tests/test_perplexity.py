@@ -143,6 +143,7 @@ def test_the_command_prints_what_is_measured(run: Path, text: str, monkeypatch, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--context", "0"], "context must be from 1 to the model's 26 tokens, got context=0."),
         (["--context", "27"], "context must be from 1 to the model's 26 tokens, got context=27."),
         (["--context", "20", "--stride", "21"], "stride must be from 1 to context=20, got stride=21."),
         (["--batch-tokens", "25"], "batch_tokens must be at least a row of 26 tokens, got batch_tokens=25."),

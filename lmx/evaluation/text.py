@@ -87,7 +87,7 @@ def predict_text(
         raise FileNotFoundError(f"{run_directory} must hold a tokenizer (tokenizer.model, .vocab or .bytes).")
     tokenizer = load_tokenizer(tokenizers["tokenizer"])
     first = read_field(saved, "first_id", kind=int | None, path=path)
-    length = context or said["context"] or min(config.max_length, LONGEST)
+    length = context if context is not None else said["context"] or min(config.max_length, LONGEST)
     if not 1 <= length <= config.max_length:
         raise ValueError(f"context must be from 1 to the model's {config.max_length:,} tokens, got context={length}.")
     step = stride if stride is not None or context is not None else said["stride"]
@@ -128,6 +128,8 @@ def predict_text(
         total, counted = total + nll, counted + weight
         unknown += int((batch["labels"] == unknown_id).sum())
         progress(int(counted))
+    if not counted:
+        raise ValueError(f"{corpus.origin} must hold a token that others stand before, got none.")
     extent = extent_of(corpus)
     rows = (corpus.origin, length, None if packing == "documents" else step or length, first)
     return Predicted(score_tokens(total / counted, extent), extent, unknown, *rows)
