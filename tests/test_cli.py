@@ -17,7 +17,7 @@ import pytest
 import tyro
 from flax import nnx
 
-from lmx import cli
+from lmx import __version__, cli
 from lmx.classifier import Classifier
 from lmx.cli import main
 from lmx.data.labels import Labels
@@ -583,3 +583,8 @@ def test_what_computes_nothing_loads_no_jax(arguments, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert "AssertionError" not in done.stderr, done.stderr
     assert done.returncode == (2 if "absent" in arguments else 0)
+
+
+def test_the_package_is_the_command_too():
+    done = subprocess.run([sys.executable, "-m", "lmx", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"lmx {__version__}\n"
