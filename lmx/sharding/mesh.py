@@ -35,11 +35,7 @@ def make_mesh(config: MeshConfig, *, devices: Sequence[jax.Device] | None = None
         ValueError: the sizes do not multiply to the number of devices.
     """
     devices = in_order(jax.devices()) if devices is None else list(devices)
-    sizes = [config.data, config.fsdp, config.tensor, config.sequence]
-    written = ", ".join(f"{name}={size}" for name, size in zip(MESH_AXES, sizes, strict=True))
-    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
-        raise ValueError(f"mesh sizes must be positive, at most one of them -1 (what is left), got {written}.")
-    known = math.prod(size for size in sizes if size != -1)
+    written, sizes, known = _written(config), [*sizes_of(config).values()], count_devices(config)
     if -1 in sizes and len(devices) % known == 0:
         sizes[sizes.index(-1)] = len(devices) // known
     if math.prod(sizes) != len(devices):
@@ -85,12 +81,10 @@ def resolve_mesh(mesh: MeshConfig, devices: int | None) -> MeshConfig:
     """Returns the mesh without -1, which takes what is left of the devices, or 1 if their number is unknown.
 
     Raises:
-        ValueError: the sizes do not multiply to the number of devices.
+        ValueError: the sizes do not multiply to the number of devices, or several are left open.
     """
-    sizes = sizes_of(mesh)
-    known = count_devices(mesh)
+    written, sizes, known = _written(mesh), sizes_of(mesh), count_devices(mesh)
     if devices is not None and (devices % known or (devices != known and -1 not in sizes.values())):
-        written = ", ".join(f"{name}={size}" for name, size in sizes.items())
         raise ValueError(f"mesh sizes must multiply to devices={devices}, got {written}.")
     left = 1 if devices is None else devices // known
     return MeshConfig(**{name: left if size == -1 else size for name, size in sizes.items()})
@@ -104,3 +98,12 @@ def count_devices(mesh: MeshConfig) -> int:
 def sizes_of(mesh: MeshConfig) -> dict[str, int]:
     """Returns the sizes of a mesh by its axes."""
     return {name: getattr(mesh, name) for name in MESH_AXES}
+
+
+def _written(mesh: MeshConfig) -> str:
+    """Returns the sizes as messages say them; sizes that no mesh has are refused."""
+    sizes = sizes_of(mesh)
+    written = ", ".join(f"{name}={size}" for name, size in sizes.items())
+    if list(sizes.values()).count(-1) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
+        raise ValueError(f"mesh sizes must be positive, at most one of them -1 (what is left), got {written}.")
+    return written
