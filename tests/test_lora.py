@@ -167,7 +167,12 @@ def test_seeds_train_together_and_are_handed_on_without_changes(tmp_path: Path):
     ("config", "message"),
     [
         (LoraConfig(rank=-1), "lora.rank must be at least 0, got rank=-1"),
-        (LoraConfig(rank=2, targets=("*.queri",)), "lora.targets must name matrices of layers, got [*].queri"),
+        (LoraConfig(rank=2, alpha=0.0), "lora.alpha must be above 0, got alpha=0.0"),
+        (LoraConfig(rank=2, alpha=float("nan")), "lora.alpha must be above 0, got alpha=nan"),
+        (
+            LoraConfig(rank=2, targets=("*.queri",)),
+            r"lora.targets must name matrices of layers, got [*].queri. There are encoder.stack.blocks.attention.key.w",
+        ),
         (LoraConfig(rank=2, targets=("output",)), "lora.targets must name matrices of layers, got output"),
     ],
 )

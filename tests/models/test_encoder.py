@@ -83,6 +83,14 @@ def test_types_are_added_where_the_model_has_them():
         run(filled(PRE_NORM), words, types=types)
 
 
+def test_where_there_is_one_type_both_texts_of_a_pair_are_of_it():
+    model = filled(dataclasses.replace(BERT, num_types=1))
+    words, types = tokens(), np.ones((B, T), np.int32)
+    np.testing.assert_array_equal(run(model, words, types=types), run(model, words))
+    model.types.table[...] = model.types.table[...].at[0].add(1.0)
+    assert np.abs(run(model, words) - run(filled(model.config), words)).max() > 0.01
+
+
 def test_attention_maps_are_of_all_layers_and_not_of_padding(model):
     _, maps = model(jnp.asarray(tokens()), with_attention=True)
     assert maps["self"].shape == (2, B, 4, T, T)
