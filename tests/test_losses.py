@@ -271,11 +271,11 @@ def test_products_are_float32_but_for_what_devices_send(sizes, limit, gradient_s
     mesh = make_mesh(MeshConfig(**({"data": 1} | sizes)), devices=jax.devices()[:number])
     states, *rest = batch()
 
-    def loss(states, table):
+    def loss(*arguments):
         with use_mesh(mesh, gradient_sum=gradient_sum):
-            return chunked(states, table, *rest[1:], label_smoothing=0.1)[0]
+            return chunked(*arguments, label_smoothing=0.1)[0]
 
-    program = str(jax.make_jaxpr(jax.grad(loss, (0, 1)))(states.astype(jnp.bfloat16), rest[0]))
+    program = str(jax.make_jaxpr(jax.grad(loss, (0, 1)))(states.astype(jnp.bfloat16), *rest))
     assert program.count("preferred_element_type=float32") >= 3
     assert program.count("preferred_element_type=bfloat16") == narrow
 

@@ -248,7 +248,7 @@ def test_a_causal_row_in_parts_equals_the_whole_with_its_gradients(parts, groups
 
 def test_the_parts_of_a_causal_row_follow_its_length_on_a_device():
     def parts(length: int, keys: int | None = None, **given) -> int:
-        query, key = (jax.ShapeDtypeStruct((1, size, 1, 1), jnp.float32) for size in (length, keys or length))
+        query, key = (jnp.zeros((1, size, 1, 1)) for size in (length, keys or length))
         return kernels._causal_parts(query, key, Sees(causal=True, **given))
 
     assert [parts(length) for length in (127, 128, 511, 512, 1100)] == [1, 2, 2, 4, 4]
