@@ -183,6 +183,19 @@ def test_rules_that_split_two_axes_over_the_same_devices_are_an_error():
         named_sharding(mesh_of(2, 2, 2), ("vocab", "embed"), (128, 24), rules=rules)
 
 
+@pytest.mark.parametrize("over", ["tensor", ("tensors",), ("data", "model")])
+def test_rules_over_what_no_mesh_has_are_an_error(over):
+    rules = {**DEFAULT_RULES, "vocab": over}
+    message = r"^rules must split vocab over axes of \('data', 'fsdp', 'tensor', 'sequence'\), as a tuple, got "
+    for use in (
+        lambda: named_sharding(mesh_of(2, 2, 2), ("vocab", "embed"), rules=rules),
+        lambda: shards({"data": 2}, "vocab", rules=rules),
+        lambda: use_mesh(mesh_of(2, 2, 2), rules=rules).__enter__(),
+    ):
+        with pytest.raises(ValueError, match=message):
+            use()
+
+
 def test_arrays_in_pieces_on_one_host_are_fetched_without_a_word_to_others(monkeypatch):
     def never(*_, **__):
         raise AssertionError("hosts talk about arrays that one of them has")
