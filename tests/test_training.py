@@ -277,6 +277,11 @@ def test_no_key_of_a_step_is_one_that_initial_values_are_drawn_with():
     below = [jax.random.fold_in(key, 0) for key in initial]
     taken = {tuple(np.asarray(jax.random.key_data(key), np.float32).tolist()) for key in (*initial, *below)}
     assert len(set(seen)) == 40
+    # As ever, so that a run that has begun goes on with the same dropout.
+    of_step, *folds = jax.random.key(3), 2**32 - 1, 7, 0
+    for fold in folds:
+        of_step = jax.random.fold_in(of_step, fold)
+    assert seen[7] == tuple(np.asarray(jax.random.key_data(of_step), np.float32).tolist())
     assert not taken & set(seen)
 
 

@@ -12,6 +12,7 @@ import pytest
 from lmx.errors import InputError
 from lmx.models import decoder, masked, seq2seq
 from lmx.models.language import family_of, fit_vocabulary, predict, training_flops, vocabulary_fields
+from lmx.nn.flops import of_stack
 
 ONE = decoder.DecoderConfig(vocab_size=0, max_length=8)
 MASKED = masked.MaskedConfig(vocab_size=0, max_length=8)
@@ -50,6 +51,10 @@ def test_each_family_counts_its_own_flops():
     assert training_flops(one, rows=3, lengths=(9, 7)) == decoder.training_flops(one, rows=3, length=9)
     assert training_flops(other, rows=3, lengths=(9, 7)) == masked.training_flops(other, rows=3, length=9)
     assert training_flops(two, rows=3, lengths=(9, 7)) == seq2seq.training_flops(two, rows=3, source=9, target=7)
+    sides = replace(two, num_encoder_layers=1, num_decoder_layers=4)
+    encoder = of_stack(sides, layers=1, length=9)
+    decoded = of_stack(sides, layers=4, length=7, is_causal=True, memory=9)
+    assert training_flops(sides, rows=3, lengths=(9, 7)) == (encoder + decoded + 7 * 512 * 50).of_training(3)
 
 
 class Noting:
