@@ -87,6 +87,8 @@ def test_sizes_that_no_mesh_has_are_not_filled_up(config, devices):
         ValueError, match=r"^mesh sizes must be positive, at most one of them -1 \(what is left\), got "
     ):
         resolve_mesh(config, devices)
+    with pytest.raises(ValueError, match=r"^mesh sizes must be positive"):  # what a row's length is divided by
+        shards(config, "length")
 
 
 def test_an_open_size_takes_what_the_others_leave():
