@@ -60,31 +60,16 @@ def translator() -> Any:
 
 
 @pytest.mark.parametrize(
-    ("make", "use"),
-    [
-        (decoder, lambda model, key: model(WORDS, key=key)[0]),
-        (classifier, lambda model, key: model(WORDS, key=key)[0]),
-        (images, lambda model, key: model(jnp.ones((2, 4, 4, 1), jnp.uint8), key=key)[0]),
-        (translator, sides_of),
-    ],
-)
-def test_no_two_parts_of_a_model_drop_out_by_one_key(make, use):
-    follow(lambda key: use(make(), key))
-    with pytest.raises(jax.errors.KeyReuseError):  # once more for the same key
-        follow(lambda key: use(make(), key) + jax.random.uniform(key))
-
-
-@pytest.mark.parametrize(
     ("make", "use", "rates"),
     [
-        (decoder, lambda model, key: model(WORDS, key=key), [0.1]),
-        (classifier, lambda model, key: model(WORDS, key=key), [0.1, 0.2]),
-        (images, lambda model, key: model(jnp.ones((2, 4, 4, 1), jnp.uint8), key=key), [0.1, 0.2]),
+        (decoder, lambda model, key: model(WORDS, key=key)[0], [0.1]),
+        (classifier, lambda model, key: model(WORDS, key=key)[0], [0.1, 0.2]),
+        (images, lambda model, key: model(jnp.ones((2, 4, 4, 1), jnp.uint8), key=key)[0], [0.1, 0.2]),
         (translator, sides_of, [0.1, 0.1]),
     ],
 )
-def test_embeddings_and_pooled_vectors_drop_out_at_their_rates(make, use, rates, monkeypatch):
-    found = []
+def test_no_two_parts_of_a_model_drop_out_by_one_key(make, use, rates, monkeypatch):
+    found = []  # of embeddings, and of pooled vectors
 
     def noted(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
         found.append(rate)
@@ -92,9 +77,10 @@ def test_embeddings_and_pooled_vectors_drop_out_at_their_rates(make, use, rates,
 
     for module in (models.decoder, models.encoder, models.seq2seq, models.vision):
         monkeypatch.setattr(module, "dropout", noted)
-    model = make()
-    jax.eval_shape(lambda key: use(model, key), jax.random.key(0))
+    follow(lambda key: use(make(), key))
     assert found == rates
+    with pytest.raises(jax.errors.KeyReuseError):  # once more for the same key
+        follow(lambda key: use(make(), key) + jax.random.uniform(key))
 
 
 def test_no_two_changes_of_an_image_draw_by_one_key():

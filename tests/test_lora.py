@@ -144,7 +144,9 @@ def test_the_change_is_alpha_over_rank_times_the_product_by_layer_and_side():
 def test_without_a_rank_a_model_is_as_it_is_and_what_it_made_of_parameters_is_made():
     assert with_lora(BASE, LoraConfig()) is BASE
     assert LoraConfig() == LoraConfig(rank=0, alpha=16.0, targets=("*",), trained=("output", "pooling"))
-    model = with_lora(BASE._replace(adapt=lambda params: {**params, "made": 1}), LoraConfig(rank=2))
+    model = with_lora(
+        BASE._replace(adapt=lambda params: {**params, "made": 1}), LoraConfig(rank=2, targets=("*.query",))
+    )
     assert model.adapt(BASE.shapes) == {**BASE.shapes, "made": 1}  # a finished run has no changes
     params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), model.shapes)
     before = jax.tree.leaves(params)

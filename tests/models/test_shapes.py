@@ -128,7 +128,7 @@ def test_a_stacks_multiply_adds_are_its_products_and_the_pairs_that_see_each_oth
     found = of_stack(dataclasses.replace(SMALL, **changes), layers=3, length=10, **given)
     assert (found.whole, found.seen) == (3 * (weights + 2 * 8 * 100), 3 * (weights + 2 * 8 * seen))
     assert found + 5 == MultiplyAdds(found.whole + 5, found.seen + 5)
-    assert found + MultiplyAdds(1, 2) == MultiplyAdds(found.whole + 1, found.seen + 2)
+    assert found + MultiplyAdds(1.0, 2.0) == MultiplyAdds(found.whole + 1, found.seen + 2)
     assert found.of_training(4) == (24 * found.whole, 24 * found.seen)
 
 
