@@ -55,12 +55,14 @@ def with_lora(model: Definition, config: LoraConfig) -> Definition:
     is zero, so that training begins with the model's own function (Hu et al. 2021, section 4.1).
 
     Raises:
-        InputError: the rank is negative, or a pattern of `targets` fits no matrix of a layer.
+        InputError: the rank is negative, alpha is not above 0, or a pattern of `targets` fits no matrix of a layer.
     """
     if config.rank < 0:
         raise InputError(f"lora.rank must be at least 0, got rank={config.rank}.")
     if config.rank == 0:
         return model
+    if not 0 < config.alpha < math.inf:
+        raise InputError(f"lora.alpha must be above 0, got alpha={config.alpha}.")
     matrices = _matrices(model)
     chosen: dict[tuple[str, ...], Sides] = {}
     for pattern in config.targets:

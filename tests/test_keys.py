@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
+from lmx import models
 from lmx.augmentation import AugmentationConfig, augment
 from lmx.models.decoder import Decoder, DecoderConfig
 from lmx.models.encoder import ClassifierConfig, EncoderClassifier
@@ -59,16 +60,25 @@ def translator() -> Any:
 
 
 @pytest.mark.parametrize(
-    ("make", "use"),
+    ("make", "use", "rates"),
     [
-        (decoder, lambda model, key: model(WORDS, key=key)[0]),
-        (classifier, lambda model, key: model(WORDS, key=key)[0]),
-        (images, lambda model, key: model(jnp.ones((2, 4, 4, 1), jnp.uint8), key=key)[0]),
-        (translator, sides_of),
+        (decoder, lambda model, key: model(WORDS, key=key)[0], [0.1]),
+        (classifier, lambda model, key: model(WORDS, key=key)[0], [0.1, 0.2]),
+        (images, lambda model, key: model(jnp.ones((2, 4, 4, 1), jnp.uint8), key=key)[0], [0.1, 0.2]),
+        (translator, sides_of, [0.1, 0.1]),
     ],
 )
-def test_no_two_parts_of_a_model_drop_out_by_one_key(make, use):
+def test_no_two_parts_of_a_model_drop_out_by_one_key(make, use, rates, monkeypatch):
+    found = []  # of embeddings, and of pooled vectors
+
+    def noted(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
+        found.append(rate)
+        return dropout.dropout(x, rate, key)
+
+    for module in (models.decoder, models.encoder, models.seq2seq, models.vision):
+        monkeypatch.setattr(module, "dropout", noted)
     follow(lambda key: use(make(), key))
+    assert found == rates
     with pytest.raises(jax.errors.KeyReuseError):  # once more for the same key
         follow(lambda key: use(make(), key) + jax.random.uniform(key))
 

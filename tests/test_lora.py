@@ -141,6 +141,20 @@ def test_the_change_is_alpha_over_rank_times_the_product_by_layer_and_side():
     np.testing.assert_array_equal(theirs["key"]["weight"], ours["key"]["weight"])
 
 
+def test_without_a_rank_a_model_is_as_it_is_and_what_it_made_of_parameters_is_made():
+    assert with_lora(BASE, LoraConfig()) is BASE
+    assert LoraConfig() == LoraConfig(rank=0, alpha=16.0, targets=("*",), trained=("output", "pooling"))
+    model = with_lora(
+        BASE._replace(adapt=lambda params: {**params, "made": 1}), LoraConfig(rank=2, targets=("*.query",))
+    )
+    assert model.adapt(BASE.shapes) == {**BASE.shapes, "made": 1}  # a finished run has no changes
+    params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), model.shapes)
+    before = jax.tree.leaves(params)
+    found = model.adapt(params)
+    assert set(found) == {*BASE.shapes, "made"}
+    assert all(one is other for one, other in zip(jax.tree.leaves(params), before, strict=True))
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
 def test_a_mesh_gives_the_same_and_splits_the_factors(trained):
@@ -167,7 +181,12 @@ def test_seeds_train_together_and_are_handed_on_without_changes(tmp_path: Path):
     ("config", "message"),
     [
         (LoraConfig(rank=-1), "lora.rank must be at least 0, got rank=-1"),
-        (LoraConfig(rank=2, targets=("*.queri",)), "lora.targets must name matrices of layers, got [*].queri"),
+        (LoraConfig(rank=2, alpha=0.0), "lora.alpha must be above 0, got alpha=0.0"),
+        (LoraConfig(rank=2, alpha=float("nan")), "lora.alpha must be above 0, got alpha=nan"),
+        (
+            LoraConfig(rank=2, targets=("*.queri",)),
+            r"lora.targets must name matrices of layers, got [*].queri. There are encoder.stack.blocks.attention.key.w",
+        ),
         (LoraConfig(rank=2, targets=("output",)), "lora.targets must name matrices of layers, got output"),
     ],
 )

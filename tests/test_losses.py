@@ -1,4 +1,5 @@
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +7,20 @@ import numpy as np
 import optax
 import pytest
 
-from lmx.losses import CHUNK_BYTES, CHUNK_TOKENS, FEWEST_TOKENS, chunk_size, cross_entropy, drop_words, label_loss
+from lmx import losses
+from lmx.losses import (
+    CHUNK_BYTES,
+    CHUNK_TOKENS,
+    FEWEST_TOKENS,
+    activated,
+    chunk_size,
+    cross_entropy,
+    drop_words,
+    label_loss,
+)
+from lmx.sharding import tables
+from lmx.sharding.mesh import MeshConfig, make_mesh
+from lmx.sharding.step import use_mesh
 
 # Rows and length of the batch, width, words, rows of the table: the last 7 are padding.
 B, T, D, V, ROWS = 6, 5, 4, 13, 20
@@ -93,6 +107,39 @@ def test_a_chunks_logits_are_bounded_whatever_the_vocabulary(words, size):
     assert 4 * words * size <= CHUNK_BYTES or size == FEWEST_TOKENS
 
 
+def test_where_many_devices_share_a_table_each_gives_less_to_a_chunk():
+    assert [chunk_size(4096, words=9856, sharing=number) for number in (2, 8, 16, 64, 1024)] == [512, 512, 256, 64, 8]
+    assert chunk_size(4096, words=9856, most=100) == 96
+    assert chunk_size(0, words=128) == 8
+
+
+@pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
+@pytest.mark.parametrize(
+    ("sizes", "limit", "told"),
+    [
+        ({"data": 2, "tensor": 2}, 2**28, {"tokens": B * T // 2, "words": ROWS // 2, "sharing": 1}),
+        ({"fsdp": 2, "tensor": 2}, 0, {"tokens": B * T // 2, "words": ROWS // 2, "sharing": 2}),
+    ],
+)
+def test_a_chunk_is_of_the_tokens_and_the_words_of_a_device(sizes, limit, told, monkeypatch):
+    monkeypatch.setattr(tables, "WHOLE_TABLE_BYTES", limit)
+    found = []
+
+    def noted(tokens: int, **given: int) -> int:
+        found.append({"tokens": tokens, **given})
+        return chunk_size(tokens, **given)
+
+    monkeypatch.setattr(losses, "chunk_size", noted)
+    mesh = make_mesh(MeshConfig(**({"data": 1} | sizes)), devices=jax.devices()[:4])
+
+    def loss(*arguments):
+        with use_mesh(mesh):
+            return chunked(*arguments, chunk_tokens=24)
+
+    jax.eval_shape(loss, *batch())
+    assert found == [{**told, "most": 24}]
+
+
 def test_a_long_row_is_many_chunks():
     # 8 x 2048 tokens of 128,000 words: their logits are 8.4 GB, those of a chunk 262 MB.
     states, table = jax.ShapeDtypeStruct((8, 2048, 16), jnp.float32), jax.ShapeDtypeStruct((128_000, 16), jnp.float32)
@@ -152,6 +199,12 @@ def test_gradients_follow_what_the_loss_is_multiplied_with(smoothed):
     assert_near(with_gradients(third)(*batch())[1], jax.tree.map(lambda gradient: gradient / 3, smoothed[1]))
 
 
+def test_weights_may_only_say_which_tokens_count():
+    states, table, labels, weights = batch()
+    found = jax.eval_shape(chunked, states, table, labels, weights > 0)
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype(jnp.float32)}
+
+
 def test_only_the_loss_has_a_gradient():
     def nll(states, table, labels, weights):
         return chunked(states, table, labels, weights)[1][0], None
@@ -191,6 +244,40 @@ def test_bfloat16_states_give_float32_sums():
     np.testing.assert_allclose(loss, exact, rtol=2e-3)
     np.testing.assert_allclose(by_states.astype(np.float32), exact_by_states, atol=0.05)
     np.testing.assert_allclose(by_table, exact_by_table, atol=0.02 * float(np.abs(exact_by_table).max()))
+
+
+@pytest.mark.parametrize("settings", [{}, {"label_smoothing": 0.1}])
+def test_nothing_of_a_loss_is_summed_in_bfloat16(settings):
+    states, *rest = batch()
+    program = str(jax.make_jaxpr(functools.partial(chunked, **settings))(states.astype(jnp.bfloat16), *rest))
+    made = set(re.findall(r":bf16\[\S*\] = (\w+)", program))
+    assert {"convert_element_type", "reshape"} <= made
+    assert not made & {"dot_general", "mul", "add", "sub", "reduce_sum"}
+
+
+@pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
+@pytest.mark.parametrize(
+    ("sizes", "limit", "gradient_sum", "narrow"),
+    [
+        ({"data": 2}, 2**28, "float32", 0),
+        ({"tensor": 2}, 2**28, "float32", 1),  # the gradient by states, which devices with other words add up
+        ({"fsdp": 2, "tensor": 2}, 0, "float32", 0),
+        ({"fsdp": 2, "tensor": 2}, 0, "compute", 1),
+    ],
+)
+def test_products_are_float32_but_for_what_devices_send(sizes, limit, gradient_sum, narrow, monkeypatch):
+    monkeypatch.setattr(tables, "WHOLE_TABLE_BYTES", limit)
+    number = int(np.prod(list(sizes.values())))
+    mesh = make_mesh(MeshConfig(**({"data": 1} | sizes)), devices=jax.devices()[:number])
+    states, *rest = batch()
+
+    def loss(*arguments):
+        with use_mesh(mesh, gradient_sum=gradient_sum):
+            return chunked(*arguments, label_smoothing=0.1)[0]
+
+    program = str(jax.make_jaxpr(jax.grad(loss, (0, 1)))(states.astype(jnp.bfloat16), *rest))
+    assert program.count("preferred_element_type=float32") >= 3
+    assert program.count("preferred_element_type=bfloat16") == narrow
 
 
 # Losses of labels.
@@ -254,6 +341,8 @@ def test_the_loss_of_numbers_is_half_their_squared_error_in_units_of_scale():
     expected = (0.5 * ((outputs[:, 0] - labels) / 20) ** 2 * weights).sum()
     assert float(found.loss) == pytest.approx(float(expected), rel=1e-5)
     assert float(found.weight) == 4
+    unit = label_loss(outputs, labels, weights, kind="regression")
+    assert float(unit.loss) == pytest.approx(400 * float(found.loss), rel=1e-5)
     gradient = jax.grad(lambda outputs: loss(outputs, labels, weights).loss)(outputs)
     np.testing.assert_allclose(gradient[:, 0], (outputs[:, 0] - labels) / 400 * weights, rtol=1e-5, atol=1e-8)
 
@@ -274,6 +363,14 @@ def test_losses_of_classes_are_float32_and_finite_far_out(kind):
     assert value.dtype == jnp.float32
     assert np.isfinite(value)
     assert np.isfinite(np.asarray(gradient, np.float32)).all()
+
+
+def test_logits_mean_probabilities_of_all_classes_of_each_or_numbers():
+    logits = jnp.asarray(vectors(2, 3, C, seed=4))
+    shares = np.exp(logits)
+    np.testing.assert_allclose(activated(logits, kind="single"), shares / shares.sum(-1, keepdims=True), rtol=1e-5)
+    np.testing.assert_allclose(activated(logits, kind="multi"), shares / (1 + shares), rtol=1e-5)
+    np.testing.assert_array_equal(activated(logits, kind="regression"), logits)
 
 
 # Words that are taken out.

@@ -1,5 +1,6 @@
 """Files of parameters: read array by array, apart or in pieces, with nothing held that is not asked for."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from flax import nnx
 from lmx.definition import define
 from lmx.interop.tensors import open_safetensors, write_safetensors
 from lmx.models.decoder import Decoder, DecoderConfig
-from lmx.parameters import load_members, load_params, open_params, save_params
+from lmx.parameters import average_files, load_members, load_params, load_placed, open_params, save_params
 from lmx.pretrained import StartConfig
 from lmx.sharding.layout import ONE_DEVICE, Layout
 from lmx.sharding.mesh import MeshConfig, make_mesh
+from lmx.sharding.placement import named_sharding, stacked
 from lmx.unstacked import load_unstacked, unstack
 from tests.test_pretrained import THERE, placed_of
 
@@ -63,6 +65,47 @@ def test_seeds_are_stacked(path: Path, tmp_path: Path):
     save_params(tmp_path / "other.safetensors", jax.tree.map(lambda array: array + 1, params))
     members = load_members([path, tmp_path / "other.safetensors"], DEFINITION.shapes)
     jax.tree.map(lambda both, one: np.testing.assert_array_equal(both, np.stack([one, one + 1])), members, params)
+
+
+def test_a_file_is_written_for_whom_the_folder_is_and_nowhere_else(path: Path, tmp_path: Path):
+    before = os.umask(0o027)
+    try:
+        save_params(path, {"a": np.ones(3, np.float32)})
+        average_files([path, path], tmp_path / "mean.safetensors")
+    finally:
+        os.umask(before)
+    assert {each.stat().st_mode & 0o777 for each in tmp_path.iterdir()} == {0o640}
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["mean.safetensors", "model.safetensors"]
+    for write in (save_params, lambda away, _: average_files([path], away)):
+        with pytest.raises(FileNotFoundError, match=r"away/a must be in a folder that is there, got no .*/away\. Make"):
+            write(tmp_path / "away" / "a", {})
+
+
+def test_seeds_of_other_models_are_refused(path: Path, tmp_path: Path):
+    save_params(tmp_path / "other.safetensors", {"a": np.ones(3, np.float32)})
+    with pytest.raises(ValueError, match=r"other\.safetensors must fit the model, got a: \(3,\) in the file, absent"):
+        load_members([path, tmp_path / "other.safetensors"], DEFINITION.shapes)
+
+
+@pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
+def test_a_mesh_reads_of_each_file_what_its_devices_hold(tmp_path: Path):
+    paths = [tmp_path / name for name in ("a", "b")]
+    for number, each in enumerate(paths):
+        save_params(each, {"x": {"y": np.arange(8.0).reshape(4, 2) + 10 * number}, "z": np.float32(number)})
+    mesh = make_mesh(MeshConfig(data=1, fsdp=4), devices=jax.devices()[:4])
+    split, whole = (named_sharding(mesh, axes) for axes in (("embed", None), ()))
+    like = {
+        "x": {"y": jax.ShapeDtypeStruct((4, 2), jnp.bfloat16, sharding=split)},
+        "z": jax.ShapeDtypeStruct((), jnp.float32, sharding=whole),
+    }
+    found = load_placed(paths[1:], like)
+    assert (found["x"]["y"].dtype, found["x"]["y"].sharding, float(found["z"])) == (jnp.bfloat16, split, 1.0)
+    np.testing.assert_array_equal(found["x"]["y"].astype(jnp.float32), np.arange(8).reshape(4, 2) + 10)
+    stack = lambda leaf: jax.ShapeDtypeStruct((2, *leaf.shape), leaf.dtype, sharding=stacked(leaf.sharding))  # noqa: E731
+    both = load_placed(paths, jax.tree.map(stack, like), stacked=True)
+    assert both["z"].tolist() == [0.0, 1.0]
+    np.testing.assert_array_equal(both["x"]["y"][1], found["x"]["y"])
+    np.testing.assert_array_equal(both["x"]["y"][0].astype(jnp.float32), np.arange(8).reshape(4, 2))
 
 
 @pytest.mark.parametrize("devices", [1, 4])

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmx.constraints import FREE, Rules
+from lmx.constraints import FREE, Rules, forbid_sequences
 from lmx.decoding import NEVER, SpecialIds, beam_search, greedy_search, power_penalty, sample
+from lmx.nn.masks import MASKED
 from lmx.sampling import Sampling, choose, row_keys, split
 from lmx.search import Search
 from lmx.translation_batches import settled
@@ -185,6 +186,23 @@ def test_greedy_search_follows_each_rule(name, start):
             options = options_of(row, words, ids, rules, logs=False)
             words = (*words, max(options, key=options.__getitem__, default=ids.eos))
         assert trimmed(tokens[row], ids) == words
+
+
+def test_the_rules_of_who_asks_for_none_are_fairseqs():
+    assert Rules() == (1, "true", "scored", (), (), False, None, 1.0, None)
+    assert not Rules(min_length=3, early_stopping="never", forced_eos="none", renormalised=True).has_constraints
+
+
+def test_a_sequence_is_not_begun_by_what_was_not_yet_said():
+    # Behind the words that count stands anything: here the second word of a sequence that the start token begins.
+    said, scores = jnp.asarray([[1, 4, 0], [1, 5, 0]]), jnp.zeros((2, 7))
+    found = [
+        np.asarray(forbid_sequences(scores, said, jnp.asarray(length), sequences=jnp.asarray([[1, 4, 6], [9, 5, 6]])))
+        for length in (1, 2)
+    ]
+    assert not found[0].any()
+    assert np.argwhere(found[1]).tolist() == [[0, 6]]
+    assert found[1][0, 6] == MASKED
 
 
 SETTLING = [{"early_stopping": "true", "forced_eos": "scored"}, {"early_stopping": "true", "forced_eos": "none"}] + [

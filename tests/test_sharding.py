@@ -10,10 +10,11 @@ from lmx.nn.embedding import Embedding
 from lmx.nn.feedforward import FeedForward
 from lmx.nn.layers import LayerNorm, Linear
 from lmx.optimization import adam, constant
-from lmx.sharding.mesh import MeshConfig, make_mesh
-from lmx.sharding.placement import fetch, named_sharding, place_batch, replicated
+from lmx.sharding.layout import Layout
+from lmx.sharding.mesh import MeshConfig, count_devices, make_mesh, resolve_mesh, sizes_of
+from lmx.sharding.placement import fetch, named_sharding, place_batch, replicated, shards, token_shards
 from lmx.sharding.rules import DEFAULT_RULES, MESH_AXES
-from lmx.sharding.step import constrain, use_mesh
+from lmx.sharding.step import constrain, parts, use_mesh
 from lmx.training import born, state_shardings
 
 pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
@@ -79,6 +80,56 @@ def test_sizes_that_do_not_fit_the_devices_are_errors(config, message):
         make_mesh(config, devices=jax.devices()[:8])
 
 
+@pytest.mark.parametrize("devices", [None, 8])
+@pytest.mark.parametrize("config", [MeshConfig(fsdp=-1), MeshConfig(data=0, fsdp=8), MeshConfig(tensor=-2)])
+def test_sizes_that_no_mesh_has_are_not_filled_up(config, devices):
+    with pytest.raises(
+        ValueError, match=r"^mesh sizes must be positive, at most one of them -1 \(what is left\), got "
+    ):
+        resolve_mesh(config, devices)
+    with pytest.raises(ValueError, match=r"^mesh sizes must be positive"):  # what a row's length is divided by
+        shards(config, "length")
+
+
+def test_an_open_size_takes_what_the_others_leave():
+    assert resolve_mesh(MeshConfig(fsdp=2, tensor=2), 8) == MeshConfig(data=2, fsdp=2, tensor=2)
+    assert resolve_mesh(MeshConfig(data=2, sequence=-1), None) == MeshConfig(data=2, sequence=1)
+    assert resolve_mesh(MeshConfig(data=2, fsdp=4), 8) == resolve_mesh(MeshConfig(data=2, fsdp=4), None)
+    for config, devices in ((MeshConfig(data=2, fsdp=2), 8), (MeshConfig(fsdp=16), 8)):
+        with pytest.raises(ValueError, match=r"^mesh sizes must multiply to devices=8, got data="):
+            resolve_mesh(config, devices)
+    assert count_devices(MeshConfig(fsdp=2, tensor=3)) == 6
+    assert sizes_of(MeshConfig(fsdp=2)) == {"data": -1, "fsdp": 2, "tensor": 1, "sequence": 1}
+
+
+def test_rows_and_tokens_are_split_over_their_axes():
+    mesh = MeshConfig(data=2, fsdp=3, tensor=5, sequence=7)
+    assert token_shards(mesh) == 42
+    assert token_shards(mesh, rules={**DEFAULT_RULES, "batch": ("data",), "length": ()}) == 2
+    assert shards({"data": 2, "fsdp": 3, "tensor": 5}, "embed", "heads", "nothing") == 15
+
+
+@pytest.mark.parametrize("mesh", [None, {}, {"data": 2, "fsdp": 2, "sequence": 2}])
+def test_a_layout_says_where_results_and_batches_are(mesh):
+    layout = Layout() if mesh is None else Layout(mesh_of(**mesh))
+    several = bool(mesh)
+    batch = {"tokens": np.arange(24).reshape(8, 3)}
+    assert (layout.devices, layout.row_shards) == ((8, 4) if several else (1, 1))
+    assert (layout.whole is None) == (layout.sharding(("batch", None)) is None) == (not several)
+    assert (layout.place(batch) is batch) == (not several)
+    assert layout.rows_of_host(8) == slice(0, 8)
+    with layout.inference():
+        assert (parts("batch"), parts("length")) == ((4, 1) if several else (1, 1))
+    with layout.inference(rows=False):
+        assert (parts("batch"), parts("length"), parts("embed")) == ((1, 1, 2) if several else (1, 1, 1))
+    if several:
+        assert layout.whole.is_fully_replicated
+        assert layout.sharding(("batch", None), (8, 3)).shard_shape((8, 3)) == (2, 3)
+        np.testing.assert_array_equal(layout.place(batch)["tokens"], batch["tokens"])
+        with pytest.raises(ValueError, match=r"^axis 'batch' must be divisible by its 4 devices"):
+            layout.sharding(("batch", None), (6, 3))
+
+
 # From names of axes to places.
 
 
@@ -132,6 +183,19 @@ def test_rules_that_split_two_axes_over_the_same_devices_are_an_error():
     rules = {**DEFAULT_RULES, "vocab": ("tensor", "fsdp")}
     with pytest.raises(ValueError, match=r"^the rules must split an array over each mesh axis once, got "):
         named_sharding(mesh_of(2, 2, 2), ("vocab", "embed"), (128, 24), rules=rules)
+
+
+@pytest.mark.parametrize("over", ["tensor", ("tensors",), ("data", "model")])
+def test_rules_over_what_no_mesh_has_are_an_error(over):
+    rules = {**DEFAULT_RULES, "vocab": over}
+    message = r"^rules must split vocab over axes of \('data', 'fsdp', 'tensor', 'sequence'\), as a tuple, got "
+    for use in (
+        lambda: named_sharding(mesh_of(2, 2, 2), ("vocab", "embed"), rules=rules),
+        lambda: shards({"data": 2}, "vocab", rules=rules),
+        lambda: use_mesh(mesh_of(2, 2, 2), rules=rules).__enter__(),
+    ):
+        with pytest.raises(ValueError, match=message):
+            use()
 
 
 def test_arrays_in_pieces_on_one_host_are_fetched_without_a_word_to_others(monkeypatch):

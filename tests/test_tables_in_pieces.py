@@ -131,6 +131,8 @@ def test_what_stays_in_pieces():
     assert not stays(size // 2, fsdp=2, tensor=2)
     assert not stays(0, data=2)  # nobody has a piece
     assert not stays(0, table=(128, 9), fsdp=2)  # does not divide
+    # GPT-2's table is whole at its smallest width; at the next, copy and gradient are 309 MB.
+    assert [stays(tables.WHOLE_TABLE_BYTES, table=(50304, width), fsdp=2) for width in (768, 1024)] == [False, True]
     # Rows are split over fsdp before data: neighbours on fsdp have no neighbouring rows.
     assert not stays(0, rules={**DEFAULT_RULES, "batch": ("fsdp", "data")}, fsdp=2, data=2)
 

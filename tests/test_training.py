@@ -11,15 +11,18 @@ from lmx.definition import param_axes
 from lmx.losses import cross_entropy
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from lmx.nn.dropout import dropout
+from lmx.nn.layers import Linear
 from lmx.optimization import adam, constant, inverse_sqrt
 from lmx.sharding.mesh import MeshConfig, make_mesh
 from lmx.sharding.placement import place_batch, place_rows
 from lmx.training import (
     TrainState,
+    abstract_state,
     born,
     compile_eval_step,
     compile_step,
     create_state,
+    keep_best,
     make_eval_step,
     make_train_step,
     newest_rate,
@@ -219,8 +222,8 @@ def test_an_infinite_loss_is_skipped_where_its_gradient_is_finite():
 
 def test_weights_below_one_are_divided_by_as_they_are():
     light = batch()
-    light["weights"] /= 1000
-    assert light["weights"].sum() < 0.1
+    light["weights"] /= 1_000_000
+    assert light["weights"].sum() < 1e-4
     found, expected = jitted_still(state(), light), jitted_still(state(), batch())
     assert_near(found[0].params, expected[0].params)
     for name in ("loss", "gradient_norm"):
@@ -274,6 +277,11 @@ def test_no_key_of_a_step_is_one_that_initial_values_are_drawn_with():
     below = [jax.random.fold_in(key, 0) for key in initial]
     taken = {tuple(np.asarray(jax.random.key_data(key), np.float32).tolist()) for key in (*initial, *below)}
     assert len(set(seen)) == 40
+    # As ever, so that a run that has begun goes on with the same dropout.
+    of_step, *folds = jax.random.key(3), 2**32 - 1, 7, 0
+    for fold in folds:
+        of_step = jax.random.fold_in(of_step, fold)
+    assert seen[7] == tuple(np.asarray(jax.random.key_data(of_step), np.float32).tolist())
     assert not taken & set(seen)
 
 
@@ -318,6 +326,35 @@ def test_a_step_maps_over_seeds():
         assert_near((stacked, metrics), jax.tree.map(lambda *leaves: jnp.stack(leaves), *singles))
         singles = [single for single, _ in singles]
     assert np.ptp(metrics["loss"]) > 1e-3
+
+
+def test_the_best_is_the_average_or_the_newest_of_the_seeds_that_are_better():
+    newest, average, best = ({"weight": jnp.arange(6.0).reshape(3, 2) + start} for start in (0, 10, 20))
+    blank = create_state(newest, OPTIMIZER, seed=0)._replace(best=best)
+    better = jnp.asarray([True, False, True])
+    for one, expected in ((blank, newest), (blank._replace(average=average), average)):
+        kept = keep_best(one, better).best["weight"]
+        np.testing.assert_array_equal(kept, np.where([[True], [False], [True]], expected["weight"], best["weight"]))
+        np.testing.assert_array_equal(keep_best(one, jnp.asarray(True)).best["weight"], expected["weight"])
+    assert create_state(newest, OPTIMIZER, seed=0).best is create_state(newest, OPTIMIZER, seed=0).average is None
+    np.testing.assert_array_equal(create_state(newest, OPTIMIZER, seed=0, best=True).best["weight"], newest["weight"])
+
+
+@pytest.mark.parametrize(("kept", "seeds"), [("average", None), ("best", 3)])
+def test_a_state_without_numbers_has_what_a_state_has(kept, seeds, mesh):
+    build = lambda rngs: Linear((4,), (6,), axes=("embed", "mlp"), rngs=rngs)  # noqa: E731
+    abstract = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+    shardings = state_shardings(abstract, OPTIMIZER, mesh=mesh, seeds=seeds is not None, **{kept: True})
+    found = abstract_state(abstract, OPTIMIZER, shardings=shardings, num_seeds=seeds)
+    seed = 5 if seeds is None else range(seeds)
+    real = born(build, OPTIMIZER, shardings=shardings, seed=seed, blank=("weight",))
+    assert jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), found) == jax.tree.map(
+        lambda x: (x.shape, x.dtype, x.sharding), real
+    )
+    assert real.step.shape == ()
+    assert real.seed.tolist() == (5 if seeds is None else [0, 1, 2])
+    assert not np.any(real.params["weight"])
+    assert (real.average is None, real.best is None) == (kept != "average", kept != "best")
 
 
 # A model, born and trained.

@@ -82,19 +82,22 @@ def patches_of(pixels: Num[Array, "B height width channels"], patch: int) -> Num
     return grid.transpose(0, 1, 3, 2, 4, 5).reshape(rows, -1, patch * patch * channels)
 
 
-def sinusoidal_grid(rows: int, columns: int, width: int) -> Float[Array, "T D"]:
+def sinusoidal_grid(rows: int, columns: int, width: int, *, first: int = 0) -> Float[Array, "T D"]:
     """Returns fixed positions of patches, row by row: half of the width says the row and half the column.
 
     Each half is `lmx.nn.positions.sinusoidal` of Vaswani et al. 2017. In two dimensions: Chen et al. 2021 (MoCo v3),
     section 4.
+
+    Args:
+        first: the number of the first row and of the first column.
 
     Raises:
         ValueError: width is not divisible by 4.
     """
     if width % 4:
         raise ValueError(f"width must be divisible by 4 for positions in two dimensions, got width={width}.")
-    of_rows = jnp.repeat(sinusoidal(rows, width // 2), columns, axis=0)
-    of_columns = jnp.tile(sinusoidal(columns, width // 2), (rows, 1))
+    of_rows = jnp.repeat(sinusoidal(rows, width // 2, first=first), columns, axis=0)
+    of_columns = jnp.tile(sinusoidal(columns, width // 2, first=first), (rows, 1))
     return jnp.concatenate([of_rows, of_columns], axis=1)
 
 
@@ -168,10 +171,10 @@ class VisionTransformer(nnx.Module):
         x = self.patches(patches_of(pixels.astype(jnp.float32) / 127.5 - 1.0, config.patch))
         rows, columns = config.grid
         if self.positions is None:
-            places = sinusoidal_grid(rows, columns, config.width)[None]
+            places = sinusoidal_grid(rows, columns, config.width, first=config.first_position)[None]
         else:
             places = self.positions.vectors(jnp.arange(rows * columns)[None])
-        x = x.astype(jnp.float32) + places
+        x = x.astype(jnp.float32) * (config.width**0.5 if config.scaled_embeddings else 1) + places
         if self.first is not None:
             first = jnp.broadcast_to(self.first.vectors(jnp.zeros((1, 1), jnp.int32)), (len(x), 1, config.width))
             x = jnp.concatenate([first, x], axis=1)

@@ -13,7 +13,7 @@ NormPosition = Literal["pre", "post"]
 ActivationName = Literal["relu", "gelu", "gelu-exact", "silu", "gated-gelu", "gated-gelu-exact", "gated-silu"]
 
 _MAY_BE_ZERO = ("first_position", "pad_id", "num_types")
-_ABOVE_ZERO = ("norm_epsilon", "rotary_base", "score_cap", "logit_cap")
+_ABOVE_ZERO = ("norm_epsilon", "rotary_base", "attention_scale", "score_cap", "logit_cap")
 _CHECKED_ELSEWHERE = ("num_outputs", "image_height", "image_width", "image_channels", "patch")  # by their models
 
 

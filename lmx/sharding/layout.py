@@ -16,7 +16,7 @@ from lmx.sharding.step import use_mesh
 class Layout(NamedTuple):
     """Devices and how they share arrays. On one, nothing is placed and nothing laid out.
 
-        Every host must make the same calls, with whole batches, and gets whole results.
+    Every host must make the same calls, with whole batches, and gets whole results.
 
     Attributes:
         mesh: where the parameters live; None on one device.

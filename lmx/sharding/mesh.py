@@ -35,15 +35,11 @@ def make_mesh(config: MeshConfig, *, devices: Sequence[jax.Device] | None = None
         ValueError: the sizes do not multiply to the number of devices.
     """
     devices = in_order(jax.devices()) if devices is None else list(devices)
-    sizes = [config.data, config.fsdp, config.tensor, config.sequence]
-    written = ", ".join(f"{name}={size}" for name, size in zip(MESH_AXES, sizes, strict=True))
-    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
-        raise ValueError(f"mesh sizes must be positive, at most one of them -1 (what is left), got {written}.")
-    known = math.prod(size for size in sizes if size != -1)
+    sizes, known = [*sizes_of(config).values()], count_devices(config)
     if -1 in sizes and len(devices) % known == 0:
         sizes[sizes.index(-1)] = len(devices) // known
     if math.prod(sizes) != len(devices):
-        raise ValueError(f"mesh sizes must multiply to the {len(devices)} devices, got {written}.")
+        raise ValueError(f"mesh sizes must multiply to the {len(devices)} devices, got {_written(config)}.")
     placed = np.empty(len(devices), dtype=object)
     placed[:] = devices
     return Mesh(placed.reshape(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
@@ -85,13 +81,11 @@ def resolve_mesh(mesh: MeshConfig, devices: int | None) -> MeshConfig:
     """Returns the mesh without -1, which takes what is left of the devices, or 1 if their number is unknown.
 
     Raises:
-        ValueError: the sizes do not multiply to the number of devices.
+        ValueError: the sizes do not multiply to the number of devices, or several are left open.
     """
-    sizes = sizes_of(mesh)
-    known = count_devices(mesh)
+    sizes, known = sizes_of(mesh), count_devices(mesh)
     if devices is not None and (devices % known or (devices != known and -1 not in sizes.values())):
-        written = ", ".join(f"{name}={size}" for name, size in sizes.items())
-        raise ValueError(f"mesh sizes must multiply to devices={devices}, got {written}.")
+        raise ValueError(f"mesh sizes must multiply to devices={devices}, got {_written(mesh)}.")
     left = 1 if devices is None else devices // known
     return MeshConfig(**{name: left if size == -1 else size for name, size in sizes.items()})
 
@@ -102,5 +96,16 @@ def count_devices(mesh: MeshConfig) -> int:
 
 
 def sizes_of(mesh: MeshConfig) -> dict[str, int]:
-    """Returns the sizes of a mesh by its axes."""
-    return {name: getattr(mesh, name) for name in MESH_AXES}
+    """Returns the sizes of a mesh by its axes.
+
+    Raises:
+        ValueError: one is neither positive nor -1, or several are -1.
+    """
+    sizes = dict(zip(MESH_AXES, (mesh.data, mesh.fsdp, mesh.tensor, mesh.sequence), strict=True))
+    if list(sizes.values()).count(-1) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
+        raise ValueError(f"mesh sizes must be positive, at most one of them -1 (what is left), got {_written(mesh)}.")
+    return sizes
+
+
+def _written(mesh: MeshConfig) -> str:
+    return ", ".join(f"{name}={getattr(mesh, name)}" for name in MESH_AXES)

@@ -24,11 +24,12 @@ def named_sharding(
     """Returns the sharding of an array whose axes have these names.
 
     Raises:
-        ValueError: an axis does not divide over its mesh axes, or two axes are split over the same.
+        ValueError: an axis does not divide over its mesh axes, two axes are split over the same, or the rules name
+            others than a mesh has.
     """
     parts = []
     for index, axis in enumerate(axes):
-        names = tuple(name for name in rules.get(axis or "", ()) if mesh.shape[name] > 1)
+        names = tuple(name for name in split_over(axis or "", rules) if mesh.shape[name] > 1)
         count = math.prod(mesh.shape[name] for name in names)
         if shape is not None and shape[index] % count:
             nearest = max(count, round(shape[index] / count) * count)

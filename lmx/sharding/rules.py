@@ -23,8 +23,15 @@ STORED = ("embed",)
 
 
 def split_over(axis: str, rules: Rules) -> tuple[str, ...]:
-    """Returns the mesh axes that an axis is split over."""
-    return tuple(rules.get(axis, ()))
+    """Returns the mesh axes that an axis is split over.
+
+    Raises:
+        ValueError: the rules name no axes of a mesh for it.
+    """
+    names = rules.get(axis, ())
+    if isinstance(names, str) or not set(names) <= {*MESH_AXES}:
+        raise ValueError(f"rules must split {axis} over axes of {MESH_AXES}, as a tuple, got {names!r}.")
+    return tuple(names)
 
 
 def rules_of_tables(rules: Rules) -> Rules:

@@ -83,6 +83,16 @@ def test_types_are_added_where_the_model_has_them():
         run(filled(PRE_NORM), words, types=types)
 
 
+def test_where_there_is_one_type_both_texts_of_a_pair_are_of_it():
+    class Through(nnx.Module):
+        def __call__(self, x, **_):
+            return x, {}
+
+    model, words = filled(dataclasses.replace(BERT, num_types=1)), jnp.asarray(tokens())
+    model.stack = Through()
+    np.testing.assert_array_equal(model(words, types=jnp.ones((B, T), jnp.int32))[0], model(words)[0])
+
+
 def test_attention_maps_are_of_all_layers_and_not_of_padding(model):
     _, maps = model(jnp.asarray(tokens()), with_attention=True)
     assert maps["self"].shape == (2, B, 4, T, T)

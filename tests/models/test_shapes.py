@@ -11,8 +11,10 @@ from flax import nnx
 
 from lmx.costs import count_flops
 from lmx.models import decoder, masked, seq2seq
-from lmx.models.shapes import SHAPES
+from lmx.models.shapes import SHAPES, nano_gpt
+from lmx.nn.config import TransformerConfig
 from lmx.nn.embedding import count_parameters
+from lmx.nn.flops import MultiplyAdds, of_stack
 
 # Of the published weights, padding left out; the models' cards and the papers round them.
 PUBLISHED = {
@@ -97,6 +99,37 @@ def test_what_has_no_parameters_is_as_it_was_published(name):
     for each in dataclasses.fields(config):
         if each.name not in COUNTED:
             assert getattr(config, each.name) == expected.get(each.name, each.default), each.name
+
+
+def test_a_small_gpt_2_has_nanogpts_form():
+    found = nano_gpt(256, width=384, num_layers=6)
+    sizes = {"vocab_size": 0, "width": 384, "feedforward_width": 1536, "num_heads": 6, "num_layers": 6}
+    expected = dataclasses.replace(SHAPES["gpt2-124m"](), **sizes, use_bias=False, max_length=256, unroll=6)
+    assert found == expected
+
+
+SMALL = TransformerConfig(width=8, feedforward_width=12, num_heads=2, num_kv_heads=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "given", "weights", "seen"),
+    [
+        ({}, {}, 10 * (2 * 8 * 12 + 2 * 8 * 12), 100),
+        ({"activation": "gated-silu"}, {}, 10 * (2 * 8 * 12 + 3 * 8 * 12), 100),
+        ({}, {"is_causal": True}, 3840, 50),
+        ({"window": 3}, {}, 3840, 2 * (3 * 10 - 4.5)),
+        ({"window": 3}, {"is_causal": True}, 3840, 3 * 10 - 4.5),
+        ({"window": 50}, {"is_causal": True}, 3840, 50),
+        # Queries and what goes out, of the row; keys and values, of the memory; two products of both.
+        ({}, {"memory": 7}, 3840 + 2 * 10 * 8 * 8 + 2 * 7 * 8 * 4 + 2 * 10 * 7 * 8, 100),
+    ],
+)
+def test_a_stacks_multiply_adds_are_its_products_and_the_pairs_that_see_each_other(changes, given, weights, seen):
+    found = of_stack(dataclasses.replace(SMALL, **changes), layers=3, length=10, **given)
+    assert (found.whole, found.seen) == (3 * (weights + 2 * 8 * 100), 3 * (weights + 2 * 8 * seen))
+    assert found + 5 == MultiplyAdds(found.whole + 5, found.seen + 5)
+    assert found + MultiplyAdds(1.0, 2.0) == MultiplyAdds(found.whole + 1, found.seen + 2)
+    assert found.of_training(4) == (24 * found.whole, 24 * found.seen)
 
 
 def test_every_shape_has_its_size_here():

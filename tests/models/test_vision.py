@@ -61,6 +61,39 @@ def test_each_row_is_read_alone_and_attention_is_over_all_tokens(positions, pool
     np.testing.assert_allclose(alone[0], outputs[1], atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("pooling", "positions", "scaled"), [("first", "sinusoidal", True), ("mean", "learned", False)]
+)
+def test_tokens_are_patches_from_minus_1_to_1_with_their_positions(pooling, positions, scaled):
+    model = model_of(changed(positions=positions, pooling=pooling, scaled_embeddings=scaled, first_position=2))
+    pixels = images(2)
+    values = np.asarray(patches_of(jnp.asarray(pixels), 2), np.float64) / 255 * 2 - 1
+    expected = values @ np.asarray(model.patches.weight[...]) * (4 if scaled else 1)
+    grid = sinusoidal_grid(5, 6, 16).reshape(5, 6, 16)[2:, 2:].reshape(12, 16)
+    expected = expected + np.asarray(grid if positions == "sinusoidal" else model.positions.table[...])
+    if pooling == "first":
+        first = np.broadcast_to(np.asarray(model.first.table[...]), (2, 1, 16))
+        expected = np.concatenate([first, expected], axis=1)
+    np.testing.assert_allclose(model.embed(jnp.asarray(pixels)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["first", "mean"])
+def test_outputs_are_of_the_first_state_or_of_the_mean(pooling):
+    model = model_of(changed(pooling=pooling))
+    states = np.random.default_rng(3).normal(size=(2, 12, 16)).astype(np.float32)
+
+    class Given(nnx.Module):
+        def __call__(self, x, **_):
+            return jnp.asarray(states, jnp.bfloat16), {}
+
+    model.stack = Given()
+    outputs, _ = model(jnp.asarray(images(2)))
+    states = np.asarray(jnp.asarray(states, jnp.bfloat16).astype(jnp.float32))
+    pooled = states[:, 0] if pooling == "first" else states.mean(1)
+    assert outputs.dtype == jnp.float32
+    np.testing.assert_allclose(outputs, pooled @ np.asarray(model.output.weight[...]), atol=1e-5)
+
+
 def test_positions_tell_an_image_from_one_with_its_patches_in_another_order():
     pixels = images(1)
     shuffled = pixels[:, :, ::-1]
@@ -98,6 +131,9 @@ def test_dropout_follows_its_key():
 def test_what_does_not_fit_is_one_line():
     with pytest.raises(ValueError, match=r"^patch must divide .* got patch=4 and 6 x 8 pixels, 3 channels\."):
         model_of(changed(patch=4))
+    for fields in ({"image_height": 8, "image_width": 6, "patch": 4}, {"patch": 0}, {"image_channels": 0}):
+        with pytest.raises(ValueError, match=r"^patch must divide the height and the width of the images, got "):
+            model_of(changed(**fields))
     with pytest.raises(ValueError, match=r"^num_outputs must be at least 1, got num_outputs=0\."):
         model_of(changed(num_outputs=0))
     with pytest.raises(ValueError, match=r"^images must be of the model's size \(6, 8, 3\), got \(8, 6, 3\)\.$"):

@@ -37,6 +37,13 @@ def test_attending_to_a_cache_equals_attending_to_what_it_keeps(groups, biased):
     np.testing.assert_allclose(through_a_cache(*heads(groups)), jitted_attend(*heads(groups), sees=sees), atol=1e-6)
 
 
+def test_room_is_made_behind_what_a_cache_holds():
+    cached = CachedKeyValues.of(KeyValues(*(jnp.asarray(x) for x in heads()[1:])))
+    larger = cached.with_room(S + 2)
+    np.testing.assert_array_equal(larger.key, np.pad(cached.key, ((0, 0), (0, 0), (0, 0), (0, 2))))
+    np.testing.assert_array_equal(larger.value, np.pad(cached.value, ((0, 0), (0, 0), (0, 2), (0, 0))))
+
+
 # The layer.
 
 call = jax.jit(lambda layer, x, memory, **inputs: layer(layer.queries(x), layer.keys_values(memory), **inputs))
@@ -109,6 +116,21 @@ def test_every_parameter_names_its_axes():
     assert layer.value.weight.get_metadata("axes") == ("embed", "kv_heads", None)
     assert layer.out.weight.shape == (H, K, D)
     assert layer.out.weight.get_metadata("axes") == ("heads", None, "embed")
+
+
+@pytest.mark.parametrize(
+    ("form", "biased"),
+    [
+        ({}, "query key value out"),
+        ({"use_bias": False}, ""),
+        ({"use_bias": False, "qkv_bias": True}, "query key value"),
+    ],
+)
+def test_maps_into_heads_may_have_biases_of_their_own(form, biased):
+    layer = nnx.eval_shape(lambda: MultiHeadAttention(D, H, AttentionForm(**form), rngs=nnx.Rngs(0)))
+    maps = ("query", "key", "value", "out")
+    assert [name for name in maps if getattr(layer, name).bias is not None] == biased.split()
+    assert layer.query_norm is layer.key_norm is None
 
 
 @pytest.mark.parametrize(

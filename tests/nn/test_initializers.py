@@ -30,8 +30,8 @@ def test_values_are_whole_numbers_scaled_once():
     # What makes them the same on every mesh: nothing is rounded before the one product at the end.
     key = jax.random.key(2)
     limit = np.float32(math.sqrt(6 / 14) / 2**24)
-    whole = np.asarray(xavier_uniform(key, 6, 8), np.float64) / limit
-    np.testing.assert_allclose(whole, np.round(whole), atol=1.0)  # one rounding of float32 is less than one unit here
+    odd = (np.asarray(jax.random.bits(key, (6, 8)), np.int64) >> 8) * 2 - (2**24 - 1)
+    np.testing.assert_array_equal(xavier_uniform(key, 6, 8), odd.astype(np.float32) * limit)
     bits = np.asarray(jax.random.bits(key, (4, 5, 3)), np.int64)
     expected = ((bits & 0xFFFF) + (bits >> 16)).sum(0) - 4 * 0xFFFF
     scale = np.float32(2.0 / math.sqrt(8 * (2**32 - 1) / 12))

@@ -121,6 +121,14 @@ def test_bfloat16_attends_with_a_float32_softmax():
     np.testing.assert_allclose(attended.astype(np.float32), by_hand(query, key, value), atol=0.03)
 
 
+@pytest.mark.parametrize("groups", [H, G])
+def test_products_of_bfloat16_queries_and_keys_are_float32(groups):
+    query, key, _ = (jax.ShapeDtypeStruct(x.shape, jnp.bfloat16) for x in heads(groups))
+    program = str(jax.make_jaxpr(attention_weights)(query, key))
+    assert "preferred_element_type=float32" in program
+    assert "preferred_element_type=bfloat16" not in program
+
+
 def test_large_scores_do_not_overflow():
     query, key, value = heads()
     attended = np.asarray(jitted_attend(1e3 * query, 1e3 * key, value))
@@ -155,6 +163,7 @@ def test_rows_are_long_from_a_stated_size_on():
     assert queries_per_block(2048, 2048) == 2048 * 2048 // 2048  # one block, which is made again going back
     assert queries_per_block(16384, 16384) == 256
     assert queries_per_block(2**20, 2**20) == 64
+    assert queries_per_block(3000, 3000) == 1344  # of 1398 the largest multiple of 64
     assert all(queries_per_block(length, length) * length <= 2**22 for length in (2048, 3000, 8192, 65536))
 
 
@@ -237,6 +246,18 @@ def test_a_causal_row_in_parts_equals_the_whole_with_its_gradients(parts, groups
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), in_parts, whole)
 
 
+def test_the_parts_of_a_causal_row_follow_its_length_on_a_device():
+    def parts(length: int, keys: int | None = None, **given) -> int:
+        query, key = (jnp.zeros((1, size, 1, 1)) for size in (length, keys or length))
+        return kernels._causal_parts(query, key, Sees(causal=True, **given))
+
+    assert [parts(length) for length in (127, 128, 511, 512, 1100)] == [1, 2, 2, 4, 4]
+    assert parts(512, window=3) == 4
+    assert parts(512, 513) == 1
+    with use_mesh(make_mesh(MeshConfig(data=1, sequence=4), devices=jax.devices()[:4])):
+        assert parts(512) == 1
+
+
 @pytest.mark.parametrize(
     "changes", [{"bias": jnp.zeros((1, 1, 11, 11))}, {"prefix": jnp.ones((B, 11), bool)}, {"causal": False}]
 )
@@ -285,6 +306,7 @@ def test_auto_takes_the_fused_kernel_where_it_applies_and_says_so(sees):
         ({"on": Accelerator("tpu")}, "the platform is tpu"),
         ({"on": Accelerator("rocm")}, "the platform is rocm"),
         ({"on": Accelerator("cuda", 7.5)}, "the GPU has compute capability 7.5, below 8.0"),
+        ({"on": Accelerator("cuda")}, "the GPU has compute capability None, below 8.0"),
         ({"dtype": jnp.float32}, "the compute type is float32"),
         ({"head_width": 60}, "the head width is 60, not a multiple of 8 up to 256"),
         ({"head_width": 264}, "the head width is 264, not a multiple of 8 up to 256"),
@@ -293,6 +315,10 @@ def test_auto_takes_the_fused_kernel_where_it_applies_and_says_so(sees):
         ({"sees": Sees(segments=PACKED.segments, window=3)}, "rows are packed; the window looks ahead"),
         ({"sees": PACKED}, "rows are packed"),
         ({"sees": Sees(window=3)}, "the window looks ahead"),
+        (
+            {"sees": Sees(causal=True, prefix=jax.ShapeDtypeStruct((B, S), jnp.bool_))},
+            "a prefix is seen from before it",
+        ),
     ],
 )
 def test_what_the_fused_kernel_cannot_do_is_a_reason_for_auto_and_an_error_for_cudnn(change, reason):

@@ -175,6 +175,10 @@ def test_dropout_without_a_key_or_a_rate_does_nothing():
     assert dropout(x, 0.0, jax.random.key(0)) is x
 
 
+def test_a_rate_next_to_1_leaves_nothing():
+    assert not np.any(drop(np.ones(PLACES, np.float32), 1 - 1e-12, jax.random.key(3)))
+
+
 def test_the_dropout_mask_is_a_function_of_key_and_place():
     x, ones = vectors(6, 7), np.ones((6, 7), np.float32)
     mask = np.asarray(drop(ones, 0.4, jax.random.key(3))) != 0
@@ -263,6 +267,15 @@ def test_every_place_has_bits_of_its_own_in_the_order_of_the_flat_array():
     assert np.unique(flat).size == 240  # the hash is one to one
     for shape in ((3, 5), (2, 3, 5), (5, 2, 3, 4), (2, 3, 2, 5, 4)):
         np.testing.assert_array_equal(np.ravel(bits(key, shape)), flat[: math.prod(shape)])
+
+
+def test_places_repeat_beyond_what_32_bits_count():
+    rows = hash_bits(jax.random.key(5), (3, 4), part_of=[Places(1, jnp.arange(4), 2**33)])
+    np.testing.assert_array_equal(rows, np.repeat(hash_bits(jax.random.key(5), (1, 4)), 3, axis=0))
+    # Of two rows of 2^31 places there are as many as 32 bits count: the third is the first again.
+    first, second, third = hash_bits(jax.random.key(5), (3, 4), part_of=[Places(1, jnp.arange(4), 2**31)])
+    np.testing.assert_array_equal(first, third)
+    assert not np.any(np.asarray(first) == np.asarray(second))
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

@@ -248,6 +248,24 @@ def test_extending_a_cache_equals_running_the_whole(decoder, encoding):
     np.testing.assert_allclose(np.concatenate(done, 1), expected, atol=1e-5)
 
 
+def test_a_cache_is_in_the_compute_type_and_has_a_slot_for_each_key_head():
+    config = TransformerConfig(width=D, feedforward_width=F, num_heads=H, num_kv_heads=G, dtype="bfloat16")
+    stack = nnx.eval_shape(lambda: transformer.make_stack(config, 1, has_memory=True, rngs=nnx.Rngs(0)))
+    memory = Memory(jax.ShapeDtypeStruct((B, S, D), jnp.bfloat16), SEEN)
+
+    def start(stack, states):
+        (block,) = stack.unstack()
+        return block.start_cache(Memory(states, SEEN), batch=B, slots=9), block.start_cache(None, batch=B, slots=9)
+
+    cache, without = jax.eval_shape(start, stack, memory.states)
+    shapes = [(leaf.shape, leaf.dtype.name) for leaf in jax.tree.leaves(cache)]
+    head = D // H
+    assert shapes == [
+        (shape, "bfloat16") for shape in ((B, G, head, 9), (B, G, 9, head), (B, G, head, S), (B, G, S, head))
+    ]
+    assert without.memory is None
+
+
 def test_a_stack_must_have_a_layer():
     with pytest.raises(ValueError, match=r"^num_layers must be at least 1, got num_layers=0\.$"):
         Stack(make_block, 0, rngs=nnx.Rngs(0))

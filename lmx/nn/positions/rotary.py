@@ -46,17 +46,18 @@ def stretched(frequencies: Float[Array, " half"], scaling: Sequence[float]) -> F
     times stay, and those between are blended (Llama 3.1, in the authors' code: `apply_scaling`).
 
     Raises:
-        ValueError: the numbers are neither one nor four, or the factor is not positive.
+        ValueError: the numbers are neither one nor four, the factor is not positive, or low is not below high.
     """
     if not scaling:
         return frequencies
-    if len(scaling) not in (1, 4) or scaling[0] <= 0:
+    is_one, is_four = len(scaling) == 1, len(scaling) == 4
+    if not (is_one or (is_four and scaling[1] < scaling[2])) or not 0 < scaling[0] < math.inf:
         raise ValueError(
-            "rotary_scaling must be a positive factor, or factor, low, high and length, "
+            "rotary_scaling must be a positive factor, or factor, low, high and length, low below high, "
             f"got rotary_scaling={tuple(scaling)}."
         )
     factor = scaling[0]
-    if len(scaling) == 1:
+    if is_one:
         return frequencies / factor
     _, low, high, length = scaling
     turns = length * frequencies / (2 * math.pi)
