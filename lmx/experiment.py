@@ -175,6 +175,8 @@ def begin(
         raise InputError(f"seeds must be at least 1, got seeds={config.seeds}.")
     if not 0 <= config.seed <= 2**32 - config.seeds:
         raise InputError(f"seed must be from 0 to 2^32 - {config.seeds}, got seed={config.seed}.")
+    if ends_with is not None and getattr(config, ends_with) < 1:
+        raise InputError(f"{ends_with} must be at least 1, got {ends_with}={getattr(config, ends_with)}.")
     told = {"experiment": experiment, "preset": preset, "family": family, "config": config_as_json(config), **facts}
     records = (RunConfig, Published)
     free = (*(each.name for record in records for each in dataclasses.fields(record)), *config.free)

@@ -520,14 +520,18 @@ def test_a_validation_is_printed_as_it_is_named(run, capsys, name):
     assert f"validation after 4 updates: {name} 0.5000 " in capsys.readouterr().out
 
 
-def test_a_run_continued_within_the_range_traces_what_is_left_of_it(run, monkeypatch):
+def test_a_run_continued_within_the_range_traces_what_is_left_of_it(run, monkeypatch, capsys):
     events = []
     monkeypatch.setattr(jax.profiler, "start_trace", lambda path: events.append("begins"))
     monkeypatch.setattr(jax.profiler, "stop_trace", lambda: events.append("ends"))
     count(run, last=3, profile="4:6")
     assert events == []
+    assert "no profile is written: --profile 4:6 has none of the steps 1 to 3\n" in capsys.readouterr().out
     count(opened(run.directory), last=5, profile="2:4")
     assert events == ["begins", "ends"]
+    assert "no profile" not in capsys.readouterr().out
+    count(opened(run.directory), last=6, profile="2:5")
+    assert "no profile is written: --profile 2:5 has none of the steps 6 to 6\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
