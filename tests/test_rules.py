@@ -177,6 +177,10 @@ def test_a_script_says_its_rules_once(script, monkeypatch):
     monkeypatch.setattr(script.Config, "rules", {**DEFAULT_RULES, "batch": ()})
     assert settle(config).batch.tokens_per_batch == 100
     assert isinstance(config.batch, BatchConfig)
+    # Where the mesh leaves a size open, the devices are those of the machine.
+    _, config = script.command_line([next(iter(script.PRESETS)), "--tokens-per-device", "100"])
+    monkeypatch.undo()
+    assert settle(config).batch.tokens_per_batch == 100 * jax.device_count()
 
 
 def test_rules_decide_which_kernel_attends():

@@ -305,9 +305,11 @@ def test_a_start_that_is_killed_among_its_files_has_written_its_config(tmp_path,
         if new.parent == tmp_path / "run":
             raise SystemExit
 
-    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+    run = Run(tmp_path / "run", FACTS)
+    with monkeypatch.context() as patched:
         patched.setattr(os, "replace", killed)
-        Run(tmp_path / "run", FACTS).open(write)
+        with pytest.raises(SystemExit):
+            run.open(write)
     assert (tmp_path / "run" / "config.json").is_file()
     Run(tmp_path / "run", FACTS).open(write)
     assert (tmp_path / "run" / "a.labels").read_text() == "new"
