@@ -42,7 +42,7 @@ from lmx.run import Run
 from lmx.sampling import Sampling
 from lmx.scoring.records import Record, Row
 from lmx.scoring.tested import Tested as Outcome  # pytest would take its own name for a class of tests
-from lmx.sharding.layout import ONE_DEVICE
+from lmx.sharding.layout import ONE_DEVICE, Layout
 from lmx.sharding.mesh import make_mesh
 from lmx.sharding.rules import DEFAULT_RULES
 from lmx.streams import Share, Written
@@ -81,10 +81,11 @@ def test_a_validation_that_is_longer_than_all_of_training_has_a_shape_of_its_own
     assert {batch["source"].shape[1] for batch in config.once(rows_of(8, 8), ONE_DEVICE, buckets=(4, 8))} == {8}
 
 
-def test_rows_of_a_validation_fill_the_parts_of_a_mesh_and_a_host_gets_its_own():
+def test_rows_of_a_validation_fill_the_parts_of_a_mesh_and_a_host_gets_its_own(monkeypatch):
     config = BatchConfig(tokens_per_batch=24, rows_multiple=2)
-    layout = SimpleNamespace(row_shards=5, rows_of_host=lambda rows: slice(0, rows // 5))
-    (found,) = [batch["source"] for batch in config.once(rows_of(8, 8), layout, buckets=(4, 8))]
+    monkeypatch.setattr(Layout, "row_shards", 5)
+    monkeypatch.setattr(Layout, "rows_of_host", lambda self, rows: slice(0, rows // 5))
+    (found,) = [batch["source"] for batch in config.once(rows_of(8, 8), ONE_DEVICE, buckets=(4, 8))]
     assert found.shape == (1, 8)
 
 

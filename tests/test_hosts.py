@@ -34,6 +34,7 @@ from lmx.hosts import (
     is_writer,
     label,
     largest,
+    meet,
     start,
 )
 from lmx.sharding.mesh import MeshConfig, make_mesh
@@ -216,6 +217,8 @@ def test_hosts_of_a_tpu_that_nobody_named_are_an_error(joined, monkeypatch):
 def test_wrong_flags_are_errors(options, message):
     with pytest.raises(ValueError, match=message):
         HostsConfig(**options)
+    HostsConfig(process_id=5)  # of so many as a launcher says
+    HostsConfig(num_processes=2, process_id=1, heartbeat_seconds=1)
 
 
 # Agreeing.
@@ -296,6 +299,26 @@ def test_a_host_that_fails_tells_the_others_and_keeps_its_own_error(error, told,
         raise error
     assert raised.value is error
     assert two_hosts[1:] == ["met", {"facts": {}, "error": told}]
+
+
+def test_hosts_wait_for_each_other_for_a_week_and_say_what_failed(monkeypatch):
+    asked = []
+
+    def wait_at_barrier(name: str, milliseconds: int) -> None:
+        asked.append((name, milliseconds))
+        if len(asked) == 2:
+            raise RuntimeError("lost\n  host 1")
+
+    client = SimpleNamespace(wait_at_barrier=wait_at_barrier)
+    monkeypatch.setattr("lmx.hosts.distributed.global_state.client", client)
+    meet()  # alone
+    assert asked == []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    meet()
+    with pytest.raises(RuntimeError, match=r"^the hosts must meet, got lost host 1\.$"):
+        meet()
+    assert {milliseconds for _, milliseconds in asked} == {7 * 24 * 3600 * 1000}
+    assert len({name for name, _ in asked}) == 2
 
 
 def test_what_hosts_tell_may_differ_in_length(monkeypatch):

@@ -24,6 +24,7 @@ from lmx.errors import InputError
 from lmx.learner import Learner, Placed
 from lmx.loop import Training, every
 from lmx.meter import SKIPPED_LIMIT
+from lmx.parameters import save_params
 from lmx.process import EXIT_STOPPED
 from lmx.run import Run
 from lmx.sharding.mesh import MeshConfig, make_mesh
@@ -449,22 +450,32 @@ def test_the_end_of_a_training_says_how_it_came_and_where_it_was_best(run, tmp_p
     assert "training ended early after 6 updates" in " ".join(capsys.readouterr().out.split())
 
 
-def test_what_an_earlier_end_left_goes_where_a_longer_training_ends(run, capsys):
-    left = ("model.safetensors", "scores.json", "report.html")
+def test_a_longer_training_says_that_an_earlier_end_is_kept_until_its_own(run, capsys):
     count(run, last=3, kept=[])
-    for name in left:
-        (run.directory / name).touch()
+    (run.directory / "model.safetensors").touch()
     count(opened(run.directory), last=3, kept=[])  # the same once more
     assert "until this training has ended" not in capsys.readouterr().out
-    assert all((run.directory / name).exists() for name in left)
     with pytest.raises(SystemExit):
         count(opened(run.directory), last=6, signals={4: 1}, kept=[])
     printed = " ".join(capsys.readouterr().out.split())
     assert "until this training has ended" in printed
     assert "keeps the model and the scores of its earlier end" in printed
-    assert all((run.directory / name).exists() for name in left)
-    count(opened(run.directory), last=6, kept=[])
-    assert [name for name in left if (run.directory / name).exists()] == ["model.safetensors"]
+
+
+def test_a_finished_model_is_used_as_it_is(run, capsys):
+    save_params(run.directory / "model.safetensors", {"sum": np.float32(7)})
+    run.serves = True
+    blank = Placed(*[None] * len(Placed._fields))
+    like = create_state({"sum": jnp.zeros(())}, optax.sgd(0.1), seed=1)
+    placed = blank._replace(learner=Learner(None, None, None, None), like=like)
+    training = Training(run, placed, Batches(), last=LAST, seeds=[1], selection=SelectionConfig(), due=lambda _: False)
+    assert "it is used as it is, and nothing is trained" in " ".join(capsys.readouterr().out.split())
+    with training:
+        assert list(training) == []
+    assert training.state is None
+    params, made = training.end()
+    assert (float(params["sum"]), float(training.params["sum"]), made) == (7.0, 7.0, "the model that was there")
+    assert not (run.directory / "checkpoints").exists()
 
 
 def test_what_several_seeds_have_news_of():

@@ -29,7 +29,7 @@ from lmx.errors import InputError
 from lmx.hosts import fingerprint
 from lmx.memory import Memory
 from lmx.parameters import average_files, save_params
-from lmx.process import EXIT_STOPPED, make_deterministic, one_line_errors, stop_on_signals
+from lmx.process import EXIT_STOPPED, make_deterministic, one_line_errors, seconds_since_start, stop_on_signals
 from lmx.report import write_report
 from lmx.run import RESULTS, Run
 from lmx.saved import write_json, write_jsonl, write_lines
@@ -215,8 +215,6 @@ def test_another_test_set_is_no_other_run(tmp_path):
     of_test = {"scores.json", "samples.jsonl", "attention.json", "test.hypotheses.txt", "predictions.tsv"}
     of_test |= {"references.tsv", "mistakes.jsonl", "explanations.json"}
     assert {name for name in left if not (run.directory / name).exists()} == of_test
-    again.forget_results()
-    assert [name for name in left if (run.directory / name).exists()] == ["model.safetensors", "metrics.jsonl"]
 
 
 def test_a_test_set_of_another_name_forgets_what_the_old_one_left(tmp_path):
@@ -648,6 +646,21 @@ def test_the_model_is_that_of_the_best_seed_and_each_of_several_has_a_file(run):
     assert files == {"4.safetensors": [0, 1], "11.safetensors": [2, 3]}
 
 
+@pytest.mark.parametrize("seeds", [None, (4, 11)])
+def test_results_are_forgotten_where_another_model_takes_the_place_of_theirs(seeds, run):
+    run.memory.judge(7, np.array([0.5, 0.2]), patience=None)
+    params = jnp.arange(4.0).reshape(2, 2)
+    run.save_model({"x": params}, seeds=seeds)
+    left = [run.directory / name for name in (*RESULTS, "metrics.jsonl")]
+    for path in left:
+        path.touch()
+    run.save_model({"x": params}, seeds=seeds)  # of the same training, continued or not
+    assert all(path.exists() for path in left)
+    run.save_model({"x": params + 1}, seeds=seeds)
+    assert [path.name for path in left if path.exists()] == ["metrics.jsonl"]
+    assert not list(run.directory.glob("*.partial"))
+
+
 def test_a_finished_model_without_checkpoints_remembers_its_best_steps(run):
     values = np.array([0.5, 0.2])
     run.recall(values, seeds=(4, 11))
@@ -816,6 +829,25 @@ def test_a_signal_where_exceptions_are_ignored_is_not_lost(number, capfd):
     printed = capfd.readouterr()
     assert printed.out == f"stopped by {signal.Signals(number).name}; the same command continues\n"
     assert "ignored" not in printed.err
+
+
+def test_a_reader_that_has_enough_ends_a_command_as_the_signal_would(monkeypatch):
+    given = []
+    monkeypatch.setattr(os, "dup2", lambda *numbers: given.append(numbers))
+    with pytest.raises(SystemExit) as ended, one_line_errors():
+        raise BrokenPipeError
+    assert ended.value.code == 128 + signal.SIGPIPE
+    assert [number for _, number in given] == [sys.stdout.fileno()]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_age_of_a_process_is_in_seconds(known, monkeypatch):
+    if not known:
+        monkeypatch.setattr(Path, "read_text", lambda path: "of another system")
+    before = seconds_since_start()
+    time.sleep(0.1)
+    assert 0.05 < seconds_since_start() - before < 30
+    assert 0 < before < 24 * 3600
 
 
 def test_an_interrupt_is_one_word(capsys):
