@@ -580,8 +580,9 @@ def begun(config, **options):
 def test_what_cannot_begin_is_refused_first(changes, message, tmp_path):
     config = translation.replace(translation.MULTI30K, run=translation.RunConfig(run=tmp_path / "run"))
     begun(translation.replace(config, seed=2**32 - 3, seeds=3, updates=1))
-    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-        begun(translation.replace(config, **changes))
+    for family in ({}, {"family": "folds", "ends_with": None}):
+        with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+            begun(translation.replace(config, **changes), **family)
     assert list(tmp_path.iterdir()) == []
 
 
