@@ -28,7 +28,7 @@ from lmx.learner import Learner, place
 from lmx.loop import Training
 from lmx.losses import label_loss
 from lmx.models.vision import VisionConfig, VisionTransformer, training_flops
-from lmx.optimization import OptimizerConfig, make_schedule
+from lmx.optimization import OptimizerConfig, check_share, make_schedule
 from lmx.optimizers import make_optimizer, updated_by
 from lmx.planning import print_plan
 from lmx.pretrained import StartConfig
@@ -84,6 +84,7 @@ class Config:
     def check(self) -> None:
         """Checks values here, for errors of one line, where tyro would print a box."""
         self.augment.check()
+        check_share("label_smoothing", self.label_smoothing)
         self.sets.check()
         self.exam.check(unit="image")
 
@@ -229,7 +230,6 @@ def plan(preset: str, config: Config, *, device: str) -> None:
         model = replace(model, image_height=64, image_width=64, image_channels=3, num_outputs=model.num_outputs or 16)
     model = replace(model, kernel="xla")
     size = model.image_height, model.image_width, model.image_channels
-
     rows = config.batch.shape(model.num_tokens)[:2]
     shapes = {"pixels": (*rows, *size), "labels": rows, "weights": rows}
 

@@ -74,6 +74,8 @@ class RunConfig:
             raise ValueError(
                 f"save_every must be at least 1, or None to save at validations, got save_every={self.save_every}."
             )
+        if self.keep_every is not None and self.keep_every < 1:
+            raise ValueError(f"keep_every must be at least 1, or None to keep none, got keep_every={self.keep_every}.")
         self.steps_to_profile()
 
     def steps_to_profile(self) -> tuple[int, int] | None:
@@ -249,9 +251,11 @@ class RowsConfig(TokensConfig):
         """Rows of a micro-batch.
 
         Raises:
-            InputError: the tokens are fewer than a row has.
+            InputError: the tokens are fewer than a row has, or it has none.
         """
-        if not 1 <= self.context <= self.tokens_per_batch:
+        if self.context < 1:
+            raise InputError(f"context must be at least 1, got context={self.context}.")
+        if self.context > self.tokens_per_batch:
             raise InputError(
                 f"tokens_per_batch must be at least a row of context={self.context} tokens, got "
                 f"tokens_per_batch={self.tokens_per_batch}."
@@ -321,6 +325,10 @@ class SelectionConfig:
             raise ValueError(f"patience must be at least 1, or None to train to the end, got patience={self.patience}.")
         if self.average < 1:
             raise ValueError(f"average must be at least 1, got average={self.average}.")
+        if self.validate_every < 0:
+            raise ValueError(
+                f"validate_every must be at least 0 (after each epoch), got validate_every={self.validate_every}."
+            )
 
 
 @dataclass(frozen=True)

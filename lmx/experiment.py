@@ -171,8 +171,9 @@ def begin(
     options: RunConfig = config.run
     options.check()
     config.selection.check()
-    if config.seeds < 1:
-        raise InputError(f"seeds must be at least 1, got seeds={config.seeds}.")
+    for name in ("seeds", "updates", "epochs"):
+        if (number := getattr(config, name, 1)) < 1:
+            raise InputError(f"{name} must be at least 1, got {name}={number}.")
     if not 0 <= config.seed <= 2**32 - config.seeds:
         raise InputError(f"seed must be from 0 to 2^32 - {config.seeds}, got seed={config.seed}.")
     told = {"experiment": experiment, "preset": preset, "family": family, "config": config_as_json(config), **facts}

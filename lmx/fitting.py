@@ -123,7 +123,7 @@ def training_kernel(model: Model, mesh: Mesh, *, stacked: bool, holes: str | Non
 
 
 def check_length(run: Run, *, made: int, last: int) -> None:
-    """Checks that a training does not end before the updates that it has made.
+    """Checks that a training does not end before the updates that it has made, and says where none is profiled.
 
     Raises:
         InputError: it does.
@@ -132,4 +132,9 @@ def check_length(run: Run, *, made: int, last: int) -> None:
         raise InputError(
             f"{run.directory} has made {made:,} updates, and training must end after as many at least, got {last:,}. "
             f"Ask for {made:,} or more, or choose another --run."
+        )
+    wanted = run.options.steps_to_profile()
+    if wanted is not None and made < last and (wanted[0] >= last or wanted[1] <= made):
+        run.console.print(
+            f"no profile is written: --profile {run.options.profile} has none of the steps {made + 1:,} to {last:,}"
         )

@@ -147,7 +147,7 @@ def _lives(path: Path, holder: Mapping[str, Any], *, report: Callable[[str], Non
         f"{WATCH_SECONDS:.0f} s whether it still trains"
     )
     first, ends = _date(path), time.monotonic() + WATCH_SECONDS
-    while time.monotonic() < ends:
+    while first is not None and time.monotonic() < ends:
         time.sleep(min(1.0, BEAT_SECONDS))
         if _date(path) != first:
             return _date(path) is not None

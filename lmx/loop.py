@@ -140,8 +140,8 @@ class Training:
         self.state: TrainState | None = placed.born(seeds) if state is placed.like else state
         self._first = int(self.state.step)
         check_length(run, made=self._first, last=last)
-        self._longer = not run.memory.stopped_early and self._first < last
-        if self._longer and (run.directory / "model.safetensors").is_file():
+        is_longer = not run.memory.stopped_early and self._first < last
+        if is_longer and (run.directory / "model.safetensors").is_file():
             run.console.print(
                 f"until this training has ended, {run.directory} keeps the model and the scores of its earlier end"
             )
@@ -306,8 +306,6 @@ class Training:
         run, learner, selection = self.run, self.placed.learner, self._selection
         if self.state is None:
             return self._params, "the model that was there"
-        if self._longer:
-            run.forget_results()  # of an earlier end of this run, when it was to be shorter; the model is replaced
         memory = run.memory
         best = ", ".join(f"{step:,}" for step in memory.best_step)
         run.console.print(

@@ -86,6 +86,11 @@ class ObjectiveConfig:
         if FAMILIES[self.objective] != family:
             fitting = " or ".join(name for name, each in FAMILIES.items() if each == family)
             raise InputError(f"objective must be {fitting} for this preset's model, got objective={self.objective}.")
+        for name, wanted in (("from_start", "causal"), ("whole_words", "masked")):
+            if getattr(self, name) and self.objective != wanted:
+                raise InputError(
+                    f"{name} must be off with objective={self.objective}, got {name}=True: it is of {wanted} alone."
+                )
         asked = "from_start" if self.from_start else f"objective={self.objective}"
         if packing != "documents" and (self.from_start or self.objective == "pairs"):
             raise InputError(
@@ -121,7 +126,8 @@ class ObjectiveConfig:
 
         Raises:
             ValueError: a row is too short.
-            InputError: the vocabulary does not tell where words begin, or has no tab; or spans outnumber sentinels.
+            InputError: the vocabulary does not tell where words begin, or has no tab; spans outnumber sentinels; or
+                mask_share is no share.
         """
         pad, size = tokenizer.pad_id, tokenizer.vocab_size
         if self.objective == "causal":
@@ -133,10 +139,13 @@ class ObjectiveConfig:
         if self.objective == "pairs":
             separator = tokenizer.encode(SEPARATOR)
             if len(separator) != 1 or separator[0] == tokenizer.unk_id:
-                raise InputError(f"objective=pairs must have a vocabulary with one id for a tab, got {len(separator)}.")
+                got = "that of unknown words" if len(separator) == 1 else len(separator)
+                raise InputError(f"objective=pairs must have a vocabulary with one id for a tab, got {got}.")
             make = functools.partial(pairs, pad_id=pad, separator_id=separator[0])
             return Objective(make, context, 1, size, {"separator_id": separator[0]})
         if self.objective == "masked":
+            if not 0 < self.mask_share < 1:
+                raise InputError(f"mask_share must be over 0 and below 1, got mask_share={self.mask_share}.")
             pieces = tokenizer.pieces(range(size))
             mask = next((pieces.index(each) for each in MASKS if each in pieces), size)
             # Special ids stand in front, as a rule: what is behind them may come in the place of a word.

@@ -58,6 +58,32 @@ class OptimizerConfig:
         """Whether the learning rate depends on where training ends."""
         return self.schedule in ("linear", "cosine", "warmup-stable-decay")
 
+    def check(self) -> None:
+        """Checks the numbers, and the shares that an experiment adds to them.
+
+        Raises:
+            ValueError: one of them means nothing.
+        """
+        for name in ("peak", "epsilon", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be at least 0, got {name}={getattr(self, name)}.")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"clip_norm must be above 0, or None not to clip, got clip_norm={self.clip_norm}.")
+        if self.average_decay is not None and not 0 <= self.average_decay <= 1:
+            raise ValueError(f"average_decay must be from 0 to 1, got average_decay={self.average_decay}.")
+        for name in ("beta2", "label_smoothing", "word_dropout"):
+            check_share(name, getattr(self, name, 0.0))
+
+
+def check_share(name: str, share: float) -> None:
+    """Checks a share that must leave something.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"{name} must be at least 0 and below 1, got {name}={share}.")
+
 
 def make_schedule(config: OptimizerConfig, *, total: int, width: int) -> optax.Schedule:
     """Returns the schedule for a training of `total` updates of a model of this width; all reach the same peak.

@@ -41,7 +41,9 @@ def make_optimizer(
 
     Raises:
         InputError: a pattern of `freeze` fits no parameter, or all are frozen; layer_decay is no share.
+        ValueError: another number of the config means nothing.
     """
+    config.check()
     if not 0 < config.layer_decay <= 1:
         raise InputError(f"layer_decay must be above 0 and at most 1, got layer_decay={config.layer_decay}.")
     labels = _labels(config, model)

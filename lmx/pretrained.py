@@ -28,7 +28,7 @@ from lmx.nn.config import TransformerConfig
 from lmx.nn.positions.make import longest as longest_of
 from lmx.parameters import open_params
 from lmx.run import Run
-from lmx.saved import find_tokenizers, load_tokenizers, read_record, tokenizer_of
+from lmx.saved import find_tokenizers, load_tokenizers, read_field, read_record, tokenizer_of
 from lmx.text import Tokenizer
 from lmx.training import TrainState
 
@@ -110,12 +110,16 @@ class StartConfig:
 
         Raises:
             FileNotFoundError: there is no such run.
+            ValueError: a config.json is damaged.
             InputError: its model has not been trained, is of quite another kind, or knows too few positions.
         """
         if self.init_from is None:
             return model
         own = run / "config.json"
-        saved = read_record(own)["config"]["model"] if own.is_file() else _finished(self.source)["model"]
+        if own.is_file():
+            saved = read_field(read_record(own), "config", "model", kind=dict, path=own)
+        else:
+            saved = read_field(_finished(self.source), "model", kind=dict, path=Path(f"{self.source}", "config.json"))
         names = {each.name for each in dataclasses.fields(model)} - {*OWN, *OF_DATA}
         taken = {
             name: tuple(value) if isinstance(value, list) else value for name, value in saved.items() if name in names

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from lmx.account import Account
 from lmx.checkpoint import Checkpoints
+from lmx.checksums import checksum_of
 from lmx.compilation import keep_programs
 from lmx.config import RunConfig
 from lmx.console import console, readable, unless_full
@@ -258,12 +259,10 @@ class Run:
         for name in names if self.writes else ():
             (self.directory / name).unlink(missing_ok=True)
 
-    def forget_results(self) -> None:
-        """Removes the results of a finished model that will be replaced."""
-        self.forget(RESULTS)
-
     def save_model(self, params: Params, *, seeds: Sequence[int] | None = None) -> None:
         """Writes the final parameters: those of each seed, if there are several, and those of the best as the model.
+
+        What an earlier end of the run has left is of the model that it had: where another one takes its place, it goes.
 
         Args:
             seeds: the seeds on the first axis of all arrays; None where arrays have no such axis.
@@ -271,14 +270,15 @@ class Run:
         whole = fetch(params, keep=self.writes)
         if not self.writes:
             return
-        if seeds is None:
-            save_params(self.directory / "model.safetensors", whole)
-            return
-        if len(seeds) > 1:
+        if seeds is not None and len(seeds) > 1:
             (self.directory / "seeds").mkdir(exist_ok=True)
             for index, seed in enumerate(seeds):
                 save_params(self.directory / "seeds" / f"{seed}.safetensors", member(whole, index))
-        save_params(self.directory / "model.safetensors", member(whole, int(np.argmin(self.memory.best))))
+        model, made = self.directory / "model.safetensors", self.directory / "model.partial"
+        save_params(made, whole if seeds is None else member(whole, int(np.argmin(self.memory.best))))
+        if model.is_file() and checksum_of(model) != checksum_of(made):
+            self.forget(RESULTS)
+        os.replace(made, model)
 
     def recall(self, values: np.ndarray, *, seeds: Sequence[int]) -> None:
         """Restores the memory of a finished model whose checkpoints are gone.

@@ -8,6 +8,7 @@ import sys
 import tracemalloc
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -314,6 +315,7 @@ def test_no_damaged_file_is_taken_for_whole(three, opened, how):
 def test_a_damaged_checkpoint_is_skipped_in_one_line_and_its_step_saved_again(three, opened):
     for step in (20, 30):
         damage(max(files_of(three / str(step)), key=lambda path: path.stat().st_size), "a bit")
+    (three / "30.damaged" / "state").mkdir(parents=True)  # of another time
     lines: list[str] = []
     checkpoints = opened(keep_last=3, report=lines.append)
     found, host = checkpoints.restore_newest(state(1))
@@ -451,7 +453,9 @@ def check_full(directory: Path, prepare: str, release: str, reason: str) -> None
 
 
 def test_what_a_late_write_of_a_failed_save_leaves_is_removed_by_the_next(opened, tmp_path, monkeypatch):
-    checkpoints = opened()
+    lines: list[str] = []
+    checkpoints = opened(report=lines.append)
+    assert checkpoints._manager._options.async_options.timeout_secs == 6 * 3600
     checkpoints.save(3, state(3), HOST, scores={})
     checkpoints.wait()  # what Orbax removes in the background when it starts, it has removed
 
@@ -460,7 +464,10 @@ def test_what_a_late_write_of_a_failed_save_leaves_is_removed_by_the_next(opened
 
     with monkeypatch.context() as patched:
         patched.setattr(checkpoints._manager, "save", full)
+        patched.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_234_567_890))
         checkpoints.save(4, state(4), HOST, scores={})
+    (line,) = lines
+    assert f"(1,235 MB free in {tmp_path / 'checkpoints'})" in line
     late = tmp_path / "checkpoints" / "4.orbax-checkpoint-tmp" / "state"
     late.mkdir(parents=True)
     (late / "part").write_bytes(b"late")

@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from lmx.config import BatchConfig, Published, RunConfig, SelectionConfig, config_as_json, inline_fields
+from lmx.config import (
+    BatchConfig,
+    Published,
+    RowsConfig,
+    RunConfig,
+    SelectionConfig,
+    config_as_json,
+    inline_fields,
+)
+from lmx.data.batches import SeedBatches, TokenBatches
+from lmx.data.fitting import Sizes
 from lmx.data.labelled import Examples
 from lmx.data.labels import Labels
 from lmx.data.parallel import EncodedPairs, Pairs
@@ -26,12 +36,13 @@ from lmx.evaluation.translation import ScoringConfig, _exact_by_construction, va
 from lmx.fitting import fit_sizes, fit_warmup, training_kernel
 from lmx.learner import Learner, Placed, mean_loss
 from lmx.models.seq2seq import Seq2SeqConfig
+from lmx.objective import ObjectiveConfig
 from lmx.optimization import OptimizerConfig
 from lmx.run import Run
 from lmx.sampling import Sampling
 from lmx.scoring.records import Record, Row
 from lmx.scoring.tested import Tested as Outcome  # pytest would take its own name for a class of tests
-from lmx.sharding.layout import ONE_DEVICE
+from lmx.sharding.layout import ONE_DEVICE, Layout
 from lmx.sharding.mesh import make_mesh
 from lmx.sharding.rules import DEFAULT_RULES
 from lmx.streams import Share, Written
@@ -70,6 +81,57 @@ def test_a_validation_that_is_longer_than_all_of_training_has_a_shape_of_its_own
     assert {batch["source"].shape[1] for batch in config.once(rows_of(8, 8), ONE_DEVICE, buckets=(4, 8))} == {8}
 
 
+def test_rows_of_a_validation_fill_the_parts_of_a_mesh_and_a_host_gets_its_own(monkeypatch):
+    config = BatchConfig(tokens_per_batch=24, rows_multiple=2)
+    monkeypatch.setattr(Layout, "row_shards", 5)
+    monkeypatch.setattr(Layout, "rows_of_host", lambda self, rows: slice(0, rows // 5))
+    (found,) = [batch["source"] for batch in config.once(rows_of(8, 8), ONE_DEVICE, buckets=(4, 8))]
+    assert found.shape == (1, 8)
+
+
+def test_batches_are_made_by_every_size_of_a_config():
+    config = BatchConfig(tokens_per_batch=48, accumulation=2, num_buckets=2, rows_multiple=3, length_multiple=4)
+    assert config.sizes == Sizes(tokens_per_batch=48, accumulation=2, num_buckets=2)
+    rows = rows_of(*[1, 2, 3, 5, 6, 7, 9, 10, 11] * 6)
+    one = config.batches(rows, seeds=[7])
+    assert isinstance(one, TokenBatches)
+    assert len(one.buckets) == 2
+    assert all(length % 4 == 0 for length in one.buckets)
+    assert all(each[0] == 2 and each[1] % 3 == 0 and each[1] * each[2] <= 48 for each in one.shapes)
+    for seeds, stacked in (([7, 8], False), ([7], True)):
+        several = config.batches(rows, seeds=seeds, stacked=stacked)
+        assert isinstance(several, SeedBatches)
+        assert several.shapes == one.shapes
+        assert len(several.batch(0)["source"]) == len(seeds)
+    other = replace(config, num_buckets=1).batches(rows, seeds=[7])
+    assert other.buckets == (12,)
+    again, another = (config.batches(rows, seeds=[seed]) for seed in (7, 8))
+    assert [again.indices(k).tolist() for k in range(4)] == [one.indices(k).tolist() for k in range(4)]
+    assert [another.indices(k).tolist() for k in range(4)] != [one.indices(k).tolist() for k in range(4)]
+
+
+def test_what_is_usual_of_batches_and_of_a_run():
+    """A run that has begun is compared with it, so that it goes on only as long as it stays."""
+    assert vars(BatchConfig()) == {
+        "tokens_per_batch": 4096, "tokens_per_device": None, "accumulation": 1, "gradient_sum": "float32",
+        "rows_multiple": 8, "length_multiple": 1, "num_buckets": 8,
+    }  # fmt: skip
+    rows = {"context": 256, "packing": "stream", "stride": None}
+    of_tokens = {"tokens_per_batch", "tokens_per_device", "accumulation", "gradient_sum"}
+    assert vars(RowsConfig()) == rows | {name: vars(BatchConfig())[name] for name in of_tokens}
+    assert vars(SelectionConfig()) == {"validate_every": 0, "patience": None, "average": 1, "average_of": "last"}
+    run = vars(RunConfig())
+    assert {name: run[name] for name in ("compile_cache", "text_cache", "deterministic", "log_every", "profile")} == {
+        "compile_cache": "user", "text_cache": "user", "deterministic": False, "log_every": 50, "profile": None,
+    }  # fmt: skip
+    assert (run["save_every"], run["keep_every"], run["hosts"].heartbeat_seconds) == (None, None, 20)
+    objective = vars(ObjectiveConfig())
+    assert objective == {
+        "objective": "causal", "from_start": False, "mask_share": 0.15, "whole_words": False, "noise_density": 0.15,
+        "mean_span": 3.0, "sentinels": 100,
+    }  # fmt: skip
+
+
 def test_the_shape_of_a_plan_is_that_of_a_batch():
     config = BatchConfig(tokens_per_batch=100, rows_multiple=8, accumulation=3)
     assert [config.shape(length) for length in (4, 6, 12, 13)] == [(3, 24, 4), (3, 16, 6), (3, 8, 12), (3, 8, 13)]
@@ -103,6 +165,8 @@ def test_the_best_is_kept_beside_the_newest_where_it_alone_is_wanted(average, of
         (SelectionConfig(average=0), r"^average must be at least 1, got average=0\.$"),
         (RunConfig(log_every=0), r"^log_every must be at least 1, got log_every=0\.$"),
         (RunConfig(save_every=0), r"^save_every must be at least 1, .*got save_every=0\.$"),
+        (SelectionConfig(validate_every=-1), r"^validate_every must be at least 0 .*, got validate_every=-1\.$"),
+        (RunConfig(keep_every=0), r"^keep_every must be at least 1, .*, got keep_every=0\.$"),
         (RunConfig(profile="3:3"), r"^profile must be FROM:TO, .*got profile='3:3'\.$"),
         (RunConfig(profile="3"), r"^profile must be FROM:TO"),
     ],
@@ -111,7 +175,7 @@ def test_numbers_of_steps_begin_at_one(record, message):
     with pytest.raises(ValueError, match=message):
         record.check()
     SelectionConfig(patience=1, average=1).check()
-    RunConfig(log_every=1, save_every=1, profile="0:1").check()
+    RunConfig(log_every=1, save_every=1, keep_every=1, profile="0:1").check()
     assert RunConfig(profile="10:12").steps_to_profile() == (10, 12)
 
 

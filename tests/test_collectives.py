@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from lmx.collectives import read_collectives
+from lmx.programs import elements_of, parse_program, size_of
 
 MESH = {"data": 2, "fsdp": 4, "tensor": 1, "sequence": 1}
 ALL = "replica_groups=[1,8]<=[8]"
@@ -97,6 +98,50 @@ def test_groups_of_one_device_send_nothing():
 def test_a_form_of_groups_that_is_not_known_is_an_error():
     with pytest.raises(ValueError, match="replica groups must be in a form that is known"):
         read("%x = f32[8,16]{1,0} all-reduce(%p), replica_groups=mesh['a'=8], to_apply=%add")
+
+
+@pytest.mark.parametrize(
+    ("shape", "elements", "size"),
+    [
+        ("f32[8,16]{1,0}", 128, 512),
+        ("pred[3]", 3, 3),
+        ("bf16[2,3]{1,0}", 6, 12),
+        ("s4[3]", 3, 2),  # 12 bits begin a second byte
+        ("f8e4m3fn[5]", 5, 5),
+        ("c64[2]", 2, 16),
+        ("c128[2]", 2, 32),
+        ("u32[]", 1, 4),
+        ("f32[0,4]", 0, 0),
+        ("token[]", 1, 0),
+        ("(s32[], f32[8,16]{1,0}, (f16[2]))", 131, 520),
+        ("f32[<=4,2]", 8, 32),
+    ],
+)
+def test_a_shape_says_its_elements_and_its_bytes(shape, elements, size):
+    assert (elements_of(shape), size_of(shape)) == (elements, size)
+
+
+def test_a_type_that_is_none_of_xlas_is_an_error():
+    with pytest.raises(ValueError, match=r"^element type must be one of XLA's, got z9\.$"):
+        size_of("z9[3]")
+
+
+def test_an_instruction_has_its_parts_with_and_without_percent_signs():
+    lines = (
+        "%x = f32[] constant(-1.5)",
+        "ROOT %y = f32[8,16]{1,0} add(%p, /*index=1*/%p), to_apply=%sum, meta={a}",
+    )
+    found, entry = parse_program(module(*lines))
+    assert entry == "main_spmd"
+    computation = found[entry]
+    assert (computation.root, list(computation.instructions)) == ("y", ["p", "x", "y"])
+    root = computation.instructions["y"]
+    assert (root.op, root.shape, root.operands, root.root) == ("add", "f32[8,16]{1,0}", ["p", "p"], True)
+    assert (root.attribute("to_apply"), root.attribute("apply"), root.attribute("none")) == ("sum", None, None)
+    assert [user.name for user in computation.users["p"]] == ["y", "y"]
+    assert (computation.instructions["x"].inside, computation.instructions["x"].operands) == ("-1.5", [])
+    plain, _ = parse_program("HloModule m\n\nENTRY e {\n  a.1 = f32[2] iota()\n  ROOT b = f32[2] add(a.1, a.1)\n}\n")
+    assert plain["e"].instructions["b"].operands == ["a.1", "a.1"]
 
 
 def test_a_text_without_an_entry_is_an_error():

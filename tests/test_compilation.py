@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from lmx.compilation import keep_programs, machine_name, tidy, user_folder
+from lmx.compilation import LIMIT, keep_programs, machine_name, tidy, user_folder
 
 OPTIONS = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
 
@@ -69,7 +69,7 @@ def test_a_machine_of_other_instructions_has_a_folder_of_its_own(monkeypatch):
     assert machine_name() != here
 
 
-@pytest.mark.parametrize("obstacle", ["a file", "no home", "others may write"])
+@pytest.mark.parametrize("obstacle", ["a file", "no home", "others may write", "a group may write"])
 def test_a_folder_that_cannot_be_used_is_no_obstacle(tmp_path, home, monkeypatch, obstacle):
     if obstacle == "a file":
         home.write_text("here first")
@@ -83,7 +83,7 @@ def test_a_folder_that_cannot_be_used_is_no_obstacle(tmp_path, home, monkeypatch
     else:
         folder = home / "lmx" / "compiled" / machine_name()
         folder.mkdir(parents=True)
-        folder.chmod(0o777)
+        folder.chmod(0o777 if obstacle == "others may write" else 0o770)
     folder, lines = keep(tmp_path)
     assert folder == str(tmp_path / "run" / "compiled")
     assert len(lines) == 1
@@ -94,12 +94,28 @@ def test_processes_that_train_together_take_the_folder_all_of_them_see(tmp_path,
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     assert keep(tmp_path, writes=False) == (str(tmp_path / "run" / "compiled"), [])
     assert not home.exists()
+    assert not (tmp_path / "run").exists()  # which the one that writes makes
+    keep(tmp_path)
+    assert (tmp_path / "run" / "compiled").is_dir()
 
 
 def test_who_has_named_a_folder_keeps_it(tmp_path, home, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "named"))
     assert keep(tmp_path) == (f"{tmp_path / 'named'} (JAX_COMPILATION_CACHE_DIR)", [])
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "named")
+
+    # It is the user's: who asks for the run's has that.
+    assert keep(tmp_path, "run") == (str(tmp_path / "run" / "compiled"), [])
+
+
+@pytest.mark.parametrize("named", [None, "3"])
+def test_programs_that_half_a_second_compiles_are_kept_or_as_the_user_says(named, tmp_path, home, monkeypatch):
+    monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", raising=False)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 3.0)
+    if named is not None:
+        monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", named)
+    keep(tmp_path)
+    assert jax.config.jax_persistent_cache_min_compile_time_secs == (0.5 if named is None else 3.0)
 
 
 def test_off_keeps_none(tmp_path, home):
@@ -130,8 +146,15 @@ def test_what_was_not_written_to_the_end_is_removed_but_not_what_is_being_writte
     program(tmp_path, "torn", cut=3)
     program(tmp_path, "empty", size=0, cut=100)
     program(tmp_path, "being-written", cut=3, age=1)
+    damaged = program(tmp_path, "damaged")
+    damaged.write_bytes(b"\x78\x01" + bytes([7]) * 99)
+    other = program(tmp_path, "of another compressor")
+    other.write_bytes(b"\x28\xb5\x2f\xfd")
+    for path in (damaged, other):
+        set_age(path, 100)
     tidy(tmp_path)
-    assert names(tmp_path) == {"whole", "being-written"}
+    assert names(tmp_path) == {"whole", "being-written", "of another compressor"}
+    other.unlink()
     set_age(tmp_path / "being-written-cache", 21)  # its process was killed after all
     set_age(tmp_path / ".checked", 20)
     tidy(tmp_path)
@@ -149,9 +172,15 @@ def test_a_whole_program_is_read_once(tmp_path, monkeypatch):
 def test_the_folder_does_not_grow_beyond_its_limit(tmp_path):
     for age in (400, 300, 200, 100):
         program(tmp_path, f"{age}", age=age)
-    os.utime(tmp_path / "400-cache")  # used again
-    tidy(tmp_path, limit=2500)
+    used = tmp_path / "400-cache"
+    os.utime(used, (time.time(), used.stat().st_mtime))  # read again, not written
+    tidy(tmp_path, limit=2 * used.stat().st_size)
     assert names(tmp_path) == {"400", "100"}
+    for age in (300, 200):
+        size = program(tmp_path / "other", f"{age}", age=age).stat().st_size
+    tidy(tmp_path / "other", limit=2 * size - 1)
+    assert names(tmp_path / "other") == {"200"}
+    assert LIMIT == 2**31
 
 
 TRAIN = """

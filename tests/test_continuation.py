@@ -77,3 +77,28 @@ def test_the_beginning_of_a_stop_string_is_held_back():
     assert text.stops_after(ids) == 6
     assert text.stops_after(ids[:5]) is None
     assert text.text(ids) == "on "
+    assert Continuation(tokenizer, [], ("t the", "at")).text(ids) == "on s"  # the one that begins first
+
+
+def test_ids_that_end_a_text_say_nothing_at_its_end_alone():
+    tokenizer = TOKENIZERS["characters"]
+    ids = tokenizer.encode("on sat")
+    end = ids[-1]
+    text = Continuation(tokenizer, [], ends=(end,))
+    assert text.text(ids) == "on sa"
+    assert text.text([*ids, *tokenizer.encode("s")]) == "on sats"
+    assert text.text([end]) == text.text([]) == ""
+    assert Continuation(tokenizer, [], ("sat",), ends=(end,)).stops_after(ids) is None
+
+
+def test_a_stop_string_is_looked_for_behind_what_is_known_to_have_none():
+    tokenizer = TOKENIZERS["characters"]
+    asked, ids = [], tokenizer.encode("on sat the")
+
+    class Noting(Continuation):
+        def _whole(self, ids) -> str:
+            asked.append(len(ids))
+            return super()._whole(ids)
+
+    assert Noting(tokenizer, [], ("sat",)).stops_after(ids, known=4) == 6
+    assert asked == [10, 5, 6]

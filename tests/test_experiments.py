@@ -20,13 +20,19 @@ import pytest
 import sacrebleu
 from flax import nnx
 
+from lmx.config import config_as_json
+from lmx.data.cache import Cache
 from lmx.data_commands import open_data
+from lmx.differences import filled_config
 from lmx.errors import InputError
-from lmx.experiment import settle
+from lmx.experiment import begin, done_before, learn_tokenizer, settle
 from lmx.lock import release_lock
+from lmx.pieces import VocabularyConfig
+from lmx.pretrained import StartConfig
 from lmx.sharding.layout import Layout
 from lmx.sharding.mesh import MeshConfig, make_mesh
-from lmx.text import SentencePieceTokenizer
+from lmx.text import ByteTokenizer, SentencePieceTokenizer
+from lmx.training_text import VocabularyTooLarge
 from lmx.translator import Translation
 
 ROOT = Path(__file__).parents[1]
@@ -520,6 +526,128 @@ def test_what_the_config_says_of_the_vocabulary_reaches_it_once(data, tmp_path, 
     sides = translation.make_tokenizers(run, other, pairs, cache)
     assert len(asked) == 3
     assert sides[0].pieces(range(60)) != sides[1].pieces(range(60))
+
+
+def test_a_vocabulary_that_a_text_cannot_fill_is_as_large_as_it_can_be_and_this_is_said(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def train(texts, *, vocab_size: int, **settings) -> SentencePieceTokenizer:
+        asked.append((vocab_size, settings))
+        if vocab_size > 50:
+            raise VocabularyTooLarge("too large", most=50)
+        return real(texts, vocab_size=40, **settings)
+
+    real = SentencePieceTokenizer.train
+    monkeypatch.setattr(SentencePieceTokenizer, "train", train)
+    config = translation.replace(translation.PRESETS["multi30k-raw"][1], pieces=VocabularyConfig(vocab_size=60))
+    lines = [f"{number} of them" for number in range(100)]
+    about = {"facts": dict, "about": "o", "cache": Cache(None)}
+    made = learn_tokenizer(config.pieces, "sentencepiece", lambda: lines, **about)
+    assert [size for size, _ in asked] == [60, 50]
+    assert asked[0][1] == asked[1][1]
+    run = translation.Run(tmp_path / "run", {})
+    translation.say_fewer_pieces(run, config, made, made)
+    said = " ".join(capsys.readouterr().out.split())
+    assert said == "the vocabulary has 40 pieces and not --vocab-size 60: the text has no more"
+    filled = translation.replace(config, pieces=VocabularyConfig(vocab_size=40))
+    given = translation.replace(config, pieces=VocabularyConfig(vocab_size=60, vocabulary=tmp_path / "a.model"))
+    for other in (filled, given, translation.replace(config, start=StartConfig(init_from=tmp_path))):
+        translation.say_fewer_pieces(run, other, made)
+    assert capsys.readouterr().out == ""
+    assert isinstance(learn_tokenizer(config.pieces, "bytes", lambda: lines, **about), ByteTokenizer)
+
+
+# The beginning.
+
+
+def begun(config, **options):
+    """Begins a run of a config, as a script does before it reads its data."""
+    with begin("translation", "multi30k", config, **{"family": "seq2seq", "ends_with": "updates"} | options) as run:
+        return run
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": 0}, "seeds must be at least 1, got seeds=0."),
+        ({"seed": -1}, "seed must be from 0 to 2^32 - 1, got seed=-1."),
+        ({"seed": 2**32 - 2, "seeds": 3}, "seed must be from 0 to 2^32 - 3, got seed=4294967294."),
+        ({"updates": 0}, "updates must be at least 1, got updates=0."),
+        ({"start": StartConfig(init_from=Path("a")), "pieces": VocabularyConfig(vocabulary=Path("b"))},
+         "vocabulary must not be given with init_from, whose run has one, got b."),
+    ],
+)  # fmt: skip
+def test_what_cannot_begin_is_refused_first(changes, message, tmp_path):
+    config = translation.replace(translation.MULTI30K, run=translation.RunConfig(run=tmp_path / "run"))
+    begun(translation.replace(config, seed=2**32 - 3, seeds=3, updates=1))
+    for family in ({}, {"family": "folds", "ends_with": None}):
+        with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+            begun(translation.replace(config, **changes), **family)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_training_may_become_longer_where_no_rate_depends_on_its_end(tmp_path):
+    config = translation.replace(translation.MULTI30K, run=translation.RunConfig(run=tmp_path / "run"), updates=30)
+    cosine = translation.replace(config.optimization, schedule="cosine")
+    for name, first in (("free", config), ("fixed", translation.replace(config, optimization=cosine))):
+        first = translation.replace(first, run=translation.RunConfig(run=tmp_path / name))
+        run = begun(first)
+        assert run.options is first.run
+        run.open()
+        release_lock(tmp_path / name)
+        longer = translation.replace(first, updates=40)
+        if name == "free":
+            assert begun(longer).changed == ("config.updates",)
+            assert begun(translation.replace(longer, published=translation.Published(3.0, "by hand"))).begun is not None
+        else:
+            with pytest.raises(ValueError, match=r"got config\.updates=30 there and 40 here\."):
+                begun(longer)
+            # Of folds, each run decides by itself.
+            with pytest.raises(ValueError, match=r"got family='seq2seq' there and 'folds' here\. Choose"):
+                begun(longer, family="folds", ends_with=None)
+
+
+@pytest.mark.parametrize(("dtype", "gradients"), [("float32", "float32"), ("bfloat16", "compute")])
+def test_a_run_of_the_first_version_goes_on_as_it_was(dtype, gradients, tmp_path):
+    config = translation.MULTI30K
+    config = translation.replace(
+        config,
+        model=translation.replace(config.model, dtype=dtype),
+        batch=translation.replace(config.batch, gradient_sum=gradients, length_multiple=2),
+        selection=translation.SelectionConfig(patience=10),
+        run=translation.RunConfig(mesh=MeshConfig(sequence=2)),
+    )
+    later = config_as_json(config)
+    own = {name: value for name, value in config.absent.items() if value is None or isinstance(value, str)}
+    names = done_before(later, own=own)
+    saved = json.loads(json.dumps(later))
+    for name in names:
+        *way, last = name.split(".")
+        part = saved
+        for each in way:
+            part = part.get(each, {})
+        part.pop(last, None)
+    filled, taken = filled_config(saved, later, lambda config: done_before(config, own=own))
+    assert filled == later
+    expected = {"seeds", "average", "length_multiple", "gradient_sum", "tokens_per_device", "init_from", "lora"}
+    expected |= {"max_texts", "character_coverage", "optimization.optimizer", "optimization.freeze"}
+    expected |= {"optimization.layer_decay", "optimization.average_decay", "optimization.final_share"}
+    expected |= {"optimization.decay_share", "model.head_width", "model.qk_norm", "model.attention_scale"}
+    expected |= {"model.norm_epsilon", "model.scaled_output", "model.embedding_norm", "model.output_bias"}
+    assert expected <= taken.keys()
+
+
+def test_a_command_without_a_preset_is_an_error_and_a_call_for_help_is_none(capsys):
+    for arguments, status in (([], 2), (["--help"], 0), (["-h"], 0)):
+        with pytest.raises(SystemExit) as stopped:
+            translation.command_line(arguments)
+        assert stopped.value.code == status
+        printed = capsys.readouterr().out
+        assert "Machine translation with an encoder-decoder" in printed
+        assert "\n  multi30k        Multi30k En-De by the recipe of Wu" in printed
+        assert printed.endswith("Fields of a preset: python experiments/translation.py PRESET --help\n")
+    with pytest.raises(ValueError, match=r"^preset must be one of .*, got multi30\. Nearest: multi30k\.$"):
+        translation.command_line(["multi30"])
 
 
 def without_times(path: Path) -> list[dict]:

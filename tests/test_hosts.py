@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -25,6 +26,7 @@ from safetensors.numpy import load_file
 from lmx.hosts import (
     HostsConfig,
     Launcher,
+    _exchange,
     agreement,
     disagreement,
     find_launcher,
@@ -32,6 +34,7 @@ from lmx.hosts import (
     is_writer,
     label,
     largest,
+    meet,
     start,
 )
 from lmx.sharding.mesh import MeshConfig, make_mesh
@@ -68,6 +71,8 @@ POD = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}
         (POD | {"JOB_COMPLETION_INDEX": "2"} | TPU, Launcher("TPU", 4, 3)),
         (TPU | {"MEGASCALE_NUM_SLICES": "2", "MEGASCALE_SLICE_ID": "1"}, Launcher("TPU", 8, 7)),
         ({**TPU, "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}, Launcher("TPU", 1, 0)),
+        (TPU | {"TPU_PROCESS_ADDRESSES": "a:1,b:1", "TPU_WORKER_ID": "1"}, Launcher("TPU", 2, 1)),
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, None),
         (POD, None),
         (POD | {"JOB_COMPLETION_INDEX": "2"}, Launcher("Kubernetes", None, 2)),
     ],
@@ -151,7 +156,18 @@ def test_hosts_join_by_flags_and_by_launcher(environment, options, expected, joi
         monkeypatch.setenv(name, value)
     start(HostsConfig(**options))
     assert {name: joined[name] for name in expected} == expected
-    assert joined["heartbeat_timeout_seconds"] in (20, 30)
+    assert joined["heartbeat_timeout_seconds"] == joined["shutdown_timeout_seconds"] in (20, 30)
+    assert joined["initialization_timeout"] == 600
+    assert not jax.config.jax_enable_preemption_service
+
+
+def test_hosts_of_different_machines_are_refused(joined, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(process_index=host) for host in (1, 0, 1)])
+    with pytest.raises(
+        ValueError, match=r"^all hosts must have the same number of devices, got \[1, 2\], host 0 first"
+    ):
+        start(HostsConfig(coordinator="a:1", num_processes=2, process_id=0))
 
 
 @pytest.mark.parametrize(
@@ -201,6 +217,8 @@ def test_hosts_of_a_tpu_that_nobody_named_are_an_error(joined, monkeypatch):
 def test_wrong_flags_are_errors(options, message):
     with pytest.raises(ValueError, match=message):
         HostsConfig(**options)
+    HostsConfig(process_id=5)  # of so many as a launcher says
+    HostsConfig(num_processes=2, process_id=1, heartbeat_seconds=1)
 
 
 # Agreeing.
@@ -215,6 +233,10 @@ def test_the_first_difference_is_told_in_one_line():
     assert disagreement([same, far, far, same]) == (
         "all hosts must have the same config.seed, got 1 on hosts 0, 3 and 9 on hosts 1, 2 (and 1 more: data)."
     )
+    many, none = (dict.fromkeys("abcdef", value) for value in (1, 2))
+    assert disagreement([many, none]).endswith("(and 5 more: b, c, d).")
+    long = disagreement([{"a": "x" * 300}, {"a": "y"}])
+    assert long == f"all hosts must have the same a, got '{'x' * 199} on host 0 and 'y' on host 1."
     assert disagreement([{"a": 1}, {}]) == "all hosts must have the same a, got 1 on host 0 and None on host 1."
     assert disagreement([{}, {"a": 1}]) == "all hosts must have the same a, got None on host 0 and 1 on host 1."
 
@@ -239,6 +261,80 @@ def test_a_lone_process_agrees_with_itself():
     with pytest.raises(KeyError, match="lost"), agreement():
         raise KeyError("lost")
     assert (is_writer(), label(), largest(15)) == (True, "", 15)
+
+
+@pytest.fixture
+def two_hosts(monkeypatch) -> list:
+    """What this host, the first of two, tells the other, whose answer stands in the list before."""
+    told: list = []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr("lmx.hosts.meet", lambda: told.append("met"))
+    monkeypatch.setattr("lmx.hosts._exchange", lambda item: told.append(item) or [item, told[0]])
+    return told
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ({"facts": {"seed": 1}, "error": None}, None),
+        (
+            {"facts": {"seed": 2}, "error": None},
+            r"^all hosts must have the same seed, got 1 on host 0 and 2 on host 1\.",
+        ),
+        ({"facts": {}, "error": "a.txt must exist."}, r"^host 1 stopped: a\.txt must exist\.$"),
+    ],
+)
+def test_hosts_go_on_together_or_stop_with_one_line(answer, message, two_hosts):
+    two_hosts.append(answer)
+    with contextlib.nullcontext() if message is None else pytest.raises(ValueError, match=message):  # noqa: SIM117
+        with agreement() as facts:
+            facts["seed"] = 1
+    assert two_hosts[1:] == ["met", {"facts": {"seed": 1}, "error": None}]
+
+
+@pytest.mark.parametrize(("error", "told"), [(KeyError("lost"), "'lost'"), (AssertionError(), "AssertionError")])
+def test_a_host_that_fails_tells_the_others_and_keeps_its_own_error(error, told, two_hosts):
+    two_hosts.append({"facts": {}, "error": None})
+    with pytest.raises(type(error)) as raised, agreement():
+        raise error
+    assert raised.value is error
+    assert two_hosts[1:] == ["met", {"facts": {}, "error": told}]
+
+
+def test_hosts_wait_for_each_other_for_a_week_and_say_what_failed(monkeypatch):
+    asked = []
+
+    def wait_at_barrier(name: str, milliseconds: int) -> None:
+        asked.append((name, milliseconds))
+        if len(asked) == 2:
+            raise RuntimeError("lost\n  host 1")
+
+    client = SimpleNamespace(wait_at_barrier=wait_at_barrier)
+    monkeypatch.setattr("lmx.hosts.distributed.global_state.client", client)
+    meet()  # alone
+    assert asked == []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    meet()
+    with pytest.raises(RuntimeError, match=r"^the hosts must meet, got lost host 1\.$"):
+        meet()
+    assert {milliseconds for _, milliseconds in asked} == {7 * 24 * 3600 * 1000}
+    assert len({name for name, _ in asked}) == 2
+
+
+def test_what_hosts_tell_may_differ_in_length(monkeypatch):
+    other = json.dumps({"b": "längere Worte"}).encode()
+
+    def gather(value: np.ndarray) -> np.ndarray:
+        if value.ndim == 0:
+            return np.array([value, len(other)])
+        assert len(value) == max(len(other), len(b'{"a": 1}'))
+        return np.stack([value, np.frombuffer(other.ljust(len(value), b"\0"), np.uint8)])
+
+    monkeypatch.setattr("lmx.hosts.multihost_utils.process_allgather", gather)
+    assert _exchange({"a": 1}) == [{"a": 1}, {"b": "längere Worte"}]
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr("lmx.hosts.multihost_utils.process_allgather", lambda value: np.array([value, 9]))
+    assert (largest(15), largest(3)) == (15, 9)
 
 
 # Sharing the rows.

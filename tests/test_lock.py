@@ -89,6 +89,47 @@ def test_a_number_that_another_process_has_now_is_not_the_holder(changes, tmp_pa
     release_lock(tmp_path)
 
 
+@pytest.mark.parametrize("obstacle", ["of another user", "of an unknown age"])
+def test_a_process_of_this_machine_that_lives_holds_its_lock(obstacle, tmp_path, monkeypatch):
+    write_lock(tmp_path, host="another name", **({"began": None} if obstacle == "of an unknown age" else {}))
+
+    def refuse(process: int, number: int) -> None:
+        assert (process, number) == (os.getpid(), 0)
+        raise PermissionError
+
+    if obstacle == "of another user":
+        monkeypatch.setattr(os, "kill", refuse)
+    with pytest.raises(ValueError, match="another process trains this run"):
+        take_lock(tmp_path, report=pytest.fail)
+
+
+@pytest.mark.parametrize("after", [0.0, 0.2])
+def test_a_lock_that_goes_while_it_is_watched_is_taken_at_once(after, tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.05)
+    path, lines = write_lock(tmp_path, machine="another", host="far", process=12), []
+
+    def report(line: str) -> None:
+        lines.append(line)
+        if after:
+            threading.Timer(after, path.unlink).start()
+        else:
+            path.unlink()
+
+    began = time.monotonic()
+    take_lock(tmp_path, report=report)
+    assert time.monotonic() - began < 20
+    assert lines == [f"{path} is of host far, process 12: watching for 45 s whether it still trains"]
+    release_lock(tmp_path)
+
+
+def test_a_lock_that_another_has_taken_meanwhile_is_put_back(tmp_path):
+    path = write_lock(tmp_path, machine="another")
+    lock._remove(path, {"host": "of before"})
+    assert json.loads(path.read_text())["machine"] == "another"
+    lock._remove(path, lock._read(path))
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("text", ["", "{", '"x"', None])
 def test_a_lock_of_another_machine_is_watched(text, tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "WATCH_SECONDS", 1.0)

@@ -1,10 +1,13 @@
+import contextlib
 import errno
 import gc
 import json
 import math
 import os
+import re
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +24,7 @@ from lmx.errors import InputError
 from lmx.learner import Learner, Placed
 from lmx.loop import Training, every
 from lmx.meter import SKIPPED_LIMIT
+from lmx.parameters import save_params
 from lmx.process import EXIT_STOPPED
 from lmx.run import Run
 from lmx.sharding.mesh import MeshConfig, make_mesh
@@ -74,6 +78,7 @@ def count(
     last: int = LAST,
     patience: int | None = None,
     average_of: str = "last",
+    average_decay: float | None = None,
     kept: list | None = None,
     **options,
 ) -> TrainState:
@@ -110,9 +115,10 @@ def count(
             raise AssertionError("a validation goes on after a signal")
         return validations[number], {measured: validations[number]}
 
-    start = create_state({"sum": jnp.zeros(())}, optax.sgd(0.1), seed=1)
+    start = create_state({"sum": jnp.zeros(())}, optax.sgd(0.1), seed=1, average=average_decay is not None)
     run.options = RunConfig(**{"log_every": 100} | options)
     learner = Learner(None, None, None, schedule=lambda count: (count + 1) / 8, flops=lambda shape: (3.0, 2.0))
+    learner = learner._replace(average_decay=average_decay)
     placed = Placed(
         learner,
         mesh(),
@@ -156,11 +162,48 @@ def test_a_line_is_the_mean_over_tokens_since_the_line_before(run, capsys):
     assert (int(state.step), float(state.params["sum"])) == (3, 6.0)
     first, second = lines_of(run)
     assert (first["step"], first["loss"], first["tokens"], first["learning_rate"]) == (2, 1.75, 10, 0.25)
+    assert (first["epoch"], second["epoch"]) == (2 / 8, 3 / 8)
     assert (second["step"], second["loss"], second["tokens"]) == (3, 7.0, 5)
     assert "mfu" not in first
     printed = capsys.readouterr().out
     assert "step 2 of 3  loss 1.7500" in printed
     assert printed.count("first step done") == 1
+    assert 0 < json.loads((run.directory / "start.json").read_text())["compile_seconds"] < 600
+
+
+def test_each_line_has_the_tokens_of_its_own_batches(run, monkeypatch):
+    monkeypatch.setattr(Batches, "tokens", lambda self, k: 10**k)
+    count(run, log_every=2, last=5)
+    assert [line["tokens"] for line in lines_of(run)] == [11, 1100, 10_000]
+
+
+def test_seeds_that_share_a_step_each_have_its_flops(run):
+    state = create_state({"sum": jnp.zeros(())}, optax.sgd(0.1), seed=1)
+    learner = Learner(
+        None, None, None, schedule=lambda count: 0.1, flops=lambda shape: (shape[1] * 3.0, shape[2] * 2.0)
+    )
+    training = Training.__new__(Training)
+    training.state, training._shapes = state, {(5, 1, 2, 4)}
+    for seeds, expected in ((None, (6.0, 8.0)), (5, (30.0, 40.0))):
+        placed = Placed(*[None] * len(Placed._fields))._replace(
+            learner=learner._replace(num_seeds=seeds), step=lambda state, batch: (state, {})
+        )
+        training.placed = placed
+        assert training._run_step({"k": jnp.zeros((5, 1, 2, 4))}) == ({}, expected)
+
+
+def test_progress_begins_where_the_training_does(run, monkeypatch):
+    shown = []
+
+    @contextlib.contextmanager
+    def bar(what: str, *, total: int, console) -> Iterator:
+        shown.append((what, total))
+        yield shown.append
+
+    monkeypatch.setattr("lmx.loop.progress_bar", bar)
+    count(run, last=2)
+    count(opened(run.directory), last=4)
+    assert shown == [("training", 2), 0, 1, 2, ("training", 4), 2, 3, 4]
 
 
 def test_mfu_has_both_conventions_where_the_peak_is_known(run, monkeypatch):
@@ -384,6 +427,76 @@ def test_checkpoints_between_validations_are_saved_when_asked_for(run):
     checkpoints.close()
 
 
+def test_an_exponential_average_is_validated_and_kept_and_no_mean_of_checkpoints(run):
+    kept = []
+    state = count(run, due=(3, 6), validations={3: 3.0, 6: 1.0}, average_decay=0.5, kept=kept)
+    assert float(state.params["sum"]) == sum(range(10))
+    assert kept == [({"sum": 0.0}, "exponential average")]  # which the step of this loop leaves as it was
+
+
+@pytest.mark.parametrize("due", [(), (9,)])
+def test_one_checkpoint_is_no_mean(run, due):
+    kept = []
+    count(run, due=due, validations=dict.fromkeys(due, 1.0), kept=kept)
+    assert kept == [({"sum": sum(range(10))}, "the last checkpoint")]
+
+
+def test_the_end_of_a_training_says_how_it_came_and_where_it_was_best(run, tmp_path, capsys):
+    count(run, due=(3, 6, 9), validations={3: 3.0, 6: 1.0, 9: 2.0}, kept=[])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"training ended as planned after 9 updates and \d+ s; best in validation at 6", printed)
+    early = opened(tmp_path / "early")
+    count(early, due=(3, 6, 9), validations={3: 3.0, 6: 4.0, 9: 2.0}, patience=1, kept=[])
+    assert "training ended early after 6 updates" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_longer_training_says_that_an_earlier_end_is_kept_until_its_own(run, capsys):
+    count(run, last=3, kept=[])
+    (run.directory / "model.safetensors").touch()
+    count(opened(run.directory), last=3, kept=[])  # the same once more
+    assert "until this training has ended" not in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        count(opened(run.directory), last=6, signals={4: 1}, kept=[])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "until this training has ended" in printed
+    assert "keeps the model and the scores of its earlier end" in printed
+
+
+def test_a_finished_model_is_used_as_it_is(run, capsys):
+    save_params(run.directory / "model.safetensors", {"sum": np.float32(7)})
+    run.serves = True
+    blank = Placed(*[None] * len(Placed._fields))
+    like = create_state({"sum": jnp.zeros(())}, optax.sgd(0.1), seed=1)
+    placed = blank._replace(learner=Learner(None, None, None, None), like=like)
+    training = Training(run, placed, Batches(), last=LAST, seeds=[1], selection=SelectionConfig(), due=lambda _: False)
+    assert "it is used as it is, and nothing is trained" in " ".join(capsys.readouterr().out.split())
+    with training:
+        assert list(training) == []
+    assert training.state is None
+    params, made = training.end()
+    assert (float(params["sum"]), float(training.params["sum"]), made) == (7.0, 7.0, "the model that was there")
+    assert not (run.directory / "checkpoints").exists()
+
+
+def test_what_several_seeds_have_news_of():
+    training = Training.__new__(Training)
+    training.run = SimpleNamespace(memory=SimpleNamespace(waited=[0, 3, 1]))
+    better = np.array([True, False, False])
+    assert training._news(better) == "best so far for 1 of 3 seeds, 0 to 3 since the best"
+    assert training._news(better[1:2]) == "0 since the best"
+
+
+def test_several_hosts_stop_for_the_signal_of_one_where_all_ask(monkeypatch):
+    training, asked = Training.__new__(Training), []
+    training._asked = 0
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr("lmx.loop.largest", lambda number: asked.append(number) or signal.SIGTERM.value)
+    assert not training._agree_to_stop(False)
+    assert asked == []
+    assert training._agree_to_stop(True)
+    assert (asked, training._stopping) == ([0], "SIGTERM")
+
+
 @pytest.mark.parametrize("of", ["last", "best"])
 def test_checkpoints_between_validations_have_no_part_in_the_mean(of, run):
     """They are there, of the steps 8 and 9, beside those of 6 and 9, which were validated."""
@@ -418,14 +531,31 @@ def test_a_validation_is_printed_as_it_is_named(run, capsys, name):
     assert f"validation after 4 updates: {name} 0.5000 " in capsys.readouterr().out
 
 
-def test_a_run_continued_within_the_range_traces_what_is_left_of_it(run, monkeypatch):
+def test_a_run_continued_within_the_range_traces_what_is_left_of_it(run, monkeypatch, capsys):
     events = []
     monkeypatch.setattr(jax.profiler, "start_trace", lambda path: events.append("begins"))
     monkeypatch.setattr(jax.profiler, "stop_trace", lambda: events.append("ends"))
     count(run, last=3, profile="4:6")
     assert events == []
+    assert "no profile is written: --profile 4:6 has none of the steps 1 to 3\n" in capsys.readouterr().out
     count(opened(run.directory), last=5, profile="2:4")
     assert events == ["begins", "ends"]
+    assert "no profile" not in capsys.readouterr().out
+    count(opened(run.directory), last=6, profile="2:5")
+    assert "no profile is written: --profile 2:5 has none of the steps 6 to 6\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("range_of", "expected"),
+    [("2:4", [0, 1, "begins", 2, 3, "ends", 4, 5]), ("4:99", [0, 1, 2, 3, "begins", 4, 5, "ends"])],
+)
+def test_a_trace_begins_after_its_first_number_and_holds_the_last(range_of, expected, run, monkeypatch):
+    events = []
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda path: events.append("begins"))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: events.append("ends"))
+    monkeypatch.setattr(Batches, "tokens", lambda self, k: events.append(k) or 5)  # asked for when a step has begun
+    count(run, last=6, profile=range_of)
+    assert events == expected
 
 
 def test_lines_of_metrics_that_are_lost_are_not_filled_up(run):

@@ -1,11 +1,8 @@
 """The objective of an experiment: ids that a vocabulary has or gets, lengths of rows, where words begin."""
 
-import re
-
 import numpy as np
 import pytest
 
-from lmx.config import RowsConfig
 from lmx.errors import InputError
 from lmx.objective import ObjectiveConfig, words_begin
 from lmx.symbols import SymbolTokenizer
@@ -23,12 +20,16 @@ def raw(ids: list[int]) -> dict[str, np.ndarray]:
 
 def test_a_mask_is_a_piece_of_the_vocabulary_or_an_id_behind_it():
     own = PretokenizedTokenizer(["a", "[MASK]", "b"])
-    for tokenizer, mask, size in ((own, 5, 7), (BYTES, 260, 261)):
+    both = PretokenizedTokenizer(["a", "[MASK]", "b", "c", "d", "<mask>"])  # the latter is BART's and RoBERTa's
+    for tokenizer, mask, size in ((own, 5, 7), (both, 9, 10), (BYTES, 260, 261)):
         objective = ObjectiveConfig(objective="masked", mask_share=0.5).of(tokenizer, context=8)
         assert (objective.facts, objective.vocab_size) == ({"mask_id": mask}, size)
-        ids = [4, 6] * 40
+        assert objective.rows == {"make": objective.make, "length": 8, "ahead": 0}
+        ids = [4, 6] * 400
         made = objective.make(raw(ids), (1, np.array([0])))
-        assert (made["tokens"] == mask).sum() > 20
+        assert (made["tokens"] == mask).sum() > 200
+        if tokenizer is both:  # any word may come by chance, also where the mask's id is behind them
+            assert set(made["tokens"][made["labels"] >= 0].tolist()) == set(range(4, 10))
         # The mask is never predicted, nor does it come in the place of a word by chance more than others do.
         assert mask not in made["labels"]
 
@@ -48,6 +49,12 @@ def test_what_comes_in_the_place_of_a_word_is_a_word(tokenizer):
     assert (few.make(raw(ids), (1, np.array([0])))["labels"] >= 0).sum() < 0.25 * chosen.sum()
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.5])
+def test_a_share_of_masks_leaves_something_and_takes_something(share):
+    with pytest.raises(InputError, match=rf"^mask_share must be over 0 and below 1, got mask_share={share}\.$"):
+        ObjectiveConfig(objective="masked", mask_share=share).of(BYTES, context=8)
+
+
 def test_a_text_begins_with_its_start_where_it_is_asked_for():
     for from_start, ahead, facts in ((False, 1, {}), (True, 0, {"first_id": BYTES.bos_id})):
         objective = ObjectiveConfig(objective="causal", from_start=from_start).of(BYTES, context=8)
@@ -65,6 +72,11 @@ def test_sentinels_are_the_last_pieces_of_the_vocabulary_or_ids_behind_it():
         made = objective.make(raw(([4, 5, 6] * objective.length)[: objective.length]), (1, np.array([0])))
         assert size - 1 in made["source"]  # the first sentinel
         assert made["target"][0, 0] == size - 1
+        assert objective.facts == {"num_sentinels": 20}
+    # As many as a row of 32 can have, and no fewer.
+    assert ObjectiveConfig(objective="spans", sentinels=2).of(BYTES, context=32).vocab_size == 262
+    with pytest.raises(InputError, match=r"^sentinels must be at least the 2 spans of a row, got sentinels=1\.$"):
+        ObjectiveConfig(objective="spans", sentinels=1).of(BYTES, context=32)
 
 
 def test_shapes_are_those_of_the_rows_that_are_made():
@@ -86,7 +98,9 @@ def test_words_begin_where_a_space_or_no_letter_stands():
         assert begins[index] == (not piece[0].isalnum())
     assert words_begin(WORDS).all()
     marked = PretokenizedTokenizer(["an@@", "trieb"])
-    for tokenizer, message in ((BYTES, "bytes or characters"), (marked, "end with @@")):
+    letters = SymbolTokenizer.from_texts([TEXT], unit="characters")
+    refused = ((BYTES, "bytes or characters"), (letters, "bytes or characters"), (marked, "end with @@"))
+    for tokenizer, message in refused:
         with pytest.raises(InputError, match=message):
             words_begin(tokenizer)
 
@@ -97,8 +111,25 @@ def test_a_tab_is_one_id_where_pairs_are_learned():
         (separator,) = tokenizer.encode("\t")
         objective = ObjectiveConfig(objective="pairs").of(tokenizer, context=8)
         assert objective.facts == {"separator_id": separator}
-    with pytest.raises(InputError, match="objective=pairs must have a vocabulary with one id for a tab, got 0"):
-        ObjectiveConfig(objective="pairs").of(WORDS, context=8)
+    letters = SymbolTokenizer.from_texts(["abc"], unit="characters")  # to which a tab is unknown
+    for tokenizer, got in ((WORDS, "0"), (letters, "that of unknown words")):
+        with pytest.raises(
+            InputError, match=f"objective=pairs must have a vocabulary with one id for a tab, got {got}"
+        ):
+            ObjectiveConfig(objective="pairs").of(tokenizer, context=8)
+
+
+@pytest.mark.parametrize(
+    ("options", "family", "message"),
+    [
+        ({"objective": "prefix", "from_start": True}, "decoder", "from_start must be off with objective=prefix, got"),
+        ({"objective": "spans", "whole_words": True}, "seq2seq", "whole_words must be off with objective=spans, got"),
+        ({"objective": "masked"}, "decoder", "objective must be causal or prefix or pairs for this preset's model"),
+    ],
+)
+def test_what_an_objective_does_not_ask_for_is_not_ignored(options, family, message):
+    with pytest.raises(InputError, match=f"^{message}"):
+        ObjectiveConfig(**options).check(family, packing="documents")
 
 
 @pytest.mark.parametrize("options", [{"objective": "pairs"}, {"from_start": True}])
@@ -108,28 +139,3 @@ def test_what_is_of_each_document_wants_documents(options):
         objective.check("decoder", packing="stream")
     objective.check("decoder", packing="documents")
     ObjectiveConfig().check("decoder", packing="stream")
-
-
-def test_rows_in_tokens():
-    assert RowsConfig(context=64, tokens_per_batch=1000).rows == 15
-    with pytest.raises(InputError, match=r"must be at least a row of context=64 tokens, got tokens_per_batch=63\."):
-        _ = RowsConfig(context=64, tokens_per_batch=63).rows
-    with pytest.raises(InputError, match=r"context must be divisible by mesh.sequence=3, got context=64\."):
-        RowsConfig(context=64).check_lengths(max_length=64, sequence=3)
-
-
-@pytest.mark.parametrize(
-    ("changes", "objective", "message"),
-    [
-        ({"stride": 0}, "causal", "stride must be from 1 to context=64, got stride=0."),
-        ({"stride": 65}, "causal", "stride must be from 1 to context=64, got stride=65."),
-        ({"stride": 9, "packing": "documents"}, "causal", "packing must be stream where a stride is given, got pack"),
-        ({"stride": 9}, "masked", "objective must be causal where a stride is given, got objective=masked."),
-        ({"stride": 9}, "prefix", "objective must be causal where a stride is given, got objective=prefix."),
-    ],
-)
-def test_held_out_rows_overlap_where_that_means_something(changes, objective, message):
-    with pytest.raises(InputError, match=re.escape(message)):
-        RowsConfig(context=64, **changes).check_stride(objective=objective)
-    RowsConfig(context=64, stride=64).check_stride(objective="causal")
-    RowsConfig(context=64, packing="documents").check_stride(objective="masked")

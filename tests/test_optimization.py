@@ -1,5 +1,7 @@
 import functools
+import inspect
 import math
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -193,9 +195,25 @@ def test_a_schedule_ends_with_its_share_of_the_peak(name):
     assert found[-1] == pytest.approx(3e-4, rel=1e-4)
     if name == "warmup-stable-decay":
         np.testing.assert_allclose(found[:3], [3e-3, 3e-3, 1.65e-3], rtol=1e-4)
-    for field in ("final_share", "decay_share"):
-        with pytest.raises(ValueError, match=rf"^{field} must be from 0 to 1, got {field}=1.5\.$"):
-            make_schedule(OptimizerConfig(**{field: 1.5}), total=100, width=48)
+    # A share of nothing falls in the last update, and one of all right after the warm-up.
+    for share, last in ((0.0, 3e-3), (1.0, 3e-3 - 2.7e-3 * 79 / 80)) if name == "warmup-stable-decay" else ():
+        made = make_schedule(replace(config, decay_share=share), total=100, width=48)
+        np.testing.assert_allclose(rates(made, [20, 99, 100]), [3e-3, last, 3e-4], rtol=1e-4)
+    for field, value in (("final_share", 1.5), ("decay_share", 1.5), ("final_share", -0.1), ("decay_share", -0.1)):
+        with pytest.raises(ValueError, match=rf"^{field} must be from 0 to 1, got {field}={value}\.$"):
+            make_schedule(OptimizerConfig(**{field: value}), total=100, width=48)
+
+
+def test_what_is_usual_is_vaswanis_adam_without_decay_and_clipping():
+    usual = OptimizerConfig()
+    assert (usual.optimizer, usual.schedule, usual.peak, usual.warmup) == ("adam", "inverse-sqrt", 5e-4, 4000)
+    assert (usual.beta2, usual.epsilon, usual.weight_decay, usual.clip_norm) == (0.98, 1e-8, 0.0, None)
+    assert (usual.freeze, usual.layer_decay, usual.average_decay) == ((), 1.0, None)
+    assert (usual.final_share, usual.decay_share) == (0.0, 0.2)
+    defaults = {name: each.default for name, each in inspect.signature(adam).parameters.items()}
+    del defaults["schedule"]
+    assert defaults.pop("beta1") == 0.9
+    assert defaults == {name: getattr(usual, name) for name in defaults}
 
 
 def test_the_optimizer_of_a_config_is_adam_with_its_settings():

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import inspect
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from lmx.errors import InputError
 from lmx.experiment import done_before
 from lmx.learner import Learner, Placed, place
 from lmx.optimization import OptimizerConfig, adam, constant
-from lmx.optimizers import make_optimizer, matrix_of, updated_by
+from lmx.optimizers import FACTORED_FROM, LARGEST_RMS, MUON_MOMENTUM, by_layer, make_optimizer, matrix_of, updated_by
 from lmx.plan.figures import Job
 from lmx.plan.memory import measure_memory
 from lmx.sharding.mesh import MeshConfig, make_mesh
@@ -277,6 +278,25 @@ def test_layer_decay_is_a_share(decay):
         of_config(layer_decay=decay)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("peak", -1e-3, "at least 0"),
+        ("epsilon", -1e-8, "at least 0"),
+        ("weight_decay", math.nan, "at least 0"),
+        ("clip_norm", 0.0, "above 0, or None not to clip"),
+        ("average_decay", 1.01, "from 0 to 1"),
+        ("average_decay", -0.01, "from 0 to 1"),
+        ("beta2", 1.0, "at least 0 and below 1"),
+        ("beta2", -0.1, "at least 0 and below 1"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(name, value, said):
+    with pytest.raises(ValueError, match=rf"^{name} must be {said}, got {name}={value}\.$"):
+        of_config(**{name: value})
+    OptimizerConfig(peak=0.0, epsilon=0.0, beta2=0.0, clip_norm=1e-6, average_decay=1.0).check()
+
+
 @pytest.mark.parametrize("name", ["adam", "muon"])
 def test_rates_fall_by_layer_as_the_formula_says(name):
     params, gradients = random(0), [random(1)]
@@ -311,7 +331,31 @@ def test_which_parameters_go_where_is_a_line_a_group():
         "frozen": f"2 arrays, {(V + 7) * D:,} parameters: embedding, positions",
         "muon": f"4 arrays, {matrices:,} parameters: down.weight, out.weight, query.weight, up.weight",
     }
+    assert list(updated_by(config, STACKED)) == ["adam", "frozen", "muon"]
     assert updated_by(OptimizerConfig(), STACKED)["adam"].endswith(" parameters: all")
+    # What the model itself keeps fixed is told beside what the config does.
+    model = STACKED._replace(frozen=("positions", "output"))
+    found = updated_by(OptimizerConfig(freeze=("embedding",)), model)["frozen"]
+    assert found == f"3 arrays, {(V + 7 + 5) * D:,} parameters: embedding, positions, output"
+
+
+def test_rates_of_a_model_without_layers_fall_once():
+    model = definition_of({name: REST[name] for name in ("embedding", "final_norm")})
+    ones = jax.tree.map(lambda shape: jnp.ones(shape.shape), model.shapes)
+    found, _ = by_layer(model, decay=0.25).update(ones, optax.EmptyState())
+    np.testing.assert_array_equal(found["embedding"]["table"], 0.25 * ones["embedding"]["table"])
+    np.testing.assert_array_equal(found["final_norm"]["scale"], ones["final_norm"]["scale"])
+
+
+def test_numbers_of_the_papers_are_those_of_optax():
+    usual = inspect.signature(optax.adafactor).parameters
+    assert usual["min_dim_size_to_factor"].default == FACTORED_FROM
+    assert usual["clipping_threshold"].default == LARGEST_RMS
+    assert inspect.signature(optax.contrib.muon).parameters["beta"].default == MUON_MOMENTUM
+    # A matrix whose smaller side is as long as that is factored: a row and a column in its place.
+    model = definition_of({"blocks": {"up": {"weight": Block((N, 128, 2, 64), ("layers", "embed", "heads", None))}}})
+    state = jax.eval_shape(of_config(model, optimizer="adafactor").init, model.shapes)
+    assert (N, 128, 2, 64) not in {leaf.shape for leaf in jax.tree.leaves(state)}
 
 
 @pytest.mark.parametrize("name", ["translation", "classification"])

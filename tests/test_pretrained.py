@@ -25,7 +25,9 @@ from lmx.optimizers import make_optimizer
 from lmx.parameters import load_params, save_params
 from lmx.pretrained import OWN, StartConfig
 from lmx.run import Run
+from lmx.saved import save_tokenizer, save_tokenizers
 from lmx.sharding.mesh import MeshConfig, make_mesh
+from lmx.text import PretokenizedTokenizer
 from tests.test_experiments import MAKE_IT_TINY, run_script, write_numbers
 
 SIZES = {"width": 16, "feedforward_width": 24, "num_heads": 4, "num_layers": 2, "max_length": 9}
@@ -101,6 +103,28 @@ def test_a_run_that_has_begun_needs_the_other_one_no_more(tmp_path):
     start = StartConfig(init_from=tmp_path / "gone")
     assert start.sizes(THERE, run=tmp_path, longest=9).width == 12
     start.begin(placed_of(THERE, start), Run(Path("nowhere"), {}))  # which loads nothing before a state is born
+    (tmp_path / "config.json").write_text('{"config": {}}', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"config\.json must have dict in config\.model, got none\."):
+        start.sizes(THERE, run=tmp_path, longest=9)
+
+
+def test_a_run_has_its_own_vocabulary_before_that_of_what_it_begins_with(finished, tmp_path):
+    there, run = tmp_path / "there", tmp_path / "run"
+    shutil.copytree(finished, there)
+    run.mkdir()
+    start = StartConfig(init_from=there)
+    assert start.tokenizer(run) is None
+    with pytest.raises(FileNotFoundError, match=rf"^{run} or {there} must hold a tokenizer"):
+        start.tokenizers(run)
+    words = [PretokenizedTokenizer([word]) for word in ("a", "b", "c")]
+    save_tokenizer(there, words[0])
+    assert start.tokenizer(run).pieces([4]) == ["a"]
+    assert [each.pieces([4]) for each in start.tokenizers(run)] == [["a"], ["a"]]
+    save_tokenizers(run, words[1], words[2])
+    assert start.tokenizer(run) is None  # it has one for each side
+    assert [each.pieces([4]) for each in start.tokenizers(run)] == [["b"], ["c"]]
+    with pytest.raises(FileNotFoundError, match=rf"^{there / 'absent'} must hold a tokenizer"):
+        StartConfig().tokenizers(there / "absent")
 
 
 def test_what_fits_by_name_and_shape_is_loaded_and_the_rest_is_told(finished, there):
@@ -187,6 +211,11 @@ def test_all_seeds_begin_with_the_same_and_low_rank_changes_of_their_own(finishe
             lambda folder: (folder / "config.json").write_text('{"model": {"vocab_size": 3}}'),
             InputError,
             "must hold a Transformer, got one without width and num_heads",
+        ),
+        (
+            lambda folder: (folder / "config.json").write_text('{"model": 3}'),
+            ValueError,
+            r"copy/config\.json must have dict in model, got 3\.",
         ),
     ],
 )

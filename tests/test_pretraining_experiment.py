@@ -317,6 +317,8 @@ def test_the_slurm_file_is_a_script_whose_batches_divide(preset, nodes, tmp_path
          "sentinels must be at least the 3 spans of a row, got sentinels=1."),
         ("stdlib-t5", ["--noise-density", "1.5"], "the density of noise must be over 0 and below 1, got density=1.5."),
         ("stdlib-gpt", ["--held-out", "1.5"], "held_out must be between 0 and 1, got held_out=1.5."),
+        ("stdlib-gpt", ["--updates", "0"], "updates must be at least 1, got updates=0."),
+        ("stdlib-gpt", ["--optimization.beta2", "1"], "beta2 must be at least 0 and below 1, got beta2=1.0."),
         ("stdlib-gpt", ["--optimization.final-share", "2"], "final_share must be from 0 to 1, got final_share=2.0."),
     ],
 )  # fmt: skip
@@ -352,3 +354,52 @@ def test_presets_of_full_size_have_published_shapes():
     assert replace(llama.model, dtype="float32", remat="none") == replace(
         pretraining.shapes.llama_8b(), dtype="float32", remat="none"
     )
+
+
+def test_recipes_have_the_numbers_of_those_who_published_them():
+    presets = {name: config for name, (_, config) in pretraining.PRESETS.items()}
+    char, gpu = presets["shakespeare-char"], presets["shakespeare-char-gpu"]
+    for config, rate, warmup, beta2, updates in (
+        (char, 1e-3, 100, 0.99, 2000),
+        (gpu, 1e-3, 100, 0.99, 5000),
+        (presets["gpt2-124m"], 6e-4, 2000, 0.95, 600_000),
+    ):  # nanoGPT's
+        options = config.optimization
+        assert (options.peak, options.warmup, options.beta2, config.updates) == (rate, warmup, beta2, updates)
+        assert (options.schedule, options.final_share) == ("cosine", 0.1)
+        assert (options.weight_decay, options.clip_norm) == (0.1, 1.0)
+    assert (char.batch.rows, char.batch.context, char.model.num_layers, char.model.width) == (12, 64, 4, 128)
+    assert (gpu.batch.rows, gpu.batch.context, gpu.model.dropout_rate) == (64, 256, 0.2)
+    assert gpu.selection.keeps_best
+    gpt2 = presets["gpt2-124m"].batch
+    assert (gpt2.context, gpt2.tokens_per_batch * gpt2.accumulation) == (1024, 2**19)
+    bert, t5 = presets["bert-base"], presets["t5-base"]  # Devlin et al. 2019, appendix A.2; Raffel et al. 2020, 3.1.2
+    options = bert.optimization
+    assert (options.schedule, options.peak, options.warmup, options.beta2) == ("linear", 1e-4, 10_000, 0.999)
+    assert (options.weight_decay, options.final_share, bert.updates) == (0.01, 0.0, 1_000_000)
+    assert (bert.batch.rows, bert.batch.context, bert.objective.whole_words) == (256, 512, True)
+    assert (t5.optimization.optimizer, t5.optimization.peak, t5.optimization.warmup) == ("adafactor", 0.01, 10_000)
+    assert (t5.batch.rows, t5.batch.context, t5.updates, t5.objective.mean_span) == (128, 512, 2**19, 3.0)
+    rates = {name: presets[name].optimization.peak for name in ("llama-1b", "llama-8b", "llama-70b")}
+    assert rates == {"llama-1b": 4e-4, "llama-8b": 3e-4, "llama-70b": 1.5e-4}
+    published = {name: config.published.published for name, config in presets.items() if config.published.published}
+    assert published == {
+        "shakespeare-char": 1.88, "shakespeare-char-gpu": 1.4697, "names": 1.92, "wikitext2": 110.4, "gpt2-124m": 2.85,
+        "bert-base": 3.99,
+    }  # fmt: skip
+
+
+def test_a_plan_is_of_the_rows_and_the_model_that_would_train(monkeypatch):
+    asked = {}
+
+    def note(learner_of, about, shapes, **more) -> None:
+        asked.update(learner_of=learner_of, about=about, shapes=shapes, **more)
+
+    monkeypatch.setattr(pretraining, "print_plan", note)
+    config = pretraining.PRESETS["shakespeare-char"][1]
+    config = replace(config, seeds=3, model=replace(config.model, vocab_size=99, width=8, num_layers=1, num_heads=2))
+    pretraining.plan("it", config, device="h100")
+    assert (asked["device"], asked["config"], asked["usual"]) == ("h100", config, 64)
+    assert set(asked["shapes"](64).values()) == {(1, 12, 64)}
+    learner = asked["learner_of"](dtype="bfloat16")
+    assert (learner.num_seeds, learner.dtype) == (None, "bfloat16")

@@ -1,6 +1,8 @@
 """One table of rules holds for all: parameters, batches, validation, plans, decoding, classification."""
 
+import dataclasses
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -10,10 +12,11 @@ import pytest
 from experiments import classification, translation, vision
 from lmx.config import BatchConfig, rules_of
 from lmx.definition import define
-from lmx.experiment import attention_facts, settle, tokens_on_device
+from lmx.experiment import attention_facts, settle, start_facts, tokens_on_device
 from lmx.learner import Learner, Placed, mean_loss, place
 from lmx.losses import cross_entropy
 from lmx.models.decoder import Decoder, DecoderConfig
+from lmx.nn.embedding import count_parameters
 from lmx.optimization import adam, constant
 from lmx.plan.figures import Job
 from lmx.plan.step import batch_of, mesh_of, state_of
@@ -177,6 +180,32 @@ def test_a_script_says_its_rules_once(script, monkeypatch):
     monkeypatch.setattr(script.Config, "rules", {**DEFAULT_RULES, "batch": ()})
     assert settle(config).batch.tokens_per_batch == 100
     assert isinstance(config.batch, BatchConfig)
+    # Where the mesh leaves a size open, the devices are those of the machine.
+    _, config = script.command_line([next(iter(script.PRESETS)), "--tokens-per-device", "100"])
+    monkeypatch.undo()
+    assert settle(config).batch.tokens_per_batch == 100 * jax.device_count()
+
+
+def test_a_run_says_at_its_start_what_it_trains_on_what():
+    groups = {"adam": "all", "frozen": "a table"}
+    placed = placed_by(RULES["rows over data"])
+    placed = placed._replace(learner=placed.learner._replace(updated_by=groups))
+    batches = SimpleNamespace(shapes=[(2, 8, 6), (2, 4, 10)], batches_per_epoch=7, padding_share=0.25, optimum=0.125)
+    facts = start_facts(CONFIG, placed, batches)
+    assert (facts["devices"], facts["mesh"]) == ("8 x cpu", "data=2, fsdp=2, tensor=2, sequence=1")
+    assert (facts["parameters"], facts["updates_per_epoch"]) == (count_parameters(placed.learner.model.network), 7)
+    assert (facts["updated_by_adam"], facts["frozen"]) == ("all", "a table")
+    assert (facts["padding_share"], facts["padding_optimum"]) == (0.25, 0.125)
+    assert facts["batch_shapes"] == [[2, 8, 6], [2, 4, 10]]
+    assert facts["tokens_per_device"] == "20 to 24 a micro-batch, 40 to 48 an update"
+    assert facts["precision"].startswith("float32")
+    assert facts["attention_kernel"] == "xla"
+    # A reason of the script's stands where the config has asked for what it took.
+    asked = dataclasses.replace(CONFIG, kernel="xla")
+    assert start_facts(asked, placed, batches, reason="seeds share a step")["attention_reason"] == "seeds share a step"
+    assert start_facts(CONFIG, placed, batches, reason="seeds share a step")["attention_reason"] != "seeds share a step"
+    plain = start_facts(CONFIG, placed_by(DEFAULT_RULES), SimpleNamespace(shapes=[(1, 8, 6)], batches_per_epoch=7))
+    assert not {"padding_share", "padding_optimum", "updated_by_adam", "frozen"} & plain.keys()
 
 
 def test_rules_decide_which_kernel_attends():

@@ -19,19 +19,22 @@ import optax
 import pytest
 from jax.experimental import compilation_cache
 from rich.console import Console
+from safetensors.numpy import load_file
 
 from lmx.checkpoint import Checkpoints
 from lmx.config import RunConfig
 from lmx.console import console, duration, progress_bar
 from lmx.devices import DEVICES, Device, peak_flops
 from lmx.errors import InputError
+from lmx.hosts import fingerprint
 from lmx.memory import Memory
 from lmx.parameters import average_files, save_params
-from lmx.process import EXIT_STOPPED, make_deterministic, one_line_errors, stop_on_signals
+from lmx.process import EXIT_STOPPED, make_deterministic, one_line_errors, seconds_since_start, stop_on_signals
 from lmx.report import write_report
-from lmx.run import Run
+from lmx.run import RESULTS, Run
 from lmx.saved import write_json, write_jsonl, write_lines
 from lmx.streams import Written
+from lmx.text import PretokenizedTokenizer
 from lmx.training import TrainState, create_state
 from lmx.versions import versions
 
@@ -199,10 +202,52 @@ def test_another_test_set_is_no_other_run(tmp_path):
     again = Run(run.directory, FACTS)
     again.compare(MADE_OF)
     assert again.changed == ()
+    left = [*RESULTS, "model.safetensors", "metrics.jsonl"]
+    for name in left:
+        (run.directory / name).touch()
+    again.open()
+    assert all((run.directory / name).exists() for name in left)
     again.compare({**MADE_OF, "test data": "2b"})
     assert again.changed == ("test data",)
     again.open()
     assert json.loads((run.directory / "config.json").read_text())["made_of"]["test data"] == "2b"
+    # What the old set left is gone; the labels of new texts and the curves do not depend on it.
+    of_test = {"scores.json", "samples.jsonl", "attention.json", "test.hypotheses.txt", "predictions.tsv"}
+    of_test |= {"references.tsv", "mistakes.jsonl", "explanations.json"}
+    assert {name for name in left if not (run.directory / name).exists()} == of_test
+
+
+def test_a_test_set_of_another_name_forgets_what_the_old_one_left(tmp_path):
+    run = opened(tmp_path / "run")
+    (run.directory / "scores.json").touch()
+    opened(run.directory, facts(updates=50), free=("updates", "test"))
+    assert (run.directory / "scores.json").exists()
+    opened(run.directory, facts(updates=50, test="other.tsv"), free=("updates", "test"))
+    assert not (run.directory / "scores.json").exists()
+
+
+class Data:
+    """Data as a run compares it: by what identifies it."""
+
+    def __init__(self, *identity: np.ndarray | list[str]):
+        self.identity = identity
+
+
+def test_tokenizers_and_data_are_compared_by_what_is_in_them(tmp_path):
+    run = Run(tmp_path / "run", FACTS)
+    made_of = {"source_tokenizer": PretokenizedTokenizer(["a", "b"]), "training_data": Data(np.arange(3), ["x"])}
+    run.agree(RunConfig(save_every=3), **made_of, labels=["no", "yes"], test_data=None)
+    expected = {
+        "source tokenizer": fingerprint(made_of["source_tokenizer"].pieces(range(6))),
+        "training data": fingerprint(np.arange(3), ["x"]),
+        "labels": ["no", "yes"],
+    }
+    assert run.made_of == expected
+    assert run.decided["model"]["save_every"] == 3
+    run.agree(**made_of | {"source_tokenizer": PretokenizedTokenizer(["b", "a"])})
+    assert run.made_of["source tokenizer"] != expected["source tokenizer"]
+    run.agree(training_data=Data(np.arange(3), ["y"]))
+    assert run.made_of["training data"] != expected["training data"]
 
 
 def test_a_run_from_before_fingerprints_is_taken_as_it_is_but_for_its_labels(tmp_path):
@@ -245,6 +290,27 @@ def test_what_belongs_together_is_written_together(tmp_path):
     again.open(write)
     assert (run.directory / "labels.json").read_text() == "new"
     assert not list(run.directory.glob("*.partial"))
+
+
+def test_a_start_that_is_killed_among_its_files_has_written_its_config(tmp_path, monkeypatch):
+    def write(folder: Path) -> None:
+        (folder / "a.labels").write_text("new")
+
+    replace = os.replace
+
+    def killed(old: Path, new: Path) -> None:
+        replace(old, new)
+        if new.parent == tmp_path / "run":
+            raise SystemExit
+
+    run = Run(tmp_path / "run", FACTS)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", killed)
+        with pytest.raises(SystemExit):
+            run.open(write)
+    assert (tmp_path / "run" / "config.json").is_file()
+    Run(tmp_path / "run", FACTS).open(write)
+    assert (tmp_path / "run" / "a.labels").read_text() == "new"
 
 
 def test_a_run_that_another_process_has_begun_meanwhile_is_not_overwritten(tmp_path):
@@ -322,7 +388,7 @@ def test_a_resumed_run_remembers_and_writes_again_what_was_not_saved(tmp_path):
     first = opened(tmp_path / "run")
     checkpoints = first.open_checkpoints(keep_last=1)
     assert first.resume(checkpoints, state(0)).step == 0
-    first.write_metrics("train", {"step": 10, "loss": 1.23456789012})
+    first.write_metrics("train", {"step": 10, "loss": 1.23456789012, "seeds": {"loss": [0.123456789, 2.0]}})
     first.memory.judge(10, 3.0, patience=None)
     first.memory.spent["tokens"] = 2.0**40
     first.save(checkpoints, state(10))
@@ -340,7 +406,7 @@ def test_a_resumed_run_remembers_and_writes_again_what_was_not_saved(tmp_path):
     assert (second.memory.best, second.memory.losses, second.memory.spent) == ([3.0], {10: 3.0}, {"tokens": 2.0**40})
     second.write_metrics("train", {"step": 20, "loss": 0.25})
     assert lines_of(second) == [
-        {"kind": "train", "step": 10, "loss": 1.234568},
+        {"kind": "train", "step": 10, "loss": 1.234568, "seeds": {"loss": [0.1234568, 2.0]}},
         {"kind": "train", "step": 20, "loss": 0.25},
     ]
 
@@ -525,6 +591,13 @@ def test_what_only_reports_fails_in_a_line(run, capsys, monkeypatch):
     with run.only_reporting("the linear model is"):
         raise ValueError("empty [vocabulary];\n only stop words")
     assert "the linear model is left out: empty [vocabulary]; only stop words" in capsys.readouterr().out
+    with run.only_reporting("the list is"):
+        raise ValueError("x" * 400)
+    with run.only_reporting("the page is"):
+        raise KeyError
+    printed = "".join(capsys.readouterr().out.split("\n"))
+    assert f"the list is left out: {'x' * 300} (LMX_TRACEBACK=1 says where)" in printed
+    assert "the page is left out: KeyError (" in printed
     monkeypatch.setenv("LMX_TRACEBACK", "1")
     with pytest.raises(ZeroDivisionError), run.only_reporting("it is"):
         1 / 0  # noqa: B018
@@ -552,6 +625,66 @@ def test_what_is_printed_at_the_start_is_kept(tmp_path, capsys):
         "  mesh               data=1",
         f"  compiled programs  {folder}",
     ]
+    run.add_start(compile_seconds=1.5)
+    known = {**start, "compiled_programs": folder, "compile_seconds": 1.5}
+    assert json.loads((run.directory / "start.json").read_text()) == known
+
+
+def test_the_model_is_that_of_the_best_seed_and_each_of_several_has_a_file(run):
+    model = run.directory / "model.safetensors"
+    run.save_model({"x": jnp.arange(4.0)})
+    assert load_file(model)["x"].tolist() == [0, 1, 2, 3]
+    run.memory.judge(7, np.array([0.5]), patience=None)
+    run.save_model({"x": jnp.arange(4.0)[None]}, seeds=(4,))
+    assert load_file(model)["x"].tolist() == [0, 1, 2, 3]
+    assert not (run.directory / "seeds").exists()
+    run.memory = Memory()
+    run.memory.judge(7, np.array([0.5, 0.2]), patience=None)
+    run.save_model({"x": jnp.arange(4.0).reshape(2, 2)}, seeds=(4, 11))
+    assert load_file(model)["x"].tolist() == [2, 3]
+    files = {path.name: load_file(path)["x"].tolist() for path in (run.directory / "seeds").iterdir()}
+    assert files == {"4.safetensors": [0, 1], "11.safetensors": [2, 3]}
+
+
+@pytest.mark.parametrize("seeds", [None, (4, 11)])
+def test_results_are_forgotten_where_another_model_takes_the_place_of_theirs(seeds, run):
+    run.memory.judge(7, np.array([0.5, 0.2]), patience=None)
+    params = jnp.arange(4.0).reshape(2, 2)
+    run.save_model({"x": params}, seeds=seeds)
+    left = [run.directory / name for name in (*RESULTS, "metrics.jsonl")]
+    for path in left:
+        path.touch()
+    run.save_model({"x": params}, seeds=seeds)  # of the same training, continued or not
+    assert all(path.exists() for path in left)
+    run.save_model({"x": params + 1}, seeds=seeds)
+    assert [path.name for path in left if path.exists()] == ["metrics.jsonl"]
+    assert not list(run.directory.glob("*.partial"))
+
+
+def test_a_finished_model_without_checkpoints_remembers_its_best_steps(run):
+    values = np.array([0.5, 0.2])
+    run.recall(values, seeds=(4, 11))
+    assert (run.memory.best, run.memory.best_step) == ([0.5, 0.2], [0, 0])
+    saved = [{"seed": seed, "best_step": step} for seed, step in ((11, 20), (4, 30), (5, 40))]
+    write_json(run.directory / "scores.json", {"seeds": saved})
+    run.recall(values, seeds=(4, 11, 12))
+    assert (run.memory.best, run.memory.best_step) == ([0.5, 0.2], [30, 20, 0])
+    (run.directory / "scores.json").write_text('{"seeds": [3]}')  # damaged: the scores are made again
+    run.recall(values, seeds=(4, 11))
+    assert run.memory.best_step == [0, 0]
+
+
+def test_a_run_keeps_the_checkpoints_it_is_asked_to(run, monkeypatch):
+    asked = {}
+
+    def note(self: Checkpoints, directory: Path, **options) -> None:
+        asked.update(options, at=directory)
+
+    monkeypatch.setattr(Checkpoints, "__init__", note)
+    run.open_checkpoints(keep_last=3, keep_best=2, keep_every=7)
+    report = asked.pop("report")
+    assert asked == {"at": run.directory / "checkpoints", "keep_last": 3, "keep_best": 2, "keep_every": 7}
+    assert report == run.console.print
 
 
 def test_files_are_whole_or_not_there(tmp_path):
@@ -696,6 +829,25 @@ def test_a_signal_where_exceptions_are_ignored_is_not_lost(number, capfd):
     printed = capfd.readouterr()
     assert printed.out == f"stopped by {signal.Signals(number).name}; the same command continues\n"
     assert "ignored" not in printed.err
+
+
+def test_a_reader_that_has_enough_ends_a_command_as_the_signal_would(monkeypatch):
+    given = []
+    monkeypatch.setattr(os, "dup2", lambda *numbers: given.append(numbers))
+    with pytest.raises(SystemExit) as ended, one_line_errors():
+        raise BrokenPipeError
+    assert ended.value.code == 128 + signal.SIGPIPE
+    assert [number for _, number in given] == [sys.stdout.fileno()]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_age_of_a_process_is_in_seconds(known, monkeypatch):
+    if not known:
+        monkeypatch.setattr(Path, "read_text", lambda path: "of another system")
+    before = seconds_since_start()
+    time.sleep(0.1)
+    assert 0.05 < seconds_since_start() - before < 30
+    assert 0 < before < 24 * 3600
 
 
 def test_an_interrupt_is_one_word(capsys):

@@ -189,6 +189,7 @@ def test_padding_of_images_is_refused_in_a_line(command, capsys, files, tmp_path
     ("flags", "message"),
     [
         ("--attention", "attention must be False for images, whose explanations show where the model looked"),
+        ("--label-smoothing 1.5", "label_smoothing must be at least 0 and below 1, got label_smoothing=1.5."),
         ("--explain -1", "explain must be 0 (nothing) or more, got explain=-1."),
     ],
 )
@@ -197,3 +198,23 @@ def test_what_no_image_can_be_asked_is_refused_before_any_is_read(flags, message
         command("digits", *flags.split(), "--run", tmp_path / "run")
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_is_of_the_images_and_the_model_that_would_train(monkeypatch):
+    asked = {}
+
+    def note(learner_of, about, shapes, **more) -> None:
+        asked.update(learner_of=learner_of, about=about, shapes=shapes, **more)
+
+    monkeypatch.setattr(vision, "print_plan", note)
+    config = vision.PRESETS["digits"][1]
+    vision.plan("it", config, device="h100")
+    assert (asked["about"], asked["device"]) == ("it: images of 8 x 8, 1 channels, 10 classes.", "h100")
+    assert asked["usual"] == config.max_length == config.model.num_tokens
+    rows = config.batch.shape(config.max_length)[:2]
+    assert asked["shapes"](4) == {"pixels": (*rows, 8, 8, 1), "labels": rows, "weights": rows}
+    assert asked["config"] == replace(config, model=replace(config.model, kernel="xla"))
+    assert asked["learner_of"](dtype="bfloat16").dtype == "bfloat16"
+    # Of images that are not known yet, a row is as long as it must be at least.
+    own = vision.PRESETS["own"][1]
+    assert replace(own, batch=replace(own.batch, length_multiple=3)).max_length == 3
