@@ -102,14 +102,15 @@ def _estimate(
     tokens = math.prod(shape)
     seconds = None
     peak = device.peak(job.dtype)
-    link = device.interconnect or device.between
-    if peak is not None and device.memory_bandwidth is not None and link is not None:
+    if device.interconnect is None:  # a card that is joined to no other sends over the bus
+        device = replace(device, interconnect=device.between)
+    if peak is not None and device.memory_bandwidth is not None and device.interconnect is not None:
         # Communication was counted for the most expensive batch; over tensor and sequence it goes with the tokens.
         scale = tokens / math.prod(max(job.batch.values(), key=math.prod))
         with_tokens = sum(row.counted for row in communication.traffic if {"tensor", "sequence"} & set(row.axes))
         ratio = 1 + (scale - 1) * with_tokens / communication.counted if communication.counted else 1.0
         near = communication.counted - communication.far
-        sending = near / link + communication.far / (device.between or link)
+        sending = near / device.interconnect + communication.far / (device.between or device.interconnect)
         seconds = Seconds(
             computing=flops.total / mesh.size / (EFFICIENCY * peak),
             sending=ratio * sending,
