@@ -3,8 +3,9 @@
     python benchmarks/before_after.py --before ../other-checkout [--shapes multi30k base] [--batches 1 32] [--rounds 5]
 
 A process of each checkout prepares `benchmarks/translation_training.py`'s update of a shape, or the beam search of
-`benchmarks/decoding.py`, beam 4; then they take turns: before, after, before, after. Ratios are of the fastest round
-and of its processor time, which other jobs of the machine disturb least; of decoding, of the fastest and middle round.
+`benchmarks/decoding.py`, beam 4; then they take turns: before, after, before, after. Ratios of training are of the
+fastest round and of the middle processor time, which other jobs of the machine disturb least; of decoding, of the
+fastest and middle round.
 """
 
 import argparse

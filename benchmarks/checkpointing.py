@@ -145,8 +145,9 @@ def measure(config: Config, folder: Path) -> None:
 
 def main(config: Config) -> None:
     """Measures in a directory of its own, which is removed."""
-    if config.rounds < 1 or config.steps < 1:
-        raise InputError(f"rounds and steps must be at least 1, got rounds={config.rounds}, steps={config.steps}.")
+    for name in ("rounds", "steps", "every"):
+        if getattr(config, name) < 1:
+            raise InputError(f"{name} must be at least 1, got {name}={getattr(config, name)}.")
     folder = Path(tempfile.mkdtemp(prefix="lmx-checkpointing-", dir=config.directory))
     try:
         measure(config, folder)

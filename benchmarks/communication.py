@@ -155,6 +155,9 @@ def main() -> None:
         for one in sorted(collectives, key=lambda one: -one.counted)[: options.largest]:
             mark = " (sliced)" if one.sliced else ""
             print(f"  {one.counted / 1e6:10.2f} MB  {one.times:>3} x {one.kind}{mark} of {one.shape}  {one.scope}")
+        if not found.least_total:
+            lines.append(f"  {model:<8} {text:<24} nothing is sent")
+            continue
         figures = (found.raw, found.counted, found.merged)
         raw, counted, merged = (f"{figure / found.least_total:.2f}" for figure in figures)
         lines.append(f"  {model:<8} {text:<24} raw {raw}  counted {counted}  merged {merged}")

@@ -29,6 +29,11 @@ class Config:
 
 def main(config: Config) -> None:
     """Prints the times and their ratio."""
+    if config.shallow == config.deep or config.rounds < 1:
+        raise SystemExit(
+            "error: shallow and deep must differ and rounds be at least 1, "
+            f"got shallow={config.shallow}, deep={config.deep}, rounds={config.rounds}."
+        )
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_enable_compilation_cache", False)
     times: dict[int, list[float]] = {config.shallow: [], config.deep: []}

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import tyro
 
+from lmx.errors import InputError
 from lmx.process import one_line_errors
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,6 +73,9 @@ def train(directory: Path, config: Config, *, first: int, seeds: int) -> tuple[f
 
 def main(config: Config) -> None:
     """Prints each round's seconds, then the medians and their ratio."""
+    for name in ("seeds", "epochs", "rounds"):
+        if getattr(config, name) < 1:
+            raise InputError(f"{name} must be at least 1, got {name}={getattr(config, name)}.")
     numbers = range(1, config.seeds + 1)
     together: list[float] = []
     apart: list[float] = []

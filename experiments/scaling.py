@@ -84,8 +84,16 @@ class Config:
         Raises:
             InputError: there is not.
         """
-        if len(self.budgets) < 2 or self.sizes < 3:
-            raise InputError(f"a law must have at least 2 budgets of 3 sizes, got {len(self.budgets)} of {self.sizes}.")
+        budgets = len(set(self.budgets))
+        if budgets < 2 or self.sizes < 3:
+            raise InputError(f"a law must have at least 2 budgets of 3 sizes, got {budgets} of {self.sizes}.")
+        if budgets < len(self.budgets):
+            raise InputError(f"budgets must differ, got {' '.join(f'{flops:g}' for flops in self.budgets)}.")
+        if self.sizes > len(LADDER):
+            raise InputError(f"sizes must be at most {len(LADDER)}, those of the ladder, got sizes={self.sizes}.")
+        for name in ("tokens_per_parameter", "tokens_per_batch", "peak"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"{name} must be above 0, got {name}={getattr(self, name):g}.")
         if min(self.budgets) <= 0 or self.predict <= max(self.budgets):
             raise InputError(f"predict must be above all budgets, got predict={self.predict:g}.")
 

@@ -312,7 +312,12 @@ def find_device(name: str) -> Device:
 
 
 def device_of_kind(kind: str) -> Device | None:
-    """Returns the device that jax calls by this kind, such as "NVIDIA H100 80GB HBM3", or None."""
+    """Returns the device that jax calls by this kind, such as "NVIDIA H100 80GB HBM3", or None.
+
+    A part of one, as NVIDIA's MIG gives it ("NVIDIA A100-SXM4-80GB MIG 3g.40gb"), has not its memory nor its peak.
+    """
+    if " MIG " in kind:
+        return None
     return next((device for device in DEVICES.values() if device.kind and re.search(device.kind, kind)), None)
 
 

@@ -182,6 +182,39 @@ def test_a_scan_counts_as_often_as_it_runs():
     assert found.raw == pytest.approx(6 * 2 * 3 / 4 * 512)
 
 
+@pytest.mark.parametrize(("first", "times"), [(2, 4), (-1, 7), (9, 0)])
+def test_a_loop_runs_from_where_its_counter_begins(first, times):
+    start = (START[0].replace("constant(0)", f"constant({first})"), START[1])
+    (found,) = read(*start, WHILE, head=LOOP.format(step=1, direction="LT"))
+    assert found.raw == pytest.approx(max(times, 1) * 2 * 3 / 4 * 512)
+
+
+def test_every_branch_of_a_conditional_counts_in_either_form():
+    head = "".join(
+        f"""%{name} (v: f32[8,16]) -> f32[8,16] {{
+  %v.{name} = f32[8,16]{{1,0}} parameter(0)
+  ROOT %r.{name} = f32[8,16]{{1,0}} all-reduce(%v.{name}), replica_groups={groups}, to_apply=%add
+}}
+
+"""
+        for name, groups in (("one", "[2,4]<=[8]"), ("other", "[4,2]<=[2,4]T(1,0)"))
+    )
+    for form in (
+        "conditional(%i, %p, %p), branch_computations={%one, %other}",
+        "conditional(%i, %p, %p), true_computation=%one, false_computation=%other",
+    ):
+        found = read("%i = s32[] constant(0)", f"%x = f32[8,16]{{1,0}} {form}", head=head)
+        assert [each.axes for each in found] == [("fsdp",), ("data",)]
+
+
+def test_a_collective_that_is_only_begun_counts_and_its_end_does_not():
+    (found,) = read(
+        "%s = f32[8,16]{1,0} all-reduce-start(%p), replica_groups=[2,4]<=[8], to_apply=%add",
+        "%d = f32[8,16]{1,0} all-reduce-done(%s)",
+    )
+    assert (found.kind, found.raw) == ("all-reduce", pytest.approx(2 * 3 / 4 * 512))
+
+
 def test_what_xla_says_of_a_loop_counts():
     said = WHILE + ', backend_config={"known_trip_count":{"n":"9"}}'
     (found,) = read(*START, said, head=LOOP.format(step=1, direction="NE"))
@@ -231,6 +264,35 @@ def test_an_all_reduce_of_which_only_a_slice_is_used_counts_as_a_reduce_scatter(
     assert found.sliced
     assert found.counted == found.raw / 2
     assert found.raw == pytest.approx(2 * 3 / 4 * 512)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "%i = s32[] multiply(%n, %two)",  # 0, 2, 4, ... by the device's number
+        "%i = s32[] subtract(%n, %two)",  # other places on each device
+        "%i = s32[] add(%n, %two)",
+    ],
+)
+def test_places_that_are_computed_from_the_devices_number_are_known(place):
+    numbers = ("%n = u32[] partition-id()", "%two = s32[] constant(2)", "%z = s32[] constant(0)")
+    (found,) = read(REDUCE, *numbers, place, CONVERT, SLICE)
+    assert found.sliced
+
+
+@pytest.mark.parametrize(
+    ("place", "sliced"),
+    [("multiply(%n, %none)", False), ("subtract(%n, %n)", False), ("add(%n, %less)", False), ("add(%n, %n)", True)],
+)
+def test_places_that_all_devices_share_are_no_slices_of_their_own(place, sliced):
+    numbers = (
+        "%n = u32[] partition-id()",
+        "%none = s32[] constant(0)",
+        "%less = s32[] subtract(%none, %n)",
+        "%z = s32[] constant(0)",
+    )
+    (found,) = read(REDUCE, *numbers, f"%i = s32[] {place}", CONVERT, SLICE)
+    assert found.sliced == sliced
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,13 @@ def test_both_trainings_see_the_same_pairs_and_as_many_tokens(tmp_path, monkeypa
     assert pair.pieces.vocabulary == decoder.run.run / "tokenizer.model"
     assert decoder.optimization.peak == pair.optimization.peak
     assert decoder.optimization.schedule == pair.optimization.schedule == "cosine"
+    for each in (decoder, pair):
+        assert (each.seed, each.selection.validate_every, each.optimization.clip_norm) == (1, 10, 1.0)
+        assert (each.model.width, each.model.feedforward_width, each.model.num_heads) == (128, 512, 4)
+    assert (decoder.model.num_layers, decoder.model.unroll, decoder.metric) == (3, 3, "loss")
+    assert (pair.model.num_encoder_layers, pair.model.num_decoder_layers, pair.model.unroll) == (1, 1, 1)
+    assert (decoder.pieces.vocab_size, pair.search.beam_size) == (2000, 1)
+    assert decoder.texts.validation == f"lines:{pair.sets.validation}"
     assert files["train"].read_text(encoding="utf-8").splitlines() == ["train\tso"] * 3
 
 

@@ -4,9 +4,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
+from jax.experimental import pallas
+from jax.sharding import PartitionSpec
 
 from lmx.costs import count_flops, saved_residuals
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig, training_flops
+from lmx.sharding.mesh import MeshConfig, make_mesh
 
 
 def shape(*sizes: int, dtype=jnp.float32) -> jax.ShapeDtypeStruct:
@@ -62,6 +65,27 @@ def test_a_conditional_counts_its_largest_branch_and_a_loop_without_a_length_is_
     found = count_flops(lambda x: jax.lax.while_loop(lambda x: x.sum() < 1, lambda x: x @ x, x), shape(5, 5))
     assert found.total == 2 * 125
     assert found.unknown == ("a while loop counts once",)
+
+
+@pytest.mark.skipif(jax.device_count() < 6, reason="needs 6 devices")
+def test_what_each_device_does_of_a_product_counts_for_all_of_them():
+    mesh = make_mesh(MeshConfig(data=2, tensor=3), devices=jax.devices()[:6])
+
+    def product(x, w):
+        return jax.lax.psum(x @ w, "tensor")
+
+    specs = (PartitionSpec("data", "tensor"), PartitionSpec("tensor", None))
+    split = jax.shard_map(product, mesh=mesh, in_specs=specs, out_specs=PartitionSpec("data", None))
+    assert count_flops(split, shape(4, 9), shape(9, 5)).total == 2 * 4 * 9 * 5
+
+
+def test_what_a_kernel_of_its_own_does_is_told_as_not_counted():
+    def kernel(given, found):
+        found[...] = given[...] @ given[...]
+
+    called = pallas.pallas_call(kernel, out_shape=shape(5, 5))
+    found = count_flops(lambda x: called(x) @ x, shape(5, 5))
+    assert (found.total, found.unknown) == (2 * 125, ("pallas_call is not counted",))
 
 
 def loss_of(config: Seq2SeqConfig):

@@ -265,6 +265,51 @@ def test_an_unknown_device_names_the_nearest():
     with pytest.raises(ValueError, match=r"^device must be one of h100, .*, cpu, got h20. Nearest: h200\.$"):
         find_device("h20")
     assert find_device("cpu").peak("float32") is None
+    assert find_device("cpu").memory == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+SHEETS = """\
+            GB   bfloat16  float32  TB/s   GB/s  group  GB/s beyond
+h100        80   989       494.5    3.35   450   8      50
+h200        141  989       494.5    4.8    450   8      50
+a100        80   312       156      2.04   300   8      25
+b200        180  2250      1125     8      900   8      50
+h100-pcie   80   756.5     378      2      -     1      64
+h100-nvl    94   835.5     417.5    3.9    300   2      50
+h800        80   989       494.5    3.35   200   8      50
+h20-96gb    96   148       74       4      450   8      50
+gh200       96   989       494.5    4      -     1      50
+gh200-144gb 144  989       494.5    4.9    -     1      50
+a100-40gb   40   312       156      1.555  300   8      25
+a100-pcie   80   312       156      1.935  -     1      32
+a100-pcie-40gb 40 312      156      1.555  -     1      32
+gb200       186  2500      1250     8      900   72     50
+l40s        48   362       183      0.864  -     1      32
+l4          24   121       60       0.3    -     1      32
+a40         48   149.7     74.8     0.696  -     1      32
+a30         24   165       82       0.933  -     1      32
+a10         24   125       62.5     0.6    -     1      32
+rtx-4090    24   165.2     82.6     1.008  -     1      32
+rtx-3090    24   71        35.6     0.936  -     1      32
+tpu-v4      32   275       275      1.2    150   4096   -
+tpu-v5e     16   197       197      0.819  100   256    -
+tpu-v5p     95   459       459      2.765  300   8960   -
+tpu-v6e     32   918       918      1.64   224   256    -
+"""
+
+
+def test_devices_are_as_their_data_sheets_say():
+    rows = [line.split() for line in SHEETS.splitlines()[1:]]
+    scales = (1e9, 1e12, 1e12, 1e12, 1e9, 1, 1e9)
+    fields = ("memory", "bfloat16", "float32", "memory_bandwidth", "interconnect", "group", "between")
+    assert [name for name, *_ in rows] == list(DEVICES)
+    for name, *figures in rows:
+        device = DEVICES[name]
+        assert {field: getattr(device, field) for field in fields} == {
+            field: None if figure == "-" else pytest.approx(float(figure) * scale)
+            for field, figure, scale in zip(fields, figures, scales, strict=True)
+        }, name
+        assert (device.peak("bfloat16"), device.peak("float32")) == (device.bfloat16, device.float32)
 
 
 @pytest.mark.parametrize(
@@ -294,6 +339,7 @@ def test_an_unknown_device_names_the_nearest():
         ("NVIDIA H100 PCIe", "h100-pcie"),
         ("NVIDIA H200 NVL", None),
         ("TPU v5 lite", "tpu-v5e"),
+        ("NVIDIA A100-SXM4-80GB MIG 3g.40gb", None),
         ("cpu", None),
     ],
 )
@@ -301,7 +347,7 @@ def test_a_device_is_found_by_what_jax_calls_it(kind, name):
     found = device_of_kind(kind)
     assert (found and found.name) == name
     named = [device for device in DEVICES.values() if re.search(device.kind, kind)]
-    assert len(named) == (name is not None)
+    assert len(named) == (name is not None or " MIG " in kind)
 
 
 def test_devices_of_one_name_differ_in_memory():
@@ -544,6 +590,8 @@ def test_what_leaves_a_group_goes_over_the_slower_links(planned):
     assert sending(device) == pytest.approx(3 * far / device.interconnect + far / device.between)
     # Where nothing is known of them, they are taken for the same.
     assert sending(dataclasses.replace(device, between=None)) == pytest.approx(4 * far / device.interconnect)
+    # A card that is joined to no other sends all of it over the bus.
+    assert sending(find_device("l4")) == pytest.approx(4 * far / find_device("l4").between)
 
 
 def test_collectives_reach_beyond_a_group_of_devices_by_the_places_of_their_own():

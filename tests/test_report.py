@@ -1,9 +1,12 @@
 """The report is complete, self-contained, escaped, and honest about files that are absent, cut off or wrong."""
 
 import base64
+import html
 import json
 import math
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,9 +15,11 @@ import pytest
 
 from lmx.report import write_report
 from lmx.report.charts import MAX_POINTS, Bar, Line, _thin, _ticks, bar_chart, heatmap, line_chart
+from lmx.report.files import AttentionMap
 from lmx.report.page import facts, number, plain, section, table, text
-from lmx.report.sections import placing_facts
-from lmx.report.translation import mark_differences
+from lmx.report.sections import MAX_ATTENTION_BYTES, attention_section, placing_facts, score_table
+from lmx.report.style import SCRIPT
+from lmx.report.translation import _samples_section, mark_differences
 
 CONFIG = {
     "experiment": "translation",
@@ -283,16 +288,25 @@ def test_of_a_step_written_twice_the_later_counts(run):
 def test_a_last_line_cut_off_is_left_out(run):
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "train", "st')
+    with (run / "samples.jsonl").open("ab") as file:
+        file.write('{"source": "Straß'.encode()[:-1])  # in the middle of a letter
     assert "Learning" in headings(content(run))
 
 
-def test_a_published_number_outside_the_interval_is_not_called_inside(run):
-    SCORES_NOW = json.loads(json.dumps(SCORES))
-    SCORES_NOW["rows"][0]["published"] = 99.0
-    (run / "scores.json").write_text(json.dumps(SCORES_NOW))
-    words = visible(content(run))
-    assert "99.00 −2.79" in words
-    assert "inside" not in words
+@pytest.mark.parametrize(
+    ("published", "said", "inside"),
+    [
+        (99.0, "99.00 −2.79", False),
+        (90.0, "90.00 +6.21", False),
+        (95.3, "95.30 +0.91", True),
+        (97.0, "97.00 −0.79", True),
+    ],
+)
+def test_a_published_number_outside_the_interval_is_not_called_inside(published, said, inside):
+    (row,) = re.findall(r"<tr>.*?</tr>", score_table([SCORES["rows"][0] | {"published": published}]))[1:]
+    words = visible(row)
+    assert said in words
+    assert ("inside our interval" in words) == inside
 
 
 def test_without_published_numbers_there_is_no_column_for_them(run):
@@ -409,6 +423,12 @@ def test_bars_stay_inside_their_chart():
         (2_571_234, "2.571 M"),
         (63_100_000.0, "63.1 M"),
         (70.6e9, "70.6 G"),
+        (2.5e9, "2,500 M"),
+        (20e9, "20 G"),
+        (999.6, "999.6"),
+        (1234.5678, "1,235"),
+        (0.001, "0.001"),
+        (-0.25, "-0.25"),
         (21_930.7, "21,931"),
         (12, "12"),
         (1.46109, "1.461"),
@@ -437,6 +457,7 @@ def test_a_table_escapes_its_columns_and_names_its_cells():
     drawn = table(["<a>", "b"], [[text("x"), text("<y>")]])
     assert "<th scope=col>&lt;a&gt;</th>" in drawn
     assert "<td data-column='b'>&lt;y&gt;</td>" in drawn
+    assert "<td data-column='b' class=empty></td>" in table(["a", "b"], [[text("x"), text("")]])
 
 
 def test_bad_files_are_named_with_their_line(run, tmp_path_factory):
@@ -444,6 +465,22 @@ def test_bad_files_are_named_with_their_line(run, tmp_path_factory):
         write_report(tmp_path_factory.mktemp("empty"))
     for name, written, message in (
         ("metrics.jsonl", '{"kind": "train", "step": 1}\nnot json\n', r"metrics\.jsonl line 2 must be a JSON object"),
+        ("scores.json", '{"baselines": [{"score": 1}]}', r"scores\.json baselines 0 must have a name and a score, got"),
+        (
+            "scores.json",
+            '{"rows": [{"name": "", "score": 1}]}',
+            r"scores\.json rows 0 must have a name and a score, got",
+        ),
+        (
+            "scores.json",
+            '{"rows": [{"name": "a", "score": true}]}',
+            r"scores\.json rows 0 must have a name and a score",
+        ),
+        (
+            "scores.json",
+            '{"rows": [{"name": "a", "score": 1, "interval": [0]}]}',
+            r"scores\.json rows 0 must have two numbers as its interval, got \[0\]\.",
+        ),
         ("metrics.jsonl", '{"loss": 1}\n', r"metrics\.jsonl line 1 must have kind and step, got"),
         (
             "samples.jsonl",
@@ -468,6 +505,157 @@ def test_bad_files_are_named_with_their_line(run, tmp_path_factory):
             write_report(run)
         path.write_text(kept)
     assert not (run / "report.html").exists()
+
+
+def test_a_line_that_is_no_text_is_named(run):
+    (run / "samples.jsonl").write_bytes(b"\xff\n")
+    with pytest.raises(ValueError, match=r"samples\.jsonl line 1 must be a JSON object, got '\ufffd'\."):
+        write_report(run)
+
+
+def test_the_steps_and_the_skipped_are_the_most_in_any_order_of_lines():
+    lines = [{"kind": "train", "step": step, "skipped": step // 2} for step in (3, 8, 5)]
+    placed = dict(placing_facts({}, {}, lines))
+    assert (placed["updates"], placed["steps skipped, not finite"]) == ("8", "4")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        ([1.0, 59.6], "1 min 0 s"),
+        ([1.0, 3599.0], "59 min 59 s"),
+        ([1.0, 7500.0], "2 h 5 min"),
+        ([9.0, 3.0], None),  # not since the start of training
+        ([3.0, None], None),
+        ([3.0], None),
+    ],
+)
+def test_the_time_of_a_training_is_told_where_all_lines_know_it(seconds, said):
+    lines = [{"kind": "train", "step": step, "seconds": each} for step, each in enumerate(seconds)]
+    assert dict(placing_facts({}, {}, lines))["training time"] == said
+
+
+def test_facts_of_the_start_have_their_units(run):
+    start = {"padding_share": 0.5, "compile_seconds": 1.26, "batch_shapes": [[2, 3]], "first_loss": 2.0}
+    (run / "start.json").write_text(json.dumps(start))
+    words = visible(content(run))
+    for said in ("padding share 50.0%", "compile seconds 1.3 s", "batch shapes 2\u00a0×\u00a03", "first loss 2"):
+        assert said.replace("\u00a0", " ") in words
+
+
+def test_the_map_that_is_drawn_first_is_the_mean_of_the_last_layers_heads(run):
+    drawn = re.findall(r"fill-opacity=([\d.]+) />", content(run))
+    assert np.array(drawn, float).reshape(4, 5) == pytest.approx(WEIGHTS[-1].mean(0), abs=0.006)
+    assert "layer 2, mean of heads" in content(run)
+
+
+def test_maps_together_keep_within_the_size_of_a_page():
+    half = AttentionMap(
+        caption="one", rows=("a",), columns=("b",), weights=np.zeros((MAX_ATTENTION_BYTES // 2, 1, 1, 1))
+    )
+    page = attention_section([half, half, half], note="Maps.", left_out=1)
+    assert page.count("class=attention") == 2
+    assert "Maps. 2 more of attention.json left out for size." in page
+
+
+def test_a_map_of_no_tokens_is_left_out_and_what_is_no_number_is_nothing(run):
+    empty = {"source": [], "target": ["a"], "weights": [[[[]]]]}
+    odd = {"source": ["un@@", "do", "</s>"], "target": ["a"], "weights": [[[[1, math.nan, 0]]]]}
+    (run / "attention.json").write_text(json.dumps([empty, odd]))
+    page = content(run)
+    assert page.count("class=attention") == 1
+    assert "<figcaption>undo</figcaption>" in page  # joints of BPE undone, the end left out
+    assert re.findall(r"fill-opacity=([\d.]+) />", page) == ["1.00", "0.00", "0.00"]
+
+
+def test_cells_and_labels_of_a_map_stand_in_their_row_and_column():
+    drawn = heatmap(
+        np.array([[0.1, 0.2], [0.3, 0.4], [0.5, 2.0]]), rows=["a", "bb", "c"], columns=["d", "e"], label="w"
+    )
+    cells = [[*map(float, cell)] for cell in re.findall(r"<rect x=(\d+) y=(\d+) [^>]*fill-opacity=([\d.]+)", drawn)]
+    assert [shade for *_, shade in cells] == [0.1, 0.2, 0.3, 0.4, 0.5, 1.0]
+    (left, top, _), (right, level, _), (under, below, _) = cells[:3]
+    assert (right - left, level - top) == (32, 0)
+    assert (under - left, below - top) == (0, 32)
+    labels = [float(y) for y in re.findall(r"<text x=\d+ y=([\d.]+)", drawn)]
+    assert labels == [pytest.approx(top + 32 * row + 20, abs=1) for row in range(3)]
+    assert f"<text x={left - 8:.0f} " in drawn
+    columns = [float(x) for x in re.findall(r"translate\(([\d.]+) ", drawn)]
+    assert columns == [pytest.approx(left + 32 * column + 19, abs=1) for column in range(2)]
+
+
+def test_a_wide_map_has_small_cells_and_a_wider_one_no_smaller():
+    for count, side in ((5, 32), (16, 25), (90, 21)):
+        drawn = heatmap(np.zeros((1, count)), rows=["a"], columns=["b"] * count, label="w")
+        assert f"width={side - 1} height={side - 1} " in drawn
+
+
+def test_small_charts_have_fewer_ticks_and_none_behind_the_end():
+    points = [(0, 0.0), (470, 9.4)]
+    large, small = (line_chart([Line(label="a", points=points)], title="t", small=each) for each in (False, True))
+    labels = [re.findall(r"<span style='(left|top):([\d.]+)%'>([^<]+)<", each) for each in (large, small)]
+    assert [(place, said) for side, place, said in labels[0] if side == "left"] == [
+        ("0.0", "0"), ("21.28", "100"), ("42.55", "200"), ("63.83", "300"), ("85.11", "400"),
+    ]  # fmt: skip
+    assert [said for side, _, said in labels[0] if side == "top"] == ["0", "2", "4", "6", "8", "10"]
+    assert [said for side, _, said in labels[1] if side == "top"] == ["0", "5", "10"]
+
+
+def test_a_chart_says_what_its_axis_is_and_ends_at_the_longest_line():
+    lines = [Line(label="a", points=[(0, 0), (5, 1)]), Line(label="b", points=[(0, 1), (10, 0)], dots=True)]
+    chart = line_chart(lines, title="t", x_label="words deleted", note="of <all>")
+    assert "<span class=where>words deleted</span> <small>of &lt;all&gt;</small>" in chart
+    assert "d='M0 100L50 0'" in chart
+    assert '{"end":10,"lines":[[[0,0],[5,1]],[[0,1],[10,0]]]}' in html.unescape(chart)
+    assert chart.count("class='dots ") == 1  # of the line that asks for them
+
+
+def test_dots_end_where_there_would_be_too_many():
+    for count, dotted in ((60, True), (61, False)):
+        line = Line(label="a", points=[(x, x) for x in range(count)], dots=True)
+        assert ("class='dots " in line_chart([line], title="t")) == dotted
+
+
+def test_the_last_tick_is_the_end_where_it_is_round():
+    assert "<span style='left:100.0%'>50</span>" in line_chart([Line(label="", points=[(0, 0), (50, 1)])], title="t")
+
+
+def test_values_under_the_pointer_have_five_digits():
+    chart = line_chart([Line(label="", points=[(1, 1.2345678), (2, 123456.7)])], title="t")
+    assert "[[1,1.2346],[2,123460]]" in html.unescape(chart)
+
+
+def test_notes_of_bars_have_a_column_where_there_is_one():
+    plain, noted = Bar(label="a", value=1), Bar(label="b", value=3, note="of 9", strong=True)
+    assert "<dl class='bars'>" in bar_chart([plain], title="t")
+    chart = bar_chart([plain, noted], title="t", maximum=4)
+    assert "<dl class='bars noted'>" in chart
+    assert re.findall(r"class='(strong|quiet)' d='M0 0H([\d.]+)V", chart) == [("quiet", "25.00"), ("strong", "75.00")]
+
+
+def test_of_equal_samples_the_longest_is_shown_first_and_an_exact_one_without_its_reference():
+    each = {"source": "s", "hypothesis": "so_und", "reference": "so_und", "chrf": 100.0, "construction": "verb_final"}
+    short, long = each | {"source": "short"}, each | {"source": "long", "reference": "so und so weiter"}
+    samples = [each | {"source": f"s{n}", "chrf": float(n)} for n in range(18)] + [long, short]
+    page = str(_samples_section(samples))
+    closest = page.partition("Closest to the reference")[2]
+    assert closest.index(">long<") < closest.index(">short<")
+    assert "chrF 100.0 · verb final" in closest
+    assert "chrF 100.0 · exact · verb final" in closest
+    assert page.count("<dt>reference</dt>") == 1
+    assert "20 sentences, 19 of them (95%) equal to the reference" in page
+    assert "All, furthest from the reference first" in str(_samples_section(samples[:18]))
+    repeated = str(_samples_section([each] * 4))
+    assert repeated.count("<li>") == 1
+    assert "4 sentences, 4 of them (100%)" in repeated
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+def test_the_script_writes_numbers_as_the_page_does():
+    values = [1e9, 2.5e9, 999_999.4, 12_345_678, 100e6, 70.6e9, 0.002, 5.174e-4, 21_930.7, 12, 0]
+    code = SCRIPT[: SCRIPT.index("// Charts:")] + f"console.log(JSON.stringify({values}.map(say)))"
+    done = subprocess.run(["node", "-e", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [number(value) for value in values]
 
 
 def test_the_speed_in_the_middle_is_shown():

@@ -361,6 +361,50 @@ def test_without_a_verdict_the_best_baseline_gives_it(run):
     assert "class=verdict" not in content(run)
 
 
+def bars_of(page: str) -> list[tuple[str, str, str]]:
+    """The bars of what the number means: name, colour, value."""
+    part = page.partition("What the number means")[2].partition("</figure>")[0]
+    return re.findall(r"<dt>([^<]*)</dt>.*?class='(strong|quiet)'.*?<b>([^<]*)</b>", part)
+
+
+def test_bars_rise_to_those_of_others_and_the_runs_own_is_last_and_strong(run):
+    baselines = [{"name": "better", "score": 95.0}, {"name": "worse", "score": 40.0}]
+    change(run, "scores.json", baselines=baselines, kind="multi")
+    assert bars_of(content(run)) == [
+        ("worse", "quiet", "40.0"),
+        ("published", "quiet", "91.2"),
+        ("better", "quiet", "95.0"),
+        ("this run", "strong", "88.4"),
+    ]
+    change(run, "scores.json", baselines=[], rows=[{"name": "test macro F1", "score": 50.0}])
+    assert bars_of(content(run)) == []  # alone it says nothing
+
+
+def test_a_selection_by_loss_and_folds_are_said_and_a_squared_error_is_no_share(run):
+    seeds = [{"seed": 1, "dev": 0.51234, "test": 0.875, "best_step": 40, "kept": True}, {"seed": 2}]
+    spread = [{"name": "Mean squared error", "mean": 1.25, "deviation": 0.5}]
+    change(run, "scores.json", select="loss", seeds=seeds, spread=spread, spread_over="folds")
+    words = visible(content(run))
+    assert "Folds Mean and standard deviation over the folds: other texts in training and test" in words
+    assert "Mean squared error 1.25 ± 0.50" in words
+    assert "development loss" in words
+    assert "the model kept 0.5123 87.50 40" in words
+
+
+def test_lower_is_better_for_a_squared_error_and_its_band_is_of_the_seeds(run):
+    (run / "scores.json").unlink()
+    values = ((10, [0.9, 0.5, 0.7]), (20, [0.4, 0.2, 0.3]), (30, [0.5, 0.6, 0.4]))
+    lines = [
+        {"kind": "validation", "step": step, "mean_squared_error": np.mean(each), "seeds": {"mean_squared_error": each}}
+        for step, each in values
+    ]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = content(run)
+    assert "best mean of 3 seeds on validation: 0.3 at step 20" in page
+    assert "0.30 best validation mean squared error at step 20" in visible(page)
+    assert "seeds from 0.4 to 0.6 at the end." in page
+
+
 def test_the_most_frequent_class_is_a_baseline_of_accuracy(run):
     details = json.loads((run / "scores.json").read_text())["scores"]
     support = {each["name"]: each["support"] for each in details["classes"]}
@@ -450,6 +494,29 @@ def test_long_texts_many_mistakes_and_large_maps_are_cut_and_said(run):
     assert "Attention" not in headings(page)
 
 
+def test_one_explanation_has_its_curve_once_and_a_number_has_few_digits(run):
+    (entry, *_) = json.loads((run / "explanations.json").read_text())
+    entry |= {"gap": -0.004, "prediction": "0.123456", "label": None}
+    (run / "explanations.json").write_text(json.dumps([entry]))
+    page = content(run)
+    assert "After deleting" not in page
+    assert "<div class='explained alone'>" in page
+    assert "but for 0.004" in page
+    assert "predicted <b>0.123</b> 97.0%</span></p>" in page  # and nothing of what is not known to be true
+    assert "<span class=where>words deleted</span>" in page
+    (run / "explanations.json").write_text(json.dumps([entry | {"prediction": "1.234"}] * 2))
+    page = content(run)
+    assert page.count("After deleting") == 2 * 2  # said again for those who cannot see it
+    assert "predicted <b>1.234</b>" in page  # a label that looks like a number
+
+
+def test_a_probability_has_a_chart_from_nothing_to_all(run):
+    page = content(run)
+    chart = page.partition("Does deleting these words matter?")[2].partition("<svg")[0]
+    assert re.findall(r"<span style='top:([\d.]+)%'>([\d.]+)<", chart)[0] == ("100.0", "0")
+    assert "<span style='top:0.0%'>1</span>" in chart
+
+
 def test_the_check_of_the_colours_says_when_it_fails(run):
     entries = json.loads((run / "explanations.json").read_text())
     assert "falls by 58 points on average, without random ones by 11 points: they matter more." in visible(content(run))
@@ -488,6 +555,35 @@ def test_a_confusion_matrix_shows_counts_shares_and_the_most_frequent_mistakes()
     assert "&lt;yes&gt; taken for no" not in drawn
     assert "aria-label='Confusion matrix of 2 classes: 39 of 40 texts are on the diagonal.'" in drawn
     assert "<td data-column='no'><span class=none>0</span></td>" in drawn
+
+
+def test_a_row_is_a_true_class_and_a_column_a_predicted_one():
+    drawn = confusion_matrix(np.array([[9, 1], [0, 30]]), names=["no", "yes"])
+    places = [[*map(float, found)] for found in re.findall(r"<rect class=\w+ x=([\d.]+) y=([\d.]+)", drawn)]
+    (left, top), (right, level), (under, below) = places  # no and no, no taken for yes, yes and yes
+    assert level == top
+    assert right == under > left
+    assert below > top
+    assert below - top == right - left == 92
+    assert re.findall(r"text-anchor=end>(\w+)<", drawn) == ["no", "yes"]
+    middles = [float(x) for x in re.findall(r"translate\(([\d.]+) [\d.]+\)' text-anchor=middle", drawn)]
+    assert middles == [pytest.approx(x + 46, abs=1) for x in (left, right)]
+
+
+def test_the_most_frequent_mistakes_are_eight_and_the_most_frequent_first():
+    counts = np.diag([50] * 5) + np.triu(np.arange(25).reshape(5, 5), 1)
+    listed = re.findall(r"<li>(c\d) taken for (c\d) <small>(\d+) texts?, (\d+)%", confusion_matrix(counts, names=[f"c{n}" for n in range(5)]))  # fmt: skip  # noqa: E501
+    assert [int(count) for *_, count, _ in listed] == [19, 14, 13, 9, 8, 7, 4, 3]
+    assert listed[0] == ("c3", "c4", "19", "28")
+
+
+@pytest.mark.parametrize(("size", "side", "written"), [(3, 92, True), (14, 38, True), (24, 29, True), (25, 22, False)])
+def test_cells_that_are_too_small_have_no_numbers(size, side, written):
+    drawn = confusion_matrix(np.diag([7] * size), names=[f"a class with a name of {n}" for n in range(size)])
+    assert f"width={side - 1} height={side - 1} " in drawn
+    assert ("<text class='cell" in drawn) == written
+    assert "a class with a name of 0<" in drawn  # 24 letters and no more
+    assert ("a class with a name of …<" in drawn) == (size > 10)
 
 
 def test_a_class_without_texts_divides_nothing_by_zero():
@@ -552,6 +648,15 @@ def test_a_reliability_diagram_has_a_bar_a_bin_with_texts():
     assert "<path class=count d='M50.25 66.67h" in drawn  # 10 of 30 texts
     assert "Calibration error 14.0" in drawn
     assert "Over all 44 texts the mean confidence is 80.9%, and 73.9% are right: too sure by 7.0 points." in drawn
+    assert (
+        "<th scope=row>0 to 50</th><td data-column='texts'>4</td><td data-column='mean confidence'>40.0</td>" in drawn
+    )
+    doubt, sure = (
+        reliability_diagram({"error": 0.1, "edges": [0, 1], "counts": [9], "confidence": [0.7], "accuracy": [right]})
+        for right in (0.8, 0.7)
+    )
+    assert "the mean confidence is 70.0%, and 80.0% are right: not sure enough by 10.0 points." in doubt
+    assert "and 70.0% are right: as sure as right." in sure
     empty = {"error": 0.0, "edges": [0, 1], "counts": [0], "confidence": [0], "accuracy": [0]}
     assert reliability_diagram(empty) == ""
 
@@ -563,6 +668,12 @@ def test_words_are_marked_by_how_far_and_which_way_they_moved_the_decision():
     assert "<span class='for' style='--w:18%' title='+0.200'>did</span>" in drawn
     assert "<b>towards</b> Who +0.800, did +0.200, the +0.010" in drawn
     assert "<b>against</b> &lt;b&gt; −0.400" in drawn
+    many = marked_words([(f"w{n}", 1 - n / 100) for n in range(7)] + [(f"v{n}", n / 100 - 1) for n in range(5)])
+    assert re.findall(r"(\w\d) [+−]", many) == ["w0", "w1", "w2", "w3", "w4", "v0", "v1", "v2"]
+    near = marked_words([("a", 1.0), ("b", 0.4), ("c", 0.39), ("d", 0.05), ("e", 0.049)])
+    assert re.findall(r"class='([\w ]+)'[^>]*>(\w)<", near) == [
+        ("for much", "a"), ("for much", "b"), ("for", "c"), ("for", "d"),
+    ]  # fmt: skip
     assert marked_words([("a", 0.0)]) == "<p class=words>a</p>"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lmx.report import write_report
+from lmx.report.language import STYLE, _optimizer_section, _surprise_section, _time_section
 
 
 def write(folder: Path, **files) -> None:
@@ -55,6 +56,48 @@ def test_the_page_shows_all_of_a_run(run: Path) -> None:
         assert said in page
     assert "50 s in 2 starts; 5 s of steps were made twice, after a restart" in page
     assert "80.0%" in page
+
+
+@pytest.mark.parametrize(
+    ("bits", "level"), [(0.49, 0), (0.5, 1), (1.0, 2), (1.99, 2), (2.0, 3), (4.0, 4), (8.0, 5), (11.9, 5), (12.0, 6)]
+)
+def test_a_token_is_the_darker_the_less_it_was_expected(bits: float, level: int) -> None:
+    assert f"<span class=s{level} title='{bits:g} bits'>a</span>" in _surprise_section(
+        [{"pieces": ["a"], "bits": [bits]}]
+    )
+    if level:
+        assert f".surprise .s{level}{{background:color-mix(in srgb,var(--two) {14 * level}%,transparent)}}" in STYLE
+
+
+def test_pieces_are_shown_as_they_stand_in_the_text() -> None:
+    pieces = ["▁a", "<0x0A>", "<0x20>", "\n", "<0x41>"]
+    page = _surprise_section([{"pieces": pieces, "bits": [None] * 5}])
+    assert re.findall(r"<span class=none>([^<]*)</span>", page) == [" a", "↵\n", " ", "↵\n", "&lt;0x41&gt;"]
+
+
+def test_before_scoring_the_lowest_loss_of_a_validation_counts(run: Path) -> None:
+    (run / "scores.json").unlink()
+    lines = [{"kind": "validation", "step": step, "nll": nll} for step, nll in ((5, 3.5), (10, 2.25), (15, 2.5))]
+    write(run, metrics_lines=lines)
+    page = write_report(run).read_text()
+    assert "<b>2.2500</b><p><strong>best validation loss</strong><span>at step 10</span>" in page
+    assert "best on validation: 2.2500 at step 10" in page
+
+
+def test_time_is_shared_out_with_the_steps_in_colour_and_nothing_repeated_is_not_told() -> None:
+    account = {"total": 50.0, "repeated": 0.0, "seconds": {"steps": 40.0, "data": 10.0}, "starts": [{}]}
+    page = _time_section(account)
+    assert "50 s in 1 start</p>" in page
+    assert re.findall(r"<dt>([^<]*)</dt>.*?class='(\w+)' d='M0 0H([\d.]+)V.*?<b>([^<]*)</b><small>([^<]*)<", page) == [
+        ("steps", "strong", "80.00", "80.0%", "40 s"),
+        ("waiting for data", "quiet", "20.00", "20.0%", "10 s"),
+    ]
+    assert _time_section(account | {"total": 0}) == _time_section({}) == ""
+
+
+def test_parameters_that_stay_as_they_are_are_told() -> None:
+    assert "<dt>frozen</dt><dd>3 arrays</dd>" in _optimizer_section([], {"frozen": "3 arrays", "precision": "float32"})
+    assert "precision" not in _optimizer_section([], {"frozen": "3 arrays", "precision": "float32"})
 
 
 def test_what_is_not_there_is_left_out(run: Path) -> None:

@@ -572,7 +572,15 @@ def test_each_seed_has_its_best_and_its_patience(run):
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.2, "0 s"), (48.0, "48 s"), (89.4, "89 s"), (90.0, "2 min"), (720.0, "12 min"), (12240.0, "3.4 h")],
+    [
+        (0.2, "0 s"),
+        (48.0, "48 s"),
+        (89.4, "89 s"),
+        (90.0, "2 min"),
+        (720.0, "12 min"),
+        (5340.0, "89 min"),
+        (12240.0, "3.4 h"),
+    ],
 )
 def test_durations_read_as_people_say_them(seconds, text):
     assert duration(seconds) == text

@@ -135,6 +135,12 @@ def test_budgets_that_differ_have_folders_that_differ():
     [
         ({"budgets": (1e12,)}, "at least 2 budgets of 3 sizes, got 1 of 4"),
         ({"sizes": 2}, "at least 2 budgets of 3 sizes, got 3 of 2"),
+        ({"budgets": (1e12, 1e12)}, "at least 2 budgets of 3 sizes, got 1 of 4"),
+        ({"budgets": (1e12, 3e11, 1e12)}, "budgets must differ, got 1e[+]12 3e[+]11 1e[+]12"),
+        ({"sizes": 14}, "sizes must be at most 13, those of the ladder, got sizes=14"),
+        ({"tokens_per_parameter": 0.0}, "tokens_per_parameter must be above 0, got tokens_per_parameter=0"),
+        ({"tokens_per_batch": -1}, "tokens_per_batch must be above 0"),
+        ({"budgets": (0.0, 1e12)}, "predict must be above all budgets"),
         ({"predict": 3e12}, "predict must be above all budgets, got predict=3e[+]12"),
     ],
 )

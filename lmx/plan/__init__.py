@@ -102,6 +102,8 @@ def _estimate(
     tokens = math.prod(shape)
     seconds = None
     peak = device.peak(job.dtype)
+    if device.interconnect is None:  # a card that is joined to no other sends over the bus
+        device = replace(device, interconnect=device.between)
     if peak is not None and device.memory_bandwidth is not None and device.interconnect is not None:
         # Communication was counted for the most expensive batch; over tensor and sequence it goes with the tokens.
         scale = tokens / math.prod(max(job.batch.values(), key=math.prod))

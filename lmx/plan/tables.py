@@ -131,14 +131,17 @@ def _time_table(plan: Plan) -> str:
             f"sending {_time(seconds.sending)}, updating {_time(seconds.updating)})",
             f"  {rates[0]:,.0f} to {rates[1]:,.0f} tokens/s, MFU {shares[0]:.1%} to {shares[1]:.1%}",
         ]
-    if peak is None or device.memory_bandwidth is None or device.interconnect is None:
+    link = device.interconnect or device.between
+    if peak is None or device.memory_bandwidth is None or link is None:
         lines.append(f"no estimate of time: there is no data sheet of {device.name} for {plan.dtype}")
         return "\n".join(lines)
-    between = f", {_bytes(device.between)}/s beyond {device.group} devices" if device.between else ""
+    between = ""
+    if device.interconnect and device.between:
+        between = f", {_bytes(device.between)}/s beyond {device.group} devices"
     lines += [
         f"not calibrated: {device.name} was not measured. Assumed: products of matrices at {EFFICIENCY:.0%} of "
         f"{peak / 1e12:,.0f} TFLOP/s;",
-        f"a device sends {_bytes(device.interconnect)}/s{between}; the state is read and written once at "
+        f"a device sends {_bytes(link)}/s{between}; the state is read and written once at "
         f"{_bytes(device.memory_bandwidth)}/s.",
         "The shorter time has communication and computing at the same time, the longer one after the other. "
         "Latencies are not in it.",

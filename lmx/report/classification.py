@@ -123,10 +123,11 @@ def _headline(config: dict, scores: dict, validation: list[dict]) -> Html:
         verdict_line = Html(f"<p class=verdict>{text(verdict)}</p>" if verdict else "")
         return Html(big_number(f"{row['score']:.2f}", row["name"], [line for line in lines if line]) + verdict_line)
     for key in _metrics_of(validation):
-        best = best_of(validation, key, max)
+        lower = _spelled(key).lower() in LOWER_IS_BETTER
+        best = best_of(validation, key, min if lower else max)
         if best:
             lines = [f"at step {number(best[0])}", test_of(config)]
-            return big_number(f"{100 * best[1]:.2f}", f"best validation {_spelled(key)}", lines)
+            return big_number(f"{(1 if lower else 100) * best[1]:.2f}", f"best validation {_spelled(key)}", lines)
     best = best_of(validation, "loss", min)
     if best:
         lines = [f"at step {number(best[0])}", test_of(config)]

@@ -36,7 +36,7 @@ def read_json_lines(path: Path, *required: str) -> list[dict]:
     """Returns the objects of a JSON lines file; a last line cut off while being written is left out."""
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = path.read_bytes().split(b"\n")
     unfinished = lines.pop()  # after the last newline: empty, unless a run is writing, or was stopped while writing
     records = []
     for line_number, line in enumerate([*lines, unfinished], start=1):
@@ -47,12 +47,16 @@ def read_json_lines(path: Path, *required: str) -> list[dict]:
         except ValueError:
             if line_number > len(lines):
                 break
-            raise ValueError(f"{path} line {line_number} must be a JSON object, got {line[:60]!r}.") from None
+            raise ValueError(f"{path} line {line_number} must be a JSON object, got {_begin(line)}.") from None
         missing = [key for key in required if not isinstance(record, dict) or key not in record]
         if missing:
-            raise ValueError(f"{path} line {line_number} must have {' and '.join(missing)}, got {line[:60]!r}.")
+            raise ValueError(f"{path} line {line_number} must have {' and '.join(missing)}, got {_begin(line)}.")
         records.append(record)
     return records
+
+
+def _begin(line: bytes) -> str:
+    return repr(line.decode("utf-8", errors="replace")[:60])
 
 
 def read_scores(path: Path) -> dict:
@@ -62,6 +66,9 @@ def read_scores(path: Path) -> dict:
         for position, row in enumerate(scores.get(group) or []):
             if not isinstance(row, dict) or not row.get("name") or not is_number(row.get("score")):
                 raise ValueError(f"{path} {group} {position} must have a name and a score, got {row!r}.")
+            interval = row.get("interval")
+            if interval and not (isinstance(interval, list) and len(interval) == 2 and all(map(is_number, interval))):
+                raise ValueError(f"{path} {group} {position} must have two numbers as its interval, got {interval!r}.")
     return scores
 
 

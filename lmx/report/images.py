@@ -63,7 +63,7 @@ def read_looks(path: Path) -> list[dict]:
     for position, entry in enumerate(entries):
         looked = entry.get("looked") if isinstance(entry, dict) else None
         rows = looked if isinstance(looked, list) else []
-        even = rows and all(isinstance(row, list) and len(row) == len(rows[0]) for row in rows)
+        even = rows and all(isinstance(row, list) and row and len(row) == len(rows[0]) for row in rows)
         if not even or not all(is_number(value) and value >= 0 for row in rows for value in row):
             raise ValueError(f"{path} entry {position} must have rows of numbers in looked, got {str(looked)[:80]}.")
     return entries

@@ -162,7 +162,8 @@ SCRIPT = """
 'use strict';
 const say = value => {
   const size = Math.abs(value);
-  if (size >= 1e6) return (value / 1e6).toPrecision(4).replace(/\\.?0+$/, '') + ' M';
+  const short = number => number.toLocaleString('en', {maximumSignificantDigits: 4});
+  if (size >= 1e6) return size < 1e10 ? short(value / 1e6) + ' M' : short(value / 1e9) + ' G';
   if (size >= 1000 || Number.isInteger(value)) return Math.round(value).toLocaleString('en');
   return size < 1e-3 ? Number(value.toPrecision(3)).toExponential() : String(Number(value.toPrecision(4)));
 };
