@@ -21,11 +21,22 @@ from lmx.interop.located import located
 from lmx.interop.tensors import write_safetensors
 from lmx.languages import first_word
 from lmx.parameters import open_params
-from lmx.saved import find_tokenizers, read_fields, read_record, save_tokenizer, write_json
+from lmx.saved import find_tokenizers, read_field, read_fields, read_record, save_tokenizer, write_json
 from lmx.text import Tokenizer, load_tokenizer
 from lmx.versions import versions
 
 Target = Literal["huggingface", "ctranslate2"]
+# What an export takes of a run's config.json beside the model, which says its own.
+SAVED: Mapping[tuple[str, ...], Any] = {
+    ("config",): dict | None,
+    ("config", "max_length"): int | None,
+    ("config", "search"): dict | None,
+    ("config", "sampling"): dict | None,
+    ("origin",): dict | None,
+    ("end_ids",): tuple[int, ...] | None,
+    ("first_id",): int | None,
+    ("mask_id",): int | None,
+}
 
 
 def open_model(source: str | Path, *, pieces: Path | None = None) -> Imported:
@@ -114,8 +125,10 @@ def export(run: Path, folder: Path, *, to: Target, dtype: str = "float32") -> li
         raise FileNotFoundError(f"{run} must be a run directory, got one without config.json.")
     saved = read_record(path)
     kinds: dict[str, Any] = {family: kind for kind, (family, _) in NETWORKS.items()}
-    if saved.get("family") not in kinds or "model" not in saved:
+    if saved.get("family") not in tuple(kinds) or "model" not in saved:
         raise InputError(f"{run} must hold a trained model of {', '.join(kinds)}, got family={saved.get('family')!r}.")
+    for names, kind in SAVED.items():
+        read_field(saved, *names, kind=kind, path=path)
     model = read_fields(kinds[saved["family"]], saved["model"], path=path, field="model")
     tokenizers = {name: load_tokenizer(file) for name, file in find_tokenizers(run).items()}
     labels = Labels.from_file(run / "labels.json") if (run / "labels.json").is_file() else None
@@ -125,9 +138,7 @@ def export(run: Path, folder: Path, *, to: Target, dtype: str = "float32") -> li
             left = write_ctranslate2(partial, saved["family"], model, params, tokenizers, dtype=numbers)
             told = [f"{few(left)}: CTranslate2 has the encoder alone"] if left else []
             return told + _first_words(saved, tokenizers)
-        # A classifier reads its rows from bos_id, other models where they were trained to.
-        begins = saved["family"] not in ("decoder", "masked") or saved.get("first_id") is not None
-        about: dict[str, Any] = {"saved": saved, "labels": labels, "begins": begins, "dtype": dtype}
+        about: dict[str, Any] = {"saved": saved, "path": path, "labels": labels, "dtype": dtype}
         return write_folder(partial, model, params, tokenizers, **about)
 
 

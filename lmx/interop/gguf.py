@@ -152,12 +152,18 @@ def _config(said: Mapping[str, Any], architecture: str, arrays: Source, path: Pa
             raise InputError(f"{path} must say {architecture}.{name}, got nothing.")
         return value
 
+    def size(name: str, default: Any = None) -> int:
+        value = get(name, default)
+        if not isinstance(value, int) or value < 1:
+            raise InputError(f"{path} must have one size in {architecture}.{name}, got {value!r:.60}.")
+        return value
+
     words = "model.embed_tokens.weight"
     if words not in arrays.shapes:
         raise InputError(f"{path} must have token_embd.weight, got no table of words.")
-    heads, width = int(get("attention.head_count")), int(get("embedding_length"))
-    head = int(get("attention.key_length", width // heads))
-    if (turned := int(get("rope.dimension_count", head))) != head:
+    heads, width = size("attention.head_count"), size("embedding_length")
+    head = size("attention.key_length", width // heads)
+    if (turned := size("rope.dimension_count", head)) != head:
         raise InputError(
             f"{path} must turn whole heads of {head} features, got {architecture}.rope.dimension_count={turned}."
         )
@@ -170,16 +176,16 @@ def _config(said: Mapping[str, Any], architecture: str, arrays: Source, path: Pa
         "model_type": "mistral" if window and architecture == "llama" else ARCHITECTURES[architecture],
         "vocab_size": arrays.shapes[words][0],
         "hidden_size": width,
-        "intermediate_size": int(get("feed_forward_length")),
-        "num_hidden_layers": int(get("block_count")),
+        "intermediate_size": size("feed_forward_length"),
+        "num_hidden_layers": size("block_count"),
         "num_attention_heads": heads,
-        "num_key_value_heads": int(get("attention.head_count_kv", heads)),
+        "num_key_value_heads": size("attention.head_count_kv", heads),
         "head_dim": head,
         # Written as float32 there: the decimal number that was meant has seven digits.
         "rms_norm_eps": float(f"{get('attention.layer_norm_rms_epsilon'):.7g}"),
         "rope_theta": float(get("rope.freq_base", 10000.0)),
         "rope_scaling": {"rope_type": "linear", "factor": get("rope.scaling.factor")} if scaling == "linear" else None,
-        "max_position_embeddings": int(get("context_length")),
+        "max_position_embeddings": size("context_length"),
         "tie_word_embeddings": "lm_head.weight" not in arrays.shapes,
         "sliding_window": int(window) or None,
     }

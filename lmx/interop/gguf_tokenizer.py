@@ -110,6 +110,8 @@ def _pieces(said: Mapping[str, Any], tokens: Sequence[str], path: Path) -> dict[
         spaces.insert(0, {"type": "Prepend", "prepend": SPACE})
         strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}]
     unknown = said.get("tokenizer.ggml.unknown_token_id")
+    if unknown is not None and not (isinstance(unknown, int) and 0 <= unknown < len(tokens)):
+        raise InputError(f"{path} must have one of its pieces as the unknown one, got {unknown!r:.60}.")
     return {
         "version": "1.0",
         "truncation": None,

@@ -17,7 +17,7 @@ from lmx.interop.kinds import given
 from lmx.interop.mapping import Mapped, their_arrays, their_shapes
 from lmx.interop.sampling_settings import sampling_of, their_sampling
 from lmx.interop.search_settings import Told, read_search, their_search
-from lmx.interop.sentence_vectors import check_case, prompt_left, vectors_of
+from lmx.interop.sentence_vectors import check_case, prompt_left, vectors_of, write_modules
 from lmx.interop.tensors import SINGLE, WRITTEN, open_safetensors, write_safetensors
 from lmx.interop.tokenizer_writing import write_tokenizers
 from lmx.interop.tokenizers import read_tokenizers
@@ -79,8 +79,10 @@ def open_folder(folder: Path) -> Imported:
     check_tokenizers(model, tokenizers, where=str(folder))
     if isinstance(model, EmbedderConfig):
         check_case(folder, tokenizers.get("tokenizer"))
-    if pads := {tokenizer.pad_id for tokenizer in tokenizers.values()}:
-        model = replace(model, pad_id=pads.pop())
+    if pads := sorted({tokenizer.pad_id for tokenizer in tokenizers.values()}):
+        if len(pads) > 1:
+            raise InputError(f"{folder} must have one id that pads both sides, got {pads[0]} and {pads[1]}.")
+        model = replace(model, pad_id=pads[0])
     table = family.table(model, theirs["model_type"])
     more = pooler_shapes(model.width) if has_pooler and isinstance(model, MaskedConfig) else {}
     file = Mapped(source, table, {**shapes_of(model), **more})
@@ -173,17 +175,17 @@ def write_folder(
     tokenizers: Mapping[str, Tokenizer],
     *,
     saved: Mapping[str, Any],
+    path: Path,
     labels: Labels | None = None,
-    begins: bool = True,
     dtype: str = "float32",
 ) -> list[str]:
     """Writes a model into a folder, as `from_pretrained` of transformers reads it; returns what is left out.
 
     Args:
         params: our parameters by path, as an open safetensors file gives them.
-        saved: what config.json says of the run: how it decodes, and where its model came from.
+        saved: what config.json says of the run: its family, how it decodes, and where its model came from.
+        path: of that file, for messages.
         labels: what a classifier's outputs mean.
-        begins: whether the model was trained on texts with the tokenizer's `bos_id` before them.
         dtype: of the weights: "float32", "float16" or "bfloat16".
 
     Raises:
@@ -211,12 +213,16 @@ def write_folder(
     told = Told()
     if isinstance(model, Seq2SeqConfig):
         target = tokenizers.get("target", tokenizers.get("tokenizer"))
-        told = their_search(config.get("search") or {}, model, target, path=folder / "config.json")
+        told = their_search(config.get("search") or {}, model, target, path=path)
     elif isinstance(model, DecoderConfig):
-        told = their_sampling(config.get("sampling") or {}, path=folder / "config.json")
+        told = their_sampling(config.get("sampling") or {}, path=path)
+    elif isinstance(model, EmbedderConfig):
+        write_modules(folder, model, max_length=min(config.get("max_length") or model.max_length, model.max_length))
     if told.fields:
         write_json(folder / "generation_config.json", ids | told.fields)
     if tokenizers:
+        # A classifier reads its rows from bos_id, other models where they were trained to.
+        begins = saved["family"] not in ("decoder", "masked") or saved.get("first_id") is not None
         write_tokenizers(folder, tokenizers, theirs["model_type"], begins=begins, mask_id=saved.get("mask_id"))
     return told.left
 
@@ -235,7 +241,7 @@ def _special_ids(
 ) -> dict[str, int | list[int]]:
     """Returns the ids that their config names; several where several end a text."""
     origin = saved.get("origin") or {}
-    before = {name: origin[name] for name in IDS if name in origin}
+    before = {name: origin[name] for name in IDS if isinstance(origin.get(name), int)}
     tokenizer = tokenizers.get("target", tokenizers.get("tokenizer"))
     if tokenizer is None:
         return {**before, "pad_token_id": model.pad_id}

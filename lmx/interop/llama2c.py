@@ -77,15 +77,17 @@ class Llama2cSource:
     def __init__(self, path: Path, sizes: Sizes):
         self.where, self.shapes, self._path = str(path), {}, path
         self._offsets: dict[str, int] = {}
+        numbers = {name: sizes.layers if "{}" in name else 1 for name in sizes.parts()}
+        end = HEADER + sum(4 * math.prod(shape) * numbers[name] for name, shape in sizes.parts().items())
+        if (size := path.stat().st_size) != end:
+            raise InputError(f"{path} must have {end:,} bytes, as its header says, got {size:,}.")
         offset = HEADER
         for name, shape in sizes.parts().items():
-            for layer in range(sizes.layers if "{}" in name else 1):
+            for layer in range(numbers[name]):
                 if name != ROTATIONS:
                     self.shapes[name.format(layer)] = shape
                     self._offsets[name.format(layer)] = offset
                 offset += 4 * math.prod(shape)
-        if (size := path.stat().st_size) != offset:
-            raise InputError(f"{path} must have {offset:,} bytes, as its header says, got {size:,}.")
 
     def read(self, name: str, index: Index = ()) -> np.ndarray:
         """Returns a part of an array."""

@@ -157,7 +157,10 @@ def search_of(said: Mapping[str, Any], model: Seq2SeqConfig, target: Tokenizer |
     if first is None and target is not None:
         first = first_word(target)
     if isinstance(first, int) and first not in special and first not in fields["suppress"]:
-        fields["forced_bos"] = first
+        if 0 <= first < model.target_vocab_size:
+            fields["forced_bos"] = first
+        else:
+            left.append(f"forced_bos_token_id={first}: the model has {model.target_vocab_size:,} words")
     elif first is not None:
         left.append(f"forced_bos_token_id={first}: it is padding, start, end or suppressed")
     unknown = dict(UNKNOWN)
@@ -257,9 +260,10 @@ def their_search(search: Mapping[str, Any], model: Seq2SeqConfig, target: Tokeni
         said["max_length"] = min(ours.max_extra, model.max_length) + 1
     if ours.min_length:
         said["min_length"] = ours.min_length + 1
-    if ours.forced_eos != "none":
-        if target is not None:
-            said["forced_eos_token_id"] = int(target.eos_id)
+    if ours.forced_eos != "none" and target is None:
+        left.append("forced_eos: the end needs a tokenizer")
+    elif ours.forced_eos != "none" and target is not None:
+        said["forced_eos_token_id"] = int(target.eos_id)
         if ours.forced_eos == "scored":
             left.append("forced_eos=scored: theirs costs nothing")
     if ours.no_repeat is not None:
@@ -277,7 +281,7 @@ def their_search(search: Mapping[str, Any], model: Seq2SeqConfig, target: Tokeni
     listed = {
         "suppress_tokens": ids("suppress", ours.suppress),
         "begin_suppress_tokens": ids("begin_suppress", ours.begin_suppress),
-        "bad_words_ids": [ids("suppress_sequences", words) for words in sequences],
+        "bad_words_ids": [found for words in sequences if (found := ids("suppress_sequences", words))],
     }
     said |= {name: found for name, found in listed.items() if found}
     if ours.temperature:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lmx.errors import InputError
-from lmx.saved import read_record
+from lmx.models.embedder import EmbedderConfig
+from lmx.saved import read_record, write_json
 from lmx.text import Tokenizer
 
 MODULES = ("Transformer", "Pooling", "Normalize")
@@ -82,6 +83,25 @@ def _way(said: Mapping[str, Any], path: Path) -> str:
         got = strange[0] if strange else " and ".join(modes) or "none"
         raise InputError(f"{path} must have a {shown} of {', '.join(known)}, got {got!s:.100}.")
     return known[modes[0]]
+
+
+def write_modules(folder: Path, model: EmbedderConfig, *, max_length: int) -> None:
+    """Writes how an embedder makes vectors, as sentence-transformers reads it beside the encoder.
+
+    Args:
+        max_length: most tokens of a text.
+    """
+    names = (*MODULES[:2], *(MODULES[2:] if model.normalised else ()))
+    places = dict(zip(MODULES, ("", POOLING, "2_Normalize"), strict=True))
+    modules = [
+        {"idx": index, "name": str(index), "path": places[name], "type": f"sentence_transformers.models.{name}"}
+        for index, name in enumerate(names)
+    ]
+    (folder / POOLING).mkdir()
+    switches = {name: way == model.vector for name, way in SWITCHES.items()}
+    write_json(folder / POOLING / "config.json", {"word_embedding_dimension": model.width, **switches})
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
+    write_json(folder / "modules.json", modules)
 
 
 def check_case(folder: Path, tokenizer: Tokenizer | None) -> None:

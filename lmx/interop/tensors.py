@@ -132,8 +132,9 @@ def _places_of_shards(index: Path) -> dict[str, _Place]:
             "Download them again."
         )
     places: dict[str, _Place] = {}
-    for shard in shards:
-        places |= dict(_places(index.parent / shard))
+    for shard in shards:  # an array may lie in another shard, too: what the index says counts
+        found = dict(_places(index.parent / shard))
+        places |= {name: place for name, place in found.items() if str(weight_map.get(name, shard)) == shard}
     if absent := sorted(weight_map.keys() - places.keys()):
         raise InputError(f"{index} must name arrays of its shards, got {absent[0]}, which none of them has.")
     return places
@@ -149,11 +150,8 @@ def _places(path: Path) -> Iterator[tuple[str, _Place]]:
             raise InputError(f"{problem} {size:,} bytes, too few for its header. Bring it back from a copy.")
         try:
             header = json.loads(file.read(length).decode("utf-8"))
-            entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-            read = [
-                (name, str(e["dtype"]), tuple(map(int, e["shape"])), *e["data_offsets"]) for name, e in entries.items()
-            ]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            read = [(name, *_described(entry)) for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"{problem} a damaged header ({error}). Bring it back from a copy.") from error
     for name, kind, shape, begin, end in read:
         if kind not in TYPES:
@@ -161,6 +159,19 @@ def _places(path: Path) -> Iterator[tuple[str, _Place]]:
         if end - begin != math.prod(shape) * TYPES[kind].itemsize or 8 + length + end > size:
             raise InputError(f"{problem} {size:,} bytes, too few for {name}. Bring it back from a copy.")
         yield name, _Place(path, TYPES[kind], shape, 8 + length + begin)
+
+
+def _described(entry: Mapping[str, Any]) -> tuple[str, tuple[int, ...], int, int]:
+    """Returns type, shape, and first and last place of an array, as a header describes it.
+
+    Raises:
+        LookupError, TypeError, ValueError: they are not all there, or not of their kinds.
+    """
+    shape, (begin, end) = entry["shape"], entry["data_offsets"]
+    for number in (*shape, begin, end):
+        if type(number) is not int or number < 0:
+            raise ValueError(f"a size or place of {number!r:.40}")
+    return str(entry["dtype"]), tuple(shape), begin, end
 
 
 def write_safetensors(

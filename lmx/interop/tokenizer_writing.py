@@ -39,7 +39,7 @@ MODEL_FILE = {
     "mistral": "tokenizer.model",
 }
 ENCODERS = ("bert", "roberta", "xlm-roberta", "distilbert", "electra")
-PAIRS = ("t5", "mt5", "umt5", "marian", "bart", "mbart")
+PAIRS = ("t5", "mt5", "umt5", "marian", "bart", "mbart", "m2m_100")
 
 
 def write_tokenizers(

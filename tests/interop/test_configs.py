@@ -9,13 +9,14 @@ import pytest
 from lmx.data.labels import Labels
 from lmx.errors import InputError
 from lmx.interop.convert import convert, export
-from lmx.interop.families import bart, bert, gpt2, llama, marian, t5
+from lmx.interop.families import bart, bert, gpt2, llama, m2m100, marian, t5
 from lmx.interop.huggingface import FAMILIES
 from lmx.models.decoder import DecoderConfig
 from lmx.models.embedder import EmbedderConfig
 from lmx.models.encoder import ClassifierConfig
 from lmx.models.masked import MaskedConfig
 from lmx.models.seq2seq import Seq2SeqConfig
+from lmx.saved import read_record
 from tests.interop.models import MODELS, write_run
 
 PAIR: dict[str, Any] = {
@@ -45,6 +46,9 @@ PAIRS = {
     "mbart": Seq2SeqConfig(
         **PAIR, positions="learned", embedding_norm=True, output_bias=True, pad_id=1, norm_position="pre"
     ),
+    "m2m_100": Seq2SeqConfig(
+        **PAIR, positions="tensor2tensor", first_position=2, norm_position="pre", activation="relu", pad_id=1
+    ),
     "t5": Seq2SeqConfig(**PAIR, **T5, scaled_output=True),
     "t5-gated": Seq2SeqConfig(**PAIR, **T5, tied_embeddings="inputs", activation="gated-gelu"),
 }
@@ -58,6 +62,7 @@ OF_FAMILY = {
     t5: {"attention_dropout_rate", "feedforward_dropout_rate", "pad_id"},
     marian: {"output_bias"},  # numbers of 0 come back
     bart: {"output_bias"},
+    m2m100: {"first_position", "pad_id"},  # one says the other
 }
 OF_POSITIONS = {"first_position", "rotary_base", "rotary_scaling"}
 OTHERS: dict[str, list[Any]] = {
@@ -68,6 +73,9 @@ OTHERS: dict[str, list[Any]] = {
     "num_kv_heads": [None, 1, 2],
     "head_width": [None, 4, 10],
     "num_types": [1, 2, 3],
+    "score_cap": [None, 20.0],
+    "logit_cap": [None, 30.0],
+    "attention_scale": [None, 0.75],
 }
 
 
@@ -88,7 +96,7 @@ def family_of(model: Any) -> Any:
     if isinstance(model, DecoderConfig):
         return gpt2 if model.positions == "learned" else llama
     if isinstance(model, Seq2SeqConfig):
-        return {"t5": t5, "learned": bart}.get(model.positions, marian)
+        return {"t5": t5, "learned": bart, "tensor2tensor": m2m100}.get(model.positions, marian)
     return bert
 
 
@@ -130,6 +138,9 @@ DECODER: dict[str, Any] = {
 }
 OUR_SIZES: dict[str, Any] = {"vocab_size": 30, "width": 12, "feedforward_width": 20, "num_heads": 3, "num_layers": 2}
 LLAMA = DecoderConfig(**OUR_SIZES, num_kv_heads=3, norm_epsilon=1e-6, max_length=2048)
+MISTRAL = dataclasses.replace(LLAMA, max_length=131_072)
+QWEN2 = dataclasses.replace(LLAMA, qkv_bias=True, max_length=32_768)
+WINDOW = {"use_sliding_window": True, "sliding_window": 6}
 BERT: dict[str, Any] = {
     **OUR_SIZES, "num_types": 2, "norm_epsilon": 1e-12, "activation": "gelu-exact", "dropout_rate": 0.1,
     "attention_dropout_rate": 0.1, "max_length": 512, "pad_id": 0,
@@ -144,7 +155,9 @@ FIRST_T5 = Seq2SeqConfig(
     **PAIR | {"num_encoder_layers": 6, "num_decoder_layers": 6, "max_length": 512}, **T5, head_width=5,
     scaled_output=True, attention_dropout_rate=0.1, feedforward_dropout_rate=0.1,
 )  # fmt: skip
+UNTIED_T5 = dataclasses.replace(FIRST_T5, tied_embeddings="inputs", scaled_output=False)
 THEIR_T5 = {"vocab_size": 30, "d_model": 12, "d_ff": 20, "num_heads": 3, "d_kv": 5}
+MT5 = THEIR_T5 | {"model_type": "mt5", "num_layers": 6, "feed_forward_proj": "relu"}
 
 
 @pytest.mark.parametrize(
@@ -159,11 +172,26 @@ THEIR_T5 = {"vocab_size": 30, "d_model": 12, "d_ff": 20, "num_heads": 3, "d_kv":
             ),
         ),
         (DECODER | {"model_type": "llama"}, LLAMA),
-        (DECODER | {"model_type": "mistral"}, LLAMA),
-        (DECODER | {"model_type": "mistral", "sliding_window": 6}, dataclasses.replace(LLAMA, window=6)),
+        (DECODER | {"model_type": "mistral"}, MISTRAL),
+        (DECODER | {"model_type": "mistral", "sliding_window": 6}, dataclasses.replace(MISTRAL, window=6)),
         (DECODER | {"model_type": "llama", "sliding_window": 6}, LLAMA),
-        (DECODER | {"model_type": "qwen2", "sliding_window": 6}, dataclasses.replace(LLAMA, qkv_bias=True)),
-        (DECODER | {"model_type": "qwen3"}, dataclasses.replace(LLAMA, qk_norm=True, head_width=128)),
+        (DECODER | {"model_type": "qwen2", "sliding_window": 6}, QWEN2),
+        (DECODER | WINDOW | {"model_type": "qwen2"}, QWEN2),  # it begins behind layer 28
+        (DECODER | WINDOW | {"model_type": "qwen2", "max_window_layers": 2}, QWEN2),
+        (DECODER | WINDOW | {"model_type": "qwen2", "max_window_layers": 0}, dataclasses.replace(QWEN2, window=6)),
+        (DECODER | WINDOW | {"model_type": "qwen2", "layer_types": 2 * ["full_attention"]}, QWEN2),
+        (
+            DECODER | WINDOW | {"model_type": "qwen2", "layer_types": 2 * ["sliding_attention"]},
+            dataclasses.replace(QWEN2, window=6),
+        ),
+        (
+            DECODER | {"model_type": "qwen3"},
+            dataclasses.replace(LLAMA, qk_norm=True, head_width=128, max_length=32_768),
+        ),
+        (
+            DECODER | {"model_type": "llama", "rope_theta": 7.0, "rope_parameters": {"rope_theta": 9.0}},
+            dataclasses.replace(LLAMA, rotary_base=9.0),
+        ),
         (
             DECODER | {"model_type": "llama", "rope_theta": 7.0, "rope_scaling": {"type": "linear", "factor": 3}},
             dataclasses.replace(LLAMA, rotary_base=7.0, rotary_scaling=(3.0,)),
@@ -204,7 +232,19 @@ THEIR_T5 = {"vocab_size": 30, "d_model": 12, "d_ff": 20, "num_heads": 3, "d_kv":
                 embedding_norm=True, norm_position="pre", pad_id=1,
             ),
         ),
+        (
+            {"model_type": "m2m_100", "vocab_size": 30, "d_model": 16},
+            Seq2SeqConfig(
+                **SIDES | {"activation": "relu", "scaled_embeddings": True, "output_bias": False},
+                attention_dropout_rate=0.1, norm_position="pre", positions="tensor2tensor", first_position=2, pad_id=1,
+            ),
+        ),
         (THEIR_T5 | {"model_type": "t5"}, FIRST_T5),
+        (THEIR_T5 | {"model_type": "t5", "scale_decoder_outputs": True, "tie_word_embeddings": False}, FIRST_T5),
+        (THEIR_T5 | {"model_type": "t5", "scale_decoder_outputs": False, "tie_word_embeddings": True}, UNTIED_T5),
+        (MT5 | {"tie_word_embeddings": True}, FIRST_T5),
+        (MT5 | {"tie_word_embeddings": True, "transformers_version": "4.57.6"}, FIRST_T5),
+        (MT5 | {"tie_word_embeddings": True, "transformers_version": "5.24.0"}, UNTIED_T5),
         (
             THEIR_T5 | {"model_type": "t5", "num_layers": 3, "tie_word_embeddings": False},
             dataclasses.replace(
@@ -261,6 +301,9 @@ ANOTHER_MODEL: list[tuple[dict[str, Any], dict[str, Any]]] = [
             "hidden_act": "mish",
         }.items()
     ),
+    (DECODER | WINDOW | {"model_type": "qwen2"}, {"max_window_layers": 1}),
+    (DECODER | WINDOW | {"model_type": "qwen3"}, {"layer_types": ["full_attention", "sliding_attention"]}),
+    (DECODER | {"model_type": "llama"}, {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}),
     (DECODER | {"model_type": "bert", "architectures": ["BertForMaskedLM"]}, {"tie_word_embeddings": False}),
     *(  # of RoBERTa, the head's activation is always the exact gelu
         (DECODER | {"model_type": "roberta", "architectures": ["RobertaForMaskedLM"]}, {"hidden_act": name})
@@ -304,6 +347,11 @@ ANOTHER_MODEL: list[tuple[dict[str, Any], dict[str, Any]]] = [
 ]
 
 
+ELSEWHERE_SAID = dict.fromkeys(("max_window_layers", "layer_types"), "^layer_types must be the same in all layers") | {
+    "rope_scaling": "^rope_type must be default, linear or llama3, got rope_type='yarn'"
+}
+
+
 @pytest.mark.parametrize(
     ("theirs", "other"),
     ANOTHER_MODEL,
@@ -313,6 +361,10 @@ def test_what_would_be_another_model_is_refused(theirs: dict[str, Any], other: d
     family = FAMILIES[theirs["model_type"]]
     family.config_of(theirs)
     ((name, value),) = other.items()
+    if name in ELSEWHERE_SAID:
+        with pytest.raises(InputError, match=ELSEWHERE_SAID[name]):
+            family.config_of(theirs | other)
+        return
     with pytest.raises(InputError, match=rf"^{name} must be .*got {name}={value!r}"):
         family.config_of(theirs | other)
 
@@ -332,6 +384,12 @@ def test_what_the_outputs_of_a_classifier_mean_goes_out_and_comes_in(labels: Lab
     run = write_run(tmp_path / "run", dataclasses.replace(model, num_outputs=labels.num_outputs))
     labels.save(run)
     export(run, tmp_path / "theirs", to="huggingface")
+    said = read_record(tmp_path / "theirs" / "config.json")
+    names = labels.names or ("LABEL_0",)
+    assert said["id2label"] == {str(index): name for index, name in enumerate(names)}
+    assert said["label2id"] == {name: index for index, name in enumerate(names)}
+    kinds = {"single": "single_label_classification", "multi": "multi_label_classification"}
+    assert said["problem_type"] == kinds.get(labels.kind, "regression")
     convert(tmp_path / "theirs", tmp_path / "again")
     found = Labels.from_file(tmp_path / "again" / "labels.json")
     assert (found.kind, found.names) == (labels.kind, labels.names)

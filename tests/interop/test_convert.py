@@ -4,21 +4,23 @@ import dataclasses
 import json
 import os
 import shutil
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lmx.errors import InputError
+from lmx.errors import InputError, is_users
 from lmx.generator import Generator
 from lmx.interop import convert as module
-from lmx.interop.convert import convert, export, open_model
+from lmx.interop.convert import convert, export, is_foreign, open_model
 from lmx.interop.tensors import INDEX, SINGLE, open_safetensors, write_safetensors
 from lmx.models.decoder import DecoderConfig
 from lmx.models.encoder import ClassifierConfig
 from lmx.models.masked import MaskedConfig
 from lmx.parameters import load_params
 from tests.interop.models import BERT, GPT2, MODELS, SIZES, write_run
+from tests.interop.test_configs import PAIRS
 
 DATA = Path(__file__).parent / "data"
 
@@ -72,7 +74,9 @@ def test_weights_are_written_in_the_type_that_is_asked(dtype: str, tmp_path: Pat
     export(run, tmp_path / "whole", to="huggingface")
     sizes = [(tmp_path / name / SINGLE).stat().st_size for name in ("theirs", "whole")]
     assert sizes[0] < 0.7 * sizes[1]
-    assert json.loads((tmp_path / "theirs" / "config.json").read_text())["torch_dtype"] == dtype
+    said = json.loads((tmp_path / "theirs" / "config.json").read_text())
+    assert said["torch_dtype"] == said["dtype"] == dtype
+    assert b'"__metadata__": {"format": "pt"}' in (tmp_path / "theirs" / SINGLE).read_bytes()[:99]  # they ask for it
     one, other = (open_safetensors(tmp_path / name).read("model.norm.weight") for name in ("theirs", "whole"))
     np.testing.assert_allclose(one, other, rtol=0.01)
 
@@ -147,6 +151,80 @@ def test_a_full_disk_leaves_nothing(folder: Path, tmp_path: Path, monkeypatch: p
     with pytest.raises(OSError, match=r"No space left on device: .*again"):
         convert(folder, tmp_path / "again")
     assert sorted(os.listdir(tmp_path)) == ["run", "theirs"]
+
+
+def test_what_is_interrupted_leaves_nothing_and_what_was_left_is_taken_away(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    run = tmp_path / "new" / "run"
+    (tmp_path / "new" / "run.partial" / "of a process that was killed").mkdir(parents=True)
+    monkeypatch.setattr(module, "write_safetensors", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        convert(folder, run)
+    assert os.listdir(run.parent) == []
+    monkeypatch.undo()
+    (tmp_path / "deeper" / "run.partial" / "config.json").mkdir(parents=True)
+    found = convert(folder, tmp_path / "deeper" / "run")
+    assert os.listdir(tmp_path / "deeper") == ["run"]
+    saved = json.loads((tmp_path / "deeper" / "run" / "config.json").read_text())
+    assert (saved["family"], saved["converted_from"]) == ("decoder", str(folder))
+    assert (saved["config"], saved["origin"]["model_type"]) == (found.settings, "gpt2")
+    assert json.loads((tmp_path / "deeper" / "run" / "versions.json").read_text())["lmx"]
+
+
+def test_a_damaged_run_is_one_line_that_names_its_config(tmp_path: Path):
+    run = write_run(tmp_path / "run", PAIRS["t5"])
+    right = json.loads((run / "config.json").read_text())
+    for fields, said in (
+        ({"config": [1]}, "in config, got"),
+        ({"config": {"search": [1]}}, r"in config\.search, got"),
+        ({"config": {"sampling": 3}}, r"in config\.sampling, got"),
+        ({"config": {"max_length": "x"}}, r"in config\.max_length, got"),
+        ({"config": {"search": {"beam_size": "x"}}}, r"in config\.search\.beam_size, got"),
+        ({"origin": [1]}, "in origin, got"),
+        ({"end_ids": 3}, "in end_ids, got"),
+        ({"end_ids": ["x"]}, "in end_ids, got"),
+        ({"first_id": "x"}, "in first_id, got"),
+        ({"mask_id": 1.5}, "in mask_id, got"),
+        ({"model": 3}, "an object in model, got"),
+    ):
+        (run / "config.json").write_text(json.dumps(right | fields))
+        with pytest.raises(ValueError, match=rf"run/config\.json must have .*{said}") as caught:
+            export(run, tmp_path / "theirs", to="huggingface")
+        assert is_users(caught.value)
+    for family in (["seq2seq"], 3, "vision"):
+        (run / "config.json").write_text(json.dumps(right | {"family": family}))
+        with pytest.raises(InputError, match=r"run must hold a trained model of decoder, masked, .*, got family="):
+            export(run, tmp_path / "theirs", to="huggingface")
+    (run / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"run must be a run directory, got one without config\.json"):
+        export(run, tmp_path / "theirs", to="huggingface")
+    assert os.listdir(tmp_path) == ["run"]
+
+
+def test_a_file_that_is_no_model_says_what_takes_its_place(folder: Path, tmp_path: Path):
+    with pytest.raises(InputError, match=r"must be a GGUF file or a folder, got a file that begins with .*--pieces"):
+        open_model(folder / SINGLE)
+    with pytest.raises(
+        FileNotFoundError, match=r"must be a folder of Hugging Face's form, got one without config\.json"
+    ):
+        open_model(tmp_path)
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "model.bin").touch()
+    foreign = [is_foreign(each) for each in (folder, folder / SINGLE, tmp_path / "package", tmp_path / "run", tmp_path)]
+    assert foreign == [True, True, True, False, False]
+
+
+def test_sides_that_are_padded_with_two_ids_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    export(write_run(tmp_path / "run", PAIRS["marian"]), tmp_path / "theirs", to="huggingface")
+    sides = {name: types.SimpleNamespace(vocab_size=30, pad_id=pad) for name, pad in (("source", 7), ("target", 0))}
+    monkeypatch.setattr("lmx.interop.huggingface.read_tokenizers", lambda *_: sides)
+    monkeypatch.setattr("lmx.interop.huggingface.check_tokenizers", check_untyped)
+    with pytest.raises(InputError, match="theirs must have one id that pads both sides, got 0 and 7"):
+        open_model(tmp_path / "theirs")
 
 
 def test_a_folder_without_weights_or_with_programs(folder: Path):
@@ -244,7 +322,7 @@ def test_all_that_ends_a_text_goes_in_and_out(tmp_path: Path):
         if path.name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
             shutil.copy(path, theirs)
     ends = tmp_path / "theirs" / "generation_config.json"
-    ends.write_text(json.dumps(json.loads(ends.read_text()) | {"eos_token_id": [521, 0, 7]}))
+    ends.write_text(json.dumps(json.loads(ends.read_text()) | {"eos_token_id": [521, 0, 7, -1]}))
     found = convert(theirs, tmp_path / "again")
     eos = found.tokenizers["tokenizer"].eos_id
     more = [each for each in (521, 0, 7) if each != eos]

@@ -8,6 +8,8 @@ import pytest
 from lmx.errors import InputError
 from lmx.interop.convert import open_model
 from lmx.interop.gguf import read_gguf
+from lmx.interop.gguf_tokenizer import LLAMA_3, WORDS
+from lmx.interop.tokenizer_json import QWEN_WORDS
 
 gguf = pytest.importorskip("gguf")
 pytest.importorskip("tokenizers")
@@ -15,6 +17,11 @@ pytest.importorskip("tokenizers")
 WIDTH, HIDDEN, HEADS, KEYS, LAYERS, HEAD = 64, 96, 4, 2, 2, 16
 TOKENS = ["<unk>", "<s>", "</s>", "<|user|>", "Ġ", "a", "b", "1", "2", "ab", "Ġab", "12"]
 MERGES = ["a b", "Ġ ab", "1 2"]
+
+
+PIECES = {
+    "tokenizer_model": "llama", "tokenizer_pre": None, "token_merges": None, "token_scores": [0.0] * len(TOKENS),
+}  # fmt: skip
 
 
 def write(path: Path, *, kind=gguf.GGMLQuantizationType.F32, changes=None, arrays=None) -> dict[str, np.ndarray]:
@@ -128,6 +135,76 @@ def test_prompts_begin_as_they_do_in_llama_cpp(name: str, said: bool | None, fac
     assert read_gguf(tmp_path / "model.gguf").facts == facts
 
 
+@pytest.mark.parametrize(
+    ("turn", "pad", "facts", "padding"), [(3, 0, {"end_ids": [3]}, 0), (2, None, {}, 2), (99, None, {}, 2)]
+)
+def test_a_turn_of_a_chat_ends_a_text_too(turn: int, pad: int | None, facts: dict, padding: int, tmp_path: Path):
+    write(tmp_path / "model.gguf", changes={"eot_token_id": turn, "pad_token_id": pad, "bos_token_id": None})
+    read = read_gguf(tmp_path / "model.gguf")
+    assert (read.facts, read.model.pad_id) == (facts, padding)
+    assert (read.tokenizers["tokenizer"].bos_id, read.tokenizers["tokenizer"].pad_id) == (2, padding)
+    assert read.settings == {"max_length": 32, "sampling": {"temperature": 0.0}}
+
+
+def test_what_a_file_says_of_positions_and_tables_is_read(tmp_path: Path):
+    changes = {"rope_scaling_type": gguf.RopeScalingType.LINEAR, "rope_scaling_factor": 4.0, "sliding_window": 5}
+    output = np.ones((len(TOKENS), WIDTH), np.float32)
+    write(tmp_path / "model.gguf", changes=changes, arrays={"output.weight": output})
+    read = read_gguf(tmp_path / "model.gguf")
+    assert (read.model.rotary_scaling, read.model.window, read.model.tied_embeddings) == ((4.0,), 5, False)
+    np.testing.assert_array_equal(read.file.get_tensor("output_embedding.table")[: len(TOKENS)], output)
+    assert (read.model.width_of_head, read.model.num_layers, read.model.feedforward_width) == (HEAD, LAYERS, HIDDEN)
+
+
+def test_qwen_has_its_heads_in_halves_already_and_biases_or_norms(tmp_path: Path):
+    draw = np.random.default_rng(3)
+    biases = {
+        f"blk.{layer}.attn_{name}.bias": draw.normal(size=heads * HEAD).astype(np.float32)
+        for layer in range(LAYERS)
+        for name, heads in (("q", HEADS), ("k", KEYS), ("v", KEYS))
+    }
+    arrays = write(tmp_path / "qwen2.gguf", changes={"architecture": "qwen2"}, arrays=biases)
+    read = read_gguf(tmp_path / "qwen2.gguf")
+    assert (read.model.qkv_bias, read.model.qk_norm, read.family) == (True, False, "decoder")
+    attention = "stack.blocks.attention"
+    for name, theirs, heads in (("query", "q", HEADS), ("key", "k", KEYS), ("value", "v", KEYS)):
+        weight = arrays[f"blk.1.attn_{theirs}.weight"].T.reshape(WIDTH, heads, HEAD)
+        np.testing.assert_array_equal(read.file.get_tensor(f"{attention}.{name}.weight")[1], weight)
+        bias = biases[f"blk.1.attn_{theirs}.bias"].reshape(heads, HEAD)
+        np.testing.assert_array_equal(read.file.get_tensor(f"{attention}.{name}.bias")[1], bias)
+    norms = {
+        f"blk.{layer}.attn_{name}_norm.weight": draw.normal(size=HEAD).astype(np.float32)
+        for layer in range(LAYERS)
+        for name in "qk"
+    }
+    write(tmp_path / "qwen3.gguf", changes={"architecture": "qwen3", "key_length": HEAD}, arrays=norms)
+    read = read_gguf(tmp_path / "qwen3.gguf")
+    assert (read.model.qkv_bias, read.model.qk_norm) == (False, True)
+    for name, theirs in (("query", "q"), ("key", "k")):
+        found = read.file.get_tensor(f"{attention}.{name}_norm.scale")[0]
+        np.testing.assert_array_equal(found, norms[f"blk.0.attn_{theirs}_norm.weight"])
+
+
+def test_added_tokens_are_found_in_a_text_and_are_no_control(tmp_path: Path):
+    write(tmp_path / "model.gguf", changes={"token_types": [2, 3, 3, 4, *[1] * (len(TOKENS) - 4)]})
+    tokenizer = read_gguf(tmp_path / "model.gguf").tokenizers["tokenizer"]
+    assert tokenizer.encode("a<|user|>") == [5, 3]
+    assert [token["special"] for token in tokenizer.content["added_tokens"]] == [True, True, False]
+    assert WORDS["qwen2"] == QWEN_WORDS
+    assert {WORDS[name] for name in LLAMA_3} == {QWEN_WORDS.replace(r"|\p{N}|", r"|\p{N}{1,3}|")}
+
+
+def test_pieces_need_no_space_before_a_text(tmp_path: Path):
+    tokens = ["<unk>", "<s>", "</s>", "\u2581", "a", "b", "ab", "\u2581ab", "c", "d", "e", "f"]
+    scores = [0.0] * 6 + [-1.0, -2.0] + [0.0] * 4
+    changes = PIECES | {"token_list": tokens, "token_scores": scores, "add_space_prefix": False}
+    changes["token_types"] = [2, 3, 3, *[1] * 9]
+    write(tmp_path / "model.gguf", changes=changes)
+    tokenizer = read_gguf(tmp_path / "model.gguf").tokenizers["tokenizer"]
+    assert (tokenizer.encode("ab"), tokenizer.encode(" ab"), tokenizer.encode("xy")) == ([6], [7], [0])
+    assert tokenizer.decode([7, 6]) == " abab"
+
+
 def test_pieces_of_llama_2_merge_by_their_scores(tmp_path):
     tokens = ["<unk>", "<s>", "</s>", "\u2581", "a", "b", "ab", "\u2581ab", "ba", "<0x0A>", "<0xC3>", "<0xBC>"]
     scores = [0.0, 0.0, 0.0, -9.0, -9.0, -9.0, -1.0, -2.0, -0.5, 0.0, 0.0, 0.0]
@@ -154,6 +231,16 @@ def test_pieces_of_llama_2_merge_by_their_scores(tmp_path):
         ({"eos_token_id": None}, r"must say what ends a text, got no tokenizer\.ggml\.eos_token_id\.$"),
         ({"rope_dimension_count": 8}, r"must turn whole heads of 16 features, got llama\.rope\.dimension_count=8\.$"),
         ({"feed_forward_length": None}, r"must say llama\.feed_forward_length, got nothing\.$"),
+        ({"head_count_kv": [2, 2]}, r"must have one size in llama\.attention\.head_count_kv, got \[2, 2\]\.$"),
+        ({"feed_forward_length": [96, 96]}, r"must have one size in llama\.feed_forward_length, got \[96, 96\]\.$"),
+        ({"head_count": 0}, r"must have one size in llama\.attention\.head_count, got 0\.$"),
+        (
+            {"rope_scaling_type": gguf.RopeScalingType.YARN},
+            r"stretch rotary positions by a factor or not .* got yarn\.$",
+        ),
+        ({"expert_count": 4}, r"must have one feed-forward network a layer, got 4 experts\.$"),
+        (PIECES | {"token_scores": [0.0] * 5}, r"must have a score of each piece in tokenizer\.ggml\.scores, got none"),
+        (PIECES | {"unk_token_id": 12}, r"must have one of its pieces as the unknown one, got 12\.$"),
         ({"head_count_kv": 4}, r"must have the arrays that its config says, got"),
     ],
 )

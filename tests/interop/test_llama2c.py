@@ -46,6 +46,8 @@ def test_a_model_has_the_logits_of_that_program(tmp_path, tied):
     found = np.asarray(run(definition.merge(params), tokens[None]))[0, :, :WORDS]
     np.testing.assert_allclose(found, logits_of(arrays, tokens), atol=1e-4)
     assert (read.model.tied_embeddings, read.facts) == (tied, {"first_id": 1})
+    assert (read.family, read.model.norm_epsilon, read.model.pad_id) == ("decoder", 1e-5, 2)
+    assert read.settings == {"max_length": read.model.max_length, "sampling": {"temperature": 0.0}}
     query = "stack.blocks.attention.query.weight"
     np.testing.assert_array_equal(read.file.get_slice(query)[1:, 3:9, 2:], read.file.get_tensor(query)[1:, 3:9, 2:])
 
@@ -70,6 +72,10 @@ def test_pieces_merge_by_their_scores_and_what_is_missing_is_spelled_in_bytes(tm
     assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id, tokenizer.unk_id) == (1, 1, 2, 0)
     with pytest.raises(InputError, match=r"tok\.bin must have 265 pieces, got 264\.$"):
         read_tokenizer(tmp_path / "tok.bin", 265)
+    content = (tmp_path / "tok.bin").read_bytes().replace(b"x", b"\xff") + struct.pack("<fi", 0.0, 1) + b"\xff"
+    (tmp_path / "odd.bin").write_bytes(content)
+    with pytest.raises(InputError, match=r"odd\.bin must have pieces in UTF-8, got b'"):
+        read_tokenizer(tmp_path / "odd.bin", 265)
     with pytest.raises(FileNotFoundError, match=r"no\.bin must hold the pieces of the model's vocabulary"):
         read_tokenizer(tmp_path / "no.bin", 12)
 
@@ -90,9 +96,16 @@ def test_a_piece_model_is_one_of_sentencepiece():
         (lambda data: data[:-4], r"model\.bin must have 29,884 bytes, as its header says, got 29,880\.$"),
         (lambda data: data + b"\0\0", r"model\.bin must have 29,884 bytes, as its header says, got 29,886\.$"),
         (lambda data: data[:9], r"model\.bin must begin with seven sizes of a model, got \(24, 20, 2, 0, 0, 0, 0\)\.$"),
+        (lambda data: struct.pack("<i", 20) + data[4:], r"must begin with seven sizes of a model, got \(20, "),
+        (lambda data: data[:16] + struct.pack("<i", 4) + data[20:], r"must begin with seven sizes of a model, got"),
+        (lambda data: data[:20] + struct.pack("<i", 0) + data[24:], r"must begin with seven sizes of a model, got"),
+        (
+            lambda data: data[:8] + struct.pack("<i", 2**31 - 1) + data[12:],
+            r"must have [\d,]{15,} bytes, as its header",
+        ),
         (lambda data: b"", r"model\.bin must begin with seven sizes of a model, got \(0, 0"),
     ],
-    ids=["cut", "longer", "cut header", "empty"],
+    ids=["cut", "longer", "cut header", "heads", "key heads", "no words", "many layers", "empty"],
 )
 def test_a_file_that_is_cut_or_longer_is_an_error(tmp_path, change, message):
     path = tmp_path / "model.bin"

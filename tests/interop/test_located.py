@@ -46,7 +46,7 @@ def test_a_package_that_is_missing_is_replaced_as_the_command_has_it(monkeypatch
         _ = StartConfig(init_from=Path("lmx_made_up_model")).source
 
 
-@pytest.mark.parametrize("name", ["nothing", "./org/name", "/org/name", "a/b/c"])
+@pytest.mark.parametrize("name", ["nothing", "./org/name", "/org/name", "a/b/c", "./name", "/name"])
 def test_what_is_no_id_is_not_asked_of_the_hub(name: str, monkeypatch: pytest.MonkeyPatch):
     """Its message says what a model may be."""
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *given, **more: pytest.fail("asked the hub"))
@@ -73,6 +73,7 @@ def test_of_the_hub_what_is_read_is_fetched_and_nothing_else():
     wanted = ["config.json", "model.safetensors", "model-00001-of-00030.safetensors", "model.safetensors.index.json"]
     wanted += ["tokenizer.json", "tokenizer.model", "spiece.model", "source.spm", "target.spm", "vocab.txt"]
     wanted += ["vocab.json", "merges.txt", "generation_config.json", "tokenizer_config.json", "1_Pooling/config.json"]
+    wanted += ["target_vocab.json", "special_tokens_map.json", "added_tokens.json", "sentencepiece.bpe.model"]
     wanted += ["modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"]
     left = ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "model.bin", "tf_model.h5", "modeling_x.py"]
     left += ["consolidated.safetensors", "onnx/config.json", "original/params.json", "model.fp16.safetensors", "x.gguf"]
@@ -80,15 +81,22 @@ def test_of_the_hub_what_is_read_is_fetched_and_nothing_else():
     assert fetched == wanted
 
 
-@pytest.mark.parametrize("kind", [LocalEntryNotFoundError, RuntimeError])
-def test_a_hub_out_of_reach_is_one_line(kind: type[Exception], monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    ("kind", "told", "said"),
+    [
+        (LocalEntryNotFoundError, "no connection\nand much more", "no connection"),
+        (RuntimeError, "\n no connection\nand much more", "no connection"),
+        (RuntimeError, " ", "RuntimeError"),
+    ],
+)
+def test_a_hub_out_of_reach_is_one_line(kind: type[Exception], told: str, said: str, monkeypatch: pytest.MonkeyPatch):
     """It names the id, the reason and the way out, whatever library has failed."""
 
     def download(name: str, **more: object) -> str:
-        raise kind("no connection\nand much more")
+        raise kind(told)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    with pytest.raises(InputError, match=r"no path org/name.*no connection.*name a folder") as caught:
+    with pytest.raises(InputError, match=rf"no path org/name.*: {said} Where.*name a folder") as caught:
         located("org/name")
     assert "\n" not in str(caught.value)
 

@@ -1,6 +1,7 @@
 """What stands beside an encoder in a folder of sentence-transformers is followed, or refused by its name."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from lmx.errors import InputError
 from lmx.interop.convert import export, open_model
 from lmx.models.embedder import EmbedderConfig
+from lmx.saved import read_record, write_json
 from tests.interop.models import MODELS, write_run
 
 OLD, NEW = "sentence_transformers.models", "sentence_transformers.sentence_transformer.modules"
@@ -24,8 +26,10 @@ def model(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def folder(model: Path, tmp_path: Path) -> Path:
+    beside = ("modules.json", "sentence_bert_config.json", "1_Pooling")  # tests write their own
     for path in model.iterdir():
-        (tmp_path / path.name).symlink_to(path)
+        if path.name not in beside:
+            (tmp_path / path.name).symlink_to(path)
     return tmp_path
 
 
@@ -111,6 +115,29 @@ def test_damaged_modules_are_named(content: str, folder: Path):
     (folder / "modules.json").write_text(content)
     with pytest.raises(InputError, match=r"modules\.json must (be|have)"):
         open_model(folder)
+
+
+@pytest.mark.parametrize(("vector", "normalised"), [("first", True), ("mean", False)])
+def test_how_vectors_are_made_goes_out_and_comes_in(vector: Any, normalised: bool, tmp_path: Path):
+    run = write_run(tmp_path / "run", replace(MODELS["bert-embedder"], vector=vector, normalised=normalised))
+    saved = read_record(run / "config.json")
+    write_json(run / "config.json", saved | {"config": {"max_length": 9}})
+    export(run, tmp_path / "theirs", to="huggingface")
+    assert vectors(tmp_path / "theirs") == (vector, normalised)
+    assert open_model(tmp_path / "theirs").settings["max_length"] == 9
+    modules = json.loads((tmp_path / "theirs" / "modules.json").read_text())
+    assert [(each["idx"], each["path"]) for each in modules] == [(0, ""), (1, "1_Pooling"), (2, "2_Normalize")][
+        : 2 + normalised
+    ]
+    assert [each["type"] for each in modules][:2] == [f"{OLD}.Transformer", f"{OLD}.Pooling"]
+    said = read_record(tmp_path / "theirs" / "1_Pooling" / "config.json")
+    assert (said["word_embedding_dimension"], said["pooling_mode_cls_token"]) == (12, vector == "first")
+    write_json(run / "config.json", saved | {"config": {}})
+    export(run, tmp_path / "whole", to="huggingface")
+    assert read_record(tmp_path / "whole" / "sentence_bert_config.json") == {
+        "max_seq_length": 16,
+        "do_lower_case": False,
+    }
 
 
 def test_texts_that_they_lower_are_lowered_here_or_refused(folder: Path):

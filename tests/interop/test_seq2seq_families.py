@@ -23,6 +23,7 @@ from lmx.interop.tensors import open_safetensors, write_safetensors
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from lmx.parameters import load_params
 from lmx.saved import read_record
+from lmx.text import ByteTokenizer
 from tests.interop import make_seq2seq_references as references
 from tests.interop.models import write_run
 
@@ -242,7 +243,9 @@ def test_a_model_of_our_own_goes_out_as_the_family_that_has_its_form(kind: str, 
         for part in path.split(".") if path != "output_bias" else ():
             value = value[part]
         np.testing.assert_array_equal(again.file.get_tensor(path), value, err_msg=path)
-    assert again.tokenizers["tokenizer"].encode("Weißbier")[-1:] != [2]
+    assert again.tokenizers["tokenizer"].encode("Weißbier") == ByteTokenizer().encode("Weißbier")
+    post = read_record(tmp_path / "theirs" / "tokenizer.json")["post_processor"]["single"]
+    assert [next(iter(part.values()))["id"] for part in post] == ["A", "</s>"]  # as a run reads a source
     assert read_record(tmp_path / "theirs" / "generation_config.json")["num_beams"] == 5
 
 

@@ -89,16 +89,26 @@ def test_marks_of_segmented_words_are_undone(tmp_path: Path):
 def test_lmx_surrounds_a_text_in_their_post_processor_as_it_does_itself(tmp_path: Path):
     from tokenizers import Tokenizer as Backend
 
+    encoder, sides, decoder = ([1, 12, 2], [1, 12, 2, 13, 2]), ([12, 2], [12, 2, 13, 2]), ([1, 12], [1, 12, 13])
     expected = {
-        "bert": ([1, 12, 2], [1, 12, 2, 13, 2]),
-        "t5": ([12, 2], [12, 2, 13, 2]),
-        "gpt2": ([1, 12], [1, 12, 13]),
+        **dict.fromkeys(("bert", "roberta", "xlm-roberta", "distilbert", "electra"), encoder),
+        **dict.fromkeys(("t5", "mt5", "umt5", "marian", "bart", "mbart", "m2m_100"), sides),
+        **dict.fromkeys(("gpt2", "llama", "mistral", "qwen2", "qwen3"), decoder),
     }
     words = PretokenizedTokenizer([chr(97 + place) for place in range(12)])
     for model_type, (single, pair) in expected.items():
         write_tokenizers(tmp_path, {"tokenizer": words}, model_type)
         backend = Backend.from_file(str(tmp_path / "tokenizer.json"))
         assert (backend.encode("i").ids, backend.encode("i", "j").ids) == (single, pair)
+        said = json.loads((tmp_path / "tokenizer_config.json").read_text())
+        names = ("pad", "bos", "eos", "unk")
+        assert [said[f"{name}_token"] for name in names] == ["<pad>", "<s>", "</s>", "<unk>"]
+        is_encoder = (single, pair) == encoder
+        assert (said.get("cls_token"), said.get("sep_token")) == (("<s>", "</s>") if is_encoder else (None, None))
+        assert (said["tokenizer_class"], said["clean_up_tokenization_spaces"]) == ("PreTrainedTokenizerFast", False)
+    for model_type, ids in (("bert", [12, 2]), ("llama", [12])):
+        write_tokenizers(tmp_path, {"tokenizer": words}, model_type, begins=False)
+        assert Backend.from_file(str(tmp_path / "tokenizer.json")).encode("i").ids == ids
     write_tokenizers(tmp_path, {"tokenizer": words}, "bert")
     assert Backend.from_file(str(tmp_path / "tokenizer.json")).encode("i", "j").type_ids == [0, 0, 0, 1, 1]
 
@@ -117,6 +127,54 @@ def test_sentencepiece_of_lmx_becomes_marians_files(tmp_path: Path):
             assert list(map(again[side].encode, lines)) == list(map(tokenizer.encode, lines))
     assert (tmp_path / "2" / "target_vocab.json").is_file()
     assert not (tmp_path / "1" / "target_vocab.json").exists()
+
+
+def test_files_that_name_no_class_get_that_of_their_type_of_model(tmp_path: Path):
+    read = read_tokenizers(DATA / "bart", config_of("bart"))["tokenizer"]
+    assert isinstance(read, HuggingFaceTokenizer)
+    plain = HuggingFaceTokenizer(read.content, read.special, vocab_size=read.vocab_size)
+    names = {
+        "bert": "Bert", "roberta": "Roberta", "gpt2": "GPT2", "bart": "Bart", "qwen2": "Qwen2", "qwen3": "Qwen2",
+        "t5": "T5", "mt5": "T5", "umt5": "T5", "llama": "Llama", "mistral": "Llama", "marian": "Marian",
+        "xlm-roberta": "XLMRoberta", "nllb": "Nllb", "m2m_100": "M2M100", "mbart": "MBart",
+    }  # fmt: skip
+    for model_type, name in names.items():
+        write_tokenizers(tmp_path, {"source": plain, "target": plain}, model_type)
+        said = json.loads((tmp_path / "tokenizer_config.json").read_text())
+        assert said == {"tokenizer_class": f"{name}Tokenizer"}
+    write_tokenizers(tmp_path, {"tokenizer": plain}, "magic")
+    said = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert said == {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "pad_token": "<pad>",
+        "bos_token": "</s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "model_type", "pieces"),
+    [
+        ("bert-cased-vocab-txt", "bert", ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]),
+        ("roberta-merges", "roberta", ["<pad>", "<s>", "</s>", "<unk>"]),
+        ("gpt2-merges", "gpt2", ["<|endoftext|>"] * 4),
+        ("qwen2-merges", "qwen2", ["<|endoftext|>"] * 4),
+        ("qwen2-merges", "qwen3", ["<|endoftext|>"] * 4),
+        ("t5-pieces", "t5", ["<pad>", "<pad>", "</s>", "<unk>"]),
+        ("t5-pieces", "mt5", ["<pad>", "<pad>", "</s>", "<unk>"]),
+        ("llama-pieces", "llama", ["</s>", "<s>", "</s>", "<unk>"]),
+        ("llama-pieces", "mistral", ["</s>", "<s>", "</s>", "<unk>"]),
+        ("xlm-roberta-pieces", "xlm-roberta", ["<pad>", "<s>", "</s>", "<unk>"]),
+    ],
+)
+def test_tokens_that_no_file_names_are_those_of_the_class(
+    name: str, model_type: str, pieces: list[str], tmp_path: Path
+):
+    beside = ("tokenizer_config.json", "special_tokens_map.json", "config.json", "generation_config.json")
+    folder = shutil.copytree(DATA / name, tmp_path / "read", ignore=shutil.ignore_patterns(*beside))
+    found = read_tokenizers(Path(folder), {"model_type": model_type})["tokenizer"]
+    assert found.pieces([found.pad_id, found.bos_id, found.eos_id, found.unk_id]) == pieces
 
 
 def test_what_has_no_form_is_named(tmp_path: Path):

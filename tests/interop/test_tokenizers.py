@@ -284,6 +284,20 @@ def test_an_id_beyond_the_table_is_one_line(tmp_path: Path):
         read(folder)
 
 
+def test_a_type_of_model_is_that_of_the_class_where_no_config_says_one(tmp_path: Path):
+    folder = copied("t5-pieces", tmp_path)
+    rewrite(folder / "tokenizer_config.json", tokenizer_class="T5TokenizerFast")
+    found, known = read_tokenizers(folder, {})["tokenizer"], read(folder)["tokenizer"]
+    assert list(map(found.encode, LINES)) == list(map(known.encode, LINES))
+    assert (found.pad_id, found.bos_id, found.eos_id) == (known.pad_id, known.pad_id, known.eos_id)
+
+
+def test_a_word_of_more_than_a_hundred_characters_is_unknown_to_bert():
+    tokenizer = fuzzed("bert-cased-vocab-txt")
+    assert tokenizer.unk_id not in tokenizer.encode("a" * 100)
+    assert tokenizer.encode("a" * 101) == [tokenizer.unk_id]
+
+
 def test_a_folder_without_a_tokenizer_names_the_files(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"must have a tokenizer \(.*tokenizer\.json, or .*merges\.txt.*none"):
         read_tokenizers(tmp_path, {"model_type": "gpt2"})

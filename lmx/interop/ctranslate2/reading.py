@@ -99,7 +99,7 @@ def _read_seq2seq(folder: Path, settings: Settings) -> Imported:
     )
     arrays = _in_halves(settings, model, "encoder", "decoder")
     if from_zero:
-        arrays = WithRow(arrays, {source_words: 0, WORDS: 0, OUTPUT: 0, BIAS: START_BIAS}, length=sizes["target"])
+        arrays = WithRow(arrays, {source_words: 0.0, WORDS: 0.0, OUTPUT: 0.0, BIAS: START_BIAS}, length=sizes["target"])
     return _imported("seq2seq", model, arrays, vocabularies)
 
 

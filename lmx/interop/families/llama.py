@@ -10,6 +10,9 @@ from lmx.models.decoder import DecoderConfig
 
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 
+# How long rows are where a config does not say it.
+LENGTHS = {"llama": 2048, "mistral": 131_072, "qwen2": 32_768, "qwen3": 32_768}
+
 
 def config_of(theirs: Mapping[str, Any]) -> DecoderConfig:
     """Returns our config of theirs.
@@ -40,7 +43,7 @@ def config_of(theirs: Mapping[str, Any]) -> DecoderConfig:
         window=_window(theirs),
         tied_embeddings=theirs.get("tie_word_embeddings", False),
         attention_dropout_rate=theirs.get("attention_dropout", 0.0),
-        max_length=theirs.get("max_position_embeddings", 2048),
+        max_length=theirs.get("max_position_embeddings", LENGTHS[kind]),
     )
 
 
@@ -73,9 +76,10 @@ def _window(theirs: Mapping[str, Any]) -> int | None:
     if not window or not theirs.get("use_sliding_window", theirs["model_type"] == "mistral"):
         return None
     kinds = theirs.get("layer_types") or []
-    if (kinds and len(set(kinds)) > 1) or (not kinds and 0 < theirs.get("max_window_layers", 0) < layers):
+    without = theirs.get("max_window_layers", 0 if theirs["model_type"] == "mistral" else 28)
+    if (kinds and len(set(kinds)) > 1) or (not kinds and 0 < without < layers):
         raise InputError("layer_types must be the same in all layers, got layers with and without a sliding window.")
-    full = kinds[0] == "full_attention" if kinds else theirs.get("max_window_layers", 0) >= layers
+    full = kinds[0] == "full_attention" if kinds else without >= layers
     return None if full else window
 
 
