@@ -149,6 +149,8 @@ def classify(options: Classify) -> None:
     check_streams(options.input, options.output)
     classifier = Classifier.load(options.run, ensemble=options.ensemble)
     kind, names = classifier.labels.kind, classifier.labels.names
+    if options.with_probabilities and kind == "regression":
+        raise ValueError("with_probabilities must be left out for a run of real numbers, which have none.")
     began, number, empty = time.perf_counter(), 0, 0
     with Written(options.output, input=options.input) as out, shown_share("classifying", options.input) as show:
         texts = iterate_texts(options, joiner=joiner_of(options.run), position=show.position)
@@ -184,7 +186,7 @@ def classify_images(options: Classify) -> None:
     for name in of_texts:
         if getattr(options, name) not in (None, (), False):
             raise ValueError(f"{name} must be left out for a run of images, got {name}={getattr(options, name)}.")
-    check_output()
+    check_streams(options.input, options.output)
     classifier = ImageClassifier.load(options.run, ensemble=options.ensemble)
     path, saved = options.run / "config.json", read_config(options.run, family="vision", purpose="classifies images")
     reading = read_fields(ImageReading, saved["config"].get("reading") or {}, path=path, field="reading")
@@ -263,6 +265,9 @@ def score(options: Score) -> None:
     from lmx.scoring.translation import compare_translations, score_translations
 
     check_output()
+    given = {name: getattr(options, name) for name in ("hypotheses", "references", "baseline")}
+    if len(piped := [name for name, path in given.items() if path == Path("-")]) > 1:
+        raise ValueError(f"{' and '.join(piped)} must be different files, got standard input for both.")
     hypotheses, references = list(read_lines(options.hypotheses)), list(read_lines(options.references))
     settings = {"lowercase": options.lowercase, "tokenized": options.tokenized, "tokenize": options.tokenize}
     if not options.tokenized and (warning := warn_of_few_spaces(references, options.tokenize or DEFAULT)):
@@ -322,6 +327,9 @@ def data(options: Data) -> None:
     from lmx.data_commands import measure_speed, show
 
     check_output()
+    for name in ("seconds",) if options.what == "show" else ("batch", "rows"):
+        if (value := getattr(options, name)) != getattr(Data, name):
+            raise ValueError(f"{name} must be left out with {options.what}, got {name}={value}.")
     shown = {"show": lambda: show(options.run, batch=options.batch, rows=options.rows)}
     shown["time"] = lambda: measure_speed(options.run, seconds=options.seconds)
     for line in shown[options.what]():

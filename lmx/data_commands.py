@@ -6,6 +6,7 @@ that was encoded before is not read again.
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -192,7 +193,13 @@ def pieces_of(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
 
 
 def measure_speed(run: Path, *, seconds: float = 5.0) -> Iterator[str]:
-    """Yields lines about how many tokens a second the batches of a run have when nothing trains on them."""
+    """Yields lines about how many tokens a second the batches of a run have when nothing trains on them.
+
+    Raises:
+        InputError: there is no time; see `open_data` too.
+    """
+    if not 0 < seconds < math.inf:
+        raise InputError(f"seconds must be over 0 and finite, got seconds={seconds:g}.")
     began = time.perf_counter()
     data = open_data(run)
     data.batches.batch(0)

@@ -230,7 +230,9 @@ class Generator:
         return found
 
     def logits(self, text: str) -> Float[np.ndarray, "T V"]:
-        """Returns the logits of the word after each token of a text, and of its first word.
+        """Returns the logits of the word after each token of a text: with `frame.first`, of its first word too.
+
+        A text is read as a prompt is, with what `frame` puts around it; an empty one after the end of another.
 
         Raises:
             ValueError: the text is longer than the context of the model.

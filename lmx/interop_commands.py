@@ -78,6 +78,9 @@ def convert(options: Convert) -> None:
         for line in plan_lines(open_model(options.source, pieces=options.pieces), options):
             print(line)
         return
+    for name in ("hosts", "devices"):
+        if (value := getattr(options, name)) != getattr(Convert, name):
+            raise InputError(f"{name} must come with a plan, got {name}={value}. Say --plan.")
     if options.run is None:
         raise InputError("run must be the directory to write, got none. For a plan alone, say --plan.")
     found = write(options.source, options.run, pieces=options.pieces)
@@ -130,6 +133,8 @@ def embed(options: Embed) -> None:
     from lmx.data.files import read_lines
     from lmx.embedder import TextEmbedder
 
+    if options.text and options.input != Path("-"):
+        raise InputError(f"text and input must not be given together, got input={options.input}.")
     read = Path(os.devnull) if options.text else options.input
     check_streams(read, options.output)
     embedder = TextEmbedder.load(options.run, vector=options.vector, normalised=options.normalised)

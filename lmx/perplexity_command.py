@@ -1,6 +1,7 @@
 """The command that says how well a decoder predicts a text: `lmx perplexity`."""
 
 import json
+import math
 import sys
 import time
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ class Perplexity:
     text_cache: str = "user"
     """Folder for the encoded text: user, off, or a path."""
     json: bool = False
-    """Write one line of JSON."""
+    """Write one line of JSON; a perplexity beyond all numbers is null."""
 
 
 def perplexity(options: Perplexity) -> None:
@@ -59,6 +60,7 @@ def perplexity(options: Perplexity) -> None:
         )
     scores, extent = found.scores._asdict(), found.extent
     if options.json:
+        scores = {name: value if math.isfinite(value) else None for name, value in scores.items()}
         rows = {"context": found.context, "stride": found.stride, "first_id": found.first}
         print(json.dumps({"text": found.origin, **scores, **extent._asdict(), "unknown": found.unknown, **rows}))
     else:

@@ -133,8 +133,8 @@ class Search:
             said = "greedy"
         else:
             said = f"beam {self.beam_size}, {self.length_penalty} length penalty {self.alpha:g}"
-        others = ("early_stopping", "forced_eos", "suppress", "suppress_sequences", "begin_suppress", "forced_bos")
-        for name in (*others, "no_repeat", "repetition_penalty"):
+        others = ("min_length", "early_stopping", "forced_eos", "suppress", "suppress_sequences", "begin_suppress")
+        for name in (*others, "forced_bos", "no_repeat", "repetition_penalty"):
             if (value := getattr(self, name)) != getattr(type(self), name):
                 between = ", " if name == "suppress_sequences" else " "
                 shown = between.join(map(str, value)) if isinstance(value, tuple) else value

@@ -1,8 +1,11 @@
 """What the fields of an experiment decide, by their own arithmetic: batches, warm-up, selection, scoring, judging."""
 
+import contextlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,7 +33,7 @@ from lmx.data.windows import Windows
 from lmx.errors import InputError
 from lmx.evaluation import language
 from lmx.evaluation.classification import Exam, ExamConfig, examine_classifier, label_new, write_results
-from lmx.evaluation.language import SampleWriter
+from lmx.evaluation.language import NAMES, SampleWriter, readable_pieces
 from lmx.evaluation.tables import print_record
 from lmx.evaluation.translation import ScoringConfig, _exact_by_construction, validation_bleu
 from lmx.fitting import fit_sizes, fit_warmup, training_kernel
@@ -45,7 +48,7 @@ from lmx.scoring.tested import Tested as Outcome  # pytest would take its own na
 from lmx.sharding.layout import ONE_DEVICE, Layout
 from lmx.sharding.mesh import make_mesh
 from lmx.sharding.rules import DEFAULT_RULES
-from lmx.streams import Share, Written
+from lmx.streams import Share, Written, check_written, shown_share
 from lmx.text import ByteTokenizer
 from lmx.training import TrainState
 from lmx.translator import Translation, Translator
@@ -311,6 +314,11 @@ def test_a_table_ends_with_the_main_score_and_tells_what_was_published(run, caps
     assert "29.00 to 31.50" in printed
     assert printed.count("41.02") == printed.count("published") == 1
     assert printed.splitlines()[-1] == "t BLEU = 30.00"
+    print_record(run, Record(test="t", rows=tuple(rows)), title="x", baselines_are="y", digits=3)
+    printed = capsys.readouterr().out
+    assert "29.000 to 31.500" in printed
+    assert "41.020" in printed
+    assert printed.splitlines()[-1] == "t BLEU = 30.000"
 
 
 def test_new_texts_are_labelled_by_the_mean_of_all_seeds(run, capsys):
@@ -399,7 +407,7 @@ def test_texts_of_a_step_that_is_made_again_take_the_place_of_the_old(run):
             return self
 
         def generate(self, prompts: list[str]) -> list[Any]:
-            return [SimpleNamespace(prompt=prompt, text=self.made) for prompt in prompts]
+            return [SimpleNamespace(prompt=prompt, text=str(self.made)) for prompt in prompts]
 
     writer._generator = Fake()
     # What some take for a line end is a character of a text like others.
@@ -408,6 +416,9 @@ def test_texts_of_a_step_that_is_made_again_take_the_place_of_the_old(run):
         writer.write({"made": made}, state=state)
     lines = [json.loads(line) for line in (run.directory / "written.jsonl").read_text().split("\n")[:-1]]
     assert [(line["step"], line["text"]) for line in lines] == [(3, "fir\u2028st\x85"), (6, "again"), (9, "last")]
+    writer._placed = placed._replace(learner=Learner(None, None, None, None, num_seeds=2))
+    writer.write({"made": np.array([7, 8])}, state=state._replace(step=12))
+    assert json.loads((run.directory / "written.jsonl").read_text().split("\n")[-2])["text"] == "7"  # the first seed's
 
 
 def test_the_surprise_of_tokens_is_that_of_the_seed_with_the_lowest_validation(run, monkeypatch):
@@ -428,11 +439,72 @@ def test_the_surprise_of_tokens_is_that_of_the_seed_with_the_lowest_validation(r
         run, placed, {"x": np.arange(3.0)}, exam, seeds=(4, 5, 11), tokenizer=ByteTokenizer()
     )
     assert seen == [1.0]
+    assert [row.name for row in record.rows] == [f"t {name}" for name in NAMES.values()]
+    assert record.rows[0].made == "mean of 3 seeds, standard deviation 1.0000; m"
+    assert record.others == {"text": "o", "tokens": 6, "stride": None}
     assert [(seed.seed, seed.kept) for seed in record.seeds] == [(4, False), (5, True), (11, False)]
     assert [seed.test for seed in record.seeds] == [1.0, 2.0, 3.0]
 
 
+def test_ids_behind_the_vocabulary_are_told_by_their_number():
+    tokenizer = ByteTokenizer()
+    last = tokenizer.vocab_size - 1
+    assert readable_pieces(tokenizer, [4 + 97, last, last + 1]) == ["a", tokenizer.pieces([last])[0], f"<{last + 1}>"]
+
+
+def test_scoring_that_nothing_would_come_of_is_refused_before_any_file_is_read():
+    for fields, message in (
+        ({"bleu_every": -1}, r"^bleu_every must be at least 0, got bleu_every=-1\.$"),
+        ({"bleu_sentences": 0}, r"^bleu_sentences must be at least 1, got bleu_sentences=0\.$"),
+        ({"raw_reference": "raw.de"}, r"^raw_reference must be None for plain text, .* got raw\.de\. Say --raw-refe"),
+    ):
+        with pytest.raises(InputError, match=message):
+            ScoringConfig(**fields).check_sets(folds=None)
+    ScoringConfig(tokenized=True, raw_reference="raw.de", bleu_every=0, bleu_sentences=1).check_sets(folds=None)
+
+
 # How far a file is.
+
+
+def test_the_share_of_a_file_is_shown_and_not_that_of_a_pipe(tmp_path, monkeypatch):
+    shown: list[Any] = []
+
+    @contextlib.contextmanager
+    def bar(text: str, *, total: int, console: Any) -> Any:
+        shown.append((text, total))
+        yield shown.append
+
+    monkeypatch.setattr("lmx.streams.progress_bar", bar)
+    path = tmp_path / "lines.txt"
+    path.write_bytes(b"12345678")
+    for file in (path, None, Path("-")):
+        with path.open() as stdin:
+            monkeypatch.setattr("sys.stdin", stdin)
+            with shown_share("reading", file) as share:
+                share.position(2)
+                share.within(1)(1)
+        assert (shown.pop(0), shown.pop(0), shown) == (("reading, percent", 100), 25, [])
+    reading, writing = os.pipe()
+    os.close(writing)
+    for file in (Path(f"/dev/fd/{reading}"), tmp_path / "absent", tmp_path):
+        with shown_share("reading", file) as share:
+            share.within(1)(1)
+    os.close(reading)
+    assert shown == []
+
+
+def test_what_is_written_is_no_file_that_is_read(tmp_path):
+    path, link = tmp_path / "a.txt", tmp_path / "b.txt"
+    path.write_text("kept\n")
+    link.symlink_to(path)
+    with pytest.raises(ValueError, match=rf"^output must be another file than the input, got {link} for both\.$"):
+        check_written(link, input=path)
+    for output, source in ((path, None), (tmp_path / "new.txt", path), (path, tmp_path / "absent")):
+        check_written(output, input=source)
+    assert path.read_text() == "kept\n"
+    with Written(path, input=None):
+        assert path.read_text() == "kept\n"
+    assert path.read_text() == ""  # of nothing, an empty file
 
 
 def test_lines_take_the_place_of_an_older_file_when_the_first_are_known(tmp_path):

@@ -249,6 +249,8 @@ def test_several_labels_and_numbers_are_outputs_too():
     for one, row in zip(several.classify(texts), outputs[0], strict=True):
         assert one.label == tuple(name for name, probability in zip("abc", row, strict=True) if probability >= 0.5)
         assert one.probability == pytest.approx(np.prod([max(p, 1 - p) for p in row]), rel=1e-4)
+    (edge,) = several.predictions(np.array([[0.5, 0.49, 0.2]]))  # a label is said from a half on
+    assert (edge.label, edge.probability) == (("a",), pytest.approx(0.5 * 0.51 * 0.8))
     numbers = make_classifier(
         dataclasses.replace(CONFIG, num_outputs=1), labels=Labels(kind="regression"), buckets=(12,)
     )

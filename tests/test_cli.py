@@ -4,12 +4,14 @@ import dataclasses
 import gzip
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +19,16 @@ import pytest
 import tyro
 from flax import nnx
 
-from lmx import __version__, cli
+from lmx import __version__, cli, translate_command
 from lmx.classifier import Classifier
 from lmx.cli import main
+from lmx.data.image_files import ImageReading
 from lmx.data.labels import Labels
+from lmx.image_classifier import ImageClassifier
 from lmx.models.encoder import ClassifierConfig, EncoderClassifier
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from lmx.parameters import load_params, save_params
+from lmx.predictor import Prediction
 from lmx.saved import save_tokenizer
 from lmx.text import PretokenizedTokenizer
 from lmx.translator import Translation, Translator
@@ -80,11 +85,12 @@ def test_an_ensemble_is_another_system(run, lmx):
 
 
 def test_explanations_name_words(run, lmx):
-    (line,), _ = lmx("classify", run, "--explain", given=b"red cat dog\n")
+    text = "red cat dog blue green dog"
+    (line,), _ = lmx("classify", run, "--explain", given=f"{text}\n".encode())
     label, words = line.split("\t")
-    record = Classifier.load(run).explain("red cat dog")
+    record = Classifier.load(run).explain(text)
     assert label == record["prediction"]
-    ranked = sorted(record["words"], key=lambda word: -abs(word[1]))
+    ranked = sorted(record["words"], key=lambda word: -abs(word[1]))[:5]
     assert words == ", ".join(f"{word} ({value:+.3f})" for word, value in ranked)
 
 
@@ -241,12 +247,17 @@ def blocks(monkeypatch) -> list[int]:
 MANY = ["red cat", "", "blue", "dog", "green cat dog", "cat", "red", "dog dog"]
 
 
-def test_a_file_is_translated_block_by_block(translating, lmx, blocks, tmp_path):
+def test_a_file_is_translated_block_by_block(translating, lmx, blocks, tmp_path, monkeypatch):
     expected = [line[::-1] for line in MANY]
+    first, written = [], translate_command.written
+    monkeypatch.setattr(
+        translate_command, "written", lambda *given, **more: first.append(more["first"]) or written(*given, **more)
+    )
     (tmp_path / "in.txt").write_text("".join(f"{line}\n" for line in MANY))
     lines, said = lmx("translate", translating, "--input", tmp_path / "in.txt")
     assert lines == expected
     assert blocks == [3, 3, 2]
+    assert first == [1, 4, 7]
     assert said.startswith("8 lines in ")
     given = "".join(f"{line}\r\n" for line in MANY).encode()
     for location in ([], ["--input", "-"]):
@@ -403,6 +414,24 @@ def test_text_without_spaces_is_split_as_it_is_asked(lmx, tmp_path, capsys):
     assert "tokenize must be one of 13a, char," in capsys.readouterr().err
 
 
+def test_two_systems_are_scored_as_the_flags_say(lmx, tmp_path):
+    texts = {
+        "ours": "A CAT sat on the mat\n",
+        "theirs": "a dog sat on the mat\n",
+        "reference": "a cat sat on the mat\n",
+    }
+    ours, theirs, reference = (tmp_path / name for name in texts)
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text * 3)
+    lines, _ = lmx("score", ours, reference, "--baseline", theirs, "--lowercase")
+    assert ["case:lc" in line for line in lines] == [True] * 4
+    assert " = 100.00 " in lines[0]
+    assert re.search(r": \d\d\.\d\d -> 100\.00 \(\+", lines[2])  # from the baseline
+    lines, _ = lmx("score", theirs, reference, "--baseline", ours, "--tokenized")
+    assert [line.split("|")[0] for line in lines] == ["tokenised BLEU"] * 2
+    assert all("case:mixed" in line for line in lines)
+
+
 # Two runs beside each other.
 
 
@@ -500,6 +529,97 @@ def test_a_closed_stream_that_is_not_used_does_not_matter(command, monkeypatch, 
     with pytest.raises(SystemExit):
         main()
     assert "no-such-run must be a run directory" in capsys.readouterr().err
+
+
+# What would be ignored.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("embed r --text a --input b.txt", "text and input must not be given together, got input=b.txt."),
+        ("convert model r --hosts 2", "hosts must come with a plan, got hosts=2. Say --plan."),
+        ("convert model r --devices 4", "devices must come with a plan, got devices=4. Say --plan."),
+        ("data show r --seconds 3", "seconds must be left out with show, got seconds=3.0."),
+        ("data time r --batch 3", "batch must be left out with time, got batch=3."),
+        ("data time r --rows 3", "rows must be left out with time, got rows=3."),
+        ("data time r --seconds 0", "seconds must be over 0 and finite, got seconds=0."),
+        ("data time r --seconds inf", "seconds must be over 0 and finite, got seconds=inf."),
+        ("data show r --rows 0", "batch must be at least 0 and rows at least 1, got batch=0 and rows=0."),
+        ("data show r --batch -1", "batch must be at least 0 and rows at least 1, got batch=-1 and rows=4."),
+        ("score - -", "hypotheses and references must be different files, got standard input for both."),
+        ("score a - --baseline -", "references and baseline must be different files, got standard input for both."),
+        ("translate r --score-targets t --beam-size 4", "beam_size must be left out where given targets are scored, "),
+        ("translate r --score-targets t --top-p 0.5", "top_p must be left out where given targets are scored, got "),
+        ("translate r --score-targets t --with-scores", "with_scores must be left out where given targets are scored"),
+        ("translate r --score-targets t --n-best 2", "n_best must be left out where given targets are scored, got n"),
+        ("translate r --score-targets t --prefix p", "prefix must be left out where given targets are scored, got p"),
+        ("translate r --prefix -", "prefix must be another file than the input, got standard input for both."),
+        ("translate r --score-targets - --input -", "score_targets must be another file than the input, got standard"),
+        ("transalte", "command must be one of translate, classify, generate, fill, perplexity, score, compare, ave"),
+        ("transalte", ", got transalte. Nearest: translate."),
+    ],
+)
+def test_what_would_not_be_read_is_refused_before_the_work(arguments, message, lmx, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        lmx(*arguments.split())
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_numbers_have_no_probability_that_could_be_written(run, lmx, capsys, monkeypatch):
+    labels = Labels(kind="regression")
+    monkeypatch.setattr(Classifier, "load", lambda run, *, ensemble: SimpleNamespace(labels=labels))
+    with pytest.raises(SystemExit):
+        lmx("classify", run, "--with-probabilities", given=b"red\n")
+    assert "with_probabilities must be left out for a run of real numbers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "standard output must be open, got a closed one. Name a file with --output."),
+        (["--output", "labels.txt"], "must hold a trained model"),
+    ],
+)
+def test_images_are_labelled_into_a_file_where_standard_output_is_closed(flags, message, monkeypatch, capsys, tmp_path):
+    (tmp_path / "config.json").write_text('{"family": "vision", "config": {}}')
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=2")
+    monkeypatch.setattr(sys, "argv", ["lmx", "classify", str(tmp_path), "--input", "images.npz", *flags])
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(SystemExit):
+        main()
+    assert message in capsys.readouterr().err
+
+
+def test_images_get_a_line_each(lmx, monkeypatch, tmp_path):
+    (tmp_path / "config.json").write_text('{"family": "vision", "config": {}, "model": {}, "pixel_max": 255}')
+    asked = []
+    said = [Prediction("a\tb", 0.75, (0.75, 0.25)), Prediction("c", 0.625, (0.375, 0.625))]
+    fake = SimpleNamespace(classify=lambda images: said[: len(images)])
+    monkeypatch.setattr(ImageClassifier, "load", lambda run, *, ensemble: asked.append(ensemble) or fake)
+    monkeypatch.setattr(ImageReading, "read", lambda self, location, **given: asked.append(given) or [0, 1])
+    lines, told = lmx("classify", tmp_path, "--input", "images.npz", "--with-probabilities")
+    assert lines == ["a\\tb\t0.750000", "c\t0.625000"]
+    assert told == "2 images\n"
+    assert lmx("classify", tmp_path, "--input", "images.npz", "--ensemble")[0] == ["a\\tb", "c"]
+    reading = {"split": "test", "labelled": False, "found": 255.0}
+    assert asked == [False, reading, True, reading]
+
+
+def test_the_command_alone_lists_its_commands(lmx, capsys):
+    for arguments, status in (((), 2), (("-h",), 0), (("--help",), 0)):
+        with pytest.raises(SystemExit) as stop:
+            lmx(*arguments)
+        assert stop.value.code == status
+        listed = capsys.readouterr().out.splitlines()
+        assert listed[0] == "usage: lmx COMMAND [options]"
+        assert [line.split()[0] for line in listed[2 : 2 + len(cli.COMMANDS)]] == list(cli.COMMANDS)
+    assert lmx("--version")[0] == [f"lmx {__version__}"]
 
 
 # Averages.

@@ -164,6 +164,10 @@ def test_rows_that_are_not_fixed_give_the_same_words(generator):
     found, expected = free.generate(PROMPTS), generator.generate(PROMPTS)
     assert [one.tokens for one in found] == [one.tokens for one in expected]
     assert [one.logprob for one in found] == pytest.approx([one.logprob for one in expected], abs=1e-4)
+    for writer, rows, groups in ((free, [1, 2, 4, 8, 8], [64, 6]), (generator, [4] * 5, [4] * 17 + [2])):
+        assert [writer._writer._batch_rows(number) for number in (1, 2, 3, 5, 8)] == rows
+        assert list(map(len, writer._writer.groups([3] * 70))) == groups
+    assert free._writer.groups([9, 3, 16, 8, 17]) == [[1, 3], [0, 2], [4]]
 
 
 def test_a_text_is_at_least_as_long_as_asked_and_repeats_nothing(generator):
@@ -180,6 +184,21 @@ def test_a_penalty_makes_words_rarer_that_were_there(generator):
         return sum(len(one.tokens) - len(set(one.tokens) - set(prompt_ids(one.prompt))) for one in found)
 
     assert repeated(repetition_penalty=3.0) < 0.7 * repeated()
+
+
+def test_what_stands_behind_a_prompt_is_read_and_its_text_begins_anew(generator):
+    other = generator.with_params(parameters())
+    (word,) = WORDS.encode("w3")
+    other.frame = Frame(separator=word)
+    (apart,), (beside,) = (
+        one.generate(prompt, temperature=0.0, min_tokens=4)
+        for one, prompt in ((other, "w1 w2"), (generator, "w1 w2 w3"))
+    )
+    assert apart.tokens == beside.tokens
+    assert f" {apart.text}" == beside.text
+    assert (generator._prompt_ids(""), other._prompt_ids("")) == ([WORDS.eos_id], [word])
+    other.frame = Frame(first=WORDS.bos_id)
+    assert other._prompt_ids("") == [WORDS.bos_id]
 
 
 # Where texts end.
@@ -304,7 +323,15 @@ def test_a_run_writes_as_its_generator_does(tmp_path, generator):
     other = loaded.with_params(parameters(seed=4))
     assert other.generate(PROMPTS) != loaded.generate(PROMPTS)
     assert other.with_params(parameters()).generate(PROMPTS) == loaded.generate(PROMPTS)
-    assert Generator.load(make_run(tmp_path / "other")).sampling == Sampling()
+    facts = json.loads((make_run(tmp_path / "other") / "config.json").read_text())
+    facts |= {"first_id": 1, "separator_id": 9, "end_ids": [5, 6]}
+    (tmp_path / "other" / "config.json").write_text(json.dumps(facts))
+    framed = Generator.load(tmp_path / "other")
+    assert (framed.sampling, framed.frame) == (Sampling(), Frame(1, 9, (5, 6)))
+    with pytest.raises(
+        ValueError, match=r"must hold a model that reads prompts from left to right, got a prefix model"
+    ):
+        Generator.load(make_run(tmp_path / "prefix", objective="prefix"))
 
 
 def test_a_run_of_another_kind_or_without_a_tokenizer_is_refused(tmp_path):

@@ -9,10 +9,11 @@ import pytest
 
 from lmx.cli import main
 from lmx.data.cache import Cache
-from lmx.evaluation.text import Predicted, predict_text
+from lmx.evaluation.text import LONGEST, Predicted, predict_text
 from lmx.generator import Frame, Generator
 from lmx.parameters import save_params
 from lmx.saved import save_tokenizer, write_json
+from lmx.scoring.language import Extent, LanguageScore
 from tests.test_generator import CONFIG, WORDS, parameters
 
 OFF = Cache(None)
@@ -77,6 +78,7 @@ def test_each_token_is_predicted_once_from_its_row(text: str, tmp_path: Path, co
 
 
 def test_what_is_not_said_is_as_in_the_run(run: Path, text: str, tmp_path: Path):
+    assert LONGEST == 2048  # as the help says
     plain = measured(run, text)
     assert (plain.context, plain.stride) == (26, 26)  # the model's longest
     trained = make_run(tmp_path / "run", config={"context": 12, "stride": 6, "objective": "causal"})
@@ -138,6 +140,30 @@ def test_the_command_prints_what_is_measured(run: Path, text: str, monkeypatch, 
     said = json.loads(capsys.readouterr().out)
     assert said["loss"] == pytest.approx(found.scores.loss)
     assert (said["text"], said["tokens"], said["context"], said["stride"], said["first_id"]) == (text, 58, 20, 5, None)
+
+
+def test_a_command_says_how_rows_were_read_and_writes_json_for_any_reader(monkeypatch, capsys):
+    scores, extent = LanguageScore(800.0, math.inf, math.inf, 9.5), Extent(1234, 56, 7890)
+    found = Predicted(scores, extent, unknown=0, origin="o", context=2048, stride=None, first=1)
+    monkeypatch.setattr("lmx.evaluation.text.predict_text", lambda *_, **__: found)
+    monkeypatch.setattr("sys.argv", ["lmx", "perplexity", "run", "text"])
+    main()
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    assert lines[0] == "o: 1,234 tokens, 56 words, 7,890 bytes"
+    assert [line.split("  ")[0] for line in lines[1:5]] == [
+        "perplexity",
+        "perplexity of words",
+        "bits per byte",
+        "loss",
+    ]
+    assert lines[5] == "rows of 2,048 tokens that hold whole documents, each read after the id 1"
+    assert printed.err.startswith("1,234 tokens in ")
+    monkeypatch.setattr("sys.argv", ["lmx", "perplexity", "run", "text", "--json"])
+    main()
+    said = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert (said["loss"], said["perplexity"], said["bits_per_byte"]) == (800, None, 9.5)
+    assert (said["words"], said["bytes"], said["unknown"]) == (56, 7890, 0)
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,9 @@ def test_a_tiny_form_of_each_family_trains_to_scores_and_a_report(
         assert config["model"]["source_vocab_size"] == config["model"]["target_vocab_size"] == 260 + 9
     surprise = json.loads((tmp_path / "surprise.json").read_text())
     assert all(len(each["pieces"]) == len(each["bits"]) for each in surprise)
-    assert any(bits is not None for each in surprise for bits in each["bits"])
+    found = [bits for each in surprise for bits in each["bits"] if bits is not None]
+    assert np.mean(found) * math.log(2) == pytest.approx(last["nll"], rel=0.15)  # of the first four rows
+    assert len(surprise) == 4
     assert "the run took" in printed
     page = (tmp_path / "report.html").read_text()
     assert "How much each token surprised the model" in page

@@ -106,6 +106,20 @@ def test_the_table_of_classes_has_their_names(run, capsys):
     assert "own [/test]: 5 texts" in printed
 
 
+def test_a_class_has_its_shares_in_percent_and_its_texts(run, capsys):
+    row = Row(name="accuracy", score=50.0, interval=None, made="here", signature="s")
+    classes = [{"name": "a", "precision": 0.5, "recall": 0.25, "f1": 0.3333, "support": 1234}]
+    record = Record(test="own", rows=(row,)).with_others(texts=5678, unit="image", scores={"classes": classes})
+    show_scores(run, record.with_others(verdict="the verdict"))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[:2]] == [
+        ["class", "precision", "recall", "F1", "images"],
+        ["a", "50.0", "25.0", "33.3", "1,234"],
+    ]
+    assert "own: 5,678 images" in lines[2]
+    assert lines[-2:] == ["the verdict", "accuracy = 50.00"]
+
+
 def test_names_of_files_are_printed_as_they_are(tmp_path, capsys):
     text_cache(str(tmp_path / "kept[a]:x:")).report("kept in [/there] :x:")
     console.print(f"report: {tmp_path / 'x' / 'lr[a]=3' / 'report.html'}")

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lmx.generation import Ids
 from lmx.nn.masks import MASKED
-from lmx.sampling import Sampling, choose, forbid_repeats, keep_min_p, keep_top_p, penalise, split
+from lmx.sampling import Sampling, choose, forbid_repeats, keep_min_p, keep_top_p, penalise, row_keys, split
+from lmx.writer import rounded
 
 B, V = 5, 83
 
@@ -160,6 +162,15 @@ def test_a_row_draws_the_same_alone_and_among_others():
         ("no_repeat", 0, r"^no_repeat must be at least 1, got no_repeat=0\.$"),
         ("max_tokens", 0, r"^max_tokens must be at least 1, got max_tokens=0\.$"),
         ("min_tokens", -1, r"^min_tokens must be at least 0, got min_tokens=-1\.$"),
+        ("temperature", float("inf"), r"^temperature must be at least 0 and finite, got temperature=inf\.$"),
+        (
+            "repetition_penalty",
+            float("inf"),
+            r"^repetition_penalty must be over 0 and finite, got repetition_penalty=inf",
+        ),
+        ("top_p", 1.25, r"^top_p must be over 0 and at most 1, got top_p=1\.25\.$"),
+        ("min_p", 0.0, r"^min_p must be over 0 and at most 1, got min_p=0\.0\.$"),
+        ("seed", 2**32, r"^seed must be at least 0 and below 2\^32, got seed=4294967296\.$"),
         ("seed", -1, r"^seed must be at least 0 and below 2\^32, got seed=-1\.$"),
         ("stop", ("a", ""), r"^stop must be a tuple of texts that are not empty, got stop=\('a', ''\)\.$"),
     ],
@@ -167,3 +178,46 @@ def test_a_row_draws_the_same_alone_and_among_others():
 def test_values_that_cannot_be_are_told(field, value, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(Sampling(), **{field: value})
+
+
+def test_the_ends_of_each_range_can_be():
+    least = Sampling(temperature=0.0, top_k=1, no_repeat=1, max_tokens=1, min_tokens=0, top_p=1.0, min_p=1.0, seed=0)
+    assert str(least) == "likeliest words"
+    assert str(dataclasses.replace(least, temperature=0.5, seed=2**32 - 1)) == (
+        "temperature 0.5, top-k 1, top-p 1, min-p 1, seed 4294967295"
+    )
+
+
+def test_a_program_is_made_for_what_has_an_effect():
+    plain, numbers = split(Sampling(top_p=1.0, min_tokens=3))
+    assert plain == (False, None, False, False, False, None)
+    assert [float(each) for each in numbers] == [1, 1, 1, 1, 3]
+    every = Sampling(temperature=0.5, top_k=3, top_p=0.25, min_p=0.125, repetition_penalty=2.0, no_repeat=4)
+    drawn, numbers = split(every)
+    assert drawn == (False, 3, True, True, True, 4)
+    assert [float(each) for each in numbers] == [0.5, 0.25, 0.125, 2, 0]
+    assert split(dataclasses.replace(every, temperature=0.0))[0] == (True, None, False, False, True, 4)
+
+
+def test_a_key_is_of_the_seed_and_of_each_of_its_numbers():
+    draws = jnp.array([[1, 2, 3], [4, 2, 3], [1, 4, 3], [1, 2, 4], [1, 2, 3]], jnp.uint32)
+    keys = [np.asarray(jax.random.key_data(row_keys(jnp.uint32(seed), draws))) for seed in (7, 8)]
+    first, *others, again = keys[0].tolist()
+    assert first == again
+    assert len({tuple(each) for each in [first, *others, *keys[1].tolist()]}) == 8
+
+
+def test_what_may_come_is_a_word_of_the_vocabulary_that_is_not_too_early():
+    ids = Ids(pad=0, bos=1, eos=2, size=7, more_ends=(5,))
+    assert ids.ends == (2, 5)
+    expected = {True: [3, 4, 6], False: [2, 3, 4, 5, 6]}
+    for is_early, words in expected.items():
+        assert np.flatnonzero(ids.may_come(9, is_early=jnp.asarray(is_early))).tolist() == words
+    same = ids._replace(bos=2)  # of a model that starts from its end
+    assert np.flatnonzero(same.may_come(9, is_early=jnp.asarray(False))).tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_rows_are_padded_to_few_lengths():
+    lengths = (1, 8, 9, 16, 17, 32, 33, 64, 65, 128, 129, 256, 257)
+    assert [rounded(length, 1000) for length in lengths] == [8, 8, 16, 16, 32, 32, 64, 64, 128, 128, 256, 256, 384]
+    assert [rounded(length, 100) for length in (3, 60, 65, 100)] == [8, 64, 100, 100]

@@ -11,7 +11,8 @@ from lmx.constraints import FREE, Rules, forbid_sequences
 from lmx.decoding import NEVER, SpecialIds, beam_search, greedy_search, power_penalty, sample
 from lmx.nn.masks import MASKED
 from lmx.sampling import Sampling, choose, row_keys, split
-from lmx.search import Search
+from lmx.search import Search, word_ids
+from lmx.text import PretokenizedTokenizer
 from lmx.translation_batches import settled
 
 ROWS, V, SIZE, LONGEST, W = 4, 9, 1031, 6, 3
@@ -243,9 +244,10 @@ def test_a_search_without_any_word_left_ends(renormalised):
 
 
 def test_draws_are_by_their_keys_and_have_the_log_probability_of_the_model():
-    rules = Rules(suppressed=(4,), forced=FORCED)
-    seen = set()
-    for seed in (1, 2):
+    """Of a free end too, and of one that must not come early."""
+    seen, at_the_end = set(), 0
+    for seed, more in ((1, {}), (2, {"forced_eos": "free", "min_length": 4})):
+        rules = Rules(suppressed=(4,), forced=FORCED, **more)
         sampling = Sampling(temperature=1.5, top_k=4, seed=seed)
         tokens, totals = found_by(sampling, PLAIN, rules)
         again, _ = found_by(sampling, PLAIN, rules)
@@ -258,10 +260,13 @@ def test_draws_are_by_their_keys_and_have_the_log_probability_of_the_model():
                 assert word in best
                 logits = logits_of(row, words[:place], PLAIN)
                 is_forced = place < 3 and FORCED[row, place] != FREE
+                if rules.forced_eos == "free" and place == LONGEST - 1:
+                    is_forced, at_the_end = True, at_the_end + 1
                 total += 0.0 if is_forced else logits[word] - np.log(np.exp(logits).sum())
             np.testing.assert_allclose(totals[row], total, rtol=1e-4)
             seen.add((row, words))
     assert len(seen) > ROWS
+    assert at_the_end
 
 
 def test_drawing_among_the_likeliest_one_is_greedy():
@@ -279,3 +284,75 @@ def test_what_is_not_asked_for_is_not_traced(monkeypatch):
                 None, ids=PLAIN, settings=tuple(settings.items()), way=way
             )
         )()
+
+
+# What a search may be asked.
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"alpha": float("inf")}, r"^alpha must be finite, got alpha=inf\.$"),
+        ({"max_ratio": float("inf")}, r"^max_ratio and max_extra must be at least 0, .* got max_ratio=inf and max_ex"),
+        ({"max_extra": -1}, r"^max_ratio and max_extra must be at least 0, .* and max_extra=-1\.$"),
+        ({"suppress": (True,)}, r"^suppress must be pieces or ids, got suppress=True\.$"),
+        ({"begin_suppress": (3, True)}, r"^begin_suppress must be pieces or ids, got begin_suppress=True\.$"),
+        ({"forced_bos": False}, r"^forced_bos must be pieces or ids, got forced_bos=False\.$"),
+        ({"temperature": 0.5}, r"^beam_size must be 1 where words are drawn, got beam_size=5 and temperature=0\.5\.$"),
+        ({"top_p": 0.5}, r"^top_p must come with a temperature over 0, got top_p=0\.5\.$"),
+        ({"no_repeat": 0}, r"^no_repeat must be at least 1, got no_repeat=0\.$"),
+    ],
+)
+def test_a_search_that_cannot_be_is_told(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Search(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, True),
+        ({"early_stopping": "false"}, False),
+        ({"early_stopping": "false", "forced_eos": "free"}, True),
+        ({"early_stopping": "never", "forced_eos": "free"}, False),
+        ({"early_stopping": "never", "beam_size": 1}, True),
+        ({"beam_size": 1, "temperature": 0.5}, False),
+    ],
+)
+def test_what_settles_under_any_bound(fields, expected):
+    assert Search(**fields).settles() == expected
+
+
+def test_a_translation_has_room_by_the_length_of_its_source():
+    search = Search(max_ratio=2.5, max_extra=3)
+    assert [search.most_tokens(length) for length in (0, 1, 8)] == [3, 5, 23]
+    assert [search.most_tokens(length, is_short=True) for length in (0, 8, 100)] == [3, 23, 166]  # of 1.5 x L + 16
+    assert Search(max_ratio=0.1, max_extra=0).most_tokens(8) == 1
+
+
+def test_as_many_translations_as_beams_or_draws_can_be_asked():
+    Search(beam_size=3).check_n_best(3)
+    Search(beam_size=1, temperature=0.5).check_n_best(9)
+    for number, message in ((0, "n_best must be at least 1, got n_best=0"), (4, "at most beam_size=3, got n_best=4")):
+        with pytest.raises(ValueError, match=message):
+            Search(beam_size=3).check_n_best(number)
+
+
+def test_a_search_says_what_is_unusual_about_it():
+    assert str(Search()) == "beam 5, power length penalty 1"
+    assert str(Search(beam_size=1, min_length=3)) == "greedy, min length 3"
+    said = str(Search(alpha=0.5, suppress=(3, "a"), suppress_sequences=("a b", "c d"), no_repeat=3, renormalised=True))
+    assert (
+        said == "beam 5, power length penalty 0.5, suppress 3 a, suppress sequences a b, c d, no repeat 3, renormalised"
+    )
+    assert str(Search(beam_size=1, temperature=0.5, top_k=4)) == "temperature 0.5, top-k 4, seed 1"
+
+
+def test_words_are_pieces_or_ids_of_the_vocabulary():
+    words = PretokenizedTokenizer(["3", "green"])
+    assert word_ids(("green", 3, "3", 0, words.vocab_size - 1), words, name="suppress") == (5, 3, 4, 0, 5)
+    for wrong in (-1, words.vocab_size):
+        with pytest.raises(ValueError, match=rf"^suppress must be ids from 0 to 5, got suppress={wrong}\.$"):
+            word_ids((wrong,), words, name="suppress")
+    with pytest.raises(ValueError, match=r"got suppress=gren\. Nearest: green\.$"):
+        word_ids(("gren",), words, name="suppress")

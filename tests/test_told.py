@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -53,6 +54,34 @@ def test_what_became_of_sentences_is_counted_apart(run, capsys) -> None:
     assert said_of(run, capsys) == []
     (alone,) = said_of(run, capsys, limited=1)
     assert "length limit" in alone
+
+
+def test_a_raw_reference_that_nothing_is_scored_against_is_told(run, capsys, monkeypatch) -> None:
+    pairs = Pairs(sources=["a"], targets=["b"], origin="o")
+    tokenized, there = ScoringConfig(tokenized=True, raw_reference="raw.de"), {"sacremoses"}
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name in there else None)
+    for scoring, said in ((tokenized, ""), (replace(tokenized, raw_reference=None), "")):
+        evaluation._tell(run, Fake(cut=0, limited=0), evaluation.Exam("t", "m", pairs, "de", scoring, Published()))
+        assert capsys.readouterr().out == said
+    there.clear()
+    evaluation._tell(run, Fake(cut=0, limited=0), evaluation.Exam("t", "m", pairs, "de", tokenized, Published()))
+    assert capsys.readouterr().out.startswith("warning: nothing is scored against raw_reference without sacremoses")
+
+
+def test_samples_are_sentences_with_their_score_and_construction() -> None:
+    pairs = Pairs(sources=["a", "b"], targets=["un@@ known", "x y z"], origin="o")
+    exam = evaluation.Exam("t", "m", pairs, "de", ScoringConfig(tokenized=True), Published())
+    first, second = evaluation._samples(["unknown", "q"], exam, ["one", "two"])
+    assert [first[name] for name in ("source", "reference", "hypothesis", "construction")] == [
+        "a",
+        *["unknown"] * 2,
+        "one",
+    ]
+    assert first["chrf"] == pytest.approx(100)
+    assert second == {"source": "b", "reference": "x y z", "hypothesis": "q", "chrf": 0, "construction": "two"}
+    plain = evaluation._samples(["un", "q"], exam._replace(scoring=ScoringConfig()), None)
+    assert [sample["reference"] for sample in plain] == list(pairs.targets)
+    assert "construction" not in plain[0]
 
 
 def test_groups_of_samples_are_the_ends_and_the_middle() -> None:

@@ -13,6 +13,10 @@ from lmx.cli import main
 from lmx.parameters import save_params
 from lmx.saved import save_tokenizers
 from lmx.search import EARLIER, Search, read_search
+from lmx.streams import Share
+from lmx.target_scores import ScoredTarget
+from lmx.translate_command import Translate, written
+from lmx.translation_batches import Translation
 from lmx.translator import Translator
 from tests.test_translator import (
     CONFIG,
@@ -112,6 +116,9 @@ def test_searches_of_earlier_versions_are_read(run, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(saved))
     assert read_search(tmp_path) == SEARCH
     assert {f"search.{field.name}" for field in dataclasses.fields(Search)} >= EARLIER.keys()
+    # What is usual today did not change what they found, but for the fewest words.
+    did = {name.removeprefix("search."): tuple(value) if value == [] else value for name, value in EARLIER.items()}
+    assert Search(**did) == Search(min_length=0)
 
 
 def test_a_run_that_draws_can_be_searched(tmp_path):
@@ -179,6 +186,32 @@ def test_the_command_line_writes_several_translations_and_scores_given_ones(run,
     told.write_text("t3\nt4\n\nt5\n", encoding="utf-8")
     out, _ = lmx(monkeypatch, capsys, run, "--input", given, "--prefix", told)
     assert [line.split()[0] for line in out.splitlines()][::3] == ["t3", "t5"]
+
+
+class Fake(Translator):
+    """A translator that says the same of every line."""
+
+    def __init__(self):
+        pass
+
+    def translate(self, lines: list[str], *, n_best: int, **settings: object) -> list[list[Translation]]:
+        return [[Translation(f"{line} {place}", (), -0.123456) for place in range(n_best)] for line in lines]
+
+    def score(self, sources: list[str], targets: list[str]) -> list[ScoredTarget]:
+        return [ScoredTarget(each, (3, 2), (-1.0, -0.23456789)) for each in targets]
+
+
+def test_lines_have_their_number_and_their_score_to_some_digits():
+    block, share = [("a", "b"), ("c", "d")], Share(lambda percent: None, 1)
+    options = Translate(run=Path("r"), n_best=2, with_scores=True)
+    assert written(Fake(), block, options, share, first=7) == [
+        "7\t-0.1235\ta 0",
+        "7\t-0.1235\ta 1",
+        "8\t-0.1235\tc 0",
+        "8\t-0.1235\tc 1",
+    ]
+    options = Translate(run=Path("r"), score_targets=Path("t"))
+    assert written(Fake(), block, options, share, first=7) == ["-1.234568"] * 2
 
 
 @pytest.mark.parametrize(

@@ -225,6 +225,7 @@ def test_sources_are_padded_to_no_more_than_learned_positions_reach(positions, p
     config = dataclasses.replace(CONFIG, max_length=100, positions=positions)
     tested = Translator(config, parameters(), source_tokenizer=SOURCE, target_tokenizer=TARGET, search=Search())
     tested._search = search
+    assert tested.max_source_length == 100
     tested.translate(make_lines(70, 3))
     assert shapes == [8, padded]
 

@@ -148,8 +148,13 @@ def test_what_was_looked_at_is_followed_from_the_last_layer_to_the_first(pooling
         expected = np.array([0.25, 0, 0.25, 0]) / 0.5
     weights = np.stack([first, last])[:, None]
     monkeypatch.setattr(type(classifier._predictor), "attention", lambda self, batch: weights)
-    found = classifier.explain(read_digits("test").select(range(1)))["looked"]
+    image = read_digits("test").select(range(1))
+    found = classifier.explain(image)["looked"]
     np.testing.assert_allclose(np.ravel(found), expected, atol=1e-6)
+    with pytest.raises(ValueError, match=r"of height, width and channels \(8, 8, 1\), as in .*, got \(8, 6, 1\)\.$"):
+        classifier.encode(replace(image, pixels=image.pixels[:, :, :6]))
+    with pytest.raises(ValueError, match=r"^the model must have an output for each label, got num_outputs=10 and 2 by"):
+        ImageClassifier(config, params, labels=Labels(kind="single", names=("a", "b")))
 
 
 @pytest.mark.parametrize("preset", vision.PRESETS)

@@ -15,14 +15,14 @@ import pytest
 from flax import nnx
 
 from lmx.fill_mask import FillMask
-from lmx.generator import Generator
+from lmx.generator import Generated, Generator
 from lmx.models.decoder import Decoder, DecoderConfig
 from lmx.models.masked import MaskedConfig, MaskedEncoder
 from lmx.parameters import save_params
 from lmx.sampling import Sampling
 from lmx.saved import save_tokenizer
 from lmx.text import ByteTokenizer, PretokenizedTokenizer
-from lmx.writing_commands import BETWEEN, as_text, on_one_line, readable
+from lmx.writing_commands import BETWEEN, Found, as_text, on_one_line, readable
 
 BYTES = ByteTokenizer()
 SIZES = {"width": 16, "feedforward_width": 12, "num_heads": 2, "num_layers": 1}
@@ -155,6 +155,19 @@ def test_a_stop_string_that_is_never_met_is_told(run, lmx, generator):
     )
 
 
+def test_the_last_line_counts_texts_tokens_and_their_ends(generator):
+    def text(number: int, ended: str) -> Generated:
+        return Generated(prompt="", text="", tokens=(5,) * number, logprob=0.0, stopped_by=ended)
+
+    found = Found()
+    found.add([text(700, "max_tokens"), text(2, "end")])
+    found.add([text(500, "max_tokens"), text(40, "context"), text(3, "stop")])
+    assert found.account(generator, seconds=3.2) == (
+        "5 texts, 1,245 tokens in 3 s (temperature 1, seed 4), 2 ended after 9 tokens, "
+        "1 ended with the model's context of 40 tokens"
+    )
+
+
 def test_people_get_prompt_and_text(run, lmx, generator):
     texts = generator.generate(PROMPTS)
     lines, _ = lmx("generate", run, "--prompt", *PROMPTS)
@@ -263,6 +276,9 @@ def test_gaps_get_the_likeliest_words(masked_run, lmx):
 
 def test_texts_that_cannot_be_filled_are_told(masked_run, run):
     filler = FillMask.load(masked_run)
+    assert filler._encode("[MASK] " * 19) == [MASK_ID] * 19 + [WORDS.eos_id]  # as long as can be
+    begun = FillMask(ENCODER, {}, tokenizer=WORDS, mask_id=MASK_ID, first_id=WORDS.bos_id)
+    assert begun._encode("w1 [MASK]") == [WORDS.bos_id, *WORDS.encode("w1"), MASK_ID, WORDS.eos_id]
     for text, message in (
         ("w1 w2", r"^a text must have a gap, \[MASK\], got 'w1 w2'\.$"),
         ("[MASK] " * 20, r"^a text must have at most 20 tokens, its end included, got 21 in '\[MASK\] \[MASK\]"),

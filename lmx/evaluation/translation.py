@@ -62,14 +62,25 @@ class ScoringConfig:
         return self.tokenize or tokenize_for(language)
 
     def check_sets(self, *, folds: int | None) -> None:
-        """Checks that there is no raw reference where there are folds: it is of a test set that stands in a file.
+        """Checks what no file is needed for.
+
+        Args:
+            folds: their number, if test sets are parts of train: a raw reference is of one that stands in a file.
 
         Raises:
-            InputError: there is one.
+            InputError: a number is too small, or there is a raw reference that nothing would be scored against.
         """
+        for name, least in (("bleu_every", 0), ("bleu_sentences", 1)):
+            if (value := getattr(self, name)) < least:
+                raise InputError(f"{name} must be at least {least}, got {name}={value}.")
         if folds is not None and self.raw_reference is not None:
             raise InputError(
                 f"raw_reference must be None with folds, whose test sets are parts of train, got {self.raw_reference}. "
+                "Say --raw-reference None."
+            )
+        if self.raw_reference is not None and not self.tokenized:
+            raise InputError(
+                f"raw_reference must be None for plain text, which is its own reference, got {self.raw_reference}. "
                 "Say --raw-reference None."
             )
 
@@ -108,13 +119,17 @@ class ScoringConfig:
         texts = [translation.text for translation in translations]
         if self.tokenized:
             references = [undo_bpe(line) for line in references]
-            if self.raw_reference is not None and importlib.util.find_spec("sacremoses") is not None:
+            if self.raw_reference is not None and _detokenizes():
                 texts = [detokenize_moses(text, language=language) for text in texts]
                 references = list(read_lines(self.raw_reference))
                 settings: dict[str, Any] = {"lowercase": self.lowercase, "tokenize": self.scheme(language)}
                 scores.append(detokenized_bleu(texts, references, **settings))
         scores.append(chrf(texts, references, lowercase=self.lowercase))
         return scores
+
+
+def _detokenizes() -> bool:
+    return importlib.util.find_spec("sacremoses") is not None
 
 
 def validation_bleu(
@@ -287,6 +302,8 @@ def _tell(run: Run, translator: Translator, exam: Exam) -> None:
             "and were cut"
         )
     scoring = exam.scoring
+    if scoring.tokenized and scoring.raw_reference is not None and not _detokenizes():
+        say("warning: nothing is scored against raw_reference without sacremoses: pip install 'lmx[moses]'")
     if not scoring.tokenized and (warning := warn_of_few_spaces(pairs.targets, scoring.scheme(exam.language))):
         say(f"warning: {warning}")
 

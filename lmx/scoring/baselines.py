@@ -41,9 +41,9 @@ def dictionary_translations(
 def nearest_translations(train_pairs: Sequence[tuple[str, str]], sources: Sequence[str]) -> list[str]:
     """Returns for each source the translation of the training sentence nearest to it.
 
-    Nearest by the cosine of TF-IDF vectors (raw counts times log(N / documents), Manning et al. 2008, section 6.3) of
-    words in lower case; the earlier sentence wins a tie. A source that shares no word with training takes the first
-    pair's translation.
+    Nearest by the cosine of TF-IDF vectors of words in lower case: raw counts times log((1 + N) / documents), so that a
+    word of all sentences counts too (else as Manning et al. 2008, section 6.3). Of two as near, the earlier. A source
+    that shares no word with training takes the first pair's translation.
 
     Raises:
         ValueError: there are no training pairs.
@@ -112,8 +112,11 @@ def linear_predictions(
 ) -> list[str]:
     """Returns the label of each row of numbers, such as the pixels of an image, by logistic regression.
 
-    C = 1, scikit-learn's own, at most 1,000 steps of L-BFGS; fixed, not chosen on any development set.
+    C = 1, scikit-learn's own, at most 1,000 steps of L-BFGS; fixed, not chosen on any development set. Where all labels
+    are one, that is the answer to every row.
     """
+    if len(set(train_labels)) == 1:
+        return [train_labels[0]] * len(others)
     from sklearn.linear_model import LogisticRegression
 
     classifier = LogisticRegression(max_iter=1000).fit(train, list(train_labels))

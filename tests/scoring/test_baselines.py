@@ -2,9 +2,17 @@
 
 import random
 
+import numpy as np
 import pytest
+import sklearn.feature_extraction.text
+import sklearn.linear_model
 
-from lmx.scoring.baselines import dictionary_translations, nearest_translations, tfidf_predictions
+from lmx.scoring.baselines import (
+    dictionary_translations,
+    linear_predictions,
+    nearest_translations,
+    tfidf_predictions,
+)
 
 COLORS = {"red": "rot", "blue": "blau", "green": "grün", "gray": "grau"}
 THINGS = {"car": "Auto", "house": "Haus", "door": "Tür", "ball": "Ball", "book": "Buch"}
@@ -107,3 +115,47 @@ def test_the_linear_model_has_learned_its_words_before_it_sees_the_test():
     asked = ["red", "red one two three four five six seven eight nine ten"]
     assert tfidf_predictions(texts, labels, asked) == ["a", "a"]
     assert tfidf_predictions(texts, labels, asked[1:]) == ["a"]
+
+
+def test_words_have_hyphens_and_apostrophes_inside_and_marks_stand_apart():
+    train = [("a well-known fox's tail", "ein bekannter Schweif"), ("a tail", "ein Schweif"), ("a", "ein")]
+    asked = ["well-known, fox's; tail: a? a!", "well known tail. (a"]
+    assert dictionary_translations(train, asked) == [
+        "Bekannter, bekannter; Schweif: ein? ein!",
+        "Well known Schweif. ( ein",
+    ]
+
+
+def test_the_nearest_sentence_has_the_words_as_often():
+    """Counts matter on both sides, and so does a word of all sentences."""
+    train = [("dog cat", "once"), ("dog dog dog cat", "thrice"), ("cat", "none")]
+    assert nearest_translations(train, ["Dog dog dog cat", "dog cat", "CAT"]) == ["thrice", "once", "none"]
+
+
+def test_the_linear_models_have_the_settings_that_they_say(monkeypatch):
+    made = []
+
+    def noting(kind):
+        class Noted(kind):
+            def __init__(self, **settings):
+                super().__init__(**settings)
+                made.append(self)
+
+        return Noted
+
+    for module, name in (
+        (sklearn.feature_extraction.text, "TfidfVectorizer"),
+        (sklearn.linear_model, "LogisticRegression"),
+    ):
+        monkeypatch.setattr(module, name, noting(getattr(module, name)))
+    assert tfidf_predictions(["a b", "A b", "c b"], ["p", "p", "q"], ["c b"]) == ["q"]  # words of one letter
+    words, classes = made
+    assert (words.ngram_range, words.sublinear_tf, words.lowercase, words.norm) == ((1, 2), True, True, "l2")
+    assert (classes.C, classes.max_iter) == (10, 1000)
+    rows = np.array([[0.0, 9.0], [9.0, 0.0], [8.0, 1.0]])
+    assert linear_predictions(rows, ["p", "q", "q"], rows[::-1]) == ["q", "q", "p"]
+    assert (made[2].C, made[2].max_iter) == (1, 1000)
+
+
+def test_of_images_of_one_class_too_there_is_one_answer():
+    assert linear_predictions(np.eye(2), ["p", "p"], np.ones((3, 2))) == ["p", "p", "p"]

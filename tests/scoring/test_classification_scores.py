@@ -282,6 +282,26 @@ def test_real_numbers_and_several_labels_have_no_interval_beside_their_score() -
     assert min(printed[name] for name in ("Pearson", "mean squared error", "micro F1")) >= 20
 
 
+@pytest.mark.parametrize(
+    ("score", "low", "high", "expected"),
+    [
+        (0.0, -1.9, 1.9, True),
+        (0.27, -1.9, 1.9, True),  # a quarter of a deviation, and 3 / sqrt(10,000) of chance
+        (-0.27, -1.9, 1.9, True),
+        (0.29, -1.9, 1.9, False),
+        (-0.29, -1.9, 1.9, False),
+        (0.2, -1.9, 0.1, False),
+        (0.0, 0.1, 1.9, False),
+        (0.1, 0.1, 1.9, True),
+    ],
+)
+def test_resamples_speak_for_a_score_that_is_near_their_mean(score, low, high, expected):
+    scores = np.random.default_rng(0).normal(size=10_000)
+    scores = (scores - scores.mean()) / scores.std()
+    assert resampling.speak_for(score, scores, low=low, high=high) == expected
+    assert not resampling.speak_for(1000.0, np.full(9, 1000.0) + 1e-8 * np.arange(9), low=999.0, high=1001.0)
+
+
 @pytest.mark.parametrize("right", [True, False])
 def test_a_test_set_all_right_or_all_wrong_has_no_interval(right: bool) -> None:
     """Resamples of it are all alike, but another test set would not be."""
@@ -311,6 +331,7 @@ def test_the_paired_test_sees_what_separate_intervals_do_not() -> None:
     assert [name for name, _ in comparisons] == ["accuracy", "accuracy", "macro F1", "Matthews"]
     accuracy = comparisons["accuracy", "paired bootstrap"]
     assert accuracy.difference == pytest.approx(0.03)
+    assert accuracy.signature.startswith("n:500|bs:1000|seed:12345|")
     assert accuracy.interval is not None
     assert 0 < accuracy.interval[0] < 0.03 < accuracy.interval[1]
     assert accuracy.p_value < 0.01
@@ -322,6 +343,7 @@ def test_equal_systems_do_not_differ() -> None:
     targets, outputs = single()
     for each in compare_predictions(targets, outputs.argmax(axis=1), outputs.argmax(axis=1), kind="single"):
         assert (each.difference, each.p_value) == (0, 1)
+        assert each.interval == (None if each.test == "exact McNemar" else (0, 0))
 
 
 def test_a_test_that_asks_about_nothing_seldom_finds_it() -> None:
@@ -400,6 +422,8 @@ def test_scores_are_printed_and_kept() -> None:
     scores = score_outputs(targets, outputs, kind="single", names=NAMES)
     assert scores == score_single(targets, outputs, names=NAMES)
     low, high = scores.metrics[0].interval or (0, 0)
+    assert str(scores).split("\n")[-1] == scores.signature
+    assert "bs:" not in score_single(targets, outputs * 0.995, names=NAMES, num_resamples=0).signature
     assert str(scores).split("\n")[0] == f"accuracy = {scores['accuracy']:.4f} [{low:.4f}, {high:.4f}]"
     assert scores.signature.startswith("n:97|bs:1000|seed:12345|scikit-learn:1.")
     record = json.loads(json.dumps(scores.as_record()))
@@ -458,7 +482,24 @@ def test_predictions_of_two_runs_are_read_again_as_labels(tmp_path: Path) -> Non
         assert np.array_equal(predicted, outputs.argmax(axis=1) if kind == "single" else outputs >= 0.5)
 
 
-HARD = ("a", "b", "a|b", "a\\x7cb", "a\tb", "a b", "a\u00a0b", "a  b", " a", "a\u00a0", "a\nb", "a\u2028b", "a\r", "\\")
+HARD = (
+    "a",
+    "b",
+    "a|b",
+    "a\\x7cb",
+    "a\tb",
+    "a b",
+    "a\u00a0b",
+    "a  b",
+    " a",
+    "a\u00a0",
+    "a\nb",
+    "a\u2028b",
+    "a\r",
+    "\\",
+    "a\x85b",
+    "a\x1fb",
+)
 
 
 @pytest.mark.parametrize("kind", ["single", "multi"])
@@ -490,6 +531,8 @@ def test_every_name_of_a_label_is_read_again(tmp_path: Path, kind: str) -> None:
         ({"outputs": np.full((3, 2), np.nan)}, r"predictions must be finite, got \[nan nan\] in row 0\."),
         ({"outputs": np.array([[0.5, 0.5]] * 2 + [[3, -1]])}, r"from 0 to 1, got -1 to 3\. Take the softmax"),
         ({"outputs": np.array([[0.5, 0.5]] * 2 + [[0.5, 0.1]])}, r"up to 1 in each row, got 0\.6000 in row 2\."),
+        ({"outputs": np.array([[0.5, 0.5]] * 2 + [[0.5, 0.45]])}, r"up to 1 in each row, got 0\.9500 in row 2\."),
+        ({"outputs": np.array([[0.5, 0.5]] * 2 + [[1.001, 0.0]])}, r"from 0 to 1, got 0 to 1\.001\. Take the softmax"),
         ({"names": ("a", "b", "c")}, r"a column for each name, got 2 columns and 3 names\."),
         ({"num_resamples": -1}, r"num_resamples must be 0 \(no interval\) or more, got num_resamples=-1\."),
         ({"targets": np.zeros(0, dtype=int), "outputs": np.zeros((0, 2))}, r"at least one text, got none\."),

