@@ -20,7 +20,7 @@ def damage_of(path: Path) -> str | None:
                 return f"{name} is not as it was written"
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         return f"{CHECKSUMS} cannot be checked ({reason_of(error)})"
     return None
 

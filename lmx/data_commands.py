@@ -206,14 +206,14 @@ def measure_speed(run: Path, *, seconds: float = 5.0) -> Iterator[str]:
     yield from data.about
     yield f"first batch after {time.perf_counter() - began:.1f} s"
     began, number, tokens = time.perf_counter(), 0, 0
-    while time.perf_counter() - began < seconds:
+    while not number or time.perf_counter() - began < seconds:
         number += 1
         data.batches.batch(number)
         tokens += data.batches.tokens(number)
     alone = tokens / (time.perf_counter() - began)
     line = f"{alone:,.0f} tokens/s alone, in {number:,} batches"
     used = _used(run / "metrics.jsonl")
-    yield line if used is None else f"{line}; training used {used:,.0f}, a {alone / used:,.0f}th of that"
+    yield line if used is None else f"{line}; training used {used:,.0f}, {used / alone:.2%} of that"
 
 
 def _used(path: Path) -> float | None:

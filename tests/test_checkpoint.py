@@ -606,3 +606,8 @@ def test_a_file_changed_in_its_first_or_its_last_megabyte_is_damaged(tmp_path):
     for place in (0, 2**20, len(whole) - 1):
         file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         assert damage_of(tmp_path) == "state/block is not as it was written"
+    for content in ("{", "[1]", '{"block": 3}', "[" * 99_999):
+        (tmp_path / "checksums.json").write_text(content)
+        assert damage_of(tmp_path).startswith("checksums.json cannot be checked (")
+    (tmp_path / "checksums.json").write_text('{"state/other": [1, 2]}')
+    assert damage_of(tmp_path) == "state/other is missing"

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from lmx.cli import main
-from lmx.data_commands import open_data, pieces_of, show_row
+from lmx.data_commands import open_data, pieces_of, show, show_row
+from lmx.errors import InputError
 from lmx.objective import ObjectiveConfig
 from lmx.saved import save_tokenizer, write_json
 from lmx.text import ByteTokenizer, SentencePieceTokenizer
@@ -89,12 +90,13 @@ def test_rows_of_a_batch_are_shown_in_words(run: Path, monkeypatch, capsys):
 def test_the_speed_of_the_batches_alone_is_told_beside_what_training_used(run: Path, monkeypatch, capsys):
     assert command(monkeypatch, capsys, "time", run, "--seconds", "0.05")[-1].endswith(" batches")
     (run / "metrics.jsonl").write_text(
-        '{"kind": "train", "tokens_per_second": 9}\n{"kind": "test"}\n{"kind": "train", "tokens_per_second": 1.0}\n'
+        '{"kind": "train", "tokens_per_second": 9}\n{"kind": "test"}\n{"kind": "train", "tokens_per_second": 1e5}\n'
     )
     last = command(monkeypatch, capsys, "time", run, "--seconds", "0.05")[-1]
-    found = re.fullmatch(r"([\d,]+) tokens/s alone, in [\d,]+ batches; training used 1, a ([\d,]+)th of that", last)
+    found = re.fullmatch(r"([\d,]+) tokens/s alone, in [\d,]+ batches; training used 100,000, ([\d.]+)% of that", last)
     assert found
-    assert found[1] == found[2]
+    assert float(found[2]) == pytest.approx(1e7 / int(found[1].replace(",", "")), rel=1e-2)
+    assert command(monkeypatch, capsys, "time", run, "--seconds", "0")[-1].partition(" batches")[0].endswith(" in 1")
     (run / "metrics.jsonl").write_text("{\n{}\n")
     assert command(monkeypatch, capsys, "time", run, "--seconds", "0.05")[-1].endswith(" batches")
 
@@ -159,6 +161,10 @@ def test_pairs_of_a_fold_are_those_that_it_learns_from(tmp_path: Path, monkeypat
     assert lines[0].endswith(
         "train.tsv, without fold 2 of 2: kept all 15 pairs"
     )  # of eight sources four are the fold, one is held out
+    for fold in (0, 3):
+        write_json(tmp_path / "config.json", begun | {"fold": fold})
+        with pytest.raises(ValueError, match=rf"must have a fold from 1 to config\.folds=2, got fold={fold}\."):
+            open_data(tmp_path)
     write_json(tmp_path / "config.json", begun | {"family": "folds"})
     with pytest.raises(SystemExit):
         command(monkeypatch, capsys, "show", tmp_path)
@@ -172,6 +178,7 @@ def test_pairs_of_a_fold_are_those_that_it_learns_from(tmp_path: Path, monkeypat
         ({"experiment": "vision"}, "must be a run of pretraining or translation, got experiment=vision."),
         ({"config": {"seed": "x"}}, "config.json must have int in config.seed, got 'x'."),
         ({"config": CONFIG | {"packing": "tight"}}, "config.json must have stream or documents in config.packing"),
+        ({"config": CONFIG | {"seeds": 0}}, "config.json must have at least 1 in config.seeds, got 0."),
         ({"config": CONFIG | {"train": "gone.txt"}}, "gone.txt must exist, but . has no such file."),
         ("no tokenizer", "must hold a tokenizer: its training has not begun."),
     ],
@@ -190,3 +197,18 @@ def test_what_is_no_run_of_text_is_told_in_a_line(change, expected: str, run: Pa
     told = capsys.readouterr().err
     assert expected in told
     assert len(told.splitlines()) == 1
+
+
+def test_a_batch_or_rows_that_cannot_be_are_told(run: Path):
+    for batch, rows in ((-1, 1), (0, 0)):
+        with pytest.raises(InputError, match=rf"at least 0 and rows at least 1, got batch={batch} and rows={rows}\."):
+            list(show(run, batch=batch, rows=rows))
+    lines = list(show(run, rows=9))  # all that there are
+    assert [line for line in lines if line.startswith("row ")] == [f"row {row} of 4" for row in (1, 2, 3, 4)]
+    assert "batch 0, 0.00 epochs in" in lines[3]
+
+
+def test_the_seeds_of_a_run_are_those_behind_its_first(run: Path):
+    data = open_data(run)
+    assert data.seeds == (3, 4)
+    assert data.batches.seeds == (3, 4)

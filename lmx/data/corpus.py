@@ -178,6 +178,8 @@ def find_corpus(location: str) -> AnyFiles:
         ValueError: the location is none.
     """
     names = [location] if os.path.exists(location) else location.split(",")
+    if not all(name.strip() for name in names):  # which a path would take for the folder that the user is in
+        raise ValueError(f"each of several texts must have a name, got location={location!r}.")
     weighted = [re.fullmatch(r"(.+)\*(\d+(?:\.\d*)?)", name.strip()) for name in names]
     if any(weighted) and len(names) > 1:
         if not all(weighted):
@@ -191,6 +193,8 @@ def _find(*names: str) -> CorpusFiles | StreamedFiles:
     if len(names) == 1 and names[0].startswith("stream:"):
         return StreamedFiles(names[0])
     location = ",".join(names)
+    if streams := [name for name in names if name.strip().startswith("stream:")]:
+        raise ValueError(f"{streams[0].strip()} must stand alone or have a weight in a mixture, got {location}.")
     parts = tuple(part for name in names for part in _parts(name.strip()))
     if not sum(part.weight for part in parts):
         raise ValueError(f"{location} must hold text, got none.")

@@ -164,8 +164,11 @@ def _cut_blocks(part: Part) -> Iterator[bytes]:
         while read := file.read(min(BLOCK, left)):
             left -= len(read)
             block = rest + read
-            cut = block.rfind(b"\n") + 1 or max(block.rfind(b" "), 0) or _character(block, len(block) - 4)
-            yield block[:cut]
+            cut = block.rfind(b"\n") + 1 or max(block.rfind(b" "), 0)
+            if not cut and len(block) >= BLOCK:  # of one word that is as long
+                cut = _character(block, len(block) - 4)
+            if cut:
+                yield block[:cut]
             rest = block[cut:]
         if rest:
             yield rest

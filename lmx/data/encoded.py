@@ -147,7 +147,8 @@ def keep_pairs(
     limits: dict[str, Any] = {"max_length": max_length, "max_ratio": max_ratio}
 
     def make(writer: ArrayWriter) -> dict[str, Any]:
-        counts = {"pairs": 0, "empty": 0 if isinstance(pairs, Corpus) else pairs.empty}
+        # Those that were kept in their places are met again.
+        counts = {"pairs": 0, "empty": 0 if isinstance(pairs, Corpus) or pairs.kept_empty else pairs.empty}
         dropped = dict.fromkeys(("kept", "without_tokens", "too_long", "too_uneven"), 0)
         ends = [0, 0]
         for name in ("source_offsets", "target_offsets"):
@@ -264,7 +265,7 @@ def keep_labelled(location: str, fields: Fields = USUAL, *, cache: Cache) -> Exa
                 kept["label"].append([(label,) if isinstance(label, str) else label for label in labels])
         return {"pairs": pairs, "several": several}
 
-    limit = fields.field_limit or FIELD_LIMIT
+    limit = FIELD_LIMIT if fields.field_limit is None else fields.field_limit
     facts = {
         "what": "labelled texts",
         "text": text,

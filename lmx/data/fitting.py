@@ -40,11 +40,11 @@ def fit_sizes(
 
     A pass over the rows then has at least `updates_of_a_pass` updates, as far as the smallest batch allows, which has
     `rows_multiple` of the longest rows. No bucket has fewer rows than one of its updates takes, unless there is only
-    one bucket. If there are enough rows for the requested sizes, nothing changes.
+    one bucket. If all rows together suffice for the requested sizes, nothing changes, whatever each bucket has.
 
     Args:
         lengths: tokens of each row's longest side.
-        updates_of_a_pass: 1 lets no update hold a row twice.
+        updates_of_a_pass: 1 lets no update of smaller sizes hold a row twice.
     """
     lengths = np.asarray(lengths)
     if min(asked.accumulation, asked.num_buckets, rows_multiple, length_multiple, updates_of_a_pass, lengths.size) < 1:

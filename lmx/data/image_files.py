@@ -73,6 +73,7 @@ class ImageReading:
             FileNotFoundError: a file or dataset is not there.
             ValueError: the data is not what this says; names the file, and the image.
         """
+        self._check()
         path, are_names = location.removesuffix(".gz"), False
         if location == DIGITS:
             images = read_digits(split)
@@ -96,6 +97,15 @@ class ImageReading:
         if not len(images):
             raise InputError(f"{location} must hold at least one image, got none.")
         return self._named(self._with_channels(images), are_names=are_names)
+
+    def _check(self) -> None:
+        """Checks the numbers; not in `__post_init__`, whose errors tyro prints as a box."""
+        for name in ("resize", "pixel_max"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f"{name} must be over 0, got {name}={value}.")
+        if self.shape is not None and min(self.shape) < 1:
+            raise InputError(f"shape must be of numbers over 0, got shape={self.shape}.")
 
     # What files hold.
 
@@ -188,8 +198,10 @@ class ImageReading:
 
     def _read_csv(self, location: str, *, labelled: bool, found: float | None) -> Images:
         values, labels, lines = read_pixel_table(location, label_column=self.label_column, labelled=labelled)
+        if not lines:
+            raise InputError(f"{location} must hold at least one image, got none.")
         shape = self.shape or _square(values.shape[1], place=location)
-        if len(values) and math.prod(shape) != values.shape[1]:
+        if math.prod(shape) != values.shape[1]:
             raise InputError(
                 f"{location} must have {math.prod(shape):,} pixels a line for images of shape {shape}, got "
                 f"{values.shape[1]:,}. Say --shape HEIGHT WIDTH CHANNELS."

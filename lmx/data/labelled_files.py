@@ -108,6 +108,8 @@ def iterate_labelled(location: str | Path, fields: Fields = USUAL) -> Iterator[t
         text_columns = (text_columns,)
     if text_columns is not None and len(text_columns) not in (1, 2):
         raise ValueError(f"text_columns must be one column or two, got text_columns={tuple(text_columns)}.")
+    if fields.label_separator == "":
+        raise ValueError("label_separator must be a text, or None where each text has one label, got an empty one.")
     is_hub = location.startswith("hub:")
     form = None if is_hub else fields.form or _FORM_OF.get(Path(location.removesuffix(".gz")).suffix)
     for name in ("columns", "delimiter", "quoting", "field_limit"):
@@ -121,10 +123,10 @@ def iterate_labelled(location: str | Path, fields: Fields = USUAL) -> Iterator[t
             location,
             columns=fields.columns,
             known={*(text_columns or ()), *([] if label_column is None else [label_column])},
-            delimiter=fields.delimiter or ("," if form == "csv" else "\t"),
+            delimiter=("," if form == "csv" else "\t") if fields.delimiter is None else fields.delimiter,
             quoting=form == "csv" if fields.quoting is None else fields.quoting,
             encoding=fields.encoding,
-            field_limit=fields.field_limit or FIELD_LIMIT,
+            field_limit=FIELD_LIMIT if fields.field_limit is None else fields.field_limit,
         )
     elif form == "jsonl":
         records = json_records(location, encoding=fields.encoding)

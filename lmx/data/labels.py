@@ -112,6 +112,10 @@ class Labels:
         if kind == "regression":
             return cls(kind=kind)
         names = {name for label in labels for name in ((label,) if isinstance(label, str) else label)}
+        if not names:
+            raise ValueError(
+                f"{examples.origin} must have a label, got none in all {len(examples):,} {examples.unit}s."
+            )
         if len(names) < 2 and kind == "single":
             raise ValueError(
                 f"{examples.origin} must have at least two classes, got {next(iter(names))!r} in all "
@@ -135,7 +139,7 @@ class Labels:
         try:
             fields: Any = json.loads(text)
             kind, names = fields["kind"], tuple(map(str, fields["names"]))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (json.JSONDecodeError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f'labels must be a record {{"kind": ..., "names": [...]}}, got {text!r:.60}.') from error
         if kind not in get_args(Kind):
             raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}, got kind={kind}.")
@@ -239,6 +243,8 @@ def _is_number(name: str) -> bool:
 def _real(label: str, *, place: str) -> float:
     if not _is_number(label):
         raise ValueError(f"{place} must have a real number as its label, got {label!r:.60}.")
+    if abs(float(label)) > float(np.finfo(np.float32).max):
+        raise ValueError(f"{place} must have a label that float32 holds, got {label!r:.60}. Choose another unit.")
     return float(label)
 
 

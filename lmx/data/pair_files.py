@@ -30,7 +30,7 @@ def iterate_pairs(
         raise ValueError(f"the languages must differ, got source_language=target_language={source_language}.")
     if location.startswith("hub:"):
         return _hub_rows(location, languages=languages)
-    if sides := _two_files(location, languages=languages):
+    if sides := two_files(location, languages=languages):
         return _parallel_rows(*sides, **reading)
     suffix = Path(location.removesuffix(".gz")).suffix
     if suffix in (".tsv", ".txt"):
@@ -53,11 +53,14 @@ def files_of_pairs(location: str | Path, *, source_language: str, target_languag
     location = str(location)
     if location.startswith("hub:"):
         return []
-    sides = _two_files(location, languages=(source_language, target_language))
+    sides = two_files(location, languages=(source_language, target_language))
     return [existing_file(file) for file in sides or (location,)]
 
 
-def _two_files(location: str, *, languages: tuple[str, str]) -> tuple[str, str] | None:
+def two_files(location: str, *, languages: tuple[str, str]) -> tuple[str, str] | None:
+    """Returns the files of sources and of targets that a location names; None where it names one file, or a dataset."""
+    if location.startswith("hub:"):
+        return None
     if found := re.search(r"\{(?:([^{},]+),([^{},]+))?\}", location):
         names = languages if found[1] is None else (found[1], found[2])
         source, target = (location.replace(found[0], name) for name in names)

@@ -12,7 +12,7 @@ from jaxtyping import Int32, Int64
 from lmx.data.embedded import phrasebook
 from lmx.data.encoded import Corpus, find_pairs
 from lmx.data.files import is_read_once
-from lmx.data.pair_files import files_of_pairs
+from lmx.data.pair_files import files_of_pairs, two_files
 from lmx.data.parallel import Pairs, read_pairs
 from lmx.data.roles import check_folds, check_locations
 from lmx.data.splits import folds, stratified_split
@@ -63,8 +63,12 @@ class PairSetsConfig:
         Raises:
             InputError: sets that must differ do not, or exclude each other.
         """
+        languages = (self.source_language, self.target_language)
         check_locations(
-            self, embedded=PHRASEBOOK, way_out="leave one out: --validation None, or --folds 5 --test None."
+            self,
+            embedded=PHRASEBOOK,
+            way_out="leave one out: --validation None, or --folds 5 --test None.",
+            files_of=lambda location: two_files(location, languages=languages) or (location,),
         )
         check_folds(self.folds, test=self.test)
 

@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from lmx.errors import InputError
@@ -10,17 +10,24 @@ from lmx.errors import InputError
 _NO_PATHS = ("hub:", "stream:")
 
 
-def check_locations(record: Any, *, embedded: str | None, way_out: str) -> None:
+def check_locations(
+    record: Any,
+    *,
+    embedded: str | None,
+    way_out: str,
+    files_of: Callable[[str], Iterable[str]] = lambda location: [location],
+) -> None:
     """Checks that the fields train, validation and test of a record name no place twice; see `check_apart`.
 
     Args:
         embedded: the location that has a part of its own for each set.
+        files_of: the files that a location names.
 
     Raises:
         InputError: two of them do.
     """
     given = {name: getattr(record, name) for name in ("train", "validation", "test")}
-    apart = {name: [location] for name, location in given.items() if location not in (None, embedded)}
+    apart = {name: files_of(location) for name, location in given.items() if location not in (None, embedded)}
     check_apart(apart, way_out=way_out)
 
 

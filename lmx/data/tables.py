@@ -11,6 +11,7 @@ from lmx.data.hub import read_hub
 # open makes the rest of the file one field, which this stops.
 JOIN = "+"  # between the names of columns that make one text
 FIELD_LIMIT = 1 << 24
+MOST_CHARACTERS = (1 << 31) - 1  # that a limit can say on every platform
 Record = tuple[int, dict[str, Any]]
 
 
@@ -29,10 +30,14 @@ def table_records(
     Args:
         known: names of columns that the caller asks for; without any, one that is alone must have the usual name.
     """
-    if len(delimiter) != 1:
-        raise ValueError(f"delimiter must be one character, got delimiter={delimiter!r}.")
+    if len(delimiter) != 1 or delimiter in "\r\n" or (quoting and delimiter == '"'):
+        raise ValueError(f"delimiter must be one character, and no line end or quote, got delimiter={delimiter!r}.")
+    if not 1 <= field_limit <= MOST_CHARACTERS:
+        raise ValueError(f"field_limit must be from 1 to {MOST_CHARACTERS:,}, got field_limit={field_limit}.")
     rows = _quoted_rows if quoting else _plain_rows
     names = None if columns is None else list(columns)
+    if twice := _twice(names or ()):
+        raise ValueError(f"columns must name each column once, got {twice!r} twice.")
     first = True
     for number, cells in rows(path, delimiter=delimiter, encoding=encoding, field_limit=field_limit):
         if cells in ([], [""]):
@@ -44,8 +49,8 @@ def table_records(
             stripped = [cell.strip() for cell in cells]
             if names is None:
                 # Spreadsheets leave nameless columns at the end.
-                if twice := [name for position, name in enumerate(stripped) if name and name in stripped[:position]]:
-                    raise ValueError(f"{path}:{number} must name each column once, got {twice[0]!r} twice.")
+                if twice := _twice(stripped):
+                    raise ValueError(f"{path}:{number} must name each column once, got {twice!r} twice.")
                 names = stripped
                 if len(names) == 1 and names[0] not in known:
                     _check_column(names[0], known=known, delimiter=delimiter, place=f"{path}:{number}")
@@ -67,6 +72,11 @@ def table_records(
                 f"that holds {delimiter!r} {way_out}."
             )
         yield number, dict(zip(names, cells, strict=True))
+
+
+def _twice(names: Sequence[str]) -> str | None:
+    """Returns the first name that stands twice; those that are empty are none."""
+    return next((name for position, name in enumerate(names) if name and name in names[:position]), None)
 
 
 def _check_column(name: str, *, known: Collection[str], delimiter: str, place: str) -> None:

@@ -3,12 +3,13 @@ import itertools
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lmx.data.batches import TokenBatches, evaluation_batches
+from lmx.data.batches import SeedBatches, TokenBatches, evaluation_batches
 from lmx.data.buckets import Batch, choose_buckets, padding_share, rows_of_bucket
 from lmx.data.parallel import EncodedPairs
 from lmx.data.prefetch import prefetch
@@ -91,6 +92,8 @@ def test_wrong_buckets_are_refused() -> None:
     pairs = corpus()
     with pytest.raises(ValueError, match=r"lengths must be one positive length or more, got 0 lengths\."):
         choose_buckets([], num_buckets=2)
+    with pytest.raises(ValueError, match=r"lengths must be one positive length or more, got 3 lengths\."):
+        choose_buckets([2, 0, 5], num_buckets=2)
     with pytest.raises(ValueError, match=r"num_buckets must be at least 1, got num_buckets=0\."):
         choose_buckets([3], num_buckets=0)
     with pytest.raises(ValueError, match=r"multiple_of must be at least 1, got multiple_of=0\."):
@@ -296,7 +299,8 @@ def test_a_batch_is_made_in_under_a_millisecond() -> None:
 def test_evaluation_sees_every_pair_once_in_order_and_in_fixed_shapes() -> None:
     pairs = corpus(size=211)
     made = batches(pairs)
-    seen = []
+    seen: list[list[list[int]]] = []
+    places: dict[int, list[int]] = {}
     for batch in evaluation_batches(pairs, buckets=made.buckets, tokens_per_batch=400):
         assert (1, *batch["source"].shape) in made.shapes
         filled = batch["target"][:, 0] != PAD
@@ -304,6 +308,9 @@ def test_evaluation_sees_every_pair_once_in_order_and_in_fixed_shapes() -> None:
         assert np.all(batch["decoder_input"][filled, 0] == BOS)
         assert np.all(np.diff(filled.astype(int)) <= 0)
         seen.append([row[row != PAD].tolist() for row in batch["target"][filled]])
+        places.setdefault(batch["source"].shape[1], []).extend((batch["source"][filled, 0] - 100).tolist())
+    assert len(places) == len(made.buckets)
+    assert all(found == sorted(found) for found in places.values())
     rows = [pairs.target[begin:end].tolist() for begin, end in itertools.pairwise(pairs.target_offsets)]
     assert sorted(itertools.chain(*seen)) == sorted(rows)
     assert len(seen) == sum(
@@ -438,3 +445,47 @@ def test_every_pass_over_a_bucket_has_its_own_order() -> None:
     passes = [made.indices(k)[0].tolist() for k in range(4)]
     assert all(sorted(each) == list(range(40)) for each in passes)
     assert len(set(map(tuple, passes))) == 4
+
+
+def test_the_default_depth_makes_two_items_ahead() -> None:
+    asked = []
+    with prefetch(lambda k: asked.append(k) or k, 0, 100):
+        deadline = time.monotonic() + 5
+        while len(asked) < 2 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(0.02)
+        assert asked == [0, 1]
+
+
+def test_batches_of_an_epoch_are_counted_on_average_and_epochs_to_four_decimals() -> None:
+    made = batches(accumulation=3)
+    assert made.first_batch(10**6) / 10**6 == pytest.approx(made.batches_per_epoch, rel=1e-5)
+    assert (made.epochs_before(0), made.epochs_before(7)) == (0, round(7 / made.batches_per_epoch, 4))
+    assert made.epochs_before(7) != 7 / made.batches_per_epoch
+
+
+def test_pairs_are_named_by_their_places_in_what_was_encoded() -> None:
+    pairs = corpus()
+    filtered = replace(pairs, indices=pairs.indices + 5000)
+    assert np.array_equal(batches(filtered).indices(3), batches(pairs).indices(3) + 5000)
+
+
+def test_seeds_that_train_together_share_shapes_and_have_each_an_order_of_its_own() -> None:
+    pairs = corpus()
+    settings = {"buckets": choose_buckets(pairs.lengths, num_buckets=4), "tokens_per_batch": 400, "accumulation": 2}
+    both = SeedBatches(pairs, seeds=(3, 5), **settings)
+    alone = [TokenBatches(pairs, seed=seed, shapes_seed=0, **settings) for seed in (3, 5)]
+    assert not same(alone[0].batch(6), alone[1].batch(6))
+    for k in (0, 6):
+        batch, part = both.batch(k), both.batch(k, slice(2, 6))
+        for number, each in enumerate(alone):
+            assert same(each.batch(k), {name: array[number] for name, array in batch.items()})
+        assert same(part, {name: array[:, :, 2:6] for name, array in batch.items()})
+        assert both.tokens(k) == sum(each.tokens(k) for each in alone)
+    assert (both.seeds, both.epochs_before(6)) == ((3, 5), alone[1].epochs_before(6))
+    assert (both.shapes, both.epoch_of(40)) == (alone[0].shapes, alone[1].epoch_of(40))
+    for seeds in ((), (3, 3)):
+        with pytest.raises(ValueError, match=r"seeds must be one or more that differ, got seeds=\("):
+            SeedBatches(pairs, seeds=seeds, **settings)
+    with pytest.raises(AttributeError, match=r"SeedBatches has no indices\."):
+        both.indices  # noqa: B018

@@ -174,3 +174,49 @@ def test_the_user_decides_where(monkeypatch, tmp_path: Path) -> None:
     assert open_cache("user", report=print).folder == tmp_path / "lmx" / "text"
     assert open_cache("off", report=print).folder is None
     assert open_cache("here", report=print).folder == Path("here")
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_range_of_a_file_is_told_by_its_bytes_alone(cache: Cache, tmp_path: Path, kept: bool) -> None:
+    cache = cache if kept else Cache(None)
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.write_text("one two three")
+    other.write_text("--one two")
+    assert cache.digest_of_files([(one, 0, 7)]) == cache.digest_of_files([(other, 2, None)])
+    assert cache.digest_of_files([(one, 0, 3), (one, 3, None)]) == cache.digest_of_file(one)
+    ranges = [(0, 3), (0, 4), (1, 3), (0, None), (4, None)]
+    assert len({cache.digest_of_files([(one, begin, end)]) for begin, end in ranges}) == len(ranges)
+    assert cache.digest_of_files([(one, 0, None), (other, 0, None)]) != cache.digest_of_file(one)
+
+
+def test_parts_of_a_text_are_apart_and_nothing_is_said_where_nobody_asks(cache: Cache, lines: list[str]) -> None:
+    for part in (1, 2):
+        cache.keep(FACTS | {"part": part}, make, about="a.txt")
+    cache.keep(FACTS | {"part": 2, "upto": 7}, make, about="a.txt", says_why=False)
+    assert lines == []
+    cache.keep(FACTS | {"part": 2, "upto": 8}, make, about="a.txt", doing="learned")
+    assert lines == ["a.txt is learned anew: upto changed since the last time"]
+    cache.keep(FACTS | {"part": 2, "upto": 9}, make, about="b.txt")
+    assert len(lines) == 1  # of another text it is the first
+
+
+def test_the_users_folder_is_in_the_home_if_there_is_one(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    assert user_cache() == tmp_path / ".cache" / "lmx" / "text"
+
+    def homeless() -> Path:
+        raise RuntimeError("no home")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    assert open_cache("user", report=print).folder is None
+
+
+def test_arrays_have_the_type_of_their_first_values_and_little_end_first(cache: Cache) -> None:
+    def mixed(writer) -> dict:
+        writer.append("a", np.arange(2, dtype=">i4"))
+        writer.append("a", np.arange(2, 4))
+        return {}
+
+    found = cache.keep(FACTS, mixed, about="a.txt").arrays["a"]
+    assert (found.dtype, found.tolist()) == (np.dtype("<i4"), [0, 1, 2, 3])

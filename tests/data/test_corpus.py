@@ -16,6 +16,8 @@ from lmx.data import encoding
 from lmx.data import keeper as module
 from lmx.data.cache import MANIFEST, Cache, NotKept
 from lmx.data.corpus import encode_corpus, find_corpus
+from lmx.data.documents import cut, place_of, read_part, whole_file
+from lmx.data.hub import read_hub
 from lmx.data.shards import TokenCorpus
 from lmx.text import ByteTokenizer, PretokenizedTokenizer
 
@@ -91,7 +93,7 @@ def test_a_folder_is_its_files_by_name_and_one_without_a_token_is_said(folder: P
     corpus = encoded(folder, cache)
     assert documents(corpus) == TEXTS
     assert corpus.described() == (
-        f"{folder}: 3 documents, 50 tokens of 47 bytes and 11 words, in 1 shard, 1 without a token left out "
+        f"{folder}: 3 documents, 50 tokens of 47 bytes and 10 words, in 1 shard, 1 without a token left out "
         f"(the first: {folder}/b/empty.txt:1)"
     )
     assert corpus.take(np.array([[0], [49]])).tolist() == [[ord("T") + 4], [BYTES.eos_id]]
@@ -220,7 +222,7 @@ def test_another_tokenizer_or_text_is_said(folder: Path, cache: Cache, lines: li
     words = PretokenizedTokenizer.from_texts(find_corpus(str(folder)).texts())
     other = encode_corpus(find_corpus(str(folder)), words, cache=cache)
     assert lines.pop() == f"{folder} is encoded anew: tokenizer changed since the last time"
-    assert other.num_tokens == 11 + 3
+    assert other.num_tokens == 10 + 3
     (folder / "d.txt").write_text("fourth")
     assert documents(encoded(folder, cache))[-1] == "fourth"
     assert lines.pop() == f"{folder} is encoded anew: text, tokenizer changed since the last time"
@@ -315,8 +317,11 @@ def bad_files(name: str, folder: Path) -> str:
     return {
         "no file": str(folder / "b.txt"),
         "a pipe": f"lines:{folder}/pipe",
-        "many names": "x," * 400,
+        "many names": ",".join("x" * 400),
         "a weight": f"{folder}*0.5,stdlib",
+        "no name": f"{folder},",
+        "no name at all": "",
+        "a stream among files": f"stdlib, stream:{folder}:train",
     }[name]
 
 
@@ -340,6 +345,9 @@ def bad_files(name: str, folder: Path) -> str:
         ("a pipe", "pipe must be a file that can be read again, got a pipe. Write it to a file first."),
         ("many names", "x must exist, but "),
         ("a weight", "all of several texts must have a weight, or none of them, got "),
+        ("no name", "each of several texts must have a name, got location='"),
+        ("no name at all", "each of several texts must have a name, got location=''."),
+        ("a stream among files", ":train must stand alone or have a weight in a mixture, got stdlib, stream:"),
     ],
 )
 def test_what_cannot_be_read_is_told_with_its_place(name: str, expected: str, tmp_path: Path, cache: Cache):
@@ -484,3 +492,116 @@ def test_a_stream_is_not_cut(stream: str):
         ValueError, match=r"must end somewhere to be cut into 90% and the rest\. Name a validation text"
     ):
         find_corpus(stream).split(0.9)
+
+
+def test_of_a_stream_so_many_bytes_are_learned_from(stream: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(found_at, "LEARNED_BYTES", 2 * len("0 0 " + "w" * 90))
+    assert list(find_corpus(stream).texts()) == STREAMED[:2]
+    assert found_at.find_corpus(stream).facts(Cache(None)) == find_corpus(stream).facts(Cache(None))
+    assert find_corpus(f"{stream}[:9]").facts(Cache(None)) != find_corpus(stream).facts(Cache(None))
+
+
+@pytest.mark.parametrize(("words", "dtype"), [(1 << 16, np.uint16), ((1 << 16) + 1, np.uint32)])
+def test_ids_take_two_bytes_where_they_fit(words: int, dtype: type, folder: Path, cache: Cache):
+    tokenizer = ByteTokenizer()
+    tokenizer.vocab_size = words
+    corpus = encode_corpus(find_corpus(str(folder)), tokenizer, cache=cache)
+    assert corpus.shards[0].tokens.dtype == dtype
+    assert corpus.take(np.arange(3)).dtype == np.int32
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_several_shards_are_counted_and_documents_are_found_from_the_end(tmp_path: Path, cache: Cache):
+    path = tmp_path / "lines.txt"
+    path.write_text(text_of(9000), encoding="utf-8")
+    corpus = encoded(f"lines:{path}", cache)
+    assert corpus.described().endswith(f"words, in {len(corpus.shards)} shards")
+    assert BYTES.decode(corpus.document(-1)) == "end"
+    begins, ends = corpus.bounds(np.array([0, 5, corpus.num_documents - 1]))
+    assert (begins[0], ends[2]) == (0, corpus.num_tokens)
+    with pytest.raises(IndexError):
+        corpus.document(corpus.num_documents)
+
+
+@pytest.mark.parametrize("form", ["text", "lines", "jsonl"])
+@pytest.mark.parametrize("exact", [False, True])
+def test_parts_that_are_cut_anywhere_hold_what_the_whole_holds(form: str, exact: bool, tmp_path: Path):
+    lines = ["a", "", "\u00e4\u00f6 \u5b57", "bb cc", "d"]
+    records = [json.dumps({"text": line}, ensure_ascii=False) if form == "jsonl" else line for line in lines]
+    path = tmp_path / "a"
+    path.write_text("\n".join(records), encoding="utf-8")
+    part = whole_file(path, form)
+    whole = [piece.text for piece in read_part(part)]
+    assert ("".join(whole) if form == "text" else whole) == ("\n".join(lines) if form == "text" else lines)
+    for place in range(part.end + 2):
+        first, rest = cut(part, place, exact=exact)
+        assert (first.begin, first.end, rest.end) == (0, rest.begin, part.end)
+        assert first.weight + rest.weight == part.weight
+        assert first.weight == first.end
+        assert first.end >= min(place, part.end)
+        if exact and form == "text":
+            assert first.end <= place + 2  # of a character's bytes
+        halves = [piece.text for half in (first, rest) if half.begin < half.end for piece in read_part(half)]
+        if form == "text":
+            assert "".join(halves) == "".join(whole)
+        else:
+            assert halves == whole
+
+
+def test_a_long_line_is_cut_before_a_word_or_else_at_a_character(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("lmx.data.documents.BLOCK", 8)
+    path = tmp_path / "a.txt"
+    path.write_text("one two three\nfour\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4five six", encoding="utf-8")
+    pieces = [piece.text for piece in read_part(whole_file(path, "text"))]
+    assert "".join(pieces) == path.read_text(encoding="utf-8")
+    assert pieces[:2] == ["one two", " three\n"]
+    assert max(map(len, pieces)) <= 12
+    assert [place_of("text", str(path), offset) for offset in (0, 13, 14, 30)] == [f"{path}:{n}" for n in (1, 1, 2, 2)]
+    assert place_of("hub", "hub:x:train", 1233) == "hub:x:train row 1,234"
+
+
+def test_a_byte_order_mark_and_line_ends_of_windows_are_no_text(tmp_path: Path, cache: Cache):
+    for name, content, expected in (
+        ("a.txt", "\ufeffone\r\ntwo\r\n", ["one\ntwo\n"]),
+        ("a.jsonl", '\ufeff{"text": "one"}\r\n{"text": "\ufefftwo"}\r\n', ["one", "\ufefftwo"]),
+    ):
+        (tmp_path / name).write_bytes(content.encode())
+        assert documents(encoded(tmp_path / name, cache)) == expected
+    (tmp_path / "b.txt").write_bytes("\ufeffone\r\n\ufefftwo\r\n".encode())
+    assert documents(encoded(f"lines:{tmp_path / 'b.txt'}", cache)) == ["one", "\ufefftwo"]
+
+
+def test_a_split_keeps_files_whole_but_for_a_long_one(tmp_path: Path):
+    def weights(sizes: list[int], share: float) -> tuple[list[int], list[int]]:
+        for number, size in enumerate(sizes):
+            (tmp_path / f"{number}.txt").write_text("x" * size)
+        files = find_corpus(",".join(str(tmp_path / f"{number}.txt") for number in range(len(sizes))))
+        first, rest = files.split(share)
+        return [part.weight for part in first.parts], [part.weight for part in rest.parts]
+
+    assert weights([40, 40, 20], 0.8) == ([40, 40], [20])
+    # Less than a tenth of the smaller side is on the wrong one: whole, on the nearer one.
+    assert weights([400, 30, 570], 0.414) == ([400], [30, 570])
+    assert weights([400, 30, 570], 0.415) == ([400, 30], [570])
+    assert weights([400, 100, 500], 0.46) == ([400, 100], [500])
+    assert weights([400, 100, 500], 0.45) == ([400, 50], [50, 500])
+    first, rest = find_corpus(str(tmp_path / "0.txt")).split(0.9)
+    assert (first.origin, rest.origin) == (f"{tmp_path}/0.txt (first 90%)", f"{tmp_path}/0.txt (last 10%)")
+
+
+def test_a_location_of_the_hub_is_a_name_a_configuration_and_a_split(monkeypatch: pytest.MonkeyPatch):
+    import datasets
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda *names, split: (*names, split))
+    assert read_hub("hub:a/b:train") == ("a/b", None, "train")
+    assert read_hub("hub:a/b:de-en:train[:10%]") == ("a/b", "de-en", "train[:10%]")
+    for location in ("hub:a/b", "hub::train", "hub:a:b:c:d", "a/b:train", "hub:a[:3]:train"):
+        with pytest.raises(ValueError, match=r"^location must be hub:ID:SPLIT or hub:ID:CONFIGURATION:SPLIT, got loc"):
+            read_hub(location)
+
+
+def test_a_text_of_one_word_is_one_word(tmp_path: Path, cache: Cache):
+    (tmp_path / "a.txt").write_text("Wort")
+    files = find_corpus(str(tmp_path / "a.txt"))
+    assert list(files.texts()) == ["Wort"]
+    assert encode_corpus(files, BYTES, cache=cache).num_words == 1

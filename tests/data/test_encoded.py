@@ -292,3 +292,12 @@ def test_a_second_start_reads_no_table(cache: Cache, tmp_path: Path, monkeypatch
     path.write_text("text,label\nab c,x\n,y\n\ud800".encode("utf-8", "surrogatepass").decode("utf-8", "replace"))
     with pytest.raises(ValueError, match=r"train\.csv:4 must have 2 fields"):
         keep_labelled(str(path), cache=cache)
+
+
+def test_pairs_with_an_empty_side_that_were_kept_are_counted_once() -> None:
+    sides = {"sources": ["ab", "", "c"], "targets": ["c", "g", "g"], "origin": "t", "empty": 1}
+    for kept, expected in ((True, 1), (False, 2)):  # one that was dropped before, and one that is here
+        found, report = keep_pairs(
+            Pairs(**sides, kept_empty=kept), *TOKENIZERS, max_length=None, max_ratio=None, cache=Cache(None)
+        )
+        assert (len(found), found.empty, str(report)) == (2, expected, "kept all 2 pairs")

@@ -17,7 +17,18 @@ from pathlib import Path
 
 import pytest
 
-from lmx.data.files import check_unicode, comes_slowly, in_blocks, is_read_once, read_lines
+from lmx.data.files import (
+    check_unicode,
+    comes_slowly,
+    existing_file,
+    first_line,
+    in_blocks,
+    is_gzip,
+    is_read_once,
+    open_bytes,
+    parse_json,
+    read_lines,
+)
 from lmx.data.labelled_files import Fields, read_labelled
 from lmx.data.parallel import read_pairs
 
@@ -71,6 +82,10 @@ def test_the_place_in_a_file_is_told(tmp_path: Path) -> None:
     assert told == sorted(told)
     assert len(told) > 3
     assert told[-1] <= path.stat().st_size
+    path.write_bytes(gzip.compress(b"word\n" * 5000))
+    told.clear()
+    assert len(list(read_lines(path, position=told.append))) == 5000
+    assert 0 < told[-1] <= path.stat().st_size  # of the file, not of what it holds
 
 
 @pytest.mark.parametrize("waits", [False, True])
@@ -224,3 +239,74 @@ def test_what_is_packed_otherwise_than_by_gzip_is_named_and_how_to_unpack_it(
 def test_text_that_begins_like_a_packed_file_is_text(tmp_path: Path, line: str) -> None:
     (tmp_path / "a.zip").write_text(line + "\n", encoding="utf-8")
     assert list(read_lines(tmp_path / "a.zip")) == [line]
+
+
+def test_blocks_have_4096_items_where_nobody_says_otherwise() -> None:
+    assert [len(block) for block in in_blocks(range(2 * 4096 + 3))] == [4096, 4096, 3]
+
+
+def test_a_file_that_is_not_there_names_its_neighbours(tmp_path: Path) -> None:
+    for name in ("train.en", "train.de", "train.fr", "train.cs", "other"):
+        (tmp_path / name).touch()
+    (tmp_path / "train.e").mkdir()
+    assert existing_file(str(tmp_path / "train.en")) == tmp_path / "train.en"
+    with pytest.raises(FileNotFoundError, match=r"train\.e must be a file, got a folder\.$"):
+        existing_file(tmp_path / "train.e")
+    with pytest.raises(FileNotFoundError) as caught:
+        existing_file(tmp_path / "train.ee")
+    said, _, hint = str(caught.value).partition(" Did you mean ")
+    assert said == f"{tmp_path}/train.ee must exist, but {tmp_path} has no such file."
+    assert hint.startswith("train.en or ")
+    assert hint.count(" or ") == 2
+    assert "train.e or" not in hint
+    with pytest.raises(FileNotFoundError, match=r"/zzz must exist, but \S+ has no such file\.$"):
+        existing_file(tmp_path / "zzz")
+    with pytest.raises(FileNotFoundError, match=r"/none/a must exist, but there is no folder \S+/none\.$"):
+        existing_file(tmp_path / "none" / "a")
+
+
+def test_damaged_gzip_is_told_with_the_last_line_that_was_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.gz"
+    whole = gzip.compress("".join(f"{number**9}\n" for number in range(9000)).encode())
+    path.write_bytes(whole[: len(whole) // 2])
+    assert (is_gzip(path), is_gzip(Path(__file__))) == (True, False)
+    read = []
+    with pytest.raises(ValueError, match=r"a\.gz must be a whole gzip file, got damage after line \d,\d+\.$") as caught:
+        read.extend(read_lines(path))
+    assert f"line {len(read):,}." in str(caught.value) or not read
+    with pytest.raises(ValueError, match=r"a\.gz must be a whole gzip file, got damage\.$"), open_bytes(path) as file:
+        file.read()
+    path.write_bytes(whole)
+    with open_bytes(path) as file:
+        assert file.read() == gzip.decompress(whole)
+
+
+def test_an_encoding_is_one_that_python_knows_and_whose_line_ends_are_a_byte(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes("f\u00fcr\n".encode("latin-1"))
+    assert list(read_lines(path, encoding="latin-1")) == ["f\u00fcr"]
+    with pytest.raises(ValueError, match=r"^encoding must be one that Python knows, got encoding=latin-99\.$"):
+        list(read_lines(path, encoding="latin-99"))
+    with pytest.raises(ValueError, match=r"^encoding must write a line end as one byte, got encoding=utf-16\. Convert"):
+        list(read_lines(path, encoding="utf-16"))
+    with pytest.raises(ValueError, match=r"a\.txt:1 must be ASCII, got byte 0xfc at byte 2 of the line\. Ask\.$"):
+        list(read_lines(path, encoding="ascii", way_out="Ask."))
+    path.write_bytes(b"a\n+2AA-\n")  # half of a character, which UTF-8 cannot spell
+    with pytest.raises(ValueError, match=r"a\.txt:2 must be Unicode text, got a lone surrogate, .ud800, at"):
+        list(read_lines(path, encoding="utf-7"))
+
+
+def test_what_is_no_json_is_told_with_its_place() -> None:
+    assert parse_json('{"a": [1]}', place="a:1") == {"a": [1]}
+    for line, message in (
+        ('{"a"; 1}', r"^a:1 must be a JSON record, got \"Expecting ':' delimiter\" at column 5\.$"),
+        ("[" * 99_999, r"^a:1 must be a JSON record of few levels, got one that is nested too deep\.$"),
+        ("7" * 5000, r"^a:1 must be a JSON record with numbers of at most 4,300 digits, got a longer one\.$"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            parse_json(line, place="a:1")
+
+
+def test_what_a_library_says_is_one_line_without_its_full_stop() -> None:
+    assert first_line(ValueError(" It is bad.\nAnd long.")) == "It is bad"
+    assert first_line(KeyError()) == "KeyError"

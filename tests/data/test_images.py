@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lmx.data.image_files import ImageReading, read_digits
-from lmx.data.image_sets import ImageSets, ImageSetsConfig
+from lmx.data.image_sets import ImageSets, ImageSetsConfig, check_alike
 from lmx.data.images import (
     EncodedImages,
     Images,
@@ -22,6 +22,8 @@ from lmx.data.images import (
     png_address,
 )
 from lmx.data.labels import Labels
+from lmx.data.pixel_tables import image_label
+from lmx.errors import InputError
 
 PIL = pytest.importorskip("PIL.Image")
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 1)).astype(np.uint8)
@@ -463,3 +465,134 @@ def test_a_picture_of_one_channel_is_grey_and_of_any_size():
         opened = PIL.open(io.BytesIO(base64.b64decode(png_address(pixels).partition(",")[2])))
         assert opened.mode == ("L" if shape[-1] == 1 else "RGB")
         np.testing.assert_array_equal(np.asarray(opened).reshape(shape), pixels)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"resize": 0}, r"^resize must be over 0, got resize=0\.$"),
+        ({"pixel_max": 0.0}, r"^pixel_max must be over 0, got pixel_max=0\.0\.$"),
+        ({"pixel_max": float("nan")}, r"^pixel_max must be over 0, got pixel_max=nan\.$"),
+        ({"shape": (-4, -4, 1)}, r"^shape must be of numbers over 0, got shape=\(-4, -4, 1\)\.$"),
+        ({"shape": (4, 0, 1)}, r"^shape must be of numbers over 0"),
+        (
+            {"shape": (2, 4, 1)},
+            r"^\S+t\.csv must have 8 pixels a line for images of shape \(2, 4, 1\), got 16\. Say --shape",
+        ),
+    ],
+)
+def test_sizes_that_cannot_be_are_one_line(changes, message, tmp_path):
+    location = write_csv(tmp_path)
+    with pytest.raises(InputError, match=message):
+        ImageReading(**changes).read(location)
+
+
+def test_a_table_of_a_header_alone_holds_no_image(tmp_path):
+    (tmp_path / "t.csv").write_text("label,p0,p1,p2,p3\n")
+    with pytest.raises(InputError, match=r"^\S+t\.csv must hold at least one image, got none\.$"):
+        ImageReading().read(str(tmp_path / "t.csv"))
+    (tmp_path / "t.csv").write_text("label,p0,p1,p2,p3,p4\n1,2,3,4,5,6\n")
+    with pytest.raises(InputError, match=r"^\S+t\.csv must have as many pixels a line as a square .*, got 5\.$"):
+        ImageReading().read(str(tmp_path / "t.csv"))
+    (tmp_path / "t.csv").write_text("")
+    with pytest.raises(InputError, match=r"^\S+t\.csv must hold at least one image, got nothing\.$"):
+        ImageReading().read(str(tmp_path / "t.csv"))
+
+
+def test_pictures_are_resized_between_their_pixels_and_found_whatever_their_case(tmp_path):
+    folder = tmp_path / "a"
+    write_folder(folder)
+    (folder / "ant" / "0.png").rename(folder / "ant" / "0.PNG")
+    (folder / "ant" / ".hidden.png").write_bytes(b"no image")
+    (folder / "ant" / "notes.txt").write_text("no image")
+    (folder / ".cache").mkdir()
+    images = ImageReading(resize=7).read(str(folder))
+    assert [Path(name).name for name in images.names] == ["0.PNG", "4.png", "2.png", "3.png", "1.png", "5.png"]
+    for image, number in zip(images.pixels, (0, 4, 2, 3, 1, 5), strict=True):
+        opened = PIL.fromarray(PIXELS[number, ..., 0]).resize((7, 7), PIL.Resampling.BILINEAR)
+        np.testing.assert_array_equal(image[..., 0], np.asarray(opened))
+    found = ImageReading().read(str(folder / "ant"), labelled=False)
+    assert (len(found), found.labels) == (2, None)
+    alone = ImageReading().read(str(folder / "bee" / "2.png"), labelled=False)
+    np.testing.assert_array_equal(alone.pixels, PIXELS[2:3])
+    with pytest.raises(InputError, match=r"2\.png must be a folder with a folder for each class, got a file\.$"):
+        ImageReading().read(str(folder / "bee" / "2.png"))
+
+
+def test_arrays_of_several_names_are_found_in_an_npz(tmp_path):
+    pixels, path = PIXELS[..., 0], str(tmp_path / "t.npz")
+    for names, location in (
+        (("images", "labels"), path),
+        (("x", "y"), path),
+        (("train_images", "train_labels"), f"{path}:train"),
+        (("x_test", "y_test"), f"{path}:test"),
+    ):
+        np.savez(path, **dict(zip(names, (pixels, NUMBERS[:, None]), strict=True)))
+        found = ImageReading().read(location)
+        np.testing.assert_array_equal(found.pixels, PIXELS)
+        assert found.labels == list(map(str, NUMBERS))
+        np.savez(path, **{names[0]: pixels})
+        assert ImageReading().read(location, labelled=False).labels is None
+        with pytest.raises(InputError, match=r"must have the arrays "):
+            ImageReading().read(location)
+    np.savez(path, images=pixels, labels=NUMBERS[:5])
+    with pytest.raises(InputError, match=r"must have a label for each image, got 6 images and 5 labels\.$"):
+        ImageReading().read(path)
+    np.savez(path, images=pixels[0, 0], labels=NUMBERS)
+    with pytest.raises(InputError, match=r"must have images of height, width and channels, got shape \(4,\)\.$"):
+        ImageReading().read(path)
+
+
+def test_a_label_of_a_dataset_has_its_name_and_is_there():
+    assert [image_label(value, names=("a", "b"), place="p") for value in (0, 1, " c ", 2)] == ["a", "b", "c", "2"]
+    assert image_label(-1, names=None, place="p") == "-1"
+    for value in (-1, None, " "):
+        with pytest.raises(
+            InputError, match=r"^p must have a label, got .*\. Images without labels are for --predict\.$"
+        ):
+            image_label(value, names=("a", "b"), place="p")
+
+
+def test_an_idx_file_has_the_labels_of_the_file_beside_it(tmp_path):
+    location = write_idx(tmp_path)
+    assert ImageReading().read(location, labelled=False).labels is None
+    with pytest.raises(InputError, match=r"must hold images, three dimensions or four, got 1\.$"):
+        ImageReading().read(location.replace("images-idx3", "labels-idx1"))
+    (tmp_path / "a.idx").write_bytes(idx(PIXELS))
+    assert ImageReading().read(str(tmp_path / "a.idx"), labelled=False).size == (4, 4, 1)
+    with pytest.raises(InputError, match=r"a\.idx must have images in its name, to find the file of its labels by\.$"):
+        ImageReading().read(str(tmp_path / "a.idx"))
+    for content in (idx(PIXELS)[:3], b"\0\0\x09" + idx(PIXELS)[3:], b"\0\1" + idx(PIXELS)[2:]):
+        (tmp_path / "a.idx").write_bytes(content)
+        with pytest.raises(InputError, match=r"must be an IDX file of unsigned bytes, got one that begins with "):
+            ImageReading().read(str(tmp_path / "a.idx"), labelled=False)
+
+
+def test_sets_of_images_say_their_sizes_and_are_rows_of_one_length():
+    labels = Labels(kind="single", names=("a", "b", "c"))
+    wide = make_images(np.zeros((3, 2, 5, 3), np.uint8), ["a", "b", "c"], origin="w")
+    sets = ImageSets(wide, wide.select([1]), None, wide.select([0, 2]), labels)
+    assert sets.sizes == {"image_height": 2, "image_width": 5, "image_channels": 3, "num_outputs": 3}
+    assert (sets.facts()["test_images"], sets.facts()["labels"]) == ("none", "single: a, b, c")
+    assert sets.facts()["development_images"] == "w: 1 of 2 x 5 pixels, 3 channels"
+    rows = sets.encode(length=11)
+    assert [None if each is None else len(each) for each in rows] == [3, 1, None, 2]
+    assert [each.targets is None for each in (rows.train, rows.dev, rows.to_label)] == [False, False, True]
+    assert (len(rows.train.identity), len(rows.to_label.identity)) == (2, 1)
+    assert rows.train.batch(np.array([2, -1]), length=11)["index"].tolist() == [2, -1]
+    assert rows.train.indices.tolist() == [0, 1, 2]
+    with pytest.raises(
+        InputError, match=r"^length_multiple must be 1, got length_multiple=8: all images are as long\.$"
+    ):
+        sets.encode(length=11, multiple=8)
+
+
+def test_the_way_to_images_of_one_size_is_told(tmp_path):
+    train = make_images(np.zeros((1, 6, 4, 3), np.uint8), None, origin="train")
+    for shape in ((6, 4, 1), (6, 5, 3), (5, 4, 3)):
+        other = make_images(np.zeros((1, *shape), np.uint8), None, origin="other")
+        with pytest.raises(
+            InputError, match=r"^other must have .* with --resize 4, and .* channels with --channels 3\.$"
+        ):
+            check_alike(train, other)
+    check_alike(train, None)

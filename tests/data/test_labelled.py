@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from lmx.data.cache import Cache
-from lmx.data.labelled import Examples, count_shared
+from lmx.data.encoded import keep_labelled
+from lmx.data.labelled import Examples, check_alike, count_shared, hash_text
 from lmx.data.labelled_files import Fields, iterate_labelled, read_labelled
 from lmx.data.reading import ReadingChanges
 from lmx.data.sets import SetsConfig
 from lmx.data.tables import FIELD_LIMIT
+from lmx.errors import InputError
 from lmx.text import ByteTokenizer
 
 TEXTS = ["a fine film", 'he said "no", twice', "dull"]
@@ -300,7 +302,23 @@ def test_what_only_a_table_has_is_refused_elsewhere(tmp_path: Path) -> None:
 
 def test_a_delimiter_is_one_character(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "text,label\n")
-    refuses(r"delimiter must be one character, got delimiter='::'\.", path, delimiter="::")
+    for delimiter in ("::", "", "\n", "\r", '"'):
+        message = "delimiter must be one character, and no line end or quote, got delimiter="
+        refuses(re.escape(f"{message}{delimiter!r}."), path, delimiter=delimiter)
+    path = write(tmp_path / "b.tsv", 'text"label\na"x\n')
+    assert read_labelled(path, Fields(delimiter='"')).labels == ["x"]  # where quotes enclose nothing
+
+
+def test_settings_of_a_table_that_cannot_be_are_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "text,label\na,x\n")
+    for limit in (0, -5, 1 << 31, 10**30):
+        refuses(rf"^field_limit must be from 1 to 2,147,483,647, got field_limit={limit}\.$", path, field_limit=limit)
+    assert read_labelled(path, Fields(field_limit=5)).texts == ["a"]
+    assert FIELD_LIMIT == 16_777_216
+    refuses(r"^columns must name each column once, got 'text' twice\.$", path, columns=("text", "text"))
+    refuses(r"^label_separator must be a text, or None where each .* got an empty one\.$", path, label_separator="")
+    with pytest.raises(ValueError, match=r"^field_limit must be from 1 to"):
+        keep_labelled(str(path), Fields(field_limit=0), cache=Cache(None))
 
 
 def test_another_encoding_is_read_by_its_name_and_else_names_the_line(tmp_path: Path) -> None:
@@ -354,3 +372,43 @@ def test_the_test_set_is_read_in_its_own_way_and_counted_among_what_was_learned_
     assert sets.test.texts == ["new", "text 3", "text 3"]
     encoded = sets.encode(ByteTokenizer(), max_length=16, stride=None, cache=Cache(None))
     assert sets.facts(encoded)["test_texts"].endswith("2 of them letter for letter in training")
+
+
+PAIRS = Examples(
+    texts=[("a", "b"), ("ab", ""), ("a", " "), ("a", "b")], labels=None, origin="p.csv", lines=np.array([2, 3, 4, 7])
+)
+
+
+def test_a_pair_is_one_text_of_two_sides() -> None:
+    assert (PAIRS.are_pairs, PAIRS.empty) == (True, 2)
+    assert len({hash_text(text) for text in [*PAIRS.texts, "a\0b", "ab", "a"]}) == 5  # the sides are apart
+    assert 0 <= hash_text("a") < 1 << 64
+    others = PAIRS.select([1, 3])
+    assert (others.texts, others.lines.tolist()) == ([("ab", ""), ("a", "b")], [3, 7])
+    assert (count_shared(PAIRS, others), count_shared(others, PAIRS)) == (2, 3)
+    assert others.shown(1) == {"text": ("a", "b")}
+
+
+def test_sets_are_joined_without_labels_and_are_alike() -> None:
+    single = Examples(texts=["x", ""], labels=["1", "2"], origin="s.csv", lines=np.array([1, 5]))
+    together = single.joined([single.select([1]), single])
+    assert (together.texts, together.lines.tolist()) == (["x", "", "", "x", ""], [1, 5, 5, 1, 5])
+    assert (together.labels, together.origin) == (None, "s.csv")
+    check_alike(single, None, single)
+    with pytest.raises(InputError, match=r"^all sets .* got single texts in s\.csv and pairs in p\.csv\.$"):
+        check_alike(single, None, PAIRS)
+    with pytest.raises(InputError, match=r"^all sets .* got pairs in p\.csv and single texts in s\.csv\.$"):
+        check_alike(PAIRS, single)
+
+
+def test_a_part_of_kept_texts_has_a_digest_of_its_own() -> None:
+    kept = Examples(texts=["a", "b", "c"], labels=None, origin="k", lines=np.arange(1, 4), digest="d")
+    parts = [kept.select(chosen).digest for chosen in ([0, 1], [1, 0], [0])]
+    assert len(set(parts)) == 3
+    assert all(part.startswith("d ") for part in parts)
+    assert PAIRS.select([0]).digest is None
+
+
+def test_a_row_is_named_by_its_number_in_a_dataset_and_its_line_in_a_file() -> None:
+    for origin, place in (("hub:x:train", "hub:x:train row 7"), ("p.csv", "p.csv:7")):
+        assert Examples(texts=["a"], labels=None, origin=origin, lines=np.array([7])).place(0) == place

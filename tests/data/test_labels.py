@@ -1,10 +1,13 @@
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lmx.data.labelled import Examples, Label
-from lmx.data.labels import Kind, Labels
+from lmx.data.labels import Kind, Labels, balanced_weights
+from lmx.errors import InputError
 
 
 def labelled(labels: Sequence[Label] | None, origin: str = "train.csv") -> Examples:
@@ -110,3 +113,52 @@ def test_wrong_label_sets_are_refused() -> None:
         Labels.from_json('{"names": []}')
     with pytest.raises(ValueError, match=r"kind must be one of single, multi, regression, got kind=double\."):
         Labels.from_json('{"kind": "double", "names": []}')
+
+
+def test_labels_recur_in_half_of_the_texts_or_are_few() -> None:
+    assert len(Labels.of(labelled([f"n{number}" for number in range(20)])).names) == 20
+    some = [f"n{number}" for number in range(21)]
+    assert len(Labels.of(labelled([*some, *some])).names) == 21
+    with pytest.raises(ValueError, match=r"got 21 different labels in 41 texts, such as 'n0'\. Name another"):
+        Labels.of(labelled([*some, *some[:20]]))
+
+
+def test_many_names_are_not_all_shown() -> None:
+    for number, end in ((10, "'9'"), (11, "'9', ...")):
+        shown = re.escape(f"of training ('0', '1', '2', '3', '4', '5', '6', '7', '8', {end}), got 'x'.")
+        with pytest.raises(ValueError, match=shown):
+            Labels(kind="single", names=tuple(map(str, range(number)))).encode(labelled(["x"]))
+
+
+def test_several_labels_of_which_there_are_none_are_told_with_the_file() -> None:
+    with pytest.raises(ValueError, match=r"^train\.csv must have a label, got none in all 2 texts\.$"):
+        Labels.of(labelled([(), ()]))
+
+
+def test_a_real_label_is_one_that_float32_holds() -> None:
+    known = Labels(kind="regression")
+    assert known.encode(labelled(["3.4e38", "-3.4e38"])).tolist() == pytest.approx([3.4e38, -3.4e38])
+    for label in ("3.5e38", "-1e300"):
+        with pytest.raises(ValueError, match=rf"train\.csv:3 must have a label that float32 holds, got '{label}'\."):
+            known.encode(labelled(["1", label]))
+
+
+def test_labels_are_kept_in_a_file_of_the_run(tmp_path: Path) -> None:
+    known = Labels(kind="multi", names=("b", "\u00e9"))
+    known.save(tmp_path)
+    path = tmp_path / "labels.json"
+    assert path.read_text(encoding="utf-8") == '{"kind": "multi", "names": ["b", "\u00e9"]}\n'
+    assert Labels.from_file(path) == known
+    for content in ("{", "[]", '{"kind": "multi"}', "[" * 99_999):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=r"labels\.json must hold the labels of its run: .* Bring it back"):
+            Labels.from_file(path)
+
+
+def test_rare_classes_weigh_more() -> None:
+    single, multi = Labels(kind="single", names=("a", "b", "c")), Labels(kind="multi", names=("a", "b", "c"))
+    assert balanced_weights(np.array([0, 0, 0, 1], np.int32), single).tolist() == pytest.approx([4 / 9, 4 / 3, 4 / 3])
+    targets = np.array([[1, 1, 0], [1, 0, 0], [1, 0, 0], [0, 0, 0]], np.float32)
+    assert balanced_weights(targets, multi).tolist() == pytest.approx([1 / 3, 3, 4])
+    with pytest.raises(InputError, match=r"class_weights must be none for real numbers, got class_weights=balanced\."):
+        balanced_weights(np.zeros(3, np.float32), Labels(kind="regression"))

@@ -94,3 +94,45 @@ def test_a_location_mixes_corpora(tmp_path):
 
 def other_weights(files):
     return encode_corpus(type(files)(files.files, ("1", "2")), ByteTokenizer(), cache=Cache(None))
+
+
+class Counted(Numbers):
+    """Rows that hold as many tokens as their number says."""
+
+    def tokens(self, numbers, *, length):
+        return int(np.minimum(numbers, length).sum()) * 10**self.name
+
+    def in_order(self):
+        yield {"tokens": np.full((2, 2), self.name)}
+
+
+def test_what_rows_hold_is_asked_of_the_source_of_each():
+    mixed = MixedRows([Counted(0), Counted(2)], ["1", "1"])
+    assert mixed.place(np.arange(4))[0].tolist() == [0, 1, 0, 1]  # of two that may come, the first
+    assert mixed.tokens(np.array([2, 3, 8, 9]), length=3) == (1 + 3) + 100 * (1 + 3)
+    assert mixed.rows_per_epoch == 14
+    assert [block["tokens"][0, 0] for block in mixed.in_order()] == [0, 2]
+
+
+def test_shares_are_told_with_a_period_that_may_be_long():
+    source, _, counts = plan_period(["1", "99999"])
+    assert (len(source), counts.tolist()) == (100_000, [1, 99_999])
+    with pytest.raises(ValueError, match=r"which do after 100,001\. Round them\."):
+        plan_period(["1", "100000"])
+    assert plan_period(["2", "4.0"])[2].tolist() == [1, 2]
+
+
+def test_a_mixture_has_what_its_corpora_have_together(tmp_path):
+    (tmp_path / "a").write_text("one two\n")
+    (tmp_path / "b").write_text("three")
+    files = find_corpus(f"{tmp_path}/a*1,{tmp_path}/b*3")
+    mixture = encode_corpus(files, ByteTokenizer(), cache=Cache(None))
+    assert (mixture.num_tokens, mixture.num_documents, mixture.num_words) == (15, 2, 3)
+    assert mixture.origin == files.origin == f"{tmp_path}/a*1,{tmp_path}/b*3"
+    with pytest.raises(AttributeError, match=r"Mixture has no digest\."):
+        mixture.digest  # noqa: B018
+    assert list(files.texts()) == ["one two\n", "three"]
+    before = files.facts(Cache(None))
+    (tmp_path / "b").write_text("other")
+    assert find_corpus(f"{tmp_path}/a*1,{tmp_path}/b*3").facts(Cache(None)) != before
+    assert encode_corpus(files, ByteTokenizer(), cache=Cache(None)).identity != mixture.identity

@@ -9,7 +9,15 @@ from lmx.data.objectives.causal import causal, pairs, prefix
 from lmx.data.objectives.masked import masked
 from lmx.data.objectives.randomness import draw_uniform, ranks_within
 from lmx.data.objectives.rows import IGNORED
-from lmx.data.objectives.spans import Noise, Special, input_and_target_lengths, noise_mask, raw_length, spans
+from lmx.data.objectives.spans import (
+    Noise,
+    Special,
+    count_spans,
+    input_and_target_lengths,
+    noise_mask,
+    raw_length,
+    spans,
+)
 from lmx.models.language import predict
 
 PAD, BOS, EOS = 0, 1, 2
@@ -366,3 +374,53 @@ def test_draws_are_uniform_and_their_streams_independent():
     for left, right in neighbours:
         assert abs(np.corrcoef(left.ravel(), right.ravel())[0, 1]) < 0.02
     assert ranks_within(np.array([0, 0, 0, 4, 4]), np.array([0.3, 0.1, 0.2, 0.9, 0.5])).tolist() == [2, 0, 1, 1, 0]
+
+
+@pytest.mark.parametrize("noise", [Noise(), Noise(density=0.5, mean_span=1.0), Noise(density=0.9, mean_span=2.5)])
+def test_spans_are_counted_as_they_are_cut(noise):
+    sizes = np.arange(2, 120)
+    mask, number = noise_mask(sizes, (1, sizes, sizes), noise=noise)
+    taken = [int(part.sum()) for part in np.split(mask, np.cumsum(sizes)[:-1])]
+    assert [count_spans(int(size), noise=noise) for size in sizes] == list(zip(taken, number.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("documents", [1, 2, 3])
+def test_lengths_hold_the_documents_of_a_row_exactly(documents):
+    raw = raw_length(90, documents=documents)
+    lengths = input_and_target_lengths(raw, documents=documents)
+    assert lengths[0] <= 90 < input_and_target_lengths(raw + 1, documents=documents)[0]
+    width = raw // documents * documents
+    segments = np.repeat(np.arange(1, documents + 1, dtype=np.int32), raw // documents)[None]
+    rows = {"tokens": np.full((1, width), 9, np.int32), "segments": segments, "positions": np.zeros_like(segments)}
+    made = make_spans(rows, (1, np.zeros(1, np.int64)), lengths=lengths)
+    assert (made["source"] != PAD).all()
+    assert (made["target"] != PAD).all()
+    with pytest.raises(ValueError, match=f"must have room for {documents} documents of two tokens, got source="):
+        raw_length(3 * documents - 1, documents=documents)
+    assert raw_length(3 * documents, documents=documents) >= 2 * documents
+
+
+def test_what_does_not_count_is_read_and_not_predicted():
+    rows = packed(rows=3)
+    counts = np.random.default_rng(1).integers(0, 2, rows["tokens"].shape).astype(np.int32)
+    for start in (None, BOS):
+        plain = causal(rows, pad_id=PAD, start_id=start)
+        made = causal({**rows, "counts": counts}, pad_id=PAD, start_id=start)
+        np.testing.assert_array_equal(made["tokens"], plain["tokens"])
+        here = counts[:, 1:] if start is None else counts
+        np.testing.assert_array_equal(made["labels"], np.where(here > 0, plain["labels"], IGNORED))
+
+
+def test_a_share_and_a_noise_have_their_bounds():
+    for share in (0.0, 1.0):
+        with pytest.raises(ValueError, match=rf"share must be over 0 and below 1, got share={share}\."):
+            make_masked(packed(), (1, np.arange(6)), share=share)
+    with pytest.raises(ValueError, match=r"must be over 0 and below 1, got density=0\.0\."):
+        Noise(density=0.0).check()
+    assert Noise(mean_span=1.0).check() is None
+    assert (Noise().density, Noise().mean_span) == (0.15, 3.0)
+
+
+def test_the_draws_of_a_row_never_change():
+    """Resumed runs depend on them."""
+    assert np.round(draw_uniform(7, np.array([0, 3]), np.array([0, 5]), stream=2), 6).tolist() == [0.739426, 0.362764]

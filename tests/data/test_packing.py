@@ -166,3 +166,12 @@ def test_threads_get_the_same_rows():
         found = list(threads.map(rows.rows, asked))
     for one, got in zip(asked, found, strict=True):
         assert np.array_equal(got["tokens"], expected.rows(one)["tokens"])
+
+
+def test_what_was_cut_is_a_share_of_the_pieces_of_the_first_pool():
+    for kind, bounds in (("short", (0, 0.05)), ("just over half", (0.2, 0.6))):
+        rows = PackedRows(corpus_of(LENGTHS[kind]), width=33, ahead=1, seed=3)
+        pool = rows._pool(0, 0)
+        assert rows.share_cut() == pool.num_cut / len(pool.lengths)
+        assert bounds[0] <= rows.share_cut() <= bounds[1]
+        assert rows.sources == [rows]

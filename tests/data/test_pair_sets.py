@@ -89,6 +89,17 @@ def test_sets_that_exclude_each_other_are_refused(options: dict, message: str):
         own("pairs.tsv", **options).check()
 
 
+@pytest.mark.parametrize("test", ["a.en,a.de", "./a.{en,de}", "a.en , b.de", "hub:a.{}:test"])
+def test_one_file_is_one_set_however_both_sides_are_written(test: str, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = PairSetsConfig(train="a.{}", validation="c.{}", test=test)
+    if test.startswith("hub:"):
+        asked.check()
+        return
+    with pytest.raises(InputError, match=r"^test must be another set than train, got (\./)?a\.en for both\. "):
+        asked.check()
+
+
 def test_too_few_sources_are_refused_by_the_file(tmp_path: Path):
     path = tmp_path / "pairs.tsv"
     path.write_text("one\ttwo\none\tthree\n", encoding="utf-8")

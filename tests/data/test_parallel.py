@@ -9,7 +9,17 @@ import pytest
 from datasets.exceptions import DatasetNotFoundError
 
 from lmx.data.files import read_lines
-from lmx.data.parallel import EncodedPairs, Pairs, encode_pairs, filter_pairs, judge_lengths, read_pairs
+from lmx.data.pair_files import files_of_pairs, iterate_pairs
+from lmx.data.parallel import (
+    EncodedPairs,
+    Pairs,
+    described,
+    encode_pairs,
+    filter_pairs,
+    joined,
+    judge_lengths,
+    read_pairs,
+)
 from lmx.text import ByteTokenizer, PretokenizedTokenizer
 
 ENGLISH = ["the dog sleeps .", "a cat", "who sings ?"]
@@ -357,3 +367,64 @@ def test_a_filter_that_leaves_nothing_is_an_error() -> None:
         filter_pairs(encoded([("abc", "ABC")]), max_length=1)
     with pytest.raises(ValueError, match=r"max_ratio must be at least 1, got max_ratio=0\.5\."):
         filter_pairs(encoded([("abc", "ABC")]), max_ratio=0.5)
+
+
+def test_a_row_is_padded_and_its_decoder_begins_with_the_beginning() -> None:
+    pairs = encoded([("ab", "A"), ("a", "ABC"), ("", "")])
+    a, b, end = 4 + ord("a"), 4 + ord("b"), 2
+    batch = pairs.batch(np.array([[0, -1], [1, 2]]), length=5)
+    assert batch["source"].tolist() == [[[a, b, end, 0, 0], [0] * 5], [[a, end, 0, 0, 0], [end, 0, 0, 0, 0]]]
+    big = [4 + ord(letter) for letter in "ABC"]
+    assert batch["target"].tolist() == [[[big[0], end, 0, 0, 0], [0] * 5], [[*big, end, 0], [end, 0, 0, 0, 0]]]
+    assert batch["decoder_input"].tolist() == [[[1, big[0], 0, 0, 0], [0] * 5], [[1, *big, 0], [1, 0, 0, 0, 0]]]
+    assert pairs.count_tokens(np.array([0, 1, 1])) == 3 + 2 + 2 * (2 + 4)
+    assert (pairs.lengths.tolist(), len(pairs), pairs.unit, pairs.num_sides) == ([3, 4, 1], 3, "pair", 2)
+
+
+def test_parts_of_pairs_are_chosen_and_joined_in_the_order_of_the_whole() -> None:
+    whole = Pairs(sources=list("abcde"), targets=list("ABCDE"), origin="w", empty=4)
+    parts = [whole.select(np.array(places), name=f"part {places}", empty=7) for places in ([3, 0], [4, 1])]
+    assert (parts[0].sources, parts[0].targets, parts[0].empty) == (["d", "a"], ["D", "A"], 7)
+    assert parts[1].origin == "w, part [4, 1]"
+    assert whole.select(np.array([2]), name="x").empty == 0
+    together = joined(parts, origin="all")
+    assert (together.sources, together.targets) == (list("abde"), list("ABDE"))
+    assert (together.origin, together.places.tolist(), together.empty) == ("all", [0, 1, 3, 4], 0)
+    assert whole.identity == (list("abcde"), list("ABCDE"))
+
+
+def test_what_is_used_of_pairs_is_said_with_what_became_of_empty_sides() -> None:
+    pairs = Pairs(sources=["a"] * 1200, targets=["A"] * 1200, origin="w")
+    assert described(pairs) == "w: 1,200 pairs"
+    left_out = Pairs(sources=["a"], targets=["A"], origin="w", empty=2300)
+    assert described(left_out) == "w: 1 pairs, 2,300 with an empty side left out"
+    kept = Pairs(sources=["a", ""], targets=["A", "B"], origin="w", empty=1, kept_empty=True)
+    assert described(kept) == "w: 2 pairs, 1 with an empty side kept in their places"
+    rows = encode_pairs(left_out, ByteTokenizer(), ByteTokenizer())
+    assert described(*filter_pairs(rows)) == "w: kept all 1 pairs, 2,300 with an empty side left out"
+
+
+def test_the_shorter_side_may_be_the_source(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"train\.de has 3 lines and .*train\.en 1: the two sides must be parallel\.$"):
+        read(sides(tmp_path, "a\n", "A\nB\nC\n"))
+    with pytest.raises(ValueError, match=r"train\.en must hold text, got an empty file\."):
+        read(sides(tmp_path, "", ""))
+
+
+def test_the_files_of_pairs_are_told_and_how_far_the_first_is_read(tmp_path: Path) -> None:
+    languages = {"source_language": "en", "target_language": "de"}
+    location = sides(tmp_path, "a\n" * 3000, "ABCDEFGH\n" * 3000)
+    assert files_of_pairs(location, **languages) == [tmp_path / "train.en", tmp_path / "train.de"]
+    assert files_of_pairs(tmp_path / "train.en", **languages) == [tmp_path / "train.en"]
+    assert files_of_pairs("hub:x:train", **languages) == []
+    told: list[int] = []
+    assert len(list(iterate_pairs(location, **languages, position=told.append))) == 3000
+    assert 0 < told[-1] <= 6000
+    with pytest.raises(FileNotFoundError, match=r"train\.fr must exist"):
+        files_of_pairs(location, source_language="en", target_language="fr")
+
+
+def test_one_file_may_have_a_comma_in_its_name_and_two_spaces_between(tmp_path: Path) -> None:
+    assert read(write(tmp_path / "a,b.tsv", "a\tA\n")).sources == ["a"]
+    sides(tmp_path)
+    assert list(read(f"{tmp_path}/train.en , {tmp_path}/train.de").sources) == ENGLISH

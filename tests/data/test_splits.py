@@ -173,3 +173,17 @@ def test_classes_are_shuffled_each_by_itself() -> None:
     first, second = dev[dev < 60], dev[dev >= 60] - 60
     assert len(first) == len(second) == 30
     assert 5 < len(np.intersect1d(first, second)) < 25  # 15 by chance
+
+
+def test_of_equal_claims_the_lower_class_gives_first_and_what_is_split_has_its_name() -> None:
+    _, dev = stratified_split(np.repeat([0, 1, 2], 5).astype(np.int32), share=0.1, seed=0)
+    assert (dev // 5).tolist() == [0, 1]
+    for unit, said in (
+        ("image", "an image, .* of 3 images"),
+        ("source sentence", "a source sentence, .* of 3 source s"),
+    ):
+        with pytest.raises(ValueError, match=f"must hold {said}.*Give more {unit}s, or a"):
+            stratified_split(np.arange(3, dtype=np.int32), share=0.5, seed=0, unit=unit)
+    with pytest.raises(ValueError, match=r"num_folds must be from 2 to the 1,200 texts, got num_folds=1201\."):
+        folds(np.zeros(1200, np.int32), num_folds=1201, seed=0)
+    assert len(folds(np.zeros(3, np.int32), num_folds=3, seed=0)) == 3

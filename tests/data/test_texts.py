@@ -7,7 +7,7 @@ from lmx.data.batches import TokenBatches, evaluation_batches
 from lmx.data.buckets import choose_buckets, padding_share
 from lmx.data.labelled import Examples, Text
 from lmx.data.labels import Labels
-from lmx.data.texts import EncodedExamples, average_rows, encode_examples
+from lmx.data.texts import EncodedExamples, average_rows, described, encode_examples
 from lmx.text import PretokenizedTokenizer
 
 TOKENIZER = PretokenizedTokenizer([str(number) for number in range(4, 100)])  # The id of "17" is 17.
@@ -171,3 +171,52 @@ def test_the_output_of_a_text_is_the_mean_of_its_windows() -> None:
         average_rows(outputs, np.array([1, 0, 1, -1]), num_texts=3)
     with pytest.raises(ValueError, match=r"each of the 1 texts and no other, got text 1\."):
         average_rows(outputs, np.array([1, 0, 1, -1]), num_texts=1)
+
+
+class _TwoSeparators(PretokenizedTokenizer):
+    """Puts two separators between the texts of a pair, as RoBERTa does."""
+
+    num_separators = 2
+
+
+def test_two_separators_may_stand_between_the_texts_of_a_pair() -> None:
+    tokenizer = _TwoSeparators([str(number) for number in range(4, 100)])
+    encoded = encode_examples(examples([("5 6", "7"), (words(10, 20), "8 9")]), tokenizer, max_length=9)
+    assert rows(encoded) == [[FIRST, 5, 6, END, END, 7, END], [FIRST, 10, 11, 12, END, END, 8, 9, END]]
+    assert encoded.first_lengths.tolist() == [5, 6]
+    assert encoded.batch(np.array([0]), length=8)["types"].tolist() == [[0, 0, 0, 0, 0, 1, 1, 0]]
+    assert rows(encode_examples(examples(["5"]), tokenizer, max_length=3)) == [[FIRST, 5, END]]
+    assert len(rows(encode_examples(examples([("5", "6")]), tokenizer, max_length=6))[0]) == 6
+    with pytest.raises(ValueError, match=r"max_length must be at least 6, special tokens counted, got max_length=5\."):
+        encode_examples(examples([("5", "6")]), tokenizer, max_length=5)
+
+
+def test_what_became_of_texts_is_said() -> None:
+    data = examples([words(10, 20), "", " ", "5", *["6"] * 1200])
+    cut = encode_examples(data, TOKENIZER, max_length=6)
+    assert described(data, cut) == "test: 1,204, 1 (0.1%) cut to the longest length, 2 without words"
+    assert described(data, encode_examples(data, TOKENIZER, max_length=6, stride=2)) == (
+        "test: 1,204, in 1,207 windows, 2 without words"
+    )
+    some = examples(["5", "6 7"])
+    assert described(some, encode_examples(some, TOKENIZER, max_length=4)) == "test: 2"
+    assert cut.count_tokens(np.array([0, 3, 3])) == 6 + 3 + 3
+    assert cut.num_tokens == cut.lengths.sum() == 6 + 2 + 2 + 1201 * 3
+
+
+def test_rows_with_other_labels_are_others() -> None:
+    data = examples(["5", "6"], ["a", "b"])
+    plain = encode_examples(data, TOKENIZER, max_length=9)
+    labelled = encode_examples(data, TOKENIZER, max_length=9, labels=Labels.of(data))
+    assert [len(each.identity) for each in (plain, labelled)] == [2, 3]
+    assert labelled.identity[2].tolist() == [0, 1]
+    assert [each.tolist() for each in plain.identity] == [plain.tokens.tolist(), plain.offsets.tolist()]
+
+
+def test_many_texts_are_encoded_chunk_by_chunk_as_few_are(monkeypatch) -> None:
+    texts = [words(10, 10 + number % 9) for number in range(23)]
+    whole = encode_examples(examples(texts), TOKENIZER, max_length=6, stride=3)
+    monkeypatch.setattr("lmx.data.encoding.CHUNK_TEXTS", 5)
+    parts = encode_examples(examples(texts), TOKENIZER, max_length=6, stride=3)
+    for name in ("tokens", "offsets", "first_lengths", "indices", "weights"):
+        assert np.array_equal(getattr(parts, name), getattr(whole, name)), name

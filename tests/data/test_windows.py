@@ -122,6 +122,8 @@ def test_epochs_begin_where_they_end(corpus: TokenCorpus, packing: str):
         assert made.epoch_of(first) == epoch
         assert first == 0 or made.epoch_of(first - 1) == epoch - 1
     assert made.epochs_before(made.first_batch(3)) == pytest.approx(3, abs=0.2)
+    assert made.epochs_before(5) == round(35 / made.numbered[0].rows_per_epoch, 4)
+    assert made.batches_per_epoch == made.numbered[0].rows_per_epoch / 7
 
 
 @pytest.mark.parametrize("ahead", [0, 1])
@@ -239,3 +241,36 @@ def test_a_corpus_may_be_larger_than_memory(tmp_path: Path):
     limited, *shares = done.stdout.split("\n")[:3]
     assert limited == "limited"
     assert all(0.98 < float(line.split()[1]) < 1.01 for line in shares)
+
+
+def test_an_objective_gets_rows_numbered_from_the_first_in_evaluation(corpus: TokenCorpus, packing: str):
+    asked = []
+
+    def make(raw, key):
+        asked.append(key)
+        return raw
+
+    made = windows(corpus, packing, seeds=(5,), make=make)
+    list(made.once(fill_multiple=3))
+    list(made.once(slice(1, 3)))
+    assert {seed for seed, _ in asked} == {0}
+    numbers = [found.tolist() for _, found in asked]
+    assert numbers[:2] == [[0, 1, 2, 3, 4, 5], [4, 5, 6, 7, 8, 9]]  # of a batch of four, two fill it up
+    second = numbers[len(numbers) // 2 :]
+    assert second[:2] == [[1, 2], [5, 6]]
+
+
+def test_the_share_of_packed_places_is_told_of_all_sources(corpus: TokenCorpus):
+    made = windows(corpus, "documents")
+    (rows,) = made.numbered
+    full, cut = corpus.num_tokens / (rows.rows_per_epoch * (L + 1)), rows.share_cut()
+    assert facts(made)["packing"].startswith(f"{full:.1%} full, of a first pool of documents {cut:.1%} were cut")
+    assert 0 < cut < 1
+    assert rows.efficiency == full
+
+
+@pytest.mark.parametrize("name", ["length", "accumulation", "ahead"])
+def test_what_a_row_is_made_of_is_at_least_so_much(corpus: TokenCorpus, name: str):
+    wrong, shown = (-1, 0) if name == "ahead" else (0, 0)
+    with pytest.raises(ValueError, match=rf"{name} must be at least 1, got {name}={shown}\."):
+        windows(corpus, "stream", **{name: wrong})
