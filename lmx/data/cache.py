@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 MANIFEST = "manifest.json"
-FORMAT = 2
+FORMAT = 3
 # A file that was written so short a time before may be written again without another time stamp.
 SETTLED_NS = 2_000_000_000
 _BLOCK = 1 << 22
