@@ -25,11 +25,12 @@ EVERYTHING = Sees()
 # XLA's kernel keeps the scores of all queries by all keys for the backward pass, 4 bytes each and head. From this many
 # of them a row on it makes them a block of queries at a time, and again in the backward pass.
 BLOCKED_FROM = 2048 * 2048
-# Scores of one block, a row and head; 16 MB.
-BLOCK_SCORES = 2**22
-# Of causal rows that are at least so long, XLA's kernel takes two parts, and of long ones four: the first queries then
-# meet only the first keys. Shorter rows gain nothing.
-HALVED_FROM, QUARTERED_FROM = 128, 512
+# Scores of one block, a row and head; half a MB, which stays in a core's cache. With 16 MB a row of 2,048 took three
+# times as long on a CPU, and twice with its gradient.
+BLOCK_SCORES = 2**17
+# Into how many parts XLA's kernel takes causal rows that are at least so long: the first queries then meet only the
+# first keys. Shorter rows gain nothing.
+CAUSAL_PARTS = ((1024, 8), (256, 4), (128, 2))
 
 
 class Accelerator(NamedTuple):
@@ -260,9 +261,9 @@ def _causal_parts(query: jax.Array, key: jax.Array, sees: Sees) -> int:
     length = query.shape[1]
     if not sees.causal or sees.prefix is not None or sees.bias is not None or key.shape[1] != length:
         return 1
-    if length < HALVED_FROM or parts("length") > 1:
+    if parts("length") > 1:
         return 1
-    return 2 if length < QUARTERED_FROM else 4
+    return next((number for least, number in CAUSAL_PARTS if length >= least), 1)
 
 
 def _in_parts(query: jax.Array, key: jax.Array, value: jax.Array, *, number: int, sees: Sees, **settings) -> jax.Array:
