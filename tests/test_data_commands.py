@@ -96,7 +96,6 @@ def test_the_speed_of_the_batches_alone_is_told_beside_what_training_used(run: P
     found = re.fullmatch(r"([\d,]+) tokens/s alone, in [\d,]+ batches; training used 100,000, ([\d.]+)% of that", last)
     assert found
     assert float(found[2]) == pytest.approx(1e7 / int(found[1].replace(",", "")), rel=1e-2)
-    assert command(monkeypatch, capsys, "time", run, "--seconds", "0")[-1].partition(" batches")[0].endswith(" in 1")
     (run / "metrics.jsonl").write_text("{\n{}\n")
     assert command(monkeypatch, capsys, "time", run, "--seconds", "0.05")[-1].endswith(" batches")
 

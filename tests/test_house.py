@@ -245,7 +245,7 @@ START_PROCESSES = """
     data/test_cache data/test_encoded data/test_encoding data/test_phrasebook data/test_standard_library
     data/test_windows scoring/test_translation_scores test_checkpoint test_classification_experiment test_cli
     test_compilation test_errors test_experiments test_hosts test_house test_lock test_new_positions test_plan
-    test_pretraining_experiment test_readme test_run test_vision_experiment test_what_a_run_knows
+    test_pretraining_experiment test_readme test_report test_run test_vision_experiment test_what_a_run_knows
 """.split()
 
 

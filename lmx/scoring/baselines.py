@@ -42,7 +42,7 @@ def nearest_translations(train_pairs: Sequence[tuple[str, str]], sources: Sequen
     """Returns for each source the translation of the training sentence nearest to it.
 
     Nearest by the cosine of TF-IDF vectors of words in lower case: raw counts times log((1 + N) / documents), so that a
-    word of all sentences counts too (else as Manning et al. 2008, section 6.3). Of two as near, the earlier. A source
+    word of all sentences counts too (else as Manning et al. 2008, section 6.3); the earlier of two as near. A source
     that shares no word with training takes the first pair's translation.
 
     Raises:
