@@ -71,8 +71,8 @@ class _Count:
         elif name == "while" and total:
             self.unknown["a while loop counts once"] = None
         elif name == "shard_map":  # its body is what one device does
-            mesh, axes = parameters["mesh"], "newly_manual_axes"  # jax 0.11 has the second name
-            times = math.prod(mesh.shape[axis] for axis in parameters[axes if axes in parameters else "manual_axes"])
+            mesh = parameters["mesh"]
+            times = math.prod(mesh.shape[axis] for axis in parameters["newly_manual_axes"])
         return times * total, times * recomputed
 
 
