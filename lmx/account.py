@@ -1,7 +1,6 @@
 """Where a run's time went, over all of its starts: a file in its directory, and a line at its end."""
 
 import contextlib
-import itertools
 import json
 import time
 from collections.abc import Iterator
@@ -103,9 +102,11 @@ class Account:
         """Returns the seconds of all processes by kind, together and of each, and how many steps were repeated."""
         starts = [*self._before, {"first": self._first, "last": self._step, "seconds": self._spent}]
         repeated = 0.0
-        for each, following in itertools.pairwise(starts):
+        kept = starts[-1]["last"]  # steps that no later start made again
+        for each in reversed(starts):
             made = each["last"] - each["first"]
-            lost = min(max(each["last"] - following["first"], 0), made)
+            lost = min(max(each["last"] - kept, 0), made)
             repeated += each["seconds"]["steps"] * lost / made if made else 0.0
+            kept = min(kept, each["first"])
         seconds = {kind: sum(each["seconds"][kind] for each in starts) for kind in KINDS}
         return {"total": sum(seconds.values()), "repeated": repeated, "seconds": seconds, "starts": starts}

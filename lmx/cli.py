@@ -291,6 +291,8 @@ def compare(options: Compare) -> None:
 
 def average(options: Average) -> None:
     """Runs `lmx average`."""
+    if options.output.exists():
+        raise FileExistsError(f"{options.output} must be new, got one that exists. Say another --output.")
     from lmx.differences import differences
     from lmx.parameters import average_files
     from lmx.saved import read_record

@@ -1,6 +1,6 @@
 """The plan of an experiment: what its training will need, printed before it starts."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lmx.config import rules_of
@@ -21,12 +21,16 @@ def planned_sizes(config: Any, *fields: str) -> tuple[dict[str, int], str]:
         config: config of the experiment.
         fields: of the model's config, one for each vocabulary it can have; where a run has fewer, they share the first.
     """
-    given = [getattr(config.model, name) for name in fields]
-    if all(given):
-        what = "a vocabulary of" if len(fields) == 1 else "vocabularies of"
-        return dict(
-            zip(fields, given, strict=True)
-        ), f"{what} {' and '.join(f'{n:,}' for n in given)} as the config says"
+    given = {name: size for name in fields if (size := getattr(config.model, name))}
+    what = "a vocabulary of" if len(given) == 1 else "vocabularies of"
+    said = f"{what} {' and '.join(f'{size:,}' for size in given.values())} as the config says"
+    if len(given) == len(fields):
+        return given, said
+    found, origin = _sizes_of_vocabularies(config, fields)
+    return {**found, **given}, f"{said}; for the other, {origin}" if given else origin
+
+
+def _sizes_of_vocabularies(config: Any, fields: Sequence[str]) -> tuple[dict[str, int], str]:
     directory, pieces = config.run.run, config.pieces
     files = list(find_tokenizers(directory).values()) if directory.is_dir() else []
     if files:

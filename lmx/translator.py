@@ -54,7 +54,7 @@ class Translator:
         network: makes the model of the config, where it is another than lmx's: a class of your own.
 
     Raises:
-        ValueError: the target's vocabulary lacks a word that the search names.
+        ValueError: the target's vocabulary lacks a word that the search names, or no token of a source would be read.
 
     Attributes:
         cut: number of sources so far that were longer than `max_source_length`.
@@ -75,7 +75,9 @@ class Translator:
     ):
         self.config, self.params, self.search = config, params, search
         self.source_tokenizer, self.target_tokenizer = source_tokenizer, target_tokenizer
-        self.max_source_length = max_source_length or config.max_length
+        self.max_source_length = config.max_length if max_source_length is None else max_source_length
+        if self.max_source_length < 1:
+            raise ValueError(f"max_source_length must be at least 1, got {max_source_length}.")
         self.cut = self.limited = 0
         self._definition = define(lambda rngs: network(config, rngs=rngs))
         self._ids = SpecialIds(pad=config.pad_id, bos=target_tokenizer.bos_id, eos=target_tokenizer.eos_id)

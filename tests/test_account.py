@@ -61,6 +61,15 @@ def test_steps_behind_the_checkpoint_of_a_restart_are_repeated(tmp_path: Path, c
     assert [each["last"] for each in saved["starts"]] == [20, 25, 30]
 
 
+def test_steps_that_each_of_two_restarts_made_again_are_repeated_twice(tmp_path: Path, clock) -> None:
+    for step, seconds, last in ((0, 100, 100), (50, 10, 60), (40, 30, 70)):
+        account = Account(tmp_path, step=step, writes=True)
+        clock(seconds)
+        account.write(last, over=True)
+    # Of the first start 60 steps of a second each, and all of the second.
+    assert account.end().endswith("; 2 restarts, 70 s of steps repeated")
+
+
 def test_other_hosts_write_nothing_and_a_damaged_account_begins_anew(tmp_path: Path, clock) -> None:
     Account(tmp_path, step=0, writes=False).write(3)
     assert not list(tmp_path.iterdir())

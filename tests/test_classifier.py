@@ -407,6 +407,17 @@ def test_devices_that_label_together_find_what_one_finds(classifier, monkeypatch
     np.testing.assert_allclose(*maps, rtol=1e-4, atol=1e-6)
 
 
+def test_attention_of_several_seeds_is_the_first_ones(classifier, monkeypatch):
+    seen = [classifier.attention("w1 w2 w3")["weights"]]
+    for seed in range(SEEDS):
+        alone = classifier._predictor.with_params(member(parameters(), seed))
+        with monkeypatch.context() as patch:
+            patch.setattr(classifier, "_predictor", alone)
+            seen.append(classifier.attention("w1 w2 w3")["weights"])
+    np.testing.assert_allclose(seen[0], seen[1], atol=1e-6)
+    assert np.abs(np.subtract(seen[0], seen[2])).max() > 1e-2
+
+
 # Run directories.
 
 

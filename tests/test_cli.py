@@ -680,6 +680,16 @@ def test_translators_of_other_words_are_not_averaged_and_those_of_other_data_are
     assert not (tmp_path / "other.safetensors").exists()
 
 
+def test_an_average_replaces_no_file(lmx, tmp_path, capsys, monkeypatch):
+    runs = [write_run(tmp_path / name) for name in ("a", "bb")]
+    monkeypatch.chdir(runs[0])
+    with pytest.raises(SystemExit):
+        lmx("average", str(runs[0]), str(runs[1]))
+    error = "error: model.safetensors must be new, got one that exists. Say another --output.\n"
+    assert capsys.readouterr().err == error
+    assert float(load_params(runs[0] / "model.safetensors")["table"][0, 0]) == 1
+
+
 def test_files_of_other_shapes_are_not_averaged(lmx, tmp_path, capsys):
     paths = [write_run(tmp_path / name, rows=rows) / "model.safetensors" for name, rows in (("a", 3), ("bb", 4))]
     with pytest.raises(SystemExit):

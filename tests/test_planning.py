@@ -121,6 +121,8 @@ def test_a_vocabulary_is_as_large_as_is_known_without_reading_text(tmp_path, mon
     one = planned_sizes(vocabulary(tmp_path, given=(500, 0)), "source_size")
     assert one == ({"source_size": 500}, "a vocabulary of 500 as the config says")
     assumed = "a vocabulary of 8,000 is assumed (--model.source-size and --model.target-size)"
+    half = f"a vocabulary of 500 as the config says; for the other, {assumed}"
+    assert sizes(vocabulary(tmp_path, given=(0, 500))) == ([8000, 500], half)
     assert sizes(vocabulary(tmp_path)) == ([8000, 8000], assumed)
     found, origin = sizes(vocabulary(tmp_path, tokenizer="bytes"))
     assert origin == "bytes"

@@ -230,6 +230,13 @@ def test_sources_are_padded_to_no_more_than_learned_positions_reach(positions, p
     assert shapes == [8, padded]
 
 
+def test_a_source_has_at_least_a_token():
+    with pytest.raises(ValueError, match=r"^max_source_length must be at least 1, got 0\.$"):
+        Translator(
+            CONFIG, parameters(), source_tokenizer=SOURCE, target_tokenizer=TARGET, search=Search(), max_source_length=0
+        )
+
+
 @pytest.fixture(scope="module")
 def greedy() -> Translator:
     return make_translator(search=dataclasses.replace(SEARCH, beam_size=1))

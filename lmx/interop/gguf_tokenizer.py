@@ -6,6 +6,7 @@ from typing import Any
 
 from lmx.errors import InputError
 from lmx.foreign_text import HuggingFaceTokenizer, Specials
+from lmx.interop.kinds import COUNT, NUMBERS, SWITCH, TEXT, TEXTS
 
 # Kinds of tokens, by their numbers: those that text never is, and those that a user has added.
 CONTROL, ADDED = 3, 4
@@ -20,6 +21,13 @@ WORDS = {
 }
 PLAIN = ("default", "gpt-2", "gpt2")
 DIGITS = ("smollm",)  # each digit is a word
+KINDS = {
+    **dict.fromkeys(("model", "pre"), TEXT),
+    **dict.fromkeys(("tokens", "merges"), TEXTS),
+    **dict.fromkeys(("token_type", "scores"), NUMBERS),
+    **dict.fromkeys(("bos_token_id", "eos_token_id", "unknown_token_id", "padding_token_id"), COUNT),
+    "add_space_prefix": SWITCH,
+}
 
 
 def read_tokenizer(said: Mapping[str, Any], *, vocab_size: int, path: Path) -> HuggingFaceTokenizer:
@@ -32,11 +40,15 @@ def read_tokenizer(said: Mapping[str, Any], *, vocab_size: int, path: Path) -> H
     tokens = said.get("tokenizer.ggml.tokens")
     if not isinstance(tokens, list):
         raise InputError(f"{path} must hold a vocabulary, got no tokenizer.ggml.tokens.")
+    for name, kind in KINDS.items():
+        value = said.get(name := f"tokenizer.ggml.{name}")
+        if value is not None and not kind.fits(value):
+            raise InputError(f"{path} must have {kind.said} as {name}, got {value!r:.60}.")
     makers = {"gpt2": _byte_pairs, "llama": _pieces}
-    if (kind := said.get("tokenizer.ggml.model")) not in makers:
-        raise InputError(f"{path} must have a tokenizer of {' or '.join(makers)}, got {kind}.")
-    content = makers[str(kind)](said, tokens, path)
-    kinds = said.get("tokenizer.ggml.token_type") or []
+    if (maker := said.get("tokenizer.ggml.model")) not in makers:
+        raise InputError(f"{path} must have a tokenizer of {' or '.join(makers)}, got {maker}.")
+    content = makers[str(maker)](said, tokens, path)
+    types = said.get("tokenizer.ggml.token_type") or []
     content["added_tokens"] = [
         {
             "id": index,
@@ -47,7 +59,7 @@ def read_tokenizer(said: Mapping[str, Any], *, vocab_size: int, path: Path) -> H
             "normalized": False,
             "special": each == CONTROL,
         }
-        for index, (token, each) in enumerate(zip(tokens, kinds, strict=False))
+        for index, (token, each) in enumerate(zip(tokens, types, strict=False))
         if each in (CONTROL, ADDED)
     ]
     return HuggingFaceTokenizer(content, _specials(said, path), vocab_size=vocab_size)

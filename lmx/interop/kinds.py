@@ -1,6 +1,6 @@
 """What kind of value each field has that is read of Hugging Face's JSON files: checked where a file is read.
 
-Families then take sizes as sizes. A field that is null is one that is not given.
+Families then take sizes as sizes. A field that is null is one that is not given, unless it says "none" so.
 """
 
 from collections.abc import Callable, Mapping
@@ -45,6 +45,7 @@ IDS = Kind(
 )
 TEXT = Kind("a text", lambda value: isinstance(value, str))
 TEXTS = Kind("a list of texts", lambda value: isinstance(value, list) and all(isinstance(each, str) for each in value))
+NUMBERS = Kind("a list of numbers", lambda value: isinstance(value, list) and all(map(_is_number, value)))
 OBJECT = Kind("an object", lambda value: isinstance(value, dict))
 
 _NAMES = {
@@ -85,6 +86,7 @@ CTRANSLATE2: Mapping[str, Kind] = {
     **dict.fromkeys(("add_source_bos", "add_source_eos"), SWITCH),
     "layer_norm_epsilon": EPSILON,
 }
+_NULL_IS_NONE = ("sliding_window",)  # null says that there is none, and a missing field what is usual
 _WITHIN = ("rope_scaling", "rope_parameters")  # objects with fields of their own
 
 
@@ -109,7 +111,7 @@ def check_kinds(fields: Mapping[str, Any], *, path: Path, kinds: Mapping[str, Ki
 
 
 def given(fields: Mapping[str, Any], *, path: Path) -> dict[str, Any]:
-    """Returns the fields of a file that are not null, all of the kind that they must have.
+    """Returns the fields of a file that are not null, or say something by it, all of the kind that they must have.
 
     Raises:
         InputError: one is of another; the message names it.
@@ -117,4 +119,4 @@ def given(fields: Mapping[str, Any], *, path: Path) -> dict[str, Any]:
     check_kinds(fields, path=path)
     inner = {name: fields[name] for name in _WITHIN if isinstance(fields.get(name), dict)}
     whole = {**fields, **{name: given(value, path=path) for name, value in inner.items()}}
-    return {name: value for name, value in whole.items() if value is not None}
+    return {name: value for name, value in whole.items() if value is not None or name in _NULL_IS_NONE}

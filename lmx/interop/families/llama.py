@@ -10,8 +10,9 @@ from lmx.models.decoder import DecoderConfig
 
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 
-# How long rows are where a config does not say it.
+# How long rows are, and how far layers with a window look back, where a config does not say it.
 LENGTHS = {"llama": 2048, "mistral": 131_072, "qwen2": 32_768, "qwen3": 32_768}
+WINDOW = 4096
 
 
 def config_of(theirs: Mapping[str, Any]) -> DecoderConfig:
@@ -72,8 +73,9 @@ def rotations(theirs: Mapping[str, Any]) -> tuple[float, tuple[float, ...]]:
 
 def _window(theirs: Mapping[str, Any]) -> int | None:
     """Returns how far each layer looks back, which is the same in all of ours."""
-    window, layers = theirs.get("sliding_window"), theirs["num_hidden_layers"]
-    if not window or not theirs.get("use_sliding_window", theirs["model_type"] == "mistral"):
+    window, layers = theirs.get("sliding_window", WINDOW), theirs["num_hidden_layers"]
+    uses = theirs.get("use_sliding_window", theirs["model_type"] == "mistral")
+    if not window or not uses or theirs["model_type"] == "llama":
         return None
     kinds = theirs.get("layer_types") or []
     without = theirs.get("max_window_layers", 0 if theirs["model_type"] == "mistral" else 28)
