@@ -31,7 +31,7 @@ from lmx.models.language import build_network, family_of, fit_vocabulary, predic
 from lmx.models.masked import MaskedConfig
 from lmx.models.seq2seq import Seq2SeqConfig
 from lmx.objective import ObjectiveConfig
-from lmx.optimization import OptimizerConfig, make_schedule
+from lmx.optimization import OptimizerConfig, check_weight, make_schedule
 from lmx.optimizers import make_optimizer, updated_by
 from lmx.pieces import TextVocabularyConfig
 from lmx.planning import planned_sizes, print_plan
@@ -81,10 +81,13 @@ class Config:
     seeds: int = 1
     run: Annotated[RunConfig, INLINE] = field(default_factory=lambda: RunConfig(run=Path("runs/pretraining")))
 
-    # What may change when a run is continued, beside RunConfig and Published: it has no part in the training.
-    free = ("test", "metric", "prompts", "sampling")
     rules: ClassVar = DEFAULT_RULES  # which axes the mesh splits
     absent: ClassVar = {"stride": None}  # in earlier versions
+
+    @property
+    def free(self) -> tuple[str, ...]:
+        """What may change when a run is continued, beside RunConfig and Published: it has no part in the training."""
+        return ("test", "metric", "prompts", "sampling", *self.objective.unread)
 
     @property
     def max_length(self) -> int:
@@ -95,6 +98,7 @@ class Config:
         """Checks values here, for errors of one line, where tyro would print a box."""
         self.objective.check(family_of(self.model), packing=self.batch.packing)
         self.batch.check_stride(objective=self.objective.objective)
+        check_weight("z_loss", self.z_loss)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,7 +281,7 @@ def main(preset: str, config: Config) -> None:
 
 def plan(preset: str, config: Config, *, device: str) -> None:
     """Prints what training will need, from shapes alone: no text is read, what it would tell is assumed."""
-    sizes, origin = planned_sizes(config, *vocabulary_fields(config.model))
+    sizes, origin = planned_sizes(config, *vocabulary_fields(config.model), shared=True)
     size = max(sizes.values())
 
     def shapes_of(length: int) -> dict[str, tuple[int, ...]]:

@@ -372,7 +372,7 @@ def cross_validate(preset: str, config: Config) -> None:
 
 def plan(preset: str, config: Config, *, device: str) -> None:
     """Prints what training will need, from shapes alone: no text is read, what it would tell is assumed."""
-    sizes, origin = planned_sizes(config, "source_vocab_size", "target_vocab_size")
+    sizes, origin = planned_sizes(config, "source_vocab_size", "target_vocab_size", shared=config.joint)
 
     def shapes(length: int) -> dict[str, tuple[int, ...]]:
         return dict.fromkeys(("source", "decoder_input", "target"), config.batch.shape(length))

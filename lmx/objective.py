@@ -25,6 +25,7 @@ from lmx.text import ByteTokenizer, SentencePieceTokenizer, Tokenizer
 
 ObjectiveName = Literal["causal", "prefix", "pairs", "masked", "spans"]
 FAMILIES = dict.fromkeys(("causal", "prefix", "pairs"), "decoder") | {"masked": "masked", "spans": "seq2seq"}
+READ_BY = {"from_start": "causal", "whole_words": "masked"}  # fields that one objective alone reads
 MASKS = ("<mask>", "[MASK]")
 SENTINEL = "<extra_id_0>"
 SEPARATOR = "\t"  # of source and target
@@ -77,6 +78,11 @@ class ObjectiveConfig:
     mean_span: float = 3.0
     sentinels: int = 100
 
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """The fields that only another objective reads; earlier versions ignored them where they were on."""
+        return tuple(name for name, reader in READ_BY.items() if reader != self.objective)
+
     def check(self, family: str, *, packing: Packing) -> None:
         """Checks that a family of models can learn it, and that rows are as it wants them.
 
@@ -86,10 +92,11 @@ class ObjectiveConfig:
         if FAMILIES[self.objective] != family:
             fitting = " or ".join(name for name, each in FAMILIES.items() if each == family)
             raise InputError(f"objective must be {fitting} for this preset's model, got objective={self.objective}.")
-        for name, wanted in (("from_start", "causal"), ("whole_words", "masked")):
-            if getattr(self, name) and self.objective != wanted:
+        for name in self.unread:
+            if getattr(self, name):
                 raise InputError(
-                    f"{name} must be off with objective={self.objective}, got {name}=True: it is of {wanted} alone."
+                    f"{name} must be off with objective={self.objective}, got {name}=True: it is of {READ_BY[name]} "
+                    "alone."
                 )
         asked = "from_start" if self.from_start else f"objective={self.objective}"
         if packing != "documents" and (self.from_start or self.objective == "pairs"):

@@ -4,6 +4,7 @@ A schedule maps the number of updates done so far (0 before the first) to a lear
 fairseq, tensor2tensor and the papers is noted at each schedule.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -65,14 +66,23 @@ class OptimizerConfig:
             ValueError: one of them means nothing.
         """
         for name in ("peak", "epsilon", "weight_decay"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be at least 0, got {name}={getattr(self, name)}.")
+            check_weight(name, getattr(self, name))
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"clip_norm must be above 0, or None not to clip, got clip_norm={self.clip_norm}.")
         if self.average_decay is not None and not 0 <= self.average_decay <= 1:
             raise ValueError(f"average_decay must be from 0 to 1, got average_decay={self.average_decay}.")
         for name in ("beta2", "label_smoothing", "word_dropout"):
             check_share(name, getattr(self, name, 0.0))
+
+
+def check_weight(name: str, weight: float) -> None:
+    """Checks a number that something is multiplied with, or that is added.
+
+    Raises:
+        ValueError: it is below 0 or not finite.
+    """
+    if not 0 <= weight < math.inf:
+        raise ValueError(f"{name} must be at least 0 and finite, got {name}={weight}.")
 
 
 def check_share(name: str, share: float) -> None:

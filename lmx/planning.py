@@ -14,18 +14,21 @@ from lmx.sharding.mesh import count_devices
 from lmx.text import ByteTokenizer, load_tokenizer
 
 
-def planned_sizes(config: Any, *fields: str) -> tuple[dict[str, int], str]:
+def planned_sizes(config: Any, *fields: str, shared: bool = False) -> tuple[dict[str, int], str]:
     """Returns the vocabulary's size as far as it is known without reading text, and its source, for plans.
 
     Args:
         config: config of the experiment.
         fields: of the model's config, one for each vocabulary it can have; where a run has fewer, they share the first.
+        shared: whether all have one vocabulary, so that one size says the others.
     """
     given = {name: size for name in fields if (size := getattr(config.model, name))}
     what = "a vocabulary of" if len(given) == 1 else "vocabularies of"
     said = f"{what} {' and '.join(f'{size:,}' for size in given.values())} as the config says"
     if len(given) == len(fields):
         return given, said
+    if given and shared:
+        return dict.fromkeys(fields, max(given.values())), said
     found, origin = _sizes_of_vocabularies(config, fields)
     return {**found, **given}, f"{said}; for the other, {origin}" if given else origin
 
@@ -37,7 +40,7 @@ def _sizes_of_vocabularies(config: Any, fields: Sequence[str]) -> tuple[dict[str
         sizes = [load_tokenizer(path).vocab_size for path in sorted(files)] * len(fields)
         return dict(zip(fields, sizes, strict=False)), f"the vocabulary of {directory}, {sizes[0]:,}"
     size = pieces.vocab_size
-    flags = [f"model.{name}".replace("_", "-") for name in fields]
+    flags = [f"model.{name}".replace("_", "-") for name in fields if not getattr(config.model, name)]
     asked = " and ".join(f"--{flag}" for flag in flags)
     origin = f"a vocabulary of {size:,} is assumed ({asked})"
     if pieces.vocabulary is not None:

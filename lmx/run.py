@@ -44,6 +44,7 @@ TESTED = (
     "references.tsv",
     "mistakes.jsonl",
     "explanations.json",
+    "surprise.json",
 )
 RESULTS = ("report.html", "labelled.tsv", *TESTED)
 
@@ -273,12 +274,15 @@ class Run:
         if seeds is not None and len(seeds) > 1:
             (self.directory / "seeds").mkdir(exist_ok=True)
             for index, seed in enumerate(seeds):
-                save_params(self.directory / "seeds" / f"{seed}.safetensors", member(whole, index))
-        model, made = self.directory / "model.safetensors", self.directory / "model.partial"
-        save_params(made, whole if seeds is None else member(whole, int(np.argmin(self.memory.best))))
-        if model.is_file() and checksum_of(model) != checksum_of(made):
+                self._replace(self.directory / "seeds" / f"{seed}.safetensors", member(whole, index))
+        best = whole if seeds is None else member(whole, int(np.argmin(self.memory.best)))
+        self._replace(self.directory / "model.safetensors", best)
+
+    def _replace(self, path: Path, params: Params) -> None:
+        save_params(made := path.with_suffix(".partial"), params)
+        if path.is_file() and checksum_of(path) != checksum_of(made):
             self.forget(RESULTS)
-        os.replace(made, model)
+        os.replace(made, path)
 
     def recall(self, values: np.ndarray, *, seeds: Sequence[int]) -> None:
         """Restores the memory of a finished model whose checkpoints are gone.

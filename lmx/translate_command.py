@@ -138,7 +138,7 @@ def check_together(options: Translate) -> None:
         # Of the search, the word that targets begin with and the memory remain.
         unread = [name for name in OF_SEARCH if name not in ("forced_bos", "batch_tokens")]
         for name in ("prefix", "n_best", "with_scores", *unread):
-            if (value := getattr(options, name)) not in (None, (), False):
+            if (value := getattr(options, name)) != getattr(Translate, name):
                 raise ValueError(f"{name} must be left out where given targets are scored, got {name}={value}.")
     if options.target_language is not None and options.forced_bos not in (None, ""):
         raise ValueError(

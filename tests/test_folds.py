@@ -18,8 +18,9 @@ from lmx.data.texts import encode_examples
 from lmx.evaluation.classification import Exam as ClassifierExam
 from lmx.evaluation.classification import ExamConfig, examine_classifier
 from lmx.evaluation.classification import run_folds as run_folds_of_classes
+from lmx.evaluation.folds import each_fold
 from lmx.evaluation.translation import Exam, ScoringConfig, Translated, run_folds
-from lmx.run import Run
+from lmx.run import RESULTS, Run
 from lmx.scoring.records import Record, Row
 from lmx.scoring.tested import Tested as Outcome  # pytest would take its own name for a class of tests
 from lmx.scoring.translation import detokenized_bleu
@@ -116,6 +117,16 @@ def test_the_main_score_is_that_of_all_translations_together(tmp_path: Path, see
     assert [row.name for row in rest] == ["own 2-fold test, ensemble, BLEU", "own 2-fold test, ensemble, chrF2"]
     assert rest[0].score == of_all.score
     assert rest[0].made == f"3 seeds translate together; {made}"
+
+
+@pytest.mark.parametrize("changed", ["config.updates", "config.epochs", "config.test"])
+def test_scores_of_all_folds_go_where_the_folds_train_for_longer(tmp_path: Path, changed: str, monkeypatch):
+    forgotten: list[tuple[str, ...]] = []
+    run = Run(tmp_path, {})
+    run.changed = (changed,)
+    monkeypatch.setattr(run, "forget", forgotten.append)
+    assert each_fold(run, "own", config_of(tmp_path), lambda preset, config, fold: fold) == [1, 2]
+    assert forgotten == ([] if changed == "config.test" else [RESULTS])
 
 
 def test_where_folds_ended_otherwise_only_what_they_share_is_told(tmp_path: Path):

@@ -20,6 +20,7 @@ from lmx.definition import define
 from lmx.devices import DEVICES, describe_precision, device_of_kind, find_device
 from lmx.experiment import start_facts
 from lmx.learner import Learner, place
+from lmx.models.decoder import Decoder, DecoderConfig
 from lmx.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from lmx.nn.dropout import dropout
 from lmx.nn.embedding import Embedding
@@ -172,6 +173,25 @@ def test_a_step_sends_over_each_axis_of_its_mesh_and_at_least_what_it_must(plann
     assert communication.raw >= communication.counted >= communication.merged >= communication.least_total > 0
     assert communication.known
     assert communication.far == 0  # eight devices of one node
+
+
+@pytest.mark.parametrize("length", [120, 200, 300])
+def test_weights_of_causal_rows_are_told_also_where_they_are_taken_in_parts(length: int):
+    config = DecoderConfig(vocab_size=64, width=16, num_heads=2, num_layers=1, feedforward_width=32, max_length=300)
+    model = define(lambda rngs: Decoder(config, rngs=rngs))
+
+    def loss(params, batch, key):
+        return {"loss": model.merge(params)(batch["tokens"])[0].astype(jnp.float32).sum(), "weight": jnp.ones(())}
+
+    job = Job(
+        build=lambda rngs: Decoder(config, rngs=rngs),
+        loss=loss,
+        optimizer=OPTIMIZER,
+        mesh=MeshConfig(data=1),
+        batch={"tokens": (1, 3, length)},
+    )
+    seen = 3 * 2 * length * (length + 1) // 2 * 4  # rows, heads, and what a causal row sees
+    assert seen <= measure_memory(job).squares <= 3 * 2 * seen
 
 
 def test_one_device_sends_nothing():

@@ -121,8 +121,13 @@ def test_a_vocabulary_is_as_large_as_is_known_without_reading_text(tmp_path, mon
     one = planned_sizes(vocabulary(tmp_path, given=(500, 0)), "source_size")
     assert one == ({"source_size": 500}, "a vocabulary of 500 as the config says")
     assumed = "a vocabulary of 8,000 is assumed (--model.source-size and --model.target-size)"
-    half = f"a vocabulary of 500 as the config says; for the other, {assumed}"
+    half = (
+        "a vocabulary of 500 as the config says; for the other, a vocabulary of 8,000 is assumed (--model.source-size)"
+    )
     assert sizes(vocabulary(tmp_path, given=(0, 500))) == ([8000, 500], half)
+    both = planned_sizes(vocabulary(tmp_path, given=(0, 500)), *FIELDS, shared=True)
+    assert both == (dict.fromkeys(FIELDS, 500), "a vocabulary of 500 as the config says")
+    assert planned_sizes(vocabulary(tmp_path), *FIELDS, shared=True)[0] == dict.fromkeys(FIELDS, 8000)
     assert sizes(vocabulary(tmp_path)) == ([8000, 8000], assumed)
     found, origin = sizes(vocabulary(tmp_path, tokenizer="bytes"))
     assert origin == "bytes"

@@ -16,11 +16,14 @@ import jax
 import numpy as np
 import pytest
 
+from lmx.config import config_as_json
 from lmx.data.cache import Cache
 from lmx.evaluation.text import predict_text
+from lmx.experiment import begin
 from lmx.generator import Generator
 from lmx.models.language import fit_vocabulary
 from lmx.process import EXIT_STOPPED
+from lmx.saved import write_json
 from lmx.sharding.mesh import make_mesh
 
 ROOT = Path(__file__).parents[1]
@@ -320,6 +323,8 @@ def test_the_slurm_file_is_a_script_whose_batches_divide(preset, nodes, tmp_path
         ("stdlib-t5", ["--noise-density", "1.5"], "the density of noise must be over 0 and below 1, got density=1.5."),
         ("stdlib-gpt", ["--held-out", "1.5"], "held_out must be between 0 and 1, got held_out=1.5."),
         ("stdlib-gpt", ["--updates", "0"], "updates must be at least 1, got updates=0."),
+        ("stdlib-gpt", ["--optimization.peak", "inf"], "peak must be at least 0 and finite, got peak=inf."),
+        ("stdlib-gpt", ["--z-loss", "-1"], "z_loss must be at least 0 and finite, got z_loss=-1.0."),
         ("stdlib-gpt", ["--optimization.beta2", "1"], "beta2 must be at least 0 and below 1, got beta2=1.0."),
         ("stdlib-gpt", ["--optimization.final-share", "2"], "final_share must be from 0 to 1, got final_share=2.0."),
     ],
@@ -332,6 +337,18 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(command, capsys, tmp_path
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_an_earlier_version_goes_on_without_a_choice_that_was_ignored(tmp_path):
+    arguments = ["names", "--objective", "prefix", "--run", str(tmp_path)]
+    _, old = pretraining.command_line(arguments)  # from_start is on in the preset
+    facts = {"experiment": "pretraining", "preset": "names", "family": "decoder", "config": config_as_json(old)}
+    write_json(tmp_path / "config.json", facts)
+    _, config = pretraining.command_line([*arguments, "--no-from-start"])
+    config.check()
+    with begin("pretraining", "names", config, family="decoder", ends_with="updates") as run:
+        assert run.changed == ("config.from_start",)
+    assert "from_start" not in pretraining.command_line(["names"])[1].free
 
 
 def test_an_empty_text_is_one_line(command, capsys, tmp_path):

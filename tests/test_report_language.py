@@ -54,7 +54,7 @@ def test_the_page_shows_all_of_a_run(run: Path) -> None:
     assert "<span class=none>&lt;script&gt;</span>" in page
     for said in ("Gradient norm, before it is clipped", "Parameter norm", "updated by muon", "9 arrays"):
         assert said in page
-    assert "50 s in 2 starts; 5 s of steps were made twice, after a restart" in page
+    assert "50 s in 2 starts; 5 s of steps were made again, after a restart" in page
     assert "80.0%" in page
 
 

@@ -213,7 +213,7 @@ def test_another_test_set_is_no_other_run(tmp_path):
     assert json.loads((run.directory / "config.json").read_text())["made_of"]["test data"] == "2b"
     # What the old set left is gone; the labels of new texts and the curves do not depend on it.
     of_test = {"scores.json", "samples.jsonl", "attention.json", "test.hypotheses.txt", "predictions.tsv"}
-    of_test |= {"references.tsv", "mistakes.jsonl", "explanations.json"}
+    of_test |= {"references.tsv", "mistakes.jsonl", "explanations.json", "surprise.json"}
     assert {name for name in left if not (run.directory / name).exists()} == of_test
 
 
@@ -667,6 +667,17 @@ def test_results_are_forgotten_where_another_model_takes_the_place_of_theirs(see
     run.save_model({"x": params + 1}, seeds=seeds)
     assert [path.name for path in left if path.exists()] == ["metrics.jsonl"]
     assert not list(run.directory.glob("*.partial"))
+
+
+def test_results_are_forgotten_where_another_seed_than_the_best_changes(run):
+    run.memory.judge(7, np.array([0.5, 0.2]), patience=None)
+    params = jnp.arange(4.0).reshape(2, 2)
+    run.save_model({"x": params}, seeds=(4, 11))
+    labelled = run.directory / "labelled.tsv"  # of all seeds together
+    labelled.touch()
+    run.save_model({"x": params.at[0].add(1)}, seeds=(4, 11))
+    assert not labelled.exists()
+    assert not list(run.directory.rglob("*.partial"))
 
 
 def test_a_finished_model_without_checkpoints_remembers_its_best_steps(run):

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -15,7 +16,7 @@ from lmx.saved import save_tokenizers
 from lmx.search import EARLIER, Search, read_search
 from lmx.streams import Share
 from lmx.target_scores import ScoredTarget
-from lmx.translate_command import Translate, written
+from lmx.translate_command import Translate, check_together, written
 from lmx.translation_batches import Translation
 from lmx.translator import Translator
 from tests.test_translator import (
@@ -248,6 +249,14 @@ def test_what_cannot_be_asked_is_one_clear_line(run, tmp_path, monkeypatch, caps
     assert err.startswith("error: ")
     assert expected in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("name", "value"), [("alpha", 0.0), ("seed", 0), ("n_best", 0), ("renormalised", False)])
+def test_a_zero_beside_given_translations_is_refused_too(name, value):
+    options = Translate(run=Path("r"), input=Path("a"), score_targets=Path("b"), **{name: value})
+    said = f"{name} must be left out where given targets are scored, got {name}={value}."
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        check_together(options)
 
 
 @pytest.mark.parametrize("early_stopping", ["true", "never"])

@@ -190,8 +190,8 @@ def find_corpus(location: str) -> AnyFiles:
 
 
 def _find(*names: str) -> CorpusFiles | StreamedFiles:
-    if len(names) == 1 and names[0].startswith("stream:"):
-        return StreamedFiles(names[0])
+    if len(names) == 1 and names[0].strip().startswith("stream:"):
+        return StreamedFiles(names[0].strip())
     location = ",".join(names)
     if streams := [name for name in names if name.strip().startswith("stream:")]:
         raise ValueError(f"{streams[0].strip()} must stand alone or have a weight in a mixture, got {location}.")

@@ -36,7 +36,8 @@ def table_records(
         raise ValueError(f"field_limit must be from 1 to {MOST_CHARACTERS:,}, got field_limit={field_limit}.")
     rows = _quoted_rows if quoting else _plain_rows
     names = None if columns is None else list(columns)
-    if twice := _twice(names or ()):
+    read = {part for name in known for part in (name, *name.split(JOIN))} | {"text"}
+    if twice := _twice([name for name in names or () if name in read]):
         raise ValueError(f"columns must name each column once, got {twice!r} twice.")
     first = True
     for number, cells in rows(path, delimiter=delimiter, encoding=encoding, field_limit=field_limit):

@@ -53,7 +53,7 @@ class TextSetsConfig:
         if self.validation is None and not 0 < self.held_out < 1:
             raise InputError(f"held_out must be between 0 and 1, got held_out={self.held_out}.")
         given = {"train": self.train, "validation": self.validation, "test": self.test}
-        found = {name: find_corpus(location) for name, location in given.items() if location}
+        found = {name: find_corpus(location) for name, location in given.items() if location is not None}
         check_apart(
             {name: _files_of(files) for name, files in found.items()},
             way_out="leave validation out to hold out the end of train.",

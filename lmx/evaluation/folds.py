@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from lmx.run import Run
+from lmx.run import RESULTS, Run
 
 Tested = TypeVar("Tested")
 
@@ -17,6 +17,8 @@ def each_fold(run: Run, preset: str, config: Any, train_and_test: Callable[..., 
         config: of the experiment, with `sets` and `run`.
         train_and_test: `(preset, config, fold=...)` trains and tests one of them.
     """
+    if {"config.updates", "config.epochs"} & {*run.changed}:
+        run.forget(RESULTS)  # of all folds together, which are trained for longer one after another
     number = config.sets.folds
     tested: list[Any] = []
     for fold in range(1, number + 1):

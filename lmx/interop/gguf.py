@@ -17,6 +17,7 @@ from lmx.errors import InputError
 from lmx.interop.families import llama
 from lmx.interop.gguf_tokenizer import LLAMA_3, read_tokenizer
 from lmx.interop.imported import Imported, check_tokenizers, mapped
+from lmx.interop.kinds import AMOUNT, SIZE
 from lmx.interop.rearranged import Reordered, halves
 from lmx.interop.tensors import Index, Source
 from lmx.text import Tokenizer
@@ -154,9 +155,15 @@ def _config(said: Mapping[str, Any], architecture: str, arrays: Source, path: Pa
 
     def size(name: str, default: Any = None) -> int:
         value = get(name, default)
-        if not isinstance(value, int) or value < 1:
+        if not SIZE.fits(value):
             raise InputError(f"{path} must have one size in {architecture}.{name}, got {value!r:.60}.")
         return value
+
+    def amount(name: str, default: Any = None) -> float:
+        value = get(name, default)
+        if not AMOUNT.fits(value):
+            raise InputError(f"{path} must have one number in {architecture}.{name}, got {value!r:.60}.")
+        return float(value)
 
     words = "model.embed_tokens.weight"
     if words not in arrays.shapes:
@@ -171,7 +178,8 @@ def _config(said: Mapping[str, Any], architecture: str, arrays: Source, path: Pa
         raise InputError(f"{path} must stretch rotary positions by a factor or not at all, got {scaling}.")
     if get("expert_count", 0):
         raise InputError(f"{path} must have one feed-forward network a layer, got {get('expert_count')} experts.")
-    window = get("attention.sliding_window", 0)
+    window = amount("attention.sliding_window", 0)
+    stretch = {"rope_type": "linear", "factor": amount("rope.scaling.factor")} if scaling == "linear" else None
     return {
         "model_type": "mistral" if window and architecture == "llama" else ARCHITECTURES[architecture],
         "vocab_size": arrays.shapes[words][0],
@@ -182,9 +190,9 @@ def _config(said: Mapping[str, Any], architecture: str, arrays: Source, path: Pa
         "num_key_value_heads": size("attention.head_count_kv", heads),
         "head_dim": head,
         # Written as float32 there: the decimal number that was meant has seven digits.
-        "rms_norm_eps": float(f"{get('attention.layer_norm_rms_epsilon'):.7g}"),
-        "rope_theta": float(get("rope.freq_base", 10000.0)),
-        "rope_scaling": {"rope_type": "linear", "factor": get("rope.scaling.factor")} if scaling == "linear" else None,
+        "rms_norm_eps": float(f"{amount('attention.layer_norm_rms_epsilon'):.7g}"),
+        "rope_theta": float(amount("rope.freq_base", 10000.0)),
+        "rope_scaling": stretch,
         "max_position_embeddings": size("context_length"),
         "tie_word_embeddings": "lm_head.weight" not in arrays.shapes,
         "sliding_window": int(window) or None,

@@ -151,16 +151,17 @@ def search_of(said: Mapping[str, Any], model: Seq2SeqConfig, target: Tokenizer |
     if forced is not None and forced not in (ends[0], ends[:1]):
         left.append(f"forced_eos_token_id={forced}: the end is {ends[0]}")
         fields["forced_eos"] = "none"
-    fields |= _words(settings, model, ends=ends, left=left)
+    words = model.target_vocab_size if target is None else min(model.target_vocab_size, target.vocab_size)
+    fields |= _words(settings, words, ends=ends, left=left)
     special = _special(said, target) | {each for each in ends if each is not None}
     first = said.get("forced_bos_token_id")
     if first is None and target is not None:
         first = first_word(target)
     if isinstance(first, int) and first not in special and first not in fields["suppress"]:
-        if 0 <= first < model.target_vocab_size:
+        if 0 <= first < words:
             fields["forced_bos"] = first
         else:
-            left.append(f"forced_bos_token_id={first}: the model has {model.target_vocab_size:,} words")
+            left.append(f"forced_bos_token_id={first}: the model has {words:,} words")
     elif first is not None:
         left.append(f"forced_bos_token_id={first}: it is padding, start, end or suppressed")
     unknown = dict(UNKNOWN)
@@ -195,16 +196,15 @@ def _lengths(settings: Settings) -> dict[str, Any]:
     return fields | ({"max_ratio": 0.0, "max_extra": most} if most > 0 else {})
 
 
-def _words(settings: Settings, model: Seq2SeqConfig, *, ends: Sequence[Any], left: list[str]) -> dict[str, Any]:
-    """Returns which words do not come."""
-    rows = model.target_vocab_size
+def _words(settings: Settings, number: int, *, ends: Sequence[Any], left: list[str]) -> dict[str, Any]:
+    """Returns which of a number of words do not come."""
 
     def known(name: str, sequences: list[list[int]]) -> list[list[int]]:
-        """Leaves out what the model has no row for."""
+        """Leaves out what is no word."""
         for each in sequences:
-            if each and max(each) >= rows:
-                left.append(f"{name}={each}: the model has {rows:,} words")
-        return [each for each in sequences if each and max(each) < rows]
+            if each and max(each) >= number:
+                left.append(f"{name}={each}: the model has {number:,} words")
+        return [each for each in sequences if each and max(each) < number]
 
     single = {name: [[word] for word in settings.ids(name)] for name in ("suppress_tokens", "begin_suppress_tokens")}
     bad = [each for each in settings.rows("bad_words_ids") if each not in [[end] for end in ends]]

@@ -1,5 +1,6 @@
 """What one device holds: state and gradients exactly, residuals as XLA splits them, and a step at its fullest."""
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ import jax
 from jax.sharding import Mesh
 
 from lmx.costs import saved_residuals
+from lmx.nn.kernels import ends_of_parts
 from lmx.plan.figures import Job, Memory, Module
 from lmx.plan.step import batch_of, compile_unoptimised, mesh_of, program_of, state_of
 from lmx.plan.working import fullest_moment
@@ -81,11 +83,16 @@ def _measure_residuals(job: Job, mesh: Mesh, state: TrainState) -> tuple[tuple[t
             for one, sharding in zip(described, shardings, strict=True)
         ]
     lengths = {shape[-1] for shape in job.batch.values()}
+    in_parts = set()  # of causal rows, each up to its last key
+    for length in lengths:
+        in_parts |= {(last - first, last) for first, last in itertools.pairwise(ends_of_parts(length))}
     sizes: dict[str, int] = defaultdict(int)
     squares = 0
     for residual, shape in zip(described, shapes, strict=True):
         size = math.ceil(math.prod(shape) * residual.dtype.itemsize * residual.share)
         sizes[residual.scope or "unnamed"] += size
-        if len(residual.shape) > 3 and set(residual.shape[-2:]) <= lengths:
+        *rest, before, target, source = (0, 0, 0, *residual.shape)
+        is_part = (target, source) in in_parts and before not in lengths  # where heads by features are no part
+        if len(rest) > 3 and ({target, source} <= lengths or is_part):
             squares += size
     return tuple(sorted(sizes.items(), key=lambda item: -item[1])), squares

@@ -159,7 +159,7 @@ def _time_section(account: dict) -> Html:
     starts = len(account.get("starts") or [])
     note = f"{total:,.0f} s in {starts} start{'s' * (starts != 1)}"
     if is_number(account.get("repeated")) and account["repeated"]:
-        note += f"; {account['repeated']:,.0f} s of steps were made twice, after a restart"
+        note += f"; {account['repeated']:,.0f} s of steps were made again, after a restart"
     return section("Where the time went", bar_chart(bars, title="Share of wall time", form="{:.1f}%"), note=note)
 
 

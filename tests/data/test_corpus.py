@@ -19,6 +19,7 @@ from lmx.data.corpus import encode_corpus, find_corpus
 from lmx.data.documents import cut, place_of, read_part, whole_file
 from lmx.data.hub import read_hub
 from lmx.data.shards import TokenCorpus
+from lmx.data.text_sets import TextSetsConfig
 from lmx.text import ByteTokenizer, PretokenizedTokenizer
 
 BYTES = ByteTokenizer()
@@ -496,7 +497,7 @@ def test_a_stream_is_not_cut(stream: str):
 
 def test_of_a_stream_so_many_bytes_are_learned_from(stream: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(found_at, "LEARNED_BYTES", 2 * len("0 0 " + "w" * 90))
-    assert list(find_corpus(stream).texts()) == STREAMED[:2]
+    assert list(find_corpus(stream).texts()) == list(find_corpus(f" {stream}").texts()) == STREAMED[:2]
     assert found_at.find_corpus(stream).facts(Cache(None)) == find_corpus(stream).facts(Cache(None))
     assert find_corpus(f"{stream}[:9]").facts(Cache(None)) != find_corpus(stream).facts(Cache(None))
 
@@ -605,3 +606,10 @@ def test_a_text_of_one_word_is_one_word(tmp_path: Path, cache: Cache):
     files = find_corpus(str(tmp_path / "a.txt"))
     assert list(files.texts()) == ["Wort"]
     assert encode_corpus(files, BYTES, cache=cache).num_words == 1
+
+
+@pytest.mark.parametrize("name", ["train", "validation", "test"])
+def test_a_set_without_a_name_is_told(name: str):
+    sets = TextSetsConfig(**{"train": "stdlib"} | {name: ""})
+    with pytest.raises(ValueError, match=r"^each of several texts must have a name, got location=''\.$"):
+        sets.load(lambda files: BYTES, Cache(None))

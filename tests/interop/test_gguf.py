@@ -46,7 +46,9 @@ def write(path: Path, *, kind=gguf.GGMLQuantizationType.F32, changes=None, array
         "eos_token_id": 2, "unk_token_id": 0,
     } | (changes or {})  # fmt: skip
     for name, value in said.items():
-        if value is not None:
+        if "." in name:  # a field of another type than it has
+            writer.add_string(name, value)
+        elif value is not None:
             getattr(writer, f"add_{name}")(value)
     for name, array in found.items():
         if array.ndim == 1 or kind == gguf.GGMLQuantizationType.F32:
@@ -240,6 +242,22 @@ def test_pieces_of_llama_2_merge_by_their_scores(tmp_path):
         ),
         ({"expert_count": 4}, r"must have one feed-forward network a layer, got 4 experts\.$"),
         (PIECES | {"token_scores": [0.0] * 5}, r"must have a score of each piece in tokenizer\.ggml\.scores, got none"),
+        (
+            {"llama.attention.sliding_window": "x"},
+            r"must have one number in llama\.attention\.sliding_window, got 'x'\.$",
+        ),
+        (
+            {"rope_freq_base": None, "llama.rope.freq_base": "x"},
+            r"must have one number in llama\.rope\.freq_base, got 'x'\.$",
+        ),
+        (
+            {"layer_norm_rms_eps": None, "llama.attention.layer_norm_rms_epsilon": "x"},
+            r"must have one number in llama\.attention\.layer_norm_rms_epsilon, got 'x'\.$",
+        ),
+        (
+            {"rope_scaling_type": gguf.RopeScalingType.LINEAR, "llama.rope.scaling.factor": "x"},
+            r"must have one number in llama\.rope\.scaling\.factor, got 'x'\.$",
+        ),
         ({"token_merges": [1, 2]}, r"must have a list of texts as tokenizer\.ggml\.merges, got \[1, 2\]\.$"),
         ({"token_types": ["a"]}, r"must have a list of numbers as tokenizer\.ggml\.token_type, got \['a'\]\.$"),
         (PIECES | {"token_scores": ["a"]}, r"must have a list of numbers as tokenizer\.ggml\.scores, got \['a'\]\.$"),

@@ -182,6 +182,23 @@ OF_DECODERS: dict[str, tuple[Any, Any]] = {
 }
 
 
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        {"forced_bos_token_id": 263},
+        {"suppress_tokens": [263]},
+        {"begin_suppress_tokens": [263]},
+        {"bad_words_ids": [[4, 263]]},
+    ],
+)
+def test_rows_of_a_table_that_are_no_word_of_the_tokenizer_are_left_out(theirs: dict[str, Any]):
+    wider = dataclasses.replace(MODEL, source_vocab_size=288, target_vocab_size=288)
+    told = search_of(theirs, wider, ByteTokenizer(), where="here")
+    assert len(told.left) == 1
+    assert told.left[0].endswith(f"the model has {ByteTokenizer().vocab_size} words")
+    their_search(saved(**told.fields), wider, ByteTokenizer(), path=WHERE)  # refuses no word
+
+
 def test_a_setting_is_left_out_where_it_does_something_and_then_alone():
     decoder = MODELS["gpt2"]
     for settings, read in (

@@ -71,7 +71,18 @@ def test_scaling_by_wavelength_is_the_authors_three_cases():
     assert len({round(float(f / e), 3) for f, e in zip(frequencies, expected, strict=True)}) > 3  # all cases occur
 
 
-@pytest.mark.parametrize("scaling", [(0.0,), (math.nan,), (2.0, 1.0), (8.0, 1.0, 4.0), (8.0, 4.0, 4.0, 99.0)])
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        (0.0,),
+        (math.nan,),
+        (2.0, 1.0),
+        (8.0, 1.0, 4.0),
+        (8.0, 4.0, 4.0, 99.0),
+        (8.0, 1.0, 4.0, 0.0),
+        (8.0, 1.0, 4.0, -5.0),
+    ],
+)
 def test_rotary_scaling_has_one_or_four_numbers(scaling: tuple[float, ...]):
     with pytest.raises(ValueError, match="rotary_scaling must be a positive factor, or factor, low, high and length"):
         decoder(rotary_scaling=scaling)(TOKENS)

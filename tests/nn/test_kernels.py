@@ -202,6 +202,25 @@ def test_blocks_equal_all_at_once_with_their_gradients(parts, short_blocks):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), run(blocked), run(whole))
 
 
+@pytest.mark.parametrize(("sees", "block"), [(Sees(), 8), (Sees(causal=True), None)])
+def test_gradients_of_keys_and_values_are_added_up_in_float32(sees, block, monkeypatch):
+    arrays = [jnp.asarray(vectors(1, 512, 1, 16, seed=seed), jnp.bfloat16) for seed in (1, 2, 3)]
+    target = vectors(1, 512, 1, 16, seed=6)
+
+    def run(attention, *given):
+        def loss(*given):
+            return (attention(*given).astype(jnp.float32) * target).sum()
+
+        return jax.jit(jax.grad(loss, (1, 2)))(*given)
+
+    whole = functools.partial(kernels._dense, sees=sees, rate=0.0, key_of_dropout=None)
+    exact = run(whole, *(array.astype(jnp.float32) for array in arrays))
+    monkeypatch.setattr(kernels, "queries_per_block", lambda queries, keys: block)
+    monkeypatch.setattr(kernels, "CAUSAL_PARTS", ((1, 64),))
+    for found, true in zip(run(functools.partial(attend, sees=sees, kernel="xla"), *arrays), exact, strict=True):
+        assert np.linalg.norm(np.asarray(found, np.float32) - true) < 0.005 * np.linalg.norm(true)
+
+
 @pytest.mark.parametrize("sizes", [{"sequence": 4}, {"sequence": 2, "tensor": 2}, {"data": 2, "sequence": 2}])
 def test_blocks_over_a_split_sequence_equal_one_device(sizes, short_blocks):
     arrays = heads(2, queries=2 * LONG, keys=2 * LONG)

@@ -46,15 +46,15 @@ def stretched(frequencies: Float[Array, " half"], scaling: Sequence[float]) -> F
     times stay, and those between are blended (Llama 3.1, in the authors' code: `apply_scaling`).
 
     Raises:
-        ValueError: the numbers are neither one nor four, the factor is not positive, or low is not below high.
+        ValueError: the numbers are neither one nor four, factor or length is not positive, or low is not below high.
     """
     if not scaling:
         return frequencies
     is_one, is_four = len(scaling) == 1, len(scaling) == 4
-    if not (is_one or (is_four and scaling[1] < scaling[2])) or not 0 < scaling[0] < math.inf:
+    if not (is_one or (is_four and scaling[1] < scaling[2])) or not 0 < scaling[0] < math.inf or not scaling[-1] > 0:
         raise ValueError(
-            "rotary_scaling must be a positive factor, or factor, low, high and length, low below high, "
-            f"got rotary_scaling={tuple(scaling)}."
+            "rotary_scaling must be a positive factor, or factor, low, high and length, low below high and the length "
+            f"positive, got rotary_scaling={tuple(scaling)}."
         )
     factor = scaling[0]
     if is_one:
