@@ -87,6 +87,13 @@ def test_rows_of_a_batch_are_shown_in_words(run: Path, monkeypatch, capsys):
     assert shown[0] == BYTES.pieces(ids[0, :7])
 
 
+def test_micro_batches_of_a_language_model_are_shown_as_they_are_trained(run: Path, monkeypatch, capsys):
+    facts = {"experiment": "pretraining", "family": "decoder", "config": CONFIG | {"accumulation": 3, "seeds": 1}}
+    write_json(run / "config.json", facts)
+    assert ": 3 x 4 rows of 16 tokens, " in command(monkeypatch, capsys, "show", run)[3]
+    assert open_data(run).batches.batch(0)["tokens"].shape == (3, 4, 16)
+
+
 def test_the_speed_of_the_batches_alone_is_told_beside_what_training_used(run: Path, monkeypatch, capsys):
     assert command(monkeypatch, capsys, "time", run, "--seconds", "0.05")[-1].endswith(" batches")
     (run / "metrics.jsonl").write_text(

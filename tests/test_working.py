@@ -132,6 +132,10 @@ def program(*lines: str, head: str = "") -> str:
         # Another form of an array takes nothing; sums over devices are made in place.
         (("t = f32[8,8] transpose(p)", "ROOT d = f32[8,8] dot(t, p)"), 0),
         (("d = f32[8,8] dot(p, p)", "a = f32[8,8] all-reduce(d), to_apply=add", "ROOT h = f32[8,8] dot(a, p)"), 256),
+        # But not over an input, nor over what is made where it is read.
+        (("a = f32[8,8] all-reduce(p), to_apply=add", "ROOT h = f32[8,8] dot(a, p)"), 256),
+        (("e = f32[8,8] exponential(p)", "u = f32[8,8] scatter(e, p, p), to_apply=add", "ROOT h = f32[8,8] dot(u, p)"), 256),  # noqa: E501
+        (("d = f32[8,8] dot(p, p)", "u = f32[8,8] scatter(d, p, p), to_apply=add", "ROOT h = f32[8,8] dot(u, p)"), 256),
     ],
 )  # fmt: skip
 def test_what_takes_memory(lines, size):
