@@ -272,10 +272,12 @@ def test_an_all_reduce_of_which_only_a_slice_is_used_counts_as_a_reduce_scatter(
         "%i = s32[] multiply(%n, %two)",  # 0, 2, 4, ... by the device's number
         "%i = s32[] subtract(%n, %two)",  # other places on each device
         "%i = s32[] add(%n, %two)",
+        "%i = s32[] add(%n, %less)",
     ],
 )
 def test_places_that_are_computed_from_the_devices_number_are_known(place):
-    numbers = ("%n = u32[] partition-id()", "%two = s32[] constant(2)", "%z = s32[] constant(0)")
+    constants = ("%two = s32[] constant(2)", "%less = s32[] constant(-2)", "%z = s32[] constant(0)")
+    numbers = ("%n = u32[] partition-id()", *constants)
     (found,) = read(REDUCE, *numbers, place, CONVERT, SLICE)
     assert found.sliced
 

@@ -325,6 +325,21 @@ def test_what_is_absent_is_left_out(run, name, gone):
     assert headings(page) == [each for each in [*ALL, "Setup"] if each not in gone]
 
 
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_field_of_the_scores_that_is_null_is_one_that_is_absent(run, inside):
+    path = run / "scores.json"
+    scores = json.loads(path.read_text())
+    fields = scores["scores"] if inside else scores
+    for name in [*fields]:
+        value = fields.pop(name)
+        path.write_text(json.dumps(scores))
+        without = content(run)
+        fields[name] = None
+        path.write_text(json.dumps(scores))
+        assert content(run) == without, name
+        fields[name] = value
+
+
 def test_a_run_that_has_just_begun_has_a_page(tmp_path):
     (tmp_path / "config.json").write_text('{"experiment": "classification"}')
     page = content(tmp_path)
