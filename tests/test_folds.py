@@ -149,7 +149,7 @@ def test_where_folds_ended_otherwise_only_what_they_share_is_told(tmp_path: Path
         (("mean of the best 3", "the best checkpoint"), "as the scores of each fold say"),
     ],
 )
-def test_folds_of_a_classification_tell_how_their_models_were_chosen(tmp_path: Path, ends, told: str):
+def test_folds_of_a_classification_tell_how_their_models_were_chosen(tmp_path: Path, ends, told: str, capsys):
     config = OfClasses(
         run=RunConfig(run=tmp_path),
         sets=SimpleNamespace(folds=2),
@@ -172,6 +172,11 @@ def test_folds_of_a_classification_tell_how_their_models_were_chosen(tmp_path: P
     run_folds_of_classes(whole, "own", config, train_and_test)
     saved = json.loads((tmp_path / "scores.json").read_text())
     assert {row["made"] for row in saved["rows"]} == {f"one seed; {told}"}
+    main, *others = saved["spread"]
+    assert others
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("over folds: ")]
+    assert len(printed) == 1
+    assert printed[0].startswith(f"over folds: {main['name']} ")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -171,6 +171,12 @@ def test_what_does_not_fit_says_what_was_tried():
     assert "enough alone" not in render(found)
 
 
+@pytest.mark.parametrize(("squares", "told"), [(5_200_000, False), (5_300_000, True)])
+def test_weights_of_attention_are_told_from_a_twentieth_of_the_activations_on(squares, told):
+    said = render(replace(PLAN, memory=replace(MEMORY, squares=squares)))
+    assert ("are attention's weights and masks" in said) == told
+
+
 @pytest.mark.parametrize(("memory", "fits"), [(172.3e6, True), (172.1e6, False)])
 def test_a_tenth_of_the_memory_is_left_free(memory, fits):
     assert replace(PLAN, device=replace(DEVICE, memory=memory)).fits == fits

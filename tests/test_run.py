@@ -217,6 +217,16 @@ def test_another_test_set_is_no_other_run(tmp_path):
     assert {name for name in left if not (run.directory / name).exists()} == of_test
 
 
+def test_all_that_has_changed_is_told(tmp_path):
+    opened(tmp_path / "run").compare(MADE_OF)
+    first = opened(tmp_path / "run")
+    first.compare(MADE_OF)
+    first.open()
+    again = Run(first.directory, facts(test="other.tsv"), free=("test",))
+    again.compare({**MADE_OF, "test data": "2b"})
+    assert again.changed == ("config.test", "test data")
+
+
 def test_a_test_set_of_another_name_forgets_what_the_old_one_left(tmp_path):
     run = opened(tmp_path / "run")
     (run.directory / "scores.json").touch()

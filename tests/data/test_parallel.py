@@ -288,6 +288,11 @@ def test_a_malformed_line_is_named(tmp_path: Path, name: str, content: str, mess
         read(write(tmp_path / name, content))
 
 
+def test_a_carriage_return_within_a_sentence_of_a_pair_stays(tmp_path: Path) -> None:
+    pairs = read(write(tmp_path / "a.tsv", "a\rb\tA\nc\tC\rD\n"))
+    assert [*pairs.sources, *pairs.targets] == ["a\rb", "c", "A", "C\rD"]
+
+
 def test_json_that_python_does_not_read_is_named(tmp_path: Path) -> None:
     for name, content, message in (
         ("a.jsonl", '{"en": ' * 99999, r"a\.jsonl:1 must be a JSON record of few levels, got one .* too deep\."),

@@ -49,6 +49,12 @@ def test_there_are_thousands_of_sentences(splits: dict[str, Examples]):
     assert len(splits["test"]) > 1_500
 
 
+def test_a_sentence_is_named_by_its_number(splits: dict[str, Examples]):
+    first, last = (splits["test"].place(number) for number in (0, len(splits["test"]) - 1))
+    assert first.endswith("test:1")
+    assert last.endswith(f"test:{len(splits['test'])}")
+
+
 def test_every_area_is_in_every_split(splits: dict[str, Examples]):
     assert len(AREAS) >= 8
     for examples in splits.values():
