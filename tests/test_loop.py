@@ -77,6 +77,7 @@ def count(
     measured: str = "loss",
     last: int = LAST,
     patience: int | None = None,
+    average: int = 2,
     average_of: str = "last",
     average_decay: float | None = None,
     kept: list | None = None,
@@ -131,7 +132,7 @@ def count(
         born=lambda seeds: start._replace(),
         whole=lambda params: params,
     )
-    selection = SelectionConfig(patience=patience, average=2, average_of=average_of)
+    selection = SelectionConfig(patience=patience, average=average, average_of=average_of)
     training = Training(
         run, placed, Batches(), last=last, seeds=[1], selection=selection, due=lambda number: number in due
     )
@@ -505,6 +506,15 @@ def test_checkpoints_between_validations_have_no_part_in_the_mean(of, run):
     ((params, made),) = kept
     assert made == f"mean of the {of} 2"
     assert float(params["sum"]) == (sum(range(7)) + sum(range(10))) / 2
+
+
+@pytest.mark.parametrize("of", ["last", "best"])
+def test_a_mean_of_fewer_checkpoints_than_were_asked_for_says_of_how_many(of, run):
+    kept = []
+    count(run, due=(3, 6, 9), validations={3: 3.0, 6: 1.0, 9: 2.0}, average_of=of, average=5, kept=kept)
+    ((params, made),) = kept
+    assert made == f"mean of the {of} 3"
+    assert float(params["sum"]) == pytest.approx((sum(range(4)) + sum(range(7)) + sum(range(10))) / 3)
 
 
 def test_a_wrong_save_every_is_an_error(run):

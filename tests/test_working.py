@@ -165,3 +165,14 @@ def test_a_loop_holds_what_its_body_does_and_what_it_carries():
     found = fullest_moment(program(*lines, head=head))
     assert found.size == 3 * 256  # the carried array, and both products
     assert len(found.held) == 3
+
+
+def test_the_largest_arrays_of_the_fullest_moment_come_first():
+    lines = (
+        "a = f32[4,8] dot(p, p)",
+        "b = f32[8,8] dot(p, p)",
+        "c = f32[2,8] dot(p, p)",
+        "d = f32[8,8] dot(a, b)",
+        "ROOT e = f32[8,8] dot(c, d)",
+    )
+    assert [one.size for one in fullest_moment(program(*lines)).held] == [256, 256, 128, 64]

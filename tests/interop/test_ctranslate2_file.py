@@ -357,6 +357,13 @@ def test_special_tokens_have_their_usual_names_or_those_of_the_config(
         read_vocabularies(tmp_path, {"": 4}, config=config)
 
 
+def test_a_token_ends_with_its_line_and_nowhere_else(tmp_path: Path):
+    tokens = ["<unk>", "<s>", "</s>", "a\u2028b", "a\x85b", "a\x0cb", "a\rb", ""]
+    (tmp_path / "vocabulary.txt").write_bytes("\n".join(tokens).encode() + b"\n")
+    found = read_vocabularies(tmp_path, {"": len(tokens)}, config={})["tokenizer"]
+    assert found.tokens == tokens
+
+
 def test_tokens_are_written_once_each():
     class Twice(ByteTokenizer):
         def __init__(self):
