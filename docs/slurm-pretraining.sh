@@ -27,8 +27,8 @@ srun --cpus-per-task="$SLURM_CPUS_PER_TASK" \
     --updates 100000 --validate-every 1000 --save-every 500
 status=$?
 
-# 75: stopped by a signal and saved. 2: a mistake that a person has to mend. Anything else, such as a process that died or a
-# signal outside the training itself, is tried again, ten times.
+# 75: stopped by a signal and saved; it goes on. 1: out of memory, or an error with its traceback. 2: a mistake that a person has
+# to mend. Both end the job. Anything else, such as a process that was killed, is tried again, ten times.
 if [ "$status" -eq 75 ] || { [ "$status" -gt 2 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 10 ]; }; then
     scontrol requeue "$SLURM_JOB_ID"
 fi

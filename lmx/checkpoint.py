@@ -7,6 +7,7 @@ the background. `lmx.parameters` saves parameters alone, to translate, score and
 import contextlib
 import functools
 import json
+import math
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from lmx.checksums import CHECKSUMS, checksum_of, damage_of
-from lmx.hosts import label
+from lmx.hosts import label, meet_in_save
 from lmx.parameters import Params, differences_of_shapes
 from lmx.reasons import quiet_orbax, reason_of
 
@@ -72,8 +73,12 @@ class Checkpoints:
             todelete_subdir=DELETED,
             # Called when all processes have written, before the checkpoint gets its name.
             async_options=ocp.options.AsyncOptions(
-                timeout_secs=SAVE_SECONDS, post_finalization_callback=self._write_checksums
+                timeout_secs=SAVE_SECONDS,
+                barrier_sync_fn=meet_in_save,
+                post_finalization_callback=self._write_checksums,
             ),
+            # A shared file system may show hosts different lists: one looks, and all take what it saw.
+            single_host_load_and_broadcast=True,
         )
         self._directory = directory
         handlers = {"state": ocp.StandardCheckpointHandler(), "host": ocp.JsonCheckpointHandler()}
@@ -89,7 +94,7 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """Returns the steps of all complete checkpoints, oldest first; waits for a save in progress."""
         self._wait()
-        return sorted(self._manager.all_steps())
+        return sorted(map(int, self._manager.all_steps()))
 
     def save(self, step: int, state: Any, host: Mapping[str, Any], *, scores: Mapping[int, float]) -> None:
         """Starts to save in the background. Checkpoints that need not stay are deleted when the save is complete.
@@ -113,6 +118,7 @@ class Checkpoints:
         Raises:
             FileNotFoundError: there is no complete checkpoint of this step.
             DamagedCheckpoint: it cannot be read.
+            OSError: this host, of several, cannot read it.
             ValueError: it is intact, but of a state with other arrays; the message lists the first few.
         """
         args = self._orbax.args
@@ -122,6 +128,8 @@ class Checkpoints:
                 step, args=args.Composite(state=args.StandardRestore(target), host=args.JsonRestore())
             )
         except Exception as error:
+            if jax.process_count() > 1:  # others may have read it: none goes on to another step alone
+                raise OSError(f"{path} cannot be read by this host: {reason_of(error)}") from error
             raise DamagedCheckpoint(f"{path} cannot be read: {reason_of(error)}") from error
         return type(like)(**restored["state"]), dict(restored["host"])
 
@@ -281,7 +289,7 @@ class Checkpoints:
                 shutil.rmtree(path, ignore_errors=True)
 
     def _newest(self) -> str:
-        steps = self._manager.all_steps()
+        steps = [int(step) for step in self._manager.all_steps()]
         return f"step {max(steps):,}" if steps else "the start"
 
     def _delete_old(self) -> None:
@@ -333,9 +341,14 @@ def kept(
     """
     ordered = sorted(steps)
     scored = [step for step in ordered if step in scores]
-    ranked = sorted(scored, key=lambda step: (scores[step], step))
+    ranked = sorted(scored, key=lambda step: (rank(scores[step]), step))
     multiples = {step for step in ordered if every is not None and step % every == 0}
     return set(ordered[-2:]) | set((scored or ordered)[-last:]) | set(ranked[:best]) | multiples
+
+
+def rank(score: float) -> float:
+    """Returns a score to sort by, lower first: what is no number is the worst."""
+    return math.inf if math.isnan(score) else score
 
 
 def groups_within(sizes: Mapping[int, int], limit: int) -> list[list[int]]:

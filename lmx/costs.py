@@ -187,7 +187,8 @@ def _scope(jaxpr: Any, var: Any) -> str:
     if found is None:
         return ""
     equation, index = found
-    names = re.findall(r"[A-Za-z_][\w.\-]*(?![\w.\-]*\()", str(equation.source_info.name_stack))
+    stack = re.sub(r"[^/()]*->[^/()]*", "", str(equation.source_info.name_stack))  # an einsum is no scope
+    names = re.findall(r"[A-Za-z_][\w.\-]*(?![\w.\-]*\()", stack)
     bodies = list(_bodies(equation.params))
     if len(bodies) == 1 and len(bodies[0].outvars) == len(equation.outvars):
         names.append(_scope(bodies[0], bodies[0].outvars[index]))

@@ -51,10 +51,23 @@ def define(build: Callable[[nnx.Rngs], nnx.Module]) -> Definition:
 
 
 def param_axes(model: nnx.Module) -> Params:
-    """Returns the tree of axis names of a model's parameters, a tuple for each array."""
+    """Returns the tree of axis names of a model's parameters, a tuple for each array.
+
+    Raises:
+        ValueError: a parameter has no names.
+    """
+
+    def names(path: jax.tree_util.KeyPath, param: nnx.Variable) -> tuple[str | None, ...]:
+        if "axes" not in param.get_metadata():
+            place = ".".join(str(getattr(key, "key", key)) for key in path)
+            raise ValueError(
+                f"{place} must have names of its axes, got none. Say nnx.Param(array, axes=...), or for nnx.Linear "
+                'kernel_metadata={"axes": ("embed", "mlp")}, bias_metadata={"axes": ("mlp",)}.'
+            )
+        return tuple(param.get_metadata("axes"))
+
     state = nnx.state(model, nnx.Param)
-    is_param = lambda leaf: isinstance(leaf, nnx.Variable)  # noqa: E731
-    axes = jax.tree.map(lambda param: tuple(param.get_metadata("axes")), state, is_leaf=is_param)
+    axes = jax.tree_util.tree_map_with_path(names, state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
     return nnx.to_pure_dict(axes)
 
 

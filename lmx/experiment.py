@@ -191,7 +191,8 @@ def begin(
         if hasattr(config, "pieces"):  # images have none
             if config.pieces.vocabulary is not None and config.start.init_from is not None:
                 raise InputError(
-                    f"vocabulary must not be given with init_from, whose run has one, got {config.pieces.vocabulary}."
+                    f"vocabulary must not be given with init_from, whose run has one, got {config.pieces.vocabulary}. "
+                    "Say --vocabulary None where a preset names it."
                 )
             free += ("vocabulary",) if check_vocabulary(config.pieces.vocabulary, kept) else ()
         run = Run(
@@ -201,6 +202,7 @@ def begin(
         agreed |= run.made_of
         if ends_with is not None:
             run.settle(length=ends_with)
+            agreed |= {"whether training is over": run.serves}
 
 
 def done_before(saved: Mapping[str, Any], *, own: Mapping[str, Any]) -> dict[str, Any]:

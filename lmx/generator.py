@@ -173,6 +173,12 @@ class Generator:
         other.__dict__.update(self.__dict__, _writer=self._writer.with_params(params))
         return other
 
+    def without_params(self) -> "Generator":
+        """Returns what is compiled, without parameters: `with_params` makes a generator of it again."""
+        other = object.__new__(Generator)
+        other.__dict__.update(self.__dict__, _writer=self._writer.without_params())
+        return other
+
     def generate(
         self,
         prompts: str | Sequence[str],

@@ -28,6 +28,7 @@ JOIN_SECONDS = 600
 MEET_SECONDS = 7 * 24 * 3600
 
 _meetings = itertools.count()  # all hosts count alike
+_places = itertools.count()  # of saves, likewise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +176,30 @@ def meet() -> None:
         thread.join(0.2)
     if failed:
         raise RuntimeError(f"the hosts must meet, got {' '.join(str(failed[0]).split())[:500]}.")
+
+
+def meet_in_save(*, key: str, timeout_ms: int) -> None:
+    """Waits until all hosts stand at one place of a save; Orbax calls it with the name of each place.
+
+    A host whose part has failed goes on to the end of the save. By the names alone it would wait there, and the others
+    for its part, until the time is over. So the hosts meet by number, and those who learn that they stand at different
+    places give the save up.
+
+    Raises:
+        OSError: another host could not write its part.
+    """
+    client = distributed.global_state.client
+    if client is None or jax.process_count() == 1:
+        return
+    number = next(_places)
+    name = f"lmx-save-{number}/"
+    client.key_value_set(f"{name}{jax.process_index()}", key)
+    client.wait_at_barrier(name, timeout_ms)
+    told = {place for _, place in client.key_value_dir_get(name)}
+    if number and jax.process_index() == 0:
+        client.key_value_delete(f"lmx-save-{number - 1}/")  # all have read it, or they would not be here
+    if len(told) > 1 and "async_" in key:
+        raise OSError("another host could not write its part")
 
 
 def is_writer() -> bool:

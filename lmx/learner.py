@@ -202,10 +202,17 @@ def mean_loss(placed: Placed, params: Params, batches: Iterable[Mapping[str, np.
         batches: arrays [B, ...] with the rows of this host.
     """
     sums: dict[str, Any] = {}
-    for batch in batches:
-        on_mesh = place_rows(batch, placed.mesh, rules=placed.rules)
-        for name, value in jax.device_get(placed.evaluate(params, on_mesh)).items():
+
+    def add(found: Mapping[str, Any]) -> None:
+        for name, value in jax.device_get(found).items():
             sums[name] = sums.get(name, 0.0) + np.asarray(value, np.float64)
+
+    pending: Mapping[str, Any] = {}
+    for batch in batches:
+        found = placed.evaluate(params, place_rows(batch, placed.mesh, rules=placed.rules))
+        add(pending)  # while the devices are at the next batch
+        pending = found
+    add(pending)
     weight = sums.pop("weight")
     means = {name: value / weight for name, value in sums.items()}
     return means if placed.learner.num_seeds is not None else {name: float(value) for name, value in means.items()}

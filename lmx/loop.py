@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from lmx.account import Account
+from lmx.checkpoint import rank
 from lmx.config import SelectionConfig
 from lmx.console import duration, progress_bar
 from lmx.data.buckets import Rows
@@ -315,7 +316,7 @@ class Training:
         steps = self._checkpoints.steps()
         saved = [step for step in steps if step in memory.losses]
         if selection.average_of == "best":
-            saved.sort(key=memory.losses.__getitem__, reverse=True)
+            saved.sort(key=lambda step: rank(memory.losses[step]), reverse=True)
         chosen = saved[-selection.average :]
         params = self.params
         made = f"the {selection.average_of} checkpoint"

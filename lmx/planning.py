@@ -83,7 +83,7 @@ def print_plan(
             optimizer=learner.optimizer,
             mesh=mesh,
             batch=shapes(longest),
-            typical=shapes(shorter),
+            typical=None if shorter == longest else shapes(shorter),
             dtype=learner.dtype,
             average=learner.average_decay is not None,
             best=learner.keeps_best,

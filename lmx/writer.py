@@ -85,6 +85,12 @@ class Writer:
         other.__dict__.update(self.__dict__, _parts=self._unstack(params))
         return other
 
+    def without_params(self) -> "Writer":
+        """Returns what is compiled, for other parameters, and holds none."""
+        other = object.__new__(Writer)
+        other.__dict__.update(self.__dict__, _parts=None)
+        return other
+
     def groups(self, lengths: Sequence[int]) -> list[list[int]]:
         """Returns the members of each batch: texts of one rounded length, in their order."""
         padded = [rounded(length, self.config.max_length) for length in lengths]

@@ -1,5 +1,6 @@
 import errno
 import json
+import math
 import os
 import re
 import shutil
@@ -131,6 +132,11 @@ def test_multiples_of_keep_every_stay_for_good(opened):
         checkpoints.save(step, state(step), HOST, scores={step: 1.0})
     checkpoints.wait()
     assert checkpoints.steps() == [20, 40, 60, 70]
+
+
+def test_a_score_that_is_no_number_is_the_worst():
+    scores = {1: 0.5, 2: math.nan, 3: 0.1, 4: 0.4, 5: 0.6, 6: 0.7}
+    assert kept([*scores], scores, last=1, best=1) == {3, 5, 6}
 
 
 def test_a_checkpoint_saved_at_a_stop_takes_no_other_ones_place():
@@ -281,6 +287,29 @@ def three(opened, tmp_path) -> Path:
         checkpoints.save(step, state(step), HOST, scores={})
     checkpoints.wait()
     return tmp_path / "checkpoints"
+
+
+def test_one_host_lists_the_checkpoints_for_all(opened, monkeypatch):
+    """What it saw comes to the others as an array."""
+    checkpoints = opened()
+    assert checkpoints._manager._options.single_host_load_and_broadcast
+    monkeypatch.setattr(checkpoints._manager, "all_steps", lambda: [np.int32(7), np.int32(3)])
+    assert checkpoints.steps() == [3, 7]
+    assert {type(step) for step in checkpoints.steps()} == {int}
+
+
+def test_a_host_that_alone_cannot_read_a_checkpoint_takes_no_other(three, opened, monkeypatch):
+    def lost(*_, **__):
+        raise FileNotFoundError("a stale list")
+
+    checkpoints = opened()
+    monkeypatch.setattr("lmx.checkpoint._said_by_the_first", lambda fact: fact)
+    monkeypatch.setattr(checkpoints._manager, "restore", lost)
+    with monkeypatch.context() as several:
+        several.setattr("lmx.checkpoint.jax.process_count", lambda: 2)
+        with pytest.raises(OSError, match=r"checkpoints/30 cannot be read by this host: .*a stale list"):
+            checkpoints.restore_newest(state(30))
+    assert not list(three.glob("*.damaged"))
 
 
 def files_of(checkpoint: Path) -> list[Path]:

@@ -258,6 +258,29 @@ def test_a_mean_over_batches_counts_each_by_its_weight(seeds):
     assert isinstance(found["loss"], float) == (seeds is None)
 
 
+def test_the_devices_are_at_the_next_batch_while_a_loss_is_fetched():
+    began = []
+
+    class Loss:
+        def __init__(self, number: int):
+            self.number = number
+
+        def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+            assert len(began) in (self.number + 2, 4)  # the next one, of four, has begun
+            return np.asarray(float(self.number))
+
+    def evaluate(params: Any, batch: Any) -> dict[str, Any]:
+        began.append(int(batch["x"][0]))
+        return {"loss": Loss(began[-1]), "weight": np.asarray(1.0)}
+
+    mesh = make_mesh(RunConfig().mesh, devices=jax.devices()[:1])
+    blank = Placed(*[None] * len(Placed._fields))
+    placed = blank._replace(
+        mesh=mesh, rules=DEFAULT_RULES, learner=Learner(None, None, None, None, num_seeds=None), evaluate=evaluate
+    )
+    assert mean_loss(placed, None, ({"x": np.array([number])} for number in range(4))) == {"loss": 1.5}
+
+
 def test_what_is_judged_falls():
     line = {"loss": np.array([2.0, 1.0]), "accuracy": np.array([30.0, 60.0])}
     assert ExamConfig(select="loss").judge(line).tolist() == [2.0, 1.0]
@@ -404,6 +427,9 @@ def test_texts_of_a_step_that_is_made_again_take_the_place_of_the_old(run):
     class Fake:
         def with_params(self, params: Any) -> "Fake":
             self.made = params["made"]
+            return self
+
+        def without_params(self) -> "Fake":
             return self
 
         def generate(self, prompts: list[str]) -> list[Any]:

@@ -180,6 +180,15 @@ def test_residuals_know_the_scope_they_come_from_inside_a_scan_too():
     assert all(one.shape[0] == 7 for one in found if one.scope.startswith("decoder"))
 
 
+def test_a_product_is_no_scope():
+    def function(params):
+        with jax.named_scope("attention"):
+            return jnp.sin(jnp.einsum("BTHK,HKD->BTD", params["x"], params["w"])).sum()
+
+    _, found = saved_residuals(function, {"x": shape(2, 5, 3, 4), "w": shape(3, 4, 6)})
+    assert "attention" in {one.scope for one in found} <= {"attention", ""}
+
+
 def test_a_recomputed_layer_saves_its_input_alone():
     def layer(x, w):
         return jnp.tanh(jnp.sin(x) @ w)

@@ -574,7 +574,8 @@ def begun(config, **options):
         ({"seed": 2**32 - 2, "seeds": 3}, "seed must be from 0 to 2^32 - 3, got seed=4294967294."),
         ({"updates": 0}, "updates must be at least 1, got updates=0."),
         ({"start": StartConfig(init_from=Path("a")), "pieces": VocabularyConfig(vocabulary=Path("b"))},
-         "vocabulary must not be given with init_from, whose run has one, got b."),
+         "vocabulary must not be given with init_from, whose run has one, got b. Say --vocabulary None where a "
+         "preset names it."),
     ],
 )  # fmt: skip
 def test_what_cannot_begin_is_refused_first(changes, message, tmp_path):

@@ -187,7 +187,7 @@ def test_a_penalty_makes_words_rarer_that_were_there(generator):
 
 
 def test_what_stands_behind_a_prompt_is_read_and_its_text_begins_anew(generator):
-    other = generator.with_params(parameters())
+    other = generator.without_params().with_params(parameters())
     (word,) = WORDS.encode("w3")
     other.frame = Frame(separator=word)
     (apart,), (beside,) = (

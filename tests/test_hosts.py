@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -35,10 +36,11 @@ from lmx.hosts import (
     label,
     largest,
     meet,
+    meet_in_save,
     start,
 )
 from lmx.sharding.mesh import MeshConfig, make_mesh
-from lmx.sharding.placement import batch_shards, fetch, named_sharding, place_rows, rows_on
+from lmx.sharding.placement import batch_shards, fetch, in_pieces, named_sharding, place_rows, replicated, rows_on
 
 ROOT = Path(__file__).parents[1]
 
@@ -381,6 +383,79 @@ def test_rows_are_placed_and_fetched_whole():
     assert placed["source"].sharding == named_sharding(mesh, ("batch", None))
     np.testing.assert_array_equal(fetch(placed)["source"], rows)
     assert fetch(placed, keep=False) == {"source": None}
+
+
+@pytest.mark.parametrize(("limit", "pieces"), [(1, 8), (40, 3), (96, 1), (1 << 30, 1)])
+def test_devices_hold_a_piece_of_an_array_whole_on_its_way_to_a_host(limit: int, pieces: int, monkeypatch):
+    """Eight rows of 12 bytes: pieces of three overlap at the end."""
+    mesh, made = mesh_of(data=2, fsdp=2, tensor=2), []
+    rows = np.arange(24, dtype=np.float32).reshape(8, 3)
+    array = place_rows({"source": rows}, mesh)["source"]
+    monkeypatch.setattr("lmx.sharding.placement.GATHERED_BYTES", limit)
+    whole = jax.lax.dynamic_slice_in_dim
+    monkeypatch.setattr(
+        jax.lax, "dynamic_slice_in_dim", lambda array, begin, size: made.append(size) or whole(array, begin, size)
+    )
+    np.testing.assert_array_equal(in_pieces(array, sharding=replicated(mesh), keep=True), rows)
+    assert made == [-(-8 // pieces)]  # one program
+    assert made[0] * 12 <= max(limit, 12)
+    assert in_pieces(array, sharding=replicated(mesh), keep=False) is None
+
+
+class Meeting:
+    """The distributed runtime's client as threads see it that play hosts."""
+
+    def __init__(self, hosts: int):
+        self.told: dict[str, str] = {}
+        self._barrier = threading.Barrier(hosts)
+
+    def key_value_set(self, key: str, value: str) -> None:
+        self.told[key] = value
+
+    def key_value_dir_get(self, key: str) -> list[tuple[str, str]]:
+        return [each for each in [*self.told.items()] if each[0].startswith(key)]
+
+    def key_value_delete(self, key: str) -> None:
+        for each in [each for each in [*self.told] if each.startswith(key)]:
+            del self.told[each]
+
+    def wait_at_barrier(self, name: str, milliseconds: int) -> None:
+        self._barrier.wait(10)
+
+
+def test_hosts_do_not_wait_for_the_part_of_one_whose_save_failed(monkeypatch):
+    here, found, client = threading.local(), {}, Meeting(2)
+    monkeypatch.setattr("lmx.hosts.jax.process_count", lambda: 2)
+    monkeypatch.setattr("lmx.hosts.jax.process_index", lambda: here.host)
+    monkeypatch.setattr("lmx.hosts.distributed.global_state", SimpleNamespace(client=client))
+
+    class Places:
+        def __next__(self) -> int:
+            here.place = getattr(here, "place", -1) + 1
+            return here.place
+
+    monkeypatch.setattr("lmx.hosts._places", Places())
+
+    def host(number: int, *keys: str) -> None:
+        here.host, found[number] = number, []
+        for key in keys:
+            try:
+                meet_in_save(key=key, timeout_ms=1000)
+                found[number].append(key)
+            except OSError as error:
+                found[number].append(str(error))
+
+    first = ["start.1", "async_write_complete.1", "end.1"]
+    hosts = [(0, *first, "start.2", "end.2"), (1, *first, "start.2", "async_write_complete.2", "end.2")]
+    hosts[0] = (0, *first, "start.2", "end.2", "end.2")  # its own part has failed: it goes to the end, and meets there
+    threads = [threading.Thread(target=host, args=each) for each in hosts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert found[0] == [*first, "start.2", "end.2", "end.2"]
+    assert found[1] == [*first, "start.2", "another host could not write its part", "end.2"]
+    assert {key.split("/")[0] for key in client.told} == {"lmx-save-5"}  # what all have read is gone
 
 
 # Real processes. One CPU device each, gloo between them.

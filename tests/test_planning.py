@@ -66,6 +66,7 @@ def test_a_plan_is_of_the_longest_rows_and_of_usual_ones(made, capsys):
         "the tables\n"
     )
     print_plan(learner_of, "a preset.", shapes, device="h100", config=config_of(), usual=40)
+    assert made.asked[1][0].typical is None  # one estimate of one shape
     assert capsys.readouterr().out == "a preset.\nBatches: 40 tokens a row.\n\nthe tables\n"
 
 

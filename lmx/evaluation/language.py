@@ -95,8 +95,12 @@ class SampleWriter:
             if self._generator is None:
                 frame, layout = Frame(first=self._run.decided.get("first_id")), self._placed.layout
                 config = self._placed.learner.model.network.config
-                self._generator = Generator(config, params, frame=frame, layout=layout, **self._settings)
-            texts = self._generator.with_params(params).generate(self._prompts)
+                generator = Generator(config, params, frame=frame, layout=layout, **self._settings)
+            else:
+                generator = self._generator.with_params(params)
+            self._generator = generator.without_params()  # until the next time, the state alone is on the devices
+            texts = generator.generate(self._prompts)
+            del generator
             if self._run.writes:
                 # A text may hold what `str.splitlines` takes for a line end.
                 lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []

@@ -6,12 +6,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int64
 
 from lmx.sharding.mesh import MeshConfig, sizes_of
 from lmx.sharding.rules import DEFAULT_RULES, Rules, split_over
+
+GATHERED_BYTES = 2**30  # of an array, that devices hold whole at a time to bring it to a host
 
 
 def named_sharding(
@@ -165,7 +166,7 @@ def rows_on(
 
 
 def fetch(tree: Any, *, keep: bool = True) -> Any:
-    """Returns arrays as NumPy arrays, gathered over hosts one after another so that devices never hold more whole.
+    """Returns arrays as NumPy arrays, gathered over hosts piece by piece, so that devices hold little of them whole.
 
     Args:
         keep: False helps to gather and returns None for each array, so that one host alone holds the whole.
@@ -174,7 +175,27 @@ def fetch(tree: Any, *, keep: bool = True) -> Any:
     def one(array: jax.Array) -> np.ndarray | None:
         if array.is_fully_addressable or array.is_fully_replicated:
             return np.asarray(array) if keep else None
-        whole = multihost_utils.process_allgather(array, tiled=True)
-        return whole if keep else None
+        return in_pieces(array, sharding=replicated(array.sharding.mesh), keep=keep)
 
     return jax.tree.map(one, tree)
+
+
+def in_pieces(array: jax.Array, *, sharding: NamedSharding, keep: bool) -> np.ndarray | None:
+    """Returns an array as a NumPy array by way of devices that hold a piece of its first axis whole at a time.
+
+    Args:
+        sharding: of a piece.
+        keep: False makes the pieces and returns None.
+    """
+    size = len(array)
+    rows = min(size, max(1, GATHERED_BYTES * size // max(1, array.nbytes)))
+    gather = jax.jit(lambda array, begin: jax.lax.dynamic_slice_in_dim(array, begin, rows), out_shardings=sharding)
+    whole = np.empty(array.shape, array.dtype) if keep else None
+    for begin in range(0, size, rows):
+        begin = min(begin, size - rows)  # the last one may hold what is there
+        part = gather(array, begin)
+        if whole is None:
+            part.block_until_ready()
+        else:
+            whole[begin : begin + rows] = part
+    return whole

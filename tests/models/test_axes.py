@@ -74,3 +74,15 @@ def test_each_side_has_its_own_number_of_layers_and_its_kind_of_blocks():
     assert model.decoder.blocks.memory_attention is not None
     for stack in (model.encoder, model.decoder):
         assert (stack.unroll, stack.remat, stack.window, stack.final_norm) == (2, "full", 5, None)
+
+
+def test_a_layer_of_flax_gets_its_names_by_metadata():
+    def plain(rngs: nnx.Rngs) -> nnx.Module:
+        return nnx.Linear(4, 6, rngs=rngs)
+
+    def named(rngs: nnx.Rngs) -> nnx.Module:
+        return nnx.Linear(4, 6, rngs=rngs, kernel_metadata={"axes": ("embed", "mlp")}, bias_metadata={"axes": ("mlp",)})
+
+    with pytest.raises(ValueError, match=r"^bias must have names of its axes, got none\. .* bias_metadata="):
+        define(plain)
+    assert define(named).axes == {"kernel": ("embed", "mlp"), "bias": ("mlp",)}
