@@ -23,7 +23,7 @@ VERBS = "Say|Name|Pass|Give|Take|Raise|Lower|Use|Read|Choose|Leave|Set|Call|Hold
 ADVICE = re.compile(rf"(?:^|[.;:] |, (?=raise|say|pass|name))((?i:{VERBS})\b(?! must)[^;]*?)(?=; |\. |\.?$)")
 ARGUMENT = re.compile(r"(?<![\w{{/.-])(?:[a-z]+(?:_[a-z]+)+|[a-z]+(?==))(?:=[\w{}'\"]+)?(?![\w(/.-])")
 # What no command reaches: functions for notebooks and scripts, whose arguments these are.
-FOR_CODE = {"lmx/plan/step.py", "lmx/scoring/translation.py", "lmx/models/encoder.py"}
+FOR_CODE = {"lmx/definition.py", "lmx/plan/step.py", "lmx/scoring/translation.py", "lmx/models/encoder.py"}
 # Not of our commands: of git, of XLA; and what scripts read before their config (`lmx.plan.command`).
 OTHERS = {"xla_gpu_deterministic_ops"}
 PLAN = {"plan", "devices"}
