@@ -22,7 +22,7 @@ def planned_sizes(config: Any, *fields: str, shared: bool = False) -> tuple[dict
         fields: of the model's config, one for each vocabulary it can have; where a run has fewer, they share the first.
         shared: whether all have one vocabulary, so that one size says the others.
     """
-    given = {name: size for name in fields if (size := getattr(config.model, name))}
+    given: dict[str, int] = {name: getattr(config.model, name) for name in fields if getattr(config.model, name)}
     what = "a vocabulary of" if len(given) == 1 else "vocabularies of"
     said = f"{what} {' and '.join(f'{size:,}' for size in given.values())} as the config says"
     if len(given) == len(fields):

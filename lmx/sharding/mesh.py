@@ -101,7 +101,7 @@ def sizes_of(mesh: MeshConfig) -> dict[str, int]:
     Raises:
         ValueError: one is neither positive nor -1, or several are -1.
     """
-    sizes = dict(zip(MESH_AXES, (mesh.data, mesh.fsdp, mesh.tensor, mesh.sequence), strict=True))
+    sizes: dict[str, int] = dict(zip(MESH_AXES, (mesh.data, mesh.fsdp, mesh.tensor, mesh.sequence), strict=True))
     if list(sizes.values()).count(-1) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
         raise ValueError(f"mesh sizes must be positive, at most one of them -1 (what is left), got {_written(mesh)}.")
     return sizes

@@ -175,7 +175,9 @@ def fetch(tree: Any, *, keep: bool = True) -> Any:
     def one(array: jax.Array) -> np.ndarray | None:
         if array.is_fully_addressable or array.is_fully_replicated:
             return np.asarray(array) if keep else None
-        return in_pieces(array, sharding=replicated(array.sharding.mesh), keep=keep)
+        assert isinstance(array.sharding, NamedSharding)
+        whole = NamedSharding(array.sharding.mesh, PartitionSpec())
+        return in_pieces(array, sharding=whole, keep=keep)
 
     return jax.tree.map(one, tree)
 
