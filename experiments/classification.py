@@ -378,7 +378,7 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> T
 
     training = Training(run, placed, batches, last=updates, seeds=seeds, selection=config.selection)
     classifier = Classifier(
-        model, training.params, tokenizer=tokenizer, labels=data.labels, layout=placed.layout,
+        model, placed.shapes, tokenizer=tokenizer, labels=data.labels, layout=placed.layout,
         rows=TextRows(max_length=config.max_length, stride=config.stride, pairs=data.train.are_pairs),
         # Other texts may be longer than those of training.
         batches=TextBatches(

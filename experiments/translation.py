@@ -313,7 +313,7 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> T
 
     training = Training(run, placed, batches, last=config.updates, seeds=seeds, selection=config.selection)
     translator = Translator(
-        model, training.params, source_tokenizer=data.source, target_tokenizer=data.target,
+        model, placed.shapes, source_tokenizer=data.source, target_tokenizer=data.target,
         search=config.search, max_source_length=config.max_length, layout=placed.layout, network=Seq2Seq,
     )  # fmt: skip
 

@@ -194,10 +194,10 @@ def train_and_test(preset: str, config: Config, *, fold: int | None = None) -> T
 
     training = Training(run, placed, batches, last=updates, seeds=seeds, selection=config.selection)
     classifier = ImageClassifier(
-        model, training.params, labels=data.labels, batch=config.batch, layout=placed.layout, network=VisionTransformer
+        model, placed.shapes, labels=data.labels, batch=config.batch, layout=placed.layout, network=VisionTransformer
     )
     if training.serves:
-        run.recall(judge(classifier, rows.dev, config.exam)[0], seeds=seeds)
+        run.recall(judge(classifier.with_params(training.params), rows.dev, config.exam)[0], seeds=seeds)
     else:
         run.print_start(**data.facts(), seeds=", ".join(map(str, seeds)), **facts)
     with training:

@@ -8,6 +8,9 @@ import os
 import re
 from dataclasses import dataclass
 
+# What says the share of a GPU's memory that XLA takes; the second is the older name.
+MEMORY_SHARES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
@@ -33,6 +36,17 @@ class Device:
     group: int = 1
     between: float | None = None
 
+    @property
+    def allotted(self) -> float:
+        """Bytes that XLA takes of it: of a GPU's three quarters, unless the environment says otherwise."""
+        if not self.kind or self.name.startswith("tpu"):
+            return self.memory
+        said = next(filter(None, map(os.environ.get, MEMORY_SHARES)), "0.75")
+        try:
+            return self.memory * float(said)
+        except ValueError as error:
+            raise ValueError(f"{MEMORY_SHARES[0]} must be a share of the memory, got {said!r:.60}.") from error
+
     def peak(self, dtype: str) -> float | None:
         """Returns the dense peak in FLOP/s of products in a type, or None where it is not known."""
         return {"bfloat16": self.bfloat16, "float32": self.float32}.get(dtype)
@@ -46,7 +60,7 @@ class Device:
 DEVICES = {
     "h100": Device(  # H100 SXM5 data sheet; NVLink 900 GB/s both ways
         name="h100",
-        kind=r"\bH100(?! (PCIe|NVL))",
+        kind=r"\bH100(?! (PCIe|NVL|64GB))",
         memory=80e9,
         bfloat16=989e12,
         float32=494.5e12,
@@ -68,7 +82,7 @@ DEVICES = {
     ),
     "a100": Device(  # A100 80GB SXM4 data sheet; NVLink 600 GB/s both ways
         name="a100",
-        kind=r"\bA100(?!.*(40GB|PCI))",
+        kind=r"\bA100(?!.*(40GB|64GB|PCI))",
         memory=80e9,
         bfloat16=312e12,
         float32=156e12,

@@ -114,6 +114,8 @@ def training_kernel(model: Model, mesh: Mesh, *, stacked: bool, holes: str | Non
     reason = holes
     if stacked and mesh.size > 1:
         reason = "seeds share a step by vmap, which would take a fused kernel's rows off their devices"
+    if stacked and reason is None and model.kernel == "cudnn" and getattr(model, "positions", None) == "t5":
+        reason = "each seed has a bias of its own"
     if reason is None:
         return model, None
     if model.kernel == "cudnn":

@@ -96,6 +96,11 @@ class Placed(NamedTuple):
     born: Callable[..., TrainState]
 
     @property
+    def shapes(self) -> Params:
+        """The parameters of the network as shapes, for what is given them at each validation and holds none between."""
+        return own_parameters(self.like.params)
+
+    @property
     def layout(self) -> Layout:
         """The mesh and the rules: where validation, decoding and classification run."""
         return Layout(self.mesh, self.rules)
@@ -112,7 +117,7 @@ class Placed(NamedTuple):
             files = sorted(
                 (run_directory / "seeds").glob("*.safetensors"), key=lambda path: (len(path.stem), path.stem)
             )
-        return load_placed(files, own_parameters(self.like.params), stacked=seeds is not None)
+        return load_placed(files, self.shapes, stacked=seeds is not None)
 
 
 def place(

@@ -233,6 +233,10 @@ def test_seeds_on_one_device_keep_the_kernel_and_holes_take_it_everywhere():
     assert (found.kernel, reason) == ("xla", "words are dropped")
     with pytest.raises(InputError, match=r"^model\.kernel must be auto or xla, got kernel=cudnn: words are dropped\.$"):
         training_kernel(replace(config, kernel="cudnn"), one, stacked=False, holes="words are dropped")
+    biased = replace(config, kernel="cudnn", positions="t5")
+    with pytest.raises(InputError, match=r"got kernel=cudnn: each seed has a bias of its own\.$"):
+        training_kernel(biased, one, stacked=True)
+    assert training_kernel(biased, one, stacked=False) == (biased, None)
 
 
 # Means and what is judged.

@@ -168,6 +168,9 @@ def test_a_mesh_gives_the_same_and_splits_the_factors(trained):
 def test_seeds_train_together_and_are_handed_on_without_changes(tmp_path: Path):
     placed, _, state, _ = train(LoraConfig(rank=2), steps=2, num_seeds=2)
     whole = placed.whole(state.params)
+    # What is given parameters at each validation begins with their shapes: no merged matrices lie beside the training.
+    told = jax.tree.map(lambda one: (one.shape, one.dtype, type(one)), placed.shapes)
+    assert told == jax.tree.map(lambda one: (one.shape, one.dtype, jax.ShapeDtypeStruct), whole)
     assert LORA not in whole
     alone = placed.learner.model.adapt(jax.tree.map(lambda leaf: leaf[1], state.params))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a[1], b, atol=1e-6), whole, alone)

@@ -281,9 +281,10 @@ def test_layer_decay_is_a_share(decay):
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("peak", -1e-3, "at least 0"),
-        ("epsilon", -1e-8, "at least 0"),
-        ("weight_decay", math.nan, "at least 0"),
+        ("peak", -1e-3, "at least 0 and finite"),
+        ("peak", math.inf, "at least 0 and finite"),
+        ("epsilon", -1e-8, "at least 0 and finite"),
+        ("weight_decay", math.nan, "at least 0 and finite"),
         ("clip_norm", 0.0, "above 0, or None not to clip"),
         ("average_decay", 1.01, "from 0 to 1"),
         ("average_decay", -0.01, "from 0 to 1"),

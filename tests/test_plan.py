@@ -17,7 +17,7 @@ from flax import nnx
 from lmx import plan as plan_package
 from lmx.collectives import Collective
 from lmx.definition import define
-from lmx.devices import DEVICES, describe_precision, device_of_kind, find_device
+from lmx.devices import DEVICES, MEMORY_SHARES, describe_precision, device_of_kind, find_device
 from lmx.experiment import start_facts
 from lmx.learner import Learner, place
 from lmx.models.decoder import Decoder, DecoderConfig
@@ -211,7 +211,8 @@ def test_the_tables_have_what_a_plan_promises(planned):
         "embedding",
         "state and gradients (exact)",
         "saved for the backward pass",
-        "of 80.00 GB",
+        "of 60.00 GB",
+        "which XLA takes of 80.00 GB (XLA_CLIENT_MEM_FRACTION): ",
         "fits",
         "all-gather",
         "needed: reduce-scatter",
@@ -240,6 +241,7 @@ def test_what_does_not_fit_names_the_first_change_that_does(monkeypatch):
     total = measure_memory(job).total
     memory = measure_memory(halve_rows(job)).total / USABLE + 1
     assert memory * USABLE < total
+    monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", "1")
     monkeypatch.setitem(DEVICES, "h100", dataclasses.replace(DEVICES["h100"], memory=memory))
 
     def never() -> Job:
@@ -360,6 +362,7 @@ def test_devices_are_as_their_data_sheets_say():
         ("NVIDIA H200 NVL", None),
         ("TPU v5 lite", "tpu-v5e"),
         ("NVIDIA A100-SXM4-80GB MIG 3g.40gb", None),
+        ("NVIDIA A100-SXM-64GB", None),
         ("cpu", None),
     ],
 )
@@ -368,6 +371,19 @@ def test_a_device_is_found_by_what_jax_calls_it(kind, name):
     assert (found and found.name) == name
     named = [device for device in DEVICES.values() if re.search(device.kind, kind)]
     assert len(named) == (name is not None or " MIG " in kind)
+
+
+def test_a_gpu_gives_xla_three_quarters_of_its_memory_unless_told(monkeypatch):
+    for name in MEMORY_SHARES:
+        monkeypatch.delenv(name, raising=False)
+    assert DEVICES["h100"].allotted == 60e9
+    assert DEVICES["tpu-v4"].allotted == DEVICES["tpu-v4"].memory
+    for name, share in zip(reversed(MEMORY_SHARES), ("0.8", "0.9"), strict=True):
+        monkeypatch.setenv(name, share)
+        assert DEVICES["h100"].allotted == pytest.approx(float(share) * 80e9)
+    monkeypatch.setenv(MEMORY_SHARES[0], "most")
+    with pytest.raises(ValueError, match=r"^XLA_CLIENT_MEM_FRACTION must be a share of the memory, got 'most'\.$"):
+        _ = DEVICES["h100"].allotted
 
 
 def test_devices_of_one_name_differ_in_memory():

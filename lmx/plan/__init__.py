@@ -81,7 +81,7 @@ def _try(proposals: Sequence[Proposal], device: Device) -> Iterator[Change]:
         except ValueError as error:  # such as rows that do not divide over more devices
             yield Change(text=text, total=None, fits=False, why_not=str(error))
             continue
-        fits = total <= USABLE * device.memory
+        fits = total <= USABLE * device.allotted
         yield Change(text=text, total=total, fits=fits)
         if fits:
             return

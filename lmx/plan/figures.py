@@ -16,7 +16,7 @@ from lmx.sharding.step import GradientSum
 from lmx.training import Loss
 
 EFFICIENCY = 0.5  # share of the peak that products of matrices reach; what good runs of large models have
-USABLE = 0.9  # share of the memory for what is counted; the rest is for fragmentation and workspaces of kernels
+USABLE = 0.9  # for what is counted, of what XLA takes of the memory; the rest: fragmentation and workspaces of kernels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,5 +228,5 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Whether all that is counted leaves a tenth of the device's memory free."""
-        return self.memory.total <= USABLE * self.device.memory
+        """Whether all that is counted leaves a tenth free of what XLA takes of the device's memory."""
+        return self.memory.total <= USABLE * self.device.allotted

@@ -22,7 +22,7 @@ def _heading(plan: Plan) -> str:
 
 
 def _memory_table(plan: Plan) -> str:
-    memory, capacity = plan.memory, plan.device.memory
+    memory, capacity, whole = plan.memory, plan.device.allotted, plan.device.memory
     columns = ("parameters", "optimizer", "average", "gradients", "total")
     head = ("memory of a device", "count", *columns)
     rows = [
@@ -42,7 +42,8 @@ def _memory_table(plan: Plan) -> str:
     shape = "x".join(map(str, plan.estimates[0].shape[1:]))
     saved = _table((f"saved for the backward pass, by scope, of {shape}", ""), activations, len(activations) - 1)
     verdict = (
-        f"{_bytes(memory.total)} of {_bytes(capacity)} ({memory.total / capacity:.1%}): "
+        f"{_bytes(memory.total)} of {_bytes(capacity)} ({memory.total / capacity:.1%})"
+        + (": " if capacity == whole else f", which XLA takes of {_bytes(whole)} (XLA_CLIENT_MEM_FRACTION): ")
         + ("fits" if plan.fits else "does not fit")
         + f", where a tenth is left free. Workspaces of {plan.device.name}'s kernels are not known here and not in it."
     )

@@ -316,15 +316,15 @@ def test_settings_of_a_table_that_cannot_be_are_told(tmp_path: Path) -> None:
     assert read_labelled(path, Fields(field_limit=5)).texts == ["a"]
     assert FIELD_LIMIT == 16_777_216
     refuses(r"^columns must name each column once, got 'text' twice\.$", path, columns=("text", "text"))
+    refuses(r"^label_separator must be a text, or None where each .* got an empty one\.$", path, label_separator="")
+    with pytest.raises(ValueError, match=r"^field_limit must be from 1 to"):
+        keep_labelled(str(path), Fields(field_limit=0), cache=Cache(None))
 
 
 def test_columns_that_are_not_read_may_share_a_name(tmp_path):
     (tmp_path / "a.csv").write_text("x,1,fine,2\n")
     fields = Fields(columns=("label", "_", "text", "_"))
     assert list(read_labelled(str(tmp_path / "a.csv"), fields).texts) == ["fine"]
-    refuses(r"^label_separator must be a text, or None where each .* got an empty one\.$", path, label_separator="")
-    with pytest.raises(ValueError, match=r"^field_limit must be from 1 to"):
-        keep_labelled(str(path), Fields(field_limit=0), cache=Cache(None))
 
 
 def test_another_encoding_is_read_by_its_name_and_else_names_the_line(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from lmx.nn.dropout import dropout
 from lmx.nn.kernels import Accelerator, KernelChoice, attend, attention_weights, choose_kernel, queries_per_block
 from lmx.nn.masks import Sees
 from lmx.sharding.mesh import MeshConfig, make_mesh
+from lmx.sharding.rules import DEFAULT_RULES
 from lmx.sharding.step import constrain, use_mesh
 from tests.cudnn import calls_for_cuda, fused_calls, gpu  # noqa: F401
 from tests.nn.by_hand import B, G, H, K, S, T, by_hand, heads, vectors
@@ -557,7 +558,7 @@ def test_a_device_is_known_by_its_platform_and_capability(device, expected, monk
 
 
 @pytest.mark.parametrize(
-    ("capability", "widest"), [(8.0, 128), (8.6, 128), (8.9, 128), (9.0, 256), (10.0, 256), (12.0, 256)]
+    ("capability", "widest"), [(8.0, 128), (8.6, 128), (8.9, 128), (9.0, 256), (10.0, 128), (10.3, 128), (12.0, 128)]
 )
 def test_capabilities_at_their_borders(capability, widest):
     fitting = {**FITTING, "on": Accelerator("cuda", capability)}
@@ -565,6 +566,16 @@ def test_capabilities_at_their_borders(capability, widest):
     assert choose_kernel("auto", **{**fitting, "head_width": widest + 8}).name == "xla"
     assert choose_kernel("auto", **{**fitting, "head_width": 8}).name == "cudnn"
     assert choose_kernel("auto", **{**fitting, "dtype": jnp.float16}).name == "cudnn"
+
+
+def test_heads_that_the_mesh_splits_differently_are_an_obstacle():
+    """jax's partitioner of cuDNN's kernel wants queries and keys split alike."""
+    mesh = make_mesh(MeshConfig(data=1, tensor=4), devices=jax.devices()[:4])
+    with use_mesh(mesh, rules={**DEFAULT_RULES, "kv_heads": ()}):
+        choice = choose_kernel("auto", **FITTING)
+    assert choice == KernelChoice("xla", "the mesh splits query heads and key heads differently")
+    with use_mesh(mesh):
+        assert choose_kernel("auto", **FITTING).name == "cudnn"
 
 
 def test_a_row_is_long_by_the_queries_that_a_device_has(short_blocks):
