@@ -19,7 +19,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from lmx.checksums import CHECKSUMS, checksum_of, damage_of
-from lmx.hosts import label, meet_in_save
+from lmx.hosts import label, largest, meet_in_save
 from lmx.parameters import Params, differences_of_shapes
 from lmx.reasons import quiet_orbax, reason_of
 
@@ -143,10 +143,15 @@ class Checkpoints:
         if _said_by_the_first(reason is not None):
             raise DamagedCheckpoint(f"{path} cannot be read: {reason or 'see the first process'}")
         target = jax.tree.map(self._orbax.utils.to_shape_dtype_struct, like._asdict())
+        saved: dict[str, str] = {}
+        failed: Exception | None = None
         try:
             saved = _shapes(self._manager.item_metadata(step)["state"].tree)
         except Exception as error:  # of many types, a bare Exception among them
-            raise DamagedCheckpoint(f"{path} cannot be read: {reason_of(error)}") from error
+            failed = error
+        if largest(int(failed is not None)):  # all hosts do the same then
+            reason = "another host cannot read what it holds" if failed is None else reason_of(failed)
+            raise DamagedCheckpoint(f"{path} cannot be read: {reason}") from failed
         if differences := differences_of_shapes(saved, _shapes(target), "in the checkpoint"):
             raise ValueError(
                 f"{path} must fit the model, got {differences}. "

@@ -70,13 +70,15 @@ class Writer:
             cache = layout.sharding(("batch", "kv_heads", None, None))
             of_state: list[Any] = [whole] * (len(Writing._fields) - 1)
             places = Writing(*of_state, cache=cache)
+        bare = object.__new__(Writer)  # what is compiled holds on to this one, which never has parameters
+        bare.__dict__.update(self.__dict__)
         self._unstack = jax.jit(unstack, out_shardings=apart)
-        self._begin = jax.jit(self._run_begin, static_argnames=("slots", "choice"), out_shardings=places)
+        self._begin = jax.jit(bare._run_begin, static_argnames=("slots", "choice"), out_shardings=places)
         self._advance = jax.jit(
-            self._run_advance, static_argnames="choice", donate_argnames="writing", out_shardings=places
+            bare._run_advance, static_argnames="choice", donate_argnames="writing", out_shardings=places
         )
-        self._logprobs = jax.jit(self._run_logprobs, out_shardings=whole)
-        self._logits = jax.jit(self._run_logits, out_shardings=whole)
+        self._logprobs = jax.jit(bare._run_logprobs, out_shardings=whole)
+        self._logits = jax.jit(bare._run_logits, out_shardings=whole)
         self._parts: Unstacked = params if isinstance(params, Unstacked) else self._unstack(params)
 
     def with_params(self, params: Params) -> "Writer":

@@ -304,12 +304,21 @@ def test_a_host_that_alone_cannot_read_a_checkpoint_takes_no_other(three, opened
 
     checkpoints = opened()
     monkeypatch.setattr("lmx.checkpoint._said_by_the_first", lambda fact: fact)
+    monkeypatch.setattr("lmx.checkpoint.largest", lambda number: number)
     monkeypatch.setattr(checkpoints._manager, "restore", lost)
     with monkeypatch.context() as several:
         several.setattr("lmx.checkpoint.jax.process_count", lambda: 2)
         with pytest.raises(OSError, match=r"checkpoints/30 cannot be read by this host: .*a stale list"):
             checkpoints.restore_newest(state(30))
     assert not list(three.glob("*.damaged"))
+
+
+def test_what_another_host_finds_damaged_is_damaged_for_all(three, opened, monkeypatch):
+    checkpoints, answers = opened(), iter([1, 0])
+    monkeypatch.setattr("lmx.checkpoint.largest", lambda number: max(number, next(answers)))
+    restored, _ = checkpoints.restore_newest(state(30))
+    assert int(restored.step) == 20
+    assert (three / "30.damaged").is_dir()
 
 
 def files_of(checkpoint: Path) -> list[Path]:

@@ -1,7 +1,9 @@
 """Prompts in, texts out: a small random decoder that writes bytes, pieces or words."""
 
 import dataclasses
+import gc
 import json
+import weakref
 from pathlib import Path
 
 import jax
@@ -184,6 +186,18 @@ def test_a_penalty_makes_words_rarer_that_were_there(generator):
         return sum(len(one.tokens) - len(set(one.tokens) - set(prompt_ids(one.prompt))) for one in found)
 
     assert repeated(repetition_penalty=3.0) < 0.7 * repeated()
+
+
+def test_what_is_compiled_holds_no_parameters():
+    whole = make_generator()
+    whole.generate(PROMPTS[:1], max_tokens=2)
+    held = [weakref.ref(leaf) for leaf in jax.tree.leaves(whole._writer._parts)]
+    bare = whole.without_params()
+    del whole
+    gc.collect()
+    assert held
+    assert not any(one() for one in held)
+    assert bare.with_params(parameters()).generate(PROMPTS[:1], max_tokens=2)
 
 
 def test_what_stands_behind_a_prompt_is_read_and_its_text_begins_anew(generator):

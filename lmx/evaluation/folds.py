@@ -17,12 +17,12 @@ def each_fold(run: Run, preset: str, config: Any, train_and_test: Callable[..., 
         config: of the experiment, with `sets` and `run`.
         train_and_test: `(preset, config, fold=...)` trains and tests one of them.
     """
-    if {"config.updates", "config.epochs"} & {*run.changed}:
-        run.forget(RESULTS)  # of all folds together, which are trained for longer one after another
     number = config.sets.folds
     tested: list[Any] = []
     for fold in range(1, number + 1):
         run.console.print(f"fold {fold} of {number}")
         here = replace(config, run=replace(config.run, run=config.run.run / f"fold-{fold}"))
         tested.append(train_and_test(preset, here, fold=fold))
+        if fold == 1 and {"config.updates", "config.epochs"} & {*run.changed}:
+            run.forget(RESULTS)  # of all folds together: this one has another model now
     return tested
