@@ -118,7 +118,7 @@ class Checkpoints:
         Raises:
             FileNotFoundError: there is no complete checkpoint of this step.
             DamagedCheckpoint: it cannot be read.
-            OSError: this host, of several, cannot read it.
+            OSError: of several hosts, this one or another cannot read it.
             ValueError: it is intact, but of a state with other arrays; the message lists the first few.
         """
         args = self._orbax.args
@@ -149,9 +149,13 @@ class Checkpoints:
             saved = _shapes(self._manager.item_metadata(step)["state"].tree)
         except Exception as error:  # of many types, a bare Exception among them
             failed = error
-        if largest(int(failed is not None)):  # all hosts do the same then
-            reason = "another host cannot read what it holds" if failed is None else reason_of(failed)
-            raise DamagedCheckpoint(f"{path} cannot be read: {reason}") from failed
+        here = int(failed is not None)
+        some, every = largest(here), -largest(-here)  # all hosts do the same then
+        if some and not every:  # no damage: a shared file system that is late
+            reason = "another host cannot" if failed is None else reason_of(failed)
+            raise OSError(f"{path} cannot be read by all hosts: {reason}. Start the same command again.") from failed
+        if failed is not None:
+            raise DamagedCheckpoint(f"{path} cannot be read: {reason_of(failed)}") from failed
         if differences := differences_of_shapes(saved, _shapes(target), "in the checkpoint"):
             raise ValueError(
                 f"{path} must fit the model, got {differences}. "

@@ -313,12 +313,19 @@ def test_a_host_that_alone_cannot_read_a_checkpoint_takes_no_other(three, opened
     assert not list(three.glob("*.damaged"))
 
 
-def test_what_another_host_finds_damaged_is_damaged_for_all(three, opened, monkeypatch):
-    checkpoints, answers = opened(), iter([1, 0])
-    monkeypatch.setattr("lmx.checkpoint.largest", lambda number: max(number, next(answers)))
-    restored, _ = checkpoints.restore_newest(state(30))
-    assert int(restored.step) == 20
-    assert (three / "30.damaged").is_dir()
+@pytest.mark.parametrize("here", [False, True])
+def test_what_one_host_alone_cannot_read_is_not_set_aside(here, three, opened, monkeypatch):
+    def lost(step):
+        raise FileNotFoundError("a stale list")
+
+    checkpoints, others = opened(), iter([0, 0] if here else [1, -1])
+    monkeypatch.setattr("lmx.checkpoint.largest", lambda number: max(number, next(others)))
+    if here:
+        monkeypatch.setattr(checkpoints._manager, "item_metadata", lost)
+    said = "a stale list" if here else "another host cannot"
+    with pytest.raises(OSError, match=rf"checkpoints/30 cannot be read by all hosts: .*{said}.*Start the same command"):
+        checkpoints.restore_newest(state(30))
+    assert not list(three.glob("*.damaged"))
 
 
 def files_of(checkpoint: Path) -> list[Path]:
